@@ -1,0 +1,1 @@
+//! Receive, validate, enrich, head-sample, batch and append OTLP spans.

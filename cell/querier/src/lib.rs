@@ -1,0 +1,1 @@
+//! One cell's answers, and the enforcement of its locality policy.

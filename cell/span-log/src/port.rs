@@ -1,0 +1,225 @@
+//! The port of the span log: its contract.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use proto::{LoggedBatch, SpanBatch};
+use trace_model::{Coverage, LogRange, StoredSpan, TenantId, TraceId, UnixNanos};
+
+/// What an adapter can do. A test's opt-outs, not the adapter's word, decide what is skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What was appended survives a kill of the process and a loss of power.
+    pub is_durable: bool,
+    /// [`SpanLog::tail`] answers by trace id.
+    pub has_live_tail: bool,
+    /// Records can be read from an append time.
+    pub can_seek_by_time: bool,
+}
+
+/// Which log this is. Offsets of different incarnations cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogIdentity {
+    /// Random-free and growing: the time of creation in milliseconds, made unique by the adapter.
+    pub incarnation: u64,
+    /// Number of partitions, numbered from 0.
+    pub partitions: u32,
+}
+
+/// A consumer group, by its name (`storage-writer`, `search-indexer`, …).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub &'static str);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0)
+    }
+}
+
+/// Where a batch was put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The ranges that its records took.
+    pub ranges: Vec<LogRange>,
+    /// The append time given.
+    pub append_time: UnixNanos,
+}
+
+/// The end of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Offset that the next record will get.
+    pub next: u64,
+    /// Lower bound of the append time of whatever comes next: never backwards.
+    pub append_time: UnixNanos,
+    /// Offset of the oldest record that is still kept.
+    pub first: u64,
+}
+
+/// What the live tail holds of a trace.
+#[derive(Clone, Debug)]
+pub struct TailAnswer {
+    /// Spans of records that storage-writer has not committed (it may hold more).
+    pub spans: Vec<StoredSpan>,
+    /// The tail's cover: from storage-writer's commit up to these offsets nothing is left out.
+    pub covered: Coverage,
+    /// A record that may belong to the trace could not be read.
+    pub is_damaged: bool,
+}
+
+/// A run of records that was set aside because its bytes are damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedRange {
+    /// Which records; `next` is the first readable one behind.
+    pub range: LogRange,
+    /// Append times between which they lie: a hole in the watermark.
+    pub append_times: (UnixNanos, UnixNanos),
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Why the log did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LogError {
+    /// No room on disk or in the log's own limit. Passes when there is room.
+    #[error("the span log is full")]
+    Full,
+    /// Too much is waiting to be written. Passes.
+    #[error("the span log's queue is full")]
+    Overloaded,
+    /// The disk refused (fsync, write). Nothing of the batch is acknowledged. Passes or not; the
+    /// log tries by itself.
+    #[error("the span log's disk failed: {0}")]
+    Disk(String),
+    /// The log is closing.
+    #[error("the span log is closing")]
+    Closed,
+    /// A batch larger than the log takes.
+    #[error("a batch of {bytes} bytes; the span log takes at most {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// An offset that is no longer kept.
+    #[error("offset {wanted} is no longer kept; the oldest is {first}")]
+    Expired {
+        /// The offset asked for.
+        wanted: u64,
+        /// The oldest that is kept.
+        first: u64,
+    },
+    /// A partition that does not exist.
+    #[error("there is no partition {0}")]
+    NoPartition(u32),
+    /// A run of records is damaged: set aside, reported once to each reader that meets it, who
+    /// counts it and goes on at `range.next`.
+    #[error("damaged records {}..{}: {}", .0.range.first, .0.range.next, .0.reason)]
+    Damaged(DamagedRange),
+}
+
+impl LogError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Full | Self::Overloaded | Self::Disk(_) | Self::Closed => true,
+            Self::TooLarge { .. }
+            | Self::Expired { .. }
+            | Self::NoPartition(_)
+            | Self::Damaged(_) => false,
+        }
+    }
+}
+
+/// Why a commit was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Behind what is committed already: commits never go back (replays use another group name).
+    #[error("offset {wanted} lies behind the committed {committed}")]
+    Backwards {
+        /// The offset given.
+        wanted: u64,
+        /// What is committed.
+        committed: u64,
+    },
+    /// The log failed.
+    #[error("the commit was not written")]
+    Log(#[from] LogError),
+}
+
+/// The log of a cell's acknowledged spans.
+///
+/// **Durability.** `append` returns `Ok` only when the batch is durable as [`Capabilities`] says;
+/// after an `Err` the batch may or may not be kept, and the sender repeats it.
+/// **Order.** Records of one partition are read in the order of their offsets, without gaps but
+/// for damaged and expired ranges, which are errors. All records of one trace and incarnation are
+/// in one partition. Append times never go backwards within a partition, also when the wall clock
+/// does and over restarts.
+/// **Idempotence.** The log does not look for duplicates: its readers do.
+/// **Ownership.** Batches that are read are shared; nobody changes them.
+#[async_trait]
+pub trait SpanLog: Send + Sync + fmt::Debug {
+    /// What the adapter can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Which log this is.
+    fn identity(&self) -> LogIdentity;
+
+    /// Appends a batch. Many callers are committed together (group commit); a lone one does not
+    /// wait for company.
+    async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError>;
+
+    /// Batches from an offset on, at most about `bytes_max` of encoded bytes but at least one
+    /// batch; empty where the log ends there. The first batch may start below `from` (a batch is
+    /// read whole): readers skip records that they have.
+    async fn read(
+        &self,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<LoggedBatch>, LogError>;
+
+    /// Waits until the partition's end lies beyond `offset`, at most so long; gives the end.
+    async fn wait_beyond(
+        &self,
+        partition: u32,
+        offset: u64,
+        at_most: Duration,
+    ) -> Result<LogEnd, LogError>;
+
+    /// The partition's end.
+    fn end(&self, partition: u32) -> Result<LogEnd, LogError>;
+
+    /// The offset of the first record appended at or after the time; the end's where none was.
+    async fn offset_at(&self, partition: u32, time: UnixNanos) -> Result<u64, LogError>;
+
+    /// Next offset that the group has to handle; the oldest kept where it has committed none.
+    fn committed(&self, group: GroupId, partition: u32) -> Result<u64, LogError>;
+
+    /// Notes that the group has handled everything below `next`. Durable at the latest when the
+    /// log closes or within a second: a lost commit is a replay, which readers bear.
+    async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError>;
+
+    /// Spans of a trace in records that storage-writer has not committed, also after a restart.
+    /// "Not found" is an empty list.
+    async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError>;
+
+    /// Runs set aside as damaged since the log was opened.
+    fn damaged(&self) -> Vec<DamagedRange>;
+
+    /// Flushes, commits and closes: later calls fail with [`LogError::Closed`].
+    async fn close(&self) -> Result<(), LogError>;
+}
+
+/// The group whose commits bound the live tail.
+pub const STORAGE_WRITER: GroupId = GroupId("storage-writer");
+/// The group that fills the search index.
+pub const SEARCH_INDEXER: GroupId = GroupId("search-indexer");
+/// The group that counts.
+pub const METRICS_AGGREGATOR: GroupId = GroupId("metrics-aggregator");
+/// The group that publishes contributions.
+pub const METADATA_PUBLISHER: GroupId = GroupId("metadata-publisher");

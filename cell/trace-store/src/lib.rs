@@ -1,0 +1,14 @@
+//! The stores of a cell: ports for spans, search, services, metrics and erasure, and their adapters.
+//!
+//! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments) and `memory` (the
+//! oracle that the conformance suite trusts). An adapter that cannot serve a question refuses it:
+//! an empty answer that means "cannot" looks like a correct one.
+#![warn(missing_docs)]
+
+pub mod port;
+
+pub use port::{
+    EdgeKey, EdgeRow, Eraser, ErasureReceipt, MetricsDelta, MetricsStore, Operation, RedKey,
+    RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError,
+    StoreFigures, TraceRead, TraceReader, TraceSearch,
+};

@@ -1,0 +1,55 @@
+//! The ports of the stores, one file each, and the error that they share.
+
+mod metrics_store;
+mod search;
+mod spans;
+
+pub use metrics_store::{
+    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
+};
+pub use search::{Operation, SearchAnswer, SearchIndexer, ServiceCatalog, TraceSearch};
+pub use spans::{Eraser, ErasureReceipt, SpanWriter, StoreFigures, TraceRead, TraceReader};
+
+/// Why a store did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No room. Passes when there is room.
+    #[error("the store is full")]
+    Full,
+    /// Disk or engine failed in a way that may pass.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// Something read is damaged: the answer would be short, so there is none.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// Written by a newer release: refused, never guessed.
+    #[error("{file} has format version {found}; this release reads up to {known}")]
+    NewerFormat {
+        /// The file.
+        file: String,
+        /// Its version.
+        found: u32,
+        /// The newest version known here.
+        known: u32,
+    },
+    /// The store cannot answer such a question.
+    #[error("the store cannot answer this: {0}")]
+    Unsupported(String),
+    /// A batch that no retry will make good: goes to the dead letter.
+    #[error("the store cannot take this record: {0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Full | Self::Unavailable(_) => true,
+            Self::Damaged(_)
+            | Self::NewerFormat { .. }
+            | Self::Unsupported(_)
+            | Self::Refused(_) => false,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Rate, errors and durations, and caller→callee edges.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use proto::DurationSketch;
+use trace_model::{Coverage, SpanKind, StatusCode, TenantId, TimeRange, TraceId, UnixNanos};
+
+use super::StoreError;
+
+/// A series of spans within one minute.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RedKey {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Start of the minute, by placement time.
+    pub minute: UnixNanos,
+    /// The service.
+    pub service: Arc<str>,
+    /// The operation; `None` in the roll-up over operations.
+    pub operation: Option<Arc<str>>,
+    /// The kind.
+    pub kind: SpanKind,
+    /// The status.
+    pub status: StatusCode,
+}
+
+/// What is counted of a series.
+#[derive(Clone, Debug)]
+pub struct RedRow {
+    /// Spans seen.
+    pub seen: u64,
+    /// Spans estimated: seen, weighted by the adjusted count of head sampling.
+    pub estimated: f64,
+    /// Durations in nanoseconds: DurationSketch, relative error 1 %, mergeable.
+    pub durations: DurationSketch,
+    /// A trace of the series: the slowest seen.
+    pub exemplar: Option<(u64, TraceId)>,
+}
+
+/// A call between two services within a 10-minute bucket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EdgeKey {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Start of the bucket, by the callee's placement time.
+    pub bucket: UnixNanos,
+    /// The service of the parent span.
+    pub caller: Arc<str>,
+    /// The service of the child span.
+    pub callee: Arc<str>,
+    /// Whether the child's status is error.
+    pub is_error: bool,
+}
+
+/// What is counted of a call.
+#[derive(Clone, Debug)]
+pub struct EdgeRow {
+    /// Calls seen.
+    pub seen: u64,
+    /// Calls estimated.
+    pub estimated: f64,
+    /// Durations of the child spans, as in [`RedRow`].
+    pub durations: DurationSketch,
+    /// Traces with such a call, newest kept, bounded (at least 100 a key).
+    pub traces: Vec<TraceId>,
+}
+
+/// What a run of the log adds to the counts.
+#[derive(Clone, Debug, Default)]
+pub struct MetricsDelta {
+    /// Series.
+    pub red: Vec<(RedKey, RedRow)>,
+    /// Calls.
+    pub edges: Vec<(EdgeKey, EdgeRow)>,
+    /// How far the log is counted once this delta is in. Deltas are applied in order; one that
+    /// covers nothing new is dropped (a replay after a crash).
+    pub covered: Coverage,
+    /// State that the aggregator needs to go on exactly after a crash (open traces, digests seen):
+    /// opaque here, given back by [`MetricsStore::checkpoint`].
+    pub checkpoint: Vec<u8>,
+}
+
+/// Which series.
+#[derive(Clone, Debug)]
+pub struct RedQuery {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// One service, or all.
+    pub service: Option<Arc<str>>,
+    /// By operation, or the roll-up (60 rows for an hour of one service and kind).
+    pub by_operation: bool,
+    /// Minutes.
+    pub range: TimeRange,
+}
+
+/// Which edges' traces.
+#[derive(Clone, Debug)]
+pub struct EdgeTraceQuery {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The caller.
+    pub caller: Arc<str>,
+    /// The callee.
+    pub callee: Arc<str>,
+    /// Calls with errors alone.
+    pub only_errors: bool,
+    /// Buckets.
+    pub range: TimeRange,
+    /// Most traces.
+    pub limit: usize,
+}
+
+/// Keeps the counts.
+///
+/// **Idempotence.** Deltas carry the log range that they come from; what is covered is not counted
+/// again. **Durability.** After `apply` returned the delta survives kill and loss of power.
+#[async_trait]
+pub trait MetricsStore: Send + Sync + fmt::Debug {
+    /// Takes a delta in, whole or not at all.
+    async fn apply(&self, delta: MetricsDelta) -> Result<(), StoreError>;
+
+    /// How far the log is counted, and the aggregator's state there.
+    async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError>;
+
+    /// Series of a range, by key.
+    async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError>;
+
+    /// Edges of a range, summed over its buckets; `bucket` is the range's first.
+    async fn edges(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+    ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError>;
+
+    /// Traces with such a call, newest bucket first, each once.
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError>;
+}

@@ -1,0 +1,87 @@
+//! Spans by trace id: writing, reading, erasing.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use proto::LoggedBatch;
+use trace_model::{Coverage, StoredSpan, TenantId, TraceId, UnixNanos};
+
+use super::StoreError;
+
+/// What a store holds of a trace.
+#[derive(Clone, Debug)]
+pub struct TraceRead {
+    /// The spans; a span may come more than once, its reader merges.
+    pub spans: Vec<StoredSpan>,
+    /// How far the store holds the log durably: nothing below is left out.
+    pub covered: Coverage,
+    /// A file that may hold a part could not be read.
+    pub is_damaged: bool,
+}
+
+/// Figures for status pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// Spans held (duplicates may count).
+    pub spans: u64,
+    /// Bytes on disk, filters and indexes included.
+    pub bytes: u64,
+    /// Sealed segments.
+    pub segments: u64,
+}
+
+/// Writes spans, for the group storage-writer.
+///
+/// **Idempotence.** A batch may come again, also after it became durable: nothing is visible twice.
+/// **Durability.** What [`Self::durable`] covers survives kill and loss of power. The group commits
+/// that and no more; until then the live tail answers.
+/// **Order.** Batches of a partition come in the order of their offsets.
+#[async_trait]
+pub trait SpanWriter: Send + Sync + fmt::Debug {
+    /// Takes batches. They may become durable at once or later.
+    async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError>;
+
+    /// Makes durable what is due: by size, by age, or everything where `force` is set.
+    async fn flush(&self, now: UnixNanos, force: bool) -> Result<(), StoreError>;
+
+    /// How far the log is durable here.
+    fn durable(&self) -> Coverage;
+}
+
+/// Reads spans by trace id.
+#[async_trait]
+pub trait TraceReader: Send + Sync + fmt::Debug {
+    /// The spans of a trace. "Not found" is an empty list, never an error.
+    async fn read_trace(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<TraceRead, StoreError>;
+
+    /// Figures for status pages.
+    fn figures(&self) -> StoreFigures;
+}
+
+/// What an erasure did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErasureReceipt {
+    /// Files that were rewritten or removed.
+    pub files: u64,
+    /// Spans that are gone.
+    pub spans: u64,
+}
+
+/// Removes one trace from everything sealed.
+///
+/// After `Ok` no read, search or count by trace id gives it, also after a restart; its bytes are in
+/// no file of the store. Spans of it that come later are refused silently and counted. Repeating it
+/// is harmless. Aggregates keep their counts; exemplars and edge indexes lose the trace.
+#[async_trait]
+pub trait Eraser: Send + Sync + fmt::Debug {
+    /// Erases a trace.
+    async fn erase(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<ErasureReceipt, StoreError>;
+}

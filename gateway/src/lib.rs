@@ -1,0 +1,1 @@
+//! The global question: route, fan out, merge, assemble, certify.

@@ -1,0 +1,1 @@
+//! Who has which trace, everywhere: contribution logs, peer streams and the index.

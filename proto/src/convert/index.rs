@@ -1,0 +1,1 @@
+//! Messages of `metadata_replication.proto`.

@@ -1,0 +1,1 @@
+//! Messages of `cell_query.proto`.

@@ -1,0 +1,372 @@
+//! The completeness certificate: what each region answered, and whether the whole is complete.
+//!
+//! An answer is complete or says what is missing; empty never stands for failed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::location::WriterId;
+use crate::names::Region;
+use crate::position::{Coverage, LogPosition};
+use crate::time::UnixNanos;
+
+/// What a region had to say to a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RegionOutcome {
+    /// It answered.
+    Answered,
+    /// It was not asked: the index proves that it holds nothing, as of its watermark.
+    Pruned,
+    /// It did not answer in time.
+    TimedOut,
+    /// It could not be reached, or refused.
+    Unavailable,
+    /// It talked nonsense.
+    Invalid,
+    /// Its policy gives nothing to this caller.
+    Forbidden,
+    /// Its policy gives a part to this caller.
+    Redacted,
+    /// Its retention has passed.
+    Expired,
+    /// Its part was erased.
+    Erased,
+    /// Its sampler dropped its part.
+    SampledOut,
+}
+
+impl RegionOutcome {
+    /// The word in APIs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Pruned => "pruned",
+            Self::TimedOut => "timed_out",
+            Self::Unavailable => "unavailable",
+            Self::Invalid => "invalid",
+            Self::Forbidden => "forbidden",
+            Self::Redacted => "redacted",
+            Self::Expired => "expired",
+            Self::Erased => "erased",
+            Self::SampledOut => "sampled_out",
+        }
+    }
+
+    /// Withheld by policy, retention, erasure or sampling: said, and no fault.
+    #[must_use]
+    pub const fn is_withheld(self) -> bool {
+        match self {
+            Self::Forbidden | Self::Redacted | Self::Expired | Self::Erased | Self::SampledOut => {
+                true
+            }
+            Self::Answered | Self::Pruned | Self::TimedOut | Self::Unavailable | Self::Invalid => {
+                false
+            }
+        }
+    }
+
+    /// Failed: the region may hold what the answer lacks.
+    #[must_use]
+    pub const fn is_failed(self) -> bool {
+        match self {
+            Self::TimedOut | Self::Unavailable | Self::Invalid => true,
+            Self::Answered
+            | Self::Pruned
+            | Self::Forbidden
+            | Self::Redacted
+            | Self::Expired
+            | Self::Erased
+            | Self::SampledOut => false,
+        }
+    }
+
+    /// How good the outcome is as evidence: within one question the best of a region counts.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Answered => 9,
+            Self::Redacted => 8,
+            Self::Erased => 7,
+            Self::Expired => 6,
+            Self::SampledOut => 5,
+            Self::Forbidden => 4,
+            Self::Pruned => 3,
+            Self::Invalid => 2,
+            Self::TimedOut => 1,
+            Self::Unavailable => 0,
+        }
+    }
+}
+
+/// What the index promised of a region: its writer's contribution, by position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// The writer.
+    pub writer: WriterId,
+    /// Log offset after the last record that the contribution covers.
+    pub version: u64,
+}
+
+/// One region's part in an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionReport {
+    /// The region.
+    pub region: Region,
+    /// What it had to say.
+    pub outcome: RegionOutcome,
+    /// Why, where it did not answer.
+    pub reason: Option<String>,
+    /// Its watermark in the asking region's index.
+    pub watermark: Option<UnixNanos>,
+    /// Whether the watermark has a hole where it matters, so that absence cannot be proven.
+    pub has_hole: bool,
+    /// Whether the region publishes no index (`none`), so that absence cannot be proven. Named;
+    /// turns no answer into a partial one.
+    pub is_not_provable: bool,
+    /// What the index promised.
+    pub promised: Vec<Promise>,
+    /// How far the region's stores and live tail reach.
+    pub covered: Option<Coverage>,
+    /// Records that the region set aside as damaged or dead and that may belong to the trace.
+    pub is_damaged: bool,
+    /// Spans that it gave.
+    pub spans: u64,
+    /// Milliseconds until its last byte.
+    pub elapsed_millis: u64,
+}
+
+impl RegionReport {
+    /// A report that says nothing more than the outcome.
+    #[must_use]
+    pub const fn new(region: Region, outcome: RegionOutcome) -> Self {
+        Self {
+            region,
+            outcome,
+            reason: None,
+            watermark: None,
+            has_hole: false,
+            is_not_provable: false,
+            promised: Vec::new(),
+            covered: None,
+            is_damaged: false,
+            spans: 0,
+            elapsed_millis: 0,
+        }
+    }
+
+    /// Whether the region delivered to every promised position. A promise of an incarnation that
+    /// the region no longer has cannot be kept.
+    #[must_use]
+    pub fn kept_promises(&self) -> bool {
+        self.promised.iter().all(|promise| {
+            let Some(last) = promise.version.checked_sub(1) else { return true };
+            let position = LogPosition { partition: promise.writer.partition, offset: last };
+            self.covered
+                .as_ref()
+                .is_some_and(|covered| covered.covers(promise.writer.incarnation, position))
+        })
+    }
+
+    /// Whether nothing of this region is missing but what it withholds.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        match self.outcome {
+            RegionOutcome::Answered => self.kept_promises() && !self.is_damaged,
+            RegionOutcome::Pruned => self.is_not_provable || !self.has_hole,
+            RegionOutcome::TimedOut | RegionOutcome::Unavailable | RegionOutcome::Invalid => false,
+            RegionOutcome::Forbidden
+            | RegionOutcome::Redacted
+            | RegionOutcome::Expired
+            | RegionOutcome::Erased
+            | RegionOutcome::SampledOut => true,
+        }
+    }
+
+    /// Joins evidence of the same region on the same question: the better outcome counts (a hedge
+    /// may win over a time-out).
+    #[must_use]
+    pub fn better(self, other: Self) -> Self {
+        let rank = |report: &Self| (report.is_whole(), report.outcome.rank(), report.spans);
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+
+    /// Joins evidence of the same region on different questions (pages, slices): the worse counts.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let rank = |report: &Self| (report.is_whole(), report.outcome.rank());
+        if rank(&other) < rank(&self) { other } else { self }
+    }
+}
+
+/// Whether an answer is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Every region answered to its promised position, was pruned, or withholds and says so.
+    Complete,
+    /// At least one region is missing or fell short.
+    Partial,
+}
+
+/// What an answer says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificate {
+    /// A report for every region that may hold a part.
+    pub regions: BTreeMap<Region, RegionReport>,
+}
+
+impl Certificate {
+    /// Takes in evidence on the same question.
+    pub fn add(&mut self, report: RegionReport) {
+        let merged = match self.regions.remove(&report.region) {
+            Some(held) => held.better(report),
+            None => report,
+        };
+        self.regions.insert(merged.region.clone(), merged);
+    }
+
+    /// Takes in the certificate of another question that belongs to the same answer.
+    pub fn add_question(&mut self, other: Self) {
+        for (region, report) in other.regions {
+            let merged = match self.regions.remove(&region) {
+                Some(held) => held.worse(report),
+                None => report,
+            };
+            self.regions.insert(region, merged);
+        }
+    }
+
+    /// Whether the answer is whole.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if self.regions.values().all(RegionReport::is_whole) {
+            return Verdict::Complete;
+        }
+        Verdict::Partial
+    }
+
+    /// The regions of which something is missing.
+    pub fn missing(&self) -> impl Iterator<Item = &RegionReport> {
+        self.regions.values().filter(|report| !report.is_whole())
+    }
+
+    /// The regions that withhold something by policy, retention, erasure or sampling.
+    pub fn withheld(&self) -> impl Iterator<Item = &RegionReport> {
+        self.regions.values().filter(|report| report.outcome.is_withheld())
+    }
+
+    /// Whether a region that may hold a part did not answer: then nothing found is no proof.
+    #[must_use]
+    pub fn has_failed_region(&self) -> bool {
+        self.regions.values().any(|report| report.outcome.is_failed())
+    }
+}
+
+/// The line that people read: `complete: 3 of 3 regions`, or
+/// `partial: 2 of 3 regions; missing ap-southeast-1 (timed_out)`.
+impl fmt::Display for Certificate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.regions.len();
+        let whole = self.regions.values().filter(|report| report.is_whole()).count();
+        match self.verdict() {
+            Verdict::Complete => write!(formatter, "complete: {whole} of {all} regions")?,
+            Verdict::Partial => write!(formatter, "partial: {whole} of {all} regions")?,
+        }
+        for (word, reports) in [
+            ("missing", self.missing().collect::<Vec<_>>()),
+            ("withheld by", self.withheld().collect()),
+        ] {
+            for (index, report) in reports.into_iter().enumerate() {
+                let lead = if index == 0 { format!("; {word} ") } else { ", ".to_owned() };
+                write!(formatter, "{lead}{} ({})", report.region, report.short_reason())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RegionReport {
+    fn short_reason(&self) -> &'static str {
+        let is_answered = self.outcome == RegionOutcome::Answered;
+        if is_answered && self.is_damaged {
+            return "damaged";
+        }
+        if is_answered && !self.kept_promises() {
+            return "behind its promise";
+        }
+        if self.outcome == RegionOutcome::Pruned && self.has_hole {
+            return "not provable: a hole in its watermark";
+        }
+        self.outcome.word()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(name: &str) -> Region {
+        Region::new(name).unwrap()
+    }
+
+    fn answered(name: &str, promised: u64, covered: u64) -> RegionReport {
+        let writer = WriterId { region: region(name), incarnation: 3, partition: 0 };
+        let mut coverage = Coverage::none(3);
+        coverage.extend(0, covered);
+        RegionReport {
+            promised: vec![Promise { writer, version: promised }],
+            covered: Some(coverage),
+            ..RegionReport::new(region(name), RegionOutcome::Answered)
+        }
+    }
+
+    #[test]
+    fn complete_means_every_region_delivered_to_its_promised_position() {
+        let mut certificate = Certificate::default();
+        certificate.add(answered("eu", 10, 10));
+        certificate.add(RegionReport::new(region("us"), RegionOutcome::Pruned));
+        assert_eq!(certificate.verdict(), Verdict::Complete);
+        assert_eq!(certificate.to_string(), "complete: 2 of 2 regions");
+        certificate.add(answered("ap", 10, 9));
+        assert_eq!(certificate.verdict(), Verdict::Partial);
+        assert_eq!(
+            certificate.to_string(),
+            "partial: 2 of 3 regions; missing ap (behind its promise)"
+        );
+    }
+
+    #[test]
+    fn an_older_incarnation_keeps_no_promise() {
+        let mut report = answered("eu", 10, 10);
+        report.covered = Some(Coverage { incarnation: 4, ..report.covered.unwrap_or_default() });
+        assert!(!report.is_whole());
+    }
+
+    #[test]
+    fn what_is_withheld_is_named_and_no_fault() {
+        let mut certificate = Certificate::default();
+        certificate.add(answered("eu", 1, 1));
+        certificate.add(RegionReport::new(region("us"), RegionOutcome::Forbidden));
+        assert_eq!(certificate.to_string(), "complete: 2 of 2 regions; withheld by us (forbidden)");
+    }
+
+    #[test]
+    fn a_hedge_wins_over_a_time_out_and_a_later_page_does_not_hide_a_failure() {
+        let late = RegionReport::new(region("us"), RegionOutcome::TimedOut);
+        let mut same = Certificate::default();
+        same.add(late.clone());
+        same.add(answered("us", 1, 1));
+        assert_eq!(same.verdict(), Verdict::Complete);
+        let mut page = Certificate::default();
+        page.add(late);
+        same.add_question(page);
+        assert_eq!(same.verdict(), Verdict::Partial);
+        assert!(same.has_failed_region());
+    }
+
+    #[test]
+    fn a_hole_in_the_watermark_proves_no_absence() {
+        let mut report = RegionReport::new(region("us"), RegionOutcome::Pruned);
+        report.has_hole = true;
+        assert!(!report.is_whole());
+    }
+}

@@ -1,0 +1,2 @@
+//! The one binary, `farspan`.
+fn main() {}
