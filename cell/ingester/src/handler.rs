@@ -1,0 +1,52 @@
+//! What a consumer group does with records: the seam between the runner (reading, retrying,
+//! committing, dead letters) and the four groups.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use proto::LoggedBatch;
+use span_log::{DamagedRange, GroupId};
+use trace_model::{Coverage, UnixNanos};
+
+/// Why a group did not take a batch.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HandleError {
+    /// May pass: the runner tries the same batches again, with back-off, for as long as it takes.
+    #[error("{0}")]
+    Retry(String),
+    /// Will not pass: the runner tries the batches one by one, puts the poison one into the dead
+    /// letter with this reason, and goes on behind it.
+    #[error("{0}")]
+    Poison(String),
+}
+
+/// A consumer group's work.
+///
+/// **Order.** Batches come in the order of their offsets within a partition; a batch may come again
+/// after a restart or an error, so handling is idempotent. **Durability.** The runner commits what
+/// [`Self::durable`] covers and nothing else.
+#[async_trait]
+pub trait GroupHandler: Send + fmt::Debug {
+    /// The group.
+    fn group(&self) -> GroupId;
+
+    /// Takes batches in. They need not be durable when this returns.
+    async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError>;
+
+    /// Called at least every 100 ms and after each `handle`: makes durable what is due. With
+    /// `is_closing` everything is due. `log_end` is the append time that the log vouches for where
+    /// the group has read to its end, else `None`.
+    async fn tick(
+        &mut self,
+        now: UnixNanos,
+        log_end: Option<UnixNanos>,
+        is_closing: bool,
+    ) -> Result<(), HandleError>;
+
+    /// Records were set aside as damaged, expired or dead: they will not come. The group goes on
+    /// behind them; the publisher notes a hole.
+    async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError>;
+
+    /// How far the group's work is durable.
+    fn durable(&self) -> Coverage;
+}
