@@ -1,1 +1,17 @@
-//! System tests.
+//! System tests: real `farspan` processes, real sockets, a client that keeps a ledger of what was
+//! acknowledged. They need no engine, no root and nothing installed.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test of processes reads real clocks, and says its seed"
+)]
+
+mod crash;
+mod federation;
+mod fixture;
+mod http;
+mod ledger;
+mod one_trace;
+mod process;
+mod regions;
+mod sdk;
