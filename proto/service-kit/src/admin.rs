@@ -1,0 +1,106 @@
+//! What every process shows to its operators: `/livez`, `/readyz` with named checks, `/metrics`.
+//!
+//! Must never take part in a process's own work: nothing here is waited for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+
+/// The media type of what `prometheus-client` writes (OpenMetrics 1.0).
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Named conditions; a process is ready while all of them hold.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    checks: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
+}
+
+/// One named condition.
+#[derive(Clone, Debug)]
+pub struct ReadyCheck {
+    name: &'static str,
+    readiness: Readiness,
+}
+
+impl Readiness {
+    /// Adds a condition, which does not hold yet.
+    #[must_use]
+    pub fn check(&self, name: &'static str) -> ReadyCheck {
+        let check = ReadyCheck { name, readiness: self.clone() };
+        check.fail("starting");
+        check
+    }
+
+    /// Whether all conditions hold.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.lock().values().all(Result::is_ok)
+    }
+
+    /// One line a condition: `name: ok`, or `name: why not`.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let line = |(name, state): (&&str, &Result<(), String>)| match state {
+            Ok(()) => format!("{name}: ok\n"),
+            Err(reason) => format!("{name}: {reason}\n"),
+        };
+        self.lock().iter().map(line).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Result<(), String>>> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReadyCheck {
+    /// The condition holds.
+    pub fn pass(&self) {
+        self.readiness.lock().insert(self.name, Ok(()));
+    }
+
+    /// It does not, and why.
+    pub fn fail(&self, reason: &str) {
+        self.readiness.lock().insert(self.name, Err(reason.to_owned()));
+    }
+}
+
+#[derive(Clone, Debug)]
+struct AdminState {
+    readiness: Readiness,
+    registry: Arc<Registry>,
+}
+
+/// The three endpoints, to be served alone or merged into another router.
+pub fn router(readiness: Readiness, registry: Arc<Registry>) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(AdminState { readiness, registry })
+}
+
+async fn ready(State(state): State<AdminState>) -> (StatusCode, String) {
+    let is_ready = state.readiness.is_ready();
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, state.readiness.report())
+}
+
+async fn metrics(State(state): State<AdminState>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &state.registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

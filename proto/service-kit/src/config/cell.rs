@@ -1,0 +1,277 @@
+//! The configuration of a cell.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use trace_model::Region;
+use trace_model::locality::{IndexMode, Locality, SpanMode};
+
+use super::home::default_data_dir;
+use super::listen::{ConnectionLimits, Listeners, TelemetryConfig, read_limits, read_telemetry};
+use super::section::Section;
+use super::setting::Bytes;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A named set of defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Durable embedded log and stores, one process.
+    Embedded,
+}
+
+/// What the log does when it is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuse senders, retryably.
+    Refuse,
+    /// Drop the oldest records, counted, and with a hole in the watermark.
+    DropOldest,
+}
+
+/// A cell: all that one region needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CellConfig {
+    /// The region.
+    pub region: Region,
+    /// Which defaults.
+    pub profile: Profile,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Whether addresses other than loopback may be bound.
+    pub is_insecure: bool,
+    /// Where the cell listens.
+    pub listen: CellListen,
+    /// Limits of receiving.
+    pub receiver: ReceiverConfig,
+    /// Head sampling.
+    pub head: HeadConfig,
+    /// The span log.
+    pub log: LogConfig,
+    /// How long spans are kept: the one key that drives stores, index and objects.
+    pub retention: Duration,
+    /// How much disk the stores take before the oldest spans go.
+    pub retention_bytes: u64,
+    /// What may leave the region.
+    pub locality: Locality,
+    /// The querier.
+    pub querier: QuerierConfig,
+    /// Time to finish what is under way when the process stops.
+    pub drain_timeout: Duration,
+    /// Logging.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Where a cell listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CellListen {
+    /// OTLP over gRPC.
+    pub otlp_grpc: SocketAddr,
+    /// OTLP over HTTP.
+    pub otlp_http: SocketAddr,
+    /// Zipkin's `/api/v2/spans`.
+    pub zipkin: SocketAddr,
+    /// Gateways and replicators: `CellQuery` and `MetadataReplication`.
+    pub internal: SocketAddr,
+    /// `/livez`, `/readyz`, `/metrics`.
+    pub admin: SocketAddr,
+}
+
+/// Limits of receiving, checked before anything is allocated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiverConfig {
+    /// Largest gRPC message after decompression, in bytes.
+    pub grpc_body_bytes_max: u64,
+    /// Largest HTTP body after decompression, in bytes.
+    pub http_body_bytes_max: u64,
+    /// Most spans of a request.
+    pub spans_max: u32,
+    /// Most attributes of a span, resource, scope, event or link.
+    pub attributes_max: u32,
+    /// Largest value of an attribute, in bytes.
+    pub value_bytes_max: u64,
+    /// Deepest value.
+    pub depth_max: u32,
+    /// Bytes of all requests that are being received at once.
+    pub in_flight_bytes_max: u64,
+    /// Until a request must be answered.
+    pub request_timeout: Duration,
+    /// Origins of browser SDKs that may send (CORS); `*` is any.
+    pub cors_origins: Vec<String>,
+    /// Limits of connections.
+    pub connections: ConnectionLimits,
+}
+
+/// Head sampling.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadConfig {
+    /// Share of traces that are kept, 0 to 1.
+    pub rate: f64,
+    /// Whether an unsampled W3C flag is honoured.
+    pub is_honouring_flags: bool,
+}
+
+/// The span log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How long records are kept for replay once every required group has them.
+    pub retention: Duration,
+    /// How much disk the log may take.
+    pub bytes_max: u64,
+    /// Size of a segment, in bytes.
+    pub segment_bytes: u64,
+    /// What to do when it is full.
+    pub when_full: WhenFull,
+}
+
+/// The querier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuerierConfig {
+    /// Questions answered at once.
+    pub concurrency: u32,
+    /// Memory for decoded blocks, in bytes.
+    pub cache_bytes: u64,
+}
+
+pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
+    let region = root.required::<Region>("region");
+    let profile = root.value("profile", Profile::Embedded);
+    let name = region.as_ref().map_or("cell", Region::as_str).to_owned();
+    let data_dir = root.value("data_dir", default_data_dir(&name));
+    let is_insecure = root.value("insecure", false);
+    let listen = read_listen(root, is_insecure);
+    let receiver = read_receiver(root);
+    let head = read_head(root);
+    let retention = root.within("retention", DAY * 7, HOUR..=DAY * 3_650);
+    let retention_bytes =
+        root.within("retention_bytes", Bytes(20 * GIB), Bytes(64 * MIB)..=Bytes(1 << 50));
+    let log = read_log(root, retention);
+    let locality = read_locality(root);
+    let querier = read_querier(root);
+    let drain_timeout = read_drain_timeout(root);
+    let telemetry = read_telemetry(root);
+    Some(CellConfig {
+        region: region?,
+        profile,
+        data_dir,
+        is_insecure,
+        listen,
+        receiver,
+        head,
+        log,
+        retention,
+        retention_bytes: retention_bytes.0,
+        locality,
+        querier,
+        drain_timeout,
+        telemetry,
+    })
+}
+
+pub(super) fn read_drain_timeout(root: &mut Section<'_>) -> Duration {
+    let seconds = Duration::from_secs;
+    root.within("drain_timeout", seconds(10), seconds(1)..=seconds(600))
+}
+
+fn read_listen(root: &mut Section<'_>, is_insecure: bool) -> CellListen {
+    let mut listeners = Listeners::new(is_insecure);
+    let mut section = root.section("listen");
+    let listen = CellListen {
+        otlp_grpc: listeners.read(&mut section, "otlp_grpc", 4_317),
+        otlp_http: listeners.read(&mut section, "otlp_http", 4_318),
+        zipkin: listeners.read(&mut section, "zipkin", 9_411),
+        internal: listeners.read(&mut section, "internal", 17_400),
+        admin: listeners.read(&mut section, "admin", 17_480),
+    };
+    section.finish();
+    listen
+}
+
+fn read_receiver(root: &mut Section<'_>) -> ReceiverConfig {
+    let mut section = root.section("receiver");
+    let body = Bytes(KIB)..=Bytes(GIB);
+    let grpc_body = section.within("grpc_body_max", Bytes(16 * MIB), body.clone());
+    let http_body = section.within("http_body_max", Bytes(20 * MIB), body);
+    let in_flight = section.within("in_flight_max", Bytes(256 * MIB), Bytes(MIB)..=Bytes(1 << 40));
+    if in_flight < grpc_body || in_flight < http_body {
+        section.refuse("in_flight_max", "is smaller than the largest body: none would fit");
+    }
+    let value = Bytes(16)..=Bytes(64 * MIB);
+    let seconds = Duration::from_secs;
+    let receiver = ReceiverConfig {
+        grpc_body_bytes_max: grpc_body.0,
+        http_body_bytes_max: http_body.0,
+        spans_max: section.within("spans_max", 100_000, 1..=10_000_000),
+        attributes_max: section.within("attributes_max", 1_024, 1..=65_536),
+        value_bytes_max: section.within("value_max", Bytes(MIB), value).0,
+        depth_max: section.within("depth_max", 32, 1..=128),
+        in_flight_bytes_max: in_flight.0,
+        request_timeout: section.within("request_timeout", seconds(10), seconds(1)..=seconds(300)),
+        cors_origins: section.value("cors_origins", Vec::new()),
+        connections: read_limits(&mut section),
+    };
+    section.finish();
+    receiver
+}
+
+fn read_head(root: &mut Section<'_>) -> HeadConfig {
+    let mut section = root.section("head");
+    let head = HeadConfig {
+        rate: section.within("rate", 1.0, 0.0..=1.0),
+        is_honouring_flags: section.value("honour_flags", true),
+    };
+    section.finish();
+    head
+}
+
+fn read_log(root: &mut Section<'_>, store_retention: Duration) -> LogConfig {
+    let mut section = root.section("log");
+    let minute = Duration::from_secs(60);
+    let retention = section.within("retention", (HOUR * 4).min(store_retention), minute..=DAY * 30);
+    let segment = section.within("segment", Bytes(128 * MIB), Bytes(MIB)..=Bytes(2 * GIB));
+    let bytes_max = section.within("bytes_max", Bytes(8 * GIB), Bytes(4 * MIB)..=Bytes(1 << 50));
+    if retention > store_retention {
+        section.refuse(
+            "retention",
+            "is longer than `retention`: a replay would bring back spans \
+                                     that the stores have let go",
+        );
+    }
+    if bytes_max.0 / 2 < segment.0 {
+        section.refuse("bytes_max", "is smaller than two segments (`log.segment`)");
+    }
+    let log = LogConfig {
+        retention,
+        bytes_max: bytes_max.0,
+        segment_bytes: segment.0,
+        when_full: section.value("when_full", WhenFull::Refuse),
+    };
+    section.finish();
+    log
+}
+
+fn read_locality(root: &mut Section<'_>) -> Locality {
+    let mut section = root.section("locality");
+    let locality = Locality {
+        index: section.value("index", IndexMode::Full),
+        spans: section.value("spans", SpanMode::Open),
+    };
+    section.finish();
+    locality
+}
+
+fn read_querier(root: &mut Section<'_>) -> QuerierConfig {
+    let mut section = root.section("querier");
+    let cache = section.within("cache", Bytes(64 * MIB), Bytes(0)..=Bytes(1 << 40));
+    let querier = QuerierConfig {
+        concurrency: section.within("concurrency", 64, 1..=65_536),
+        cache_bytes: cache.0,
+    };
+    section.finish();
+    querier
+}

@@ -1,0 +1,151 @@
+//! The configuration of a gateway.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use trace_model::Region;
+
+use super::cell::read_drain_timeout;
+use super::listen::{ConnectionLimits, Listeners, TelemetryConfig, read_limits, read_telemetry};
+use super::section::Section;
+use super::setting::Bytes;
+use super::{RegionAddress, ServiceUrl, read_region_addresses};
+
+/// A gateway: the global question.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewayConfig {
+    /// The region whose index replica it reads.
+    pub region: Region,
+    /// Whether addresses other than loopback may be bound.
+    pub is_insecure: bool,
+    /// Jaeger's HTTP API, ours, the page.
+    pub listen_http: SocketAddr,
+    /// `/livez`, `/readyz`, `/metrics`.
+    pub listen_admin: SocketAddr,
+    /// The region's replicator.
+    pub replicator: ServiceUrl,
+    /// The cells of all regions, the own one among them.
+    pub cells: Vec<RegionAddress>,
+    /// Limits of questions.
+    pub query: QueryConfig,
+    /// Requests a second that one address may send.
+    pub rate_limit: RateLimitConfig,
+    /// Limits of connections.
+    pub connections: ConnectionLimits,
+    /// Time to finish what is under way when the process stops.
+    pub drain_timeout: Duration,
+    /// Logging.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Limits of questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryConfig {
+    /// Until a region's first span.
+    pub deadline: Duration,
+    /// The longest total that a request may ask for with `timeout`.
+    pub timeout_max: Duration,
+    /// Slowest progress of a region once it has begun, in bytes a second.
+    pub progress_bytes_min: u64,
+    /// The range of a search that names none: so far back from now.
+    pub lookback: Duration,
+    /// Traces of a search that names no limit.
+    pub limit: u32,
+    /// Most traces of a search.
+    pub limit_max: u32,
+    /// Memory for cached answers, in bytes; 0 caches nothing.
+    pub cache_bytes: u64,
+}
+
+/// A limit by address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimitConfig {
+    /// Requests a second.
+    pub per_second: u32,
+    /// Requests at once on top.
+    pub burst: u32,
+}
+
+pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
+    let region = root.required::<Region>("region");
+    let is_insecure = root.value("insecure", false);
+    let mut listeners = Listeners::new(is_insecure);
+    let mut listen = root.section("listen");
+    let listen_http = listeners.read(&mut listen, "http", 16_686);
+    let listen_admin = listeners.read(&mut listen, "admin", 17_482);
+    let connections = read_limits(&mut listen);
+    listen.finish();
+    let replicator = root.required::<ServiceUrl>("replicator");
+    let cells = read_cells(root, region.as_ref());
+    let query = read_query(root);
+    let rate_limit = read_rate_limit(root);
+    let drain_timeout = read_drain_timeout(root);
+    let telemetry = read_telemetry(root);
+    Some(GatewayConfig {
+        region: region?,
+        is_insecure,
+        listen_http,
+        listen_admin,
+        replicator: replicator?,
+        cells,
+        query,
+        rate_limit,
+        connections,
+        drain_timeout,
+        telemetry,
+    })
+}
+
+fn read_cells(root: &mut Section<'_>, own: Option<&Region>) -> Vec<RegionAddress> {
+    let is_written = root.has("cells");
+    let cells = read_region_addresses(root, "cells");
+    if !is_written {
+        root.refuse("cells", "is missing: a list of `{region, address}`, the own cell among them");
+        return cells;
+    }
+    if let Some(own) = own
+        && !cells.iter().any(|cell| cell.region == *own)
+    {
+        root.refuse("cells", &format!("lacks the gateway's own region, {own}"));
+    }
+    cells
+}
+
+fn read_query(root: &mut Section<'_>) -> QueryConfig {
+    let mut section = root.section("query");
+    let millis = Duration::from_millis;
+    let seconds = Duration::from_secs;
+    let deadline = section.within("deadline", seconds(2), millis(10)..=seconds(300));
+    let timeout_max = section.within("timeout_max", seconds(30), millis(10)..=seconds(600));
+    if deadline > timeout_max {
+        section.refuse("deadline", "is longer than `query.timeout_max`");
+    }
+    let limit = section.within("limit", 20, 1..=10_000);
+    let limit_max = section.within("limit_max", 1_500, 1..=10_000);
+    if limit > limit_max {
+        section.refuse("limit", "is larger than `query.limit_max`");
+    }
+    let progress = section.within("progress_min", Bytes(64 << 10), Bytes(1)..=Bytes(1 << 30));
+    let minute = seconds(60);
+    let query = QueryConfig {
+        deadline,
+        timeout_max,
+        progress_bytes_min: progress.0,
+        lookback: section.within("lookback", minute * 60, minute..=minute * 60 * 24 * 365),
+        limit,
+        limit_max,
+        cache_bytes: section.within("cache", Bytes(64 << 20), Bytes(0)..=Bytes(1 << 40)).0,
+    };
+    section.finish();
+    query
+}
+
+fn read_rate_limit(root: &mut Section<'_>) -> RateLimitConfig {
+    let mut section = root.section("rate_limit");
+    let limit = RateLimitConfig {
+        per_second: section.within("per_second", 200, 1..=1_000_000),
+        burst: section.within("burst", 400, 1..=1_000_000),
+    };
+    section.finish();
+    limit
+}

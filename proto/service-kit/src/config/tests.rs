@@ -1,0 +1,183 @@
+//! Tests of the configuration: all faults at once, each with its line.
+
+use std::time::Duration;
+
+use trace_model::locality::{IndexMode, SpanMode};
+
+use super::*;
+
+fn cell(text: &str) -> CellConfig {
+    let Config::Cell(config) = parse("cell.yaml", text).unwrap().config else {
+        panic!("not a cell");
+    };
+    *config
+}
+
+fn faults(text: &str) -> Vec<(u64, String)> {
+    let faults = parse("cell.yaml", text).unwrap_err();
+    faults.list().iter().map(|fault| (fault.line, fault.to_string())).collect()
+}
+
+#[test]
+fn a_file_with_five_mistakes_reports_all_five_with_their_lines() {
+    let text = "kind: cell
+region: EU West
+listen:
+  otlp_grcp: 127.0.0.1:4317
+  otlp_http: 0.0.0.0:4318
+head:
+  rate: 1.5
+log:
+  retention: soon
+";
+    let faults = faults(text);
+    let lines: Vec<u64> = faults.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [2, 4, 5, 7, 9], "{faults:?}");
+    assert!(faults[0].1.contains("region: `EU West` is not a region"), "{}", faults[0].1);
+    assert!(faults[1].1.contains("did you mean otlp_grpc?"), "{}", faults[1].1);
+    assert!(faults[2].1.contains("insecure: true"), "{}", faults[2].1);
+    assert!(faults[3].1.contains("1.5 is not within 0 to 1"), "{}", faults[3].1);
+    assert!(faults[4].1.contains("`soon` is not a duration"), "{}", faults[4].1);
+}
+
+#[test]
+fn the_report_names_the_file_the_line_and_the_key() {
+    let report = parse("cell.yaml", "kind: cell\nregion: a\nhead:\n  rate: x\n").unwrap_err();
+    assert_eq!(
+        report.to_string(),
+        "cell.yaml has 1 fault\n  cell.yaml:4:9: head.rate: needs a number, and has a text"
+    );
+}
+
+#[test]
+fn a_region_is_all_that_a_cell_needs() {
+    let config = cell("kind: cell\nregion: eu-west-1\n");
+    assert_eq!(config.listen.otlp_grpc.to_string(), "127.0.0.1:4317");
+    assert_eq!(config.listen.otlp_http.to_string(), "127.0.0.1:4318");
+    assert_eq!(config.listen.zipkin.to_string(), "127.0.0.1:9411");
+    assert_eq!(config.listen.internal.to_string(), "127.0.0.1:17400");
+    assert_eq!(config.retention, Duration::from_secs(7 * 86_400));
+    assert_eq!(config.retention_bytes, 20 << 30);
+    assert_eq!(config.log.retention, Duration::from_secs(4 * 3_600));
+    assert!((config.head.rate - 1.0).abs() < f64::EPSILON);
+    assert_eq!(config.locality.index, IndexMode::Full);
+    assert_eq!(config.locality.spans, SpanMode::Open);
+    assert_eq!(config.receiver.grpc_body_bytes_max, 16 << 20);
+    assert_eq!(config.receiver.http_body_bytes_max, 20 << 20);
+    assert_eq!(config.receiver.spans_max, 100_000);
+}
+
+#[test]
+fn values_are_read_with_their_units() {
+    let config = cell(
+        "kind: cell\nregion: a\nretention: 1.5d\nreceiver: {http_body_max: 512 KiB, \
+         grpc_body_max: 1048576}\nlocality: {index: none, spans: closed}\ninsecure: true\n\
+         listen: {otlp_grpc: '[::]:4317'}\n",
+    );
+    assert_eq!(config.retention, Duration::from_secs(36 * 3_600));
+    assert_eq!(config.receiver.http_body_bytes_max, 512 << 10);
+    assert_eq!(config.receiver.grpc_body_bytes_max, 1 << 20);
+    assert_eq!(config.locality.index, IndexMode::None);
+    assert_eq!(config.listen.otlp_grpc.to_string(), "[::]:4317");
+}
+
+#[test]
+fn modes_and_profiles_that_do_not_exist_yet_are_refused_by_name() {
+    let found = faults(
+        "kind: cell\nregion: a\nprofile: growth\nlocality:\n  index: filter\n  spans: masked\n",
+    );
+    let lines: Vec<u64> = found.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [3, 5, 6], "{found:?}");
+    for (fault, word) in found.iter().zip(["growth", "filter", "masked"]) {
+        assert!(fault.1.contains(word), "{fault:?}");
+    }
+}
+
+#[test]
+fn keys_that_disagree_are_refused() {
+    let found = faults(
+        "kind: cell\nregion: a\nretention: 2h\nlog:\n  retention: 4h\nlisten:\n  admin: \
+         127.0.0.1:4317\n",
+    );
+    assert!(found.iter().any(|fault| fault.0 == 5 && fault.1.contains("longer than `retention`")));
+    assert!(found.iter().any(|fault| fault.0 == 7 && fault.1.contains("already taken by")));
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn one_retention_drives_the_default_of_the_log() {
+    let config = cell("kind: cell\nregion: a\nretention: 2h\n");
+    assert_eq!(config.log.retention, config.retention);
+}
+
+#[test]
+fn a_missing_key_is_reported_at_its_section() {
+    let found = faults("kind: gateway\nregion: a\ncells:\n  - region: b\n");
+    let texts: Vec<&str> = found.iter().map(|(_, text)| text.as_str()).collect();
+    assert!(texts.iter().any(|text| text.contains("replicator: is missing")), "{texts:?}");
+    let lost = found.iter().find(|(_, text)| text.contains("cells[0].address: is missing"));
+    assert_eq!(lost.unwrap().0, 4, "{found:?}");
+}
+
+#[test]
+fn regions_are_listed_once_and_hold_the_own_one_where_they_must() {
+    let found = faults(
+        "kind: gateway\nregion: a\nreplicator: 127.0.0.1:1\ncells:\n  - {region: b, address: \
+         h:1}\n  - {region: b, address: h:2}\n",
+    );
+    assert!(found.iter().any(|(line, text)| *line == 6 && text.contains("listed twice")));
+    assert!(found.iter().any(|(_, text)| text.contains("lacks the gateway's own region")));
+    let peers = "kind: replicator\nregion: a\ncell: h:1\npeers: [{region: a, address: h:2}]\n";
+    assert!(faults(peers)[0].1.contains("own region"));
+}
+
+#[test]
+fn addresses_of_services_are_checked() {
+    for good in ["http://h:1", "h:1", "http://[::1]:17400/"] {
+        assert!(ServiceUrl::new(good).is_ok(), "{good}");
+    }
+    for bad in ["", "h", "http://h", "h:0", "h:99999", "http://a/b:1", "https://h:1", "a b:1"] {
+        assert!(ServiceUrl::new(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_not_yaml_says_where_reading_stopped() {
+    for (text, line) in [("kind: cell\nregion: [a\n", 2..=3), ("kind: cell\nkind: cell\n", 2..=2)] {
+        let found = faults(text);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(line.contains(&found[0].0), "{found:?}");
+    }
+    for text in ["", "- a\n", "just words\n"] {
+        assert!(!faults(text).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn deep_and_repeated_nesting_is_refused_cheaply() {
+    let deep = format!("kind: {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(parse("x", &deep).is_err());
+    let mut bomb = "a0: &a0 [x, x]\n".to_owned();
+    for level in 1..40 {
+        bomb.push_str(&format!("a{level}: &a{level} [*a{0}, *a{0}]\n", level - 1));
+    }
+    assert!(parse("x", &bomb).is_err());
+}
+
+#[test]
+fn every_value_in_force_is_shown_with_its_origin() {
+    let loaded = parse("cell.yaml", "kind: cell\nregion: a\nretention: 3d\n").unwrap();
+    let find = |wanted: &str| loaded.effective.values().find(|(key, _, _)| *key == wanted);
+    assert_eq!(find("retention"), Some(("retention", "3d", effective::Origin::Line(3))));
+    assert_eq!(find("log.segment"), Some(("log.segment", "128MiB", effective::Origin::Default)));
+}
+
+#[test]
+fn a_file_that_is_not_there_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = load(&directory.path().join("none.yaml")).unwrap_err();
+    assert!(error.to_string().contains("cannot read"), "{error}");
+    let path = directory.path().join("cell.yaml");
+    std::fs::write(&path, "kind: cell\nregion: a\n").unwrap();
+    assert!(load(&path).is_ok());
+}

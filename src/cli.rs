@@ -1,0 +1,133 @@
+//! The command line: one file per subcommand. Errors say what failed, why and what to do; exit
+//! codes are listed in [`failure`].
+
+mod answer;
+mod config;
+pub(crate) mod failure;
+pub(crate) mod gateway_client;
+mod otlp_json;
+pub(crate) mod output;
+mod regions;
+mod roles;
+mod search;
+mod services;
+mod table;
+mod trace;
+mod waterfall;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::demo;
+use failure::{Failure, Outcome};
+use gateway_client::GatewayClient;
+use output::{ColorChoice, Output};
+pub(crate) use table::{bytes, duration};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 not found, 2 bad usage, 3 partial (the answer \
+                          says what is missing), 4 failed, 130 interrupted twice.";
+
+/// Distributed tracing for many regions.
+#[derive(Debug, Parser)]
+#[command(name = "farspan", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Args, Debug)]
+struct Global {
+    /// The gateway to ask.
+    #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:16686")]
+    gateway: String,
+    /// The tenant to ask for (X-Scope-OrgID).
+    #[arg(long, global = true, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Print the answer as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Colours: by default on a terminal only.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    color: ColorChoice,
+    /// Columns of the output; by default the terminal's.
+    #[arg(long, global = true, value_name = "COLUMNS")]
+    width: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start three regions in this process, with traffic.
+    Demo(demo::DemoArguments),
+    /// Run a region's cell.
+    Cell(roles::RoleArguments),
+    /// Run a region's metadata replicator.
+    Replicator(roles::RoleArguments),
+    /// Run a gateway.
+    Gateway(roles::RoleArguments),
+    /// Show a trace.
+    Trace(trace::TraceArguments),
+    /// Find traces.
+    Search(search::SearchArguments),
+    /// List services, or the operations of one.
+    Services(services::ServicesArguments),
+    /// Show how the regions are.
+    Regions,
+    /// Check or print a configuration file.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+/// Runs the command.
+pub(crate) async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
+    let Arguments { global, command } = arguments;
+    let mut output = Output::to_stdout(global.color, global.width, global.json);
+    let client = || GatewayClient::new(&global.gateway, global.tenant.as_deref());
+    let result = match command {
+        Command::Demo(arguments) => demo::run(arguments, &mut output).await,
+        Command::Cell(arguments) => roles::run_cell(&arguments).await,
+        Command::Replicator(arguments) => roles::run_replicator(&arguments).await,
+        Command::Gateway(arguments) => roles::run_gateway(&arguments).await,
+        Command::Trace(arguments) => trace::run(&arguments, &client()?, &mut output).await,
+        Command::Search(arguments) => search::run(&arguments, &client()?, &mut output).await,
+        Command::Services(arguments) => services::run(&arguments, &client()?, &mut output).await,
+        Command::Regions => regions::run(&client()?, &mut output).await,
+        Command::Config(command) => config::run(&command, &mut output),
+    };
+    match result {
+        // The reader went away (`| head`): nobody is there to be told.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(Outcome::Done)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_usage_is_code_2() {
+        for line in [&["farspan"][..], &["farspan", "tarce"], &["farspan", "demo", "--rate", "x"]] {
+            let error = Arguments::try_parse_from(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_global_may_stand_behind_the_subcommand() {
+        let line = ["farspan", "regions", "--json", "--gateway", "http://h:1"];
+        let arguments = Arguments::try_parse_from(line).unwrap();
+        assert!(arguments.global.json);
+        assert_eq!(arguments.global.gateway, "http://h:1");
+    }
+}

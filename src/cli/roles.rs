@@ -1,0 +1,101 @@
+//! `farspan cell|replicator|gateway --config FILE`: one role as a process of its own.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use service_kit::config::{Config, TelemetryConfig};
+use service_kit::signals::Signals;
+
+use super::failure::{Failure, Outcome};
+use crate::seam::{RoleContext, RunningRole};
+use crate::wiring;
+
+/// What a role is started with.
+#[derive(Args, Debug)]
+pub(super) struct RoleArguments {
+    /// The role's configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The part of a cell to run. Embedded stores are files that one process owns: all.
+    #[arg(long, value_enum, default_value_t)]
+    role: CellRole,
+}
+
+/// Parts of a cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum CellRole {
+    /// All of them.
+    #[default]
+    All,
+    /// Receives.
+    Collector,
+    /// Consumes the log.
+    Ingester,
+    /// Answers.
+    Querier,
+}
+
+const CHANGE_PORT_WITH: &str = "the keys below `listen` of the configuration";
+
+/// Runs a cell until it is drained.
+pub(super) async fn run_cell(arguments: &RoleArguments) -> Result<Outcome, Failure> {
+    if arguments.role != CellRole::All {
+        let text = "--role: the embedded profile keeps log and stores in files that one process \
+                    owns, so that its roles cannot run apart; leave the flag out";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    let Config::Cell(config) = super::config::read(&arguments.config)?.config else {
+        return Err(wrong_kind(arguments, "cell"));
+    };
+    let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
+    let start = wiring::start_cell(*config, RoleContext::new(CHANGE_PORT_WITH));
+    run_role("cell", &telemetry, drain, start).await
+}
+
+/// Runs a replicator until it is drained.
+pub(super) async fn run_replicator(arguments: &RoleArguments) -> Result<Outcome, Failure> {
+    let Config::Replicator(config) = super::config::read(&arguments.config)?.config else {
+        return Err(wrong_kind(arguments, "replicator"));
+    };
+    let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
+    let start = wiring::start_replicator(*config, RoleContext::new(CHANGE_PORT_WITH));
+    run_role("replicator", &telemetry, drain, start).await
+}
+
+/// Runs a gateway until it is drained.
+pub(super) async fn run_gateway(arguments: &RoleArguments) -> Result<Outcome, Failure> {
+    let Config::Gateway(config) = super::config::read(&arguments.config)?.config else {
+        return Err(wrong_kind(arguments, "gateway"));
+    };
+    let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
+    let start = wiring::start_gateway(*config, RoleContext::new(CHANGE_PORT_WITH));
+    run_role("gateway", &telemetry, drain, start).await
+}
+
+fn wrong_kind(arguments: &RoleArguments, kind: &str) -> Failure {
+    let file = arguments.config.display();
+    Failure::Usage(format!("{file}: `kind` is another one than {kind}"))
+}
+
+async fn run_role(
+    name: &'static str,
+    telemetry: &TelemetryConfig,
+    drain_timeout: Duration,
+    start: impl Future<Output = anyhow::Result<RunningRole>>,
+) -> Result<Outcome, Failure> {
+    service_kit::telemetry::init(telemetry).map_err(anyhow::Error::from)?;
+    let mut signals = Signals::install()?;
+    let role = start.await?;
+    for (what, address) in &role.endpoints {
+        tracing::info!(role = name, what, %address, "listening");
+    }
+    signals.next().await;
+    tracing::info!(role = name, "draining");
+    tokio::select! {
+        drained = role.drain.drain(drain_timeout) => drained.map_err(anyhow::Error::from)?,
+        () = signals.next() => return Ok(Outcome::Interrupted),
+    }
+    Ok(Outcome::Done)
+}

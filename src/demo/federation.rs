@@ -1,0 +1,188 @@
+//! All roles of all regions, started from configuration files and stopped in order.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use service_kit::config::{Config, load};
+use service_kit::{Drain, Stage};
+use trace_model::Region;
+
+use super::plan::{DemoPlan, Peer, RegionPlan, local};
+use super::wan::{WanMode, start_proxy};
+use crate::seam::{RoleContext, RoleSnapshot, RunningRole};
+use crate::wiring;
+
+/// What one role may take to drain.
+const ROLE_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Roles that drain at once.
+const DRAINING_MAX: usize = 16;
+
+/// Everything that runs but the shop.
+#[derive(Debug)]
+pub(crate) struct Federation {
+    plan: DemoPlan,
+    mode: WanMode,
+    regions: Vec<RunningRegion>,
+    wires: Drain,
+}
+
+#[derive(Debug)]
+struct RunningRegion {
+    region: Region,
+    cell: RunningRole,
+    replicator: RunningRole,
+    gateway: RunningRole,
+}
+
+/// How a region is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RegionSnapshot {
+    /// The region.
+    pub(crate) region: Region,
+    /// Its cell, with the index lag of its replicator.
+    pub(crate) state: RoleSnapshot,
+}
+
+impl Federation {
+    /// Starts the distance between the regions, then every role.
+    pub(crate) async fn start(plan: DemoPlan, mode: WanMode) -> anyhow::Result<Self> {
+        let wires = Drain::default();
+        let stage = wires.stage("wan");
+        let mut regions = Vec::new();
+        for own in &plan.regions {
+            let peers = connect_peers(own, &plan, mode, &stage).await?;
+            write_configs(own, &peers)?;
+            match start_region(own).await {
+                Ok(region) => regions.push(region),
+                Err(error) => {
+                    // What runs already must not be left holding its files.
+                    Self { plan: plan.clone(), mode, regions, wires }.drain().await?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Self { plan, mode, regions, wires })
+    }
+
+    /// Which region has which ports.
+    pub(crate) const fn plan(&self) -> &DemoPlan {
+        &self.plan
+    }
+
+    /// How every region is.
+    pub(crate) fn snapshot(&self) -> Vec<RegionSnapshot> {
+        let snapshot = |running: &RunningRegion| {
+            let mut state = (running.cell.snapshot)();
+            state.index = (running.replicator.snapshot)().index;
+            RegionSnapshot { region: running.region.clone(), state }
+        };
+        self.regions.iter().map(snapshot).collect()
+    }
+
+    /// What a person needs to know first.
+    pub(crate) fn welcome(&self) -> Vec<String> {
+        let mut lines = vec![format!("data directory  {}", self.plan.data_dir.display())];
+        for plan in &self.plan.regions {
+            lines.push(format!(
+                "{:<15} OTLP gRPC {}  OTLP HTTP {}  Zipkin {}  gateway http://{}",
+                plan.region.as_str(),
+                local(plan.ports.otlp_grpc),
+                local(plan.ports.otlp_http),
+                local(plan.ports.zipkin),
+                local(plan.ports.gateway),
+            ));
+        }
+        lines.push(self.distances());
+        lines.push(format!("open {}/ for endpoints and examples", self.plan.gateway_url()));
+        lines
+    }
+
+    fn distances(&self) -> String {
+        if self.mode == WanMode::Off {
+            return "distances       none (--wan off)".to_owned();
+        }
+        let mut text = "distances      ".to_owned();
+        for (index, one) in self.plan.regions.iter().enumerate() {
+            for other in self.plan.regions.iter().skip(index + 1) {
+                let millis = self.mode.round_trip(&one.region, &other.region).as_millis();
+                text.push_str(&format!(" {} - {} {millis} ms;", one.region, other.region));
+            }
+        }
+        format!("{} (round trip; --wan off removes them)", text.trim_end_matches(';'))
+    }
+
+    /// Stops gateways, then replicators, then cells, then the wires.
+    pub(crate) async fn drain(&self) -> anyhow::Result<()> {
+        let roles: [fn(&RunningRegion) -> &RunningRole; 3] =
+            [|region| &region.gateway, |region| &region.replicator, |region| &region.cell];
+        let mut first_error = None;
+        for role in roles {
+            let drains = self.regions.iter().map(|region| async move {
+                let drained = role(region).drain.drain(ROLE_DRAIN_TIMEOUT).await;
+                drained.with_context(|| format!("draining {}", region.region))
+            });
+            let drains = futures_util::stream::iter(drains).buffer_unordered(DRAINING_MAX);
+            let errors: Vec<anyhow::Error> =
+                drains.filter_map(|drained| async { drained.err() }).collect().await;
+            first_error = first_error.or_else(|| errors.into_iter().next());
+        }
+        self.wires.drain(ROLE_DRAIN_TIMEOUT).await?;
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+/// Where `own` reaches the other regions: every byte goes through a proxy.
+async fn connect_peers(
+    own: &RegionPlan,
+    plan: &DemoPlan,
+    mode: WanMode,
+    stage: &Stage,
+) -> anyhow::Result<Vec<Peer>> {
+    let mut peers = Vec::new();
+    for other in plan.regions.iter().filter(|other| other.region != own.region) {
+        let round_trip = mode.round_trip(&own.region, &other.region);
+        peers.push(Peer {
+            region: other.region.clone(),
+            cell: start_proxy(local(other.ports.cell), round_trip, stage).await?,
+            replicator: start_proxy(local(other.ports.replicator), round_trip, stage).await?,
+        });
+    }
+    Ok(peers)
+}
+
+const FILES: [&str; 3] = ["cell.yaml", "replicator.yaml", "gateway.yaml"];
+
+/// Writes the region's configurations: what runs can be read, and run apart.
+fn write_configs(own: &RegionPlan, peers: &[Peer]) -> anyhow::Result<()> {
+    let directory = &own.directory;
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {} (--data-dir)", directory.display()))?;
+    let texts = [own.cell_yaml(), own.replicator_yaml(peers), own.gateway_yaml(peers)];
+    for (file, text) in FILES.iter().zip(texts) {
+        let path = directory.join(file);
+        std::fs::write(&path, text)
+            .with_context(|| format!("cannot write {} (--data-dir)", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn start_region(own: &RegionPlan) -> anyhow::Result<RunningRegion> {
+    let [cell, replicator, gateway] = FILES.map(|file| own.directory.join(file));
+    let region = &own.region;
+    let cell = start_role(&cell).await.with_context(|| format!("the cell of {region}"))?;
+    let replicator =
+        start_role(&replicator).await.with_context(|| format!("the replicator of {region}"))?;
+    let gateway = start_role(&gateway).await.with_context(|| format!("the gateway of {region}"))?;
+    Ok(RunningRegion { region: region.clone(), cell, replicator, gateway })
+}
+
+async fn start_role(file: &Path) -> anyhow::Result<RunningRole> {
+    let context = RoleContext::new("--base-port");
+    match load(file)?.config {
+        Config::Cell(config) => wiring::start_cell(*config, context).await,
+        Config::Replicator(config) => wiring::start_replicator(*config, context).await,
+        Config::Gateway(config) => wiring::start_gateway(*config, context).await,
+    }
+}
