@@ -1,7 +1,30 @@
 //! The consumer groups of a cell: each reads the span log at its own pace, commits its own offsets,
 //! and sets aside what no retry will make good. A group never steps over an error that may pass.
+//!
+//! [`IngesterService`] starts one [`ConsumerRunner`] for each [`GroupHandler`]. The runner owns
+//! reading, retrying, dead letters and commits; a handler owns what is done with the records.
 #![warn(missing_docs)]
 
+pub mod backoff;
+pub mod dead_letter;
 pub mod handler;
+pub mod lag;
+pub mod metrics;
+pub mod metrics_aggregator;
+pub mod progress;
+pub mod runner;
+pub mod search_indexer;
+pub mod service;
+pub mod storage_writer;
 
+pub use dead_letter::{
+    DeadLetter, DeadLetterConfig, DeadLetterError, DeadLetterSummary, DeadLetters,
+};
 pub use handler::{GroupHandler, HandleError};
+pub use lag::{GroupLag, LagBoard};
+pub use metrics::{AggregatorMetrics, IngesterMetrics};
+pub use metrics_aggregator::{AggregatorConfig, MetricsAggregator};
+pub use runner::{ConsumerRunner, RunnerConfig, RunnerError, RunnerParts};
+pub use search_indexer::SearchIndexerHandler;
+pub use service::{IngesterParts, IngesterService};
+pub use storage_writer::StorageWriterHandler;

@@ -5,10 +5,12 @@
 //! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
+pub mod memory_metrics;
 pub mod port;
 
+pub use memory_metrics::MemoryMetricsStore;
 pub use port::{
-    EdgeKey, EdgeRow, Eraser, ErasureReceipt, MetricsDelta, MetricsStore, Operation, RedKey,
-    RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError,
-    StoreFigures, TraceRead, TraceReader, TraceSearch,
+    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,
+    Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
+    StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
 };

@@ -27,7 +27,7 @@ pub struct RedKey {
 }
 
 /// What is counted of a series.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RedRow {
     /// Spans seen.
     pub seen: u64,
@@ -37,6 +37,19 @@ pub struct RedRow {
     pub durations: DurationSketch,
     /// A trace of the series: the slowest seen.
     pub exemplar: Option<(u64, TraceId)>,
+}
+
+impl RedRow {
+    /// Adds the counts of later records of the same series, or of another series.
+    pub fn merge(&mut self, later: &Self) {
+        self.seen = self.seen.saturating_add(later.seen);
+        self.estimated += later.estimated;
+        self.durations.merge(&later.durations);
+        let slowest = self.exemplar.map(|(nanos, _)| nanos);
+        if later.exemplar.map(|(nanos, _)| nanos) > slowest {
+            self.exemplar = later.exemplar;
+        }
+    }
 }
 
 /// A call between two services within a 10-minute bucket.
@@ -55,7 +68,7 @@ pub struct EdgeKey {
 }
 
 /// What is counted of a call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EdgeRow {
     /// Calls seen.
     pub seen: u64,
@@ -63,8 +76,22 @@ pub struct EdgeRow {
     pub estimated: f64,
     /// Durations of the child spans, as in [`RedRow`].
     pub durations: DurationSketch,
-    /// Traces with such a call, newest kept, bounded (at least 100 a key).
+    /// Traces with such a call, newest first, each once, bounded (at least 100 a key).
     pub traces: Vec<TraceId>,
+}
+
+impl EdgeRow {
+    /// Adds the counts of later records of the same edge, or of another edge; keeps the newest
+    /// `traces_max` traces.
+    pub fn merge(&mut self, later: &Self, traces_max: usize) {
+        self.seen = self.seen.saturating_add(later.seen);
+        self.estimated += later.estimated;
+        self.durations.merge(&later.durations);
+        let mut traces = later.traces.clone();
+        traces.extend(self.traces.iter().filter(|held| !later.traces.contains(held)));
+        traces.truncate(traces_max);
+        self.traces = traces;
+    }
 }
 
 /// What a run of the log adds to the counts.
@@ -80,6 +107,9 @@ pub struct MetricsDelta {
     /// State that the aggregator needs to go on exactly after a crash (open traces, digests seen):
     /// opaque here, given back by [`MetricsStore::checkpoint`].
     pub checkpoint: Vec<u8>,
+    /// Whether `checkpoint` is appended to the state that is held instead of replacing it: the
+    /// whole state is large and written seldom.
+    pub extends_checkpoint: bool,
 }
 
 /// Which series.
@@ -115,7 +145,8 @@ pub struct EdgeTraceQuery {
 /// Keeps the counts.
 ///
 /// **Idempotence.** Deltas carry the log range that they come from; what is covered is not counted
-/// again. **Durability.** After `apply` returned the delta survives kill and loss of power.
+/// again, and of two deltas that cover the same only the first counts. **Order.** One writer.
+/// **Durability.** After `apply` returned the delta survives kill and loss of power.
 #[async_trait]
 pub trait MetricsStore: Send + Sync + fmt::Debug {
     /// Takes a delta in, whole or not at all.

@@ -1,0 +1,361 @@
+//! Records that no retry will make good, kept durably with their reason until a person or a newer
+//! release takes them up again.
+//!
+//! One immutable file for each letter, so that one can be taken or erased without touching another.
+//! A full dead letter refuses: the group then waits and shows lag, and nothing is thrown away.
+//!
+//! ```text
+//! magic "FSDEADLT" | version u32 LE | crc32c of what follows u32 LE
+//! group, reason (each: varint length, text) | incarnation, partition, first, next (varints)
+//! append time u64 LE | the batch's encoded form
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use proto::SpanBatch;
+use proto::wire::{put_varint, read_varint};
+use span_log::GroupId;
+use trace_model::{LogRange, UnixNanos};
+
+const MAGIC: &[u8; 8] = b"FSDEADLT";
+const VERSION: u32 = 1;
+/// Magic, version and checksum.
+const HEADER_BYTES: usize = 16;
+/// Longest reason kept, in bytes.
+const REASON_BYTES_MAX: usize = 1_024;
+/// Extension of a letter; others in the directory are left alone.
+const EXTENSION: &str = "letter";
+
+/// Limits of the dead letter.
+#[derive(Clone, Debug)]
+pub struct DeadLetterConfig {
+    /// Where the letters are.
+    pub directory: PathBuf,
+    /// Most bytes that they take together (default 1 GiB).
+    pub bytes_max: u64,
+    /// Most letters (default 10,000).
+    pub letters_max: usize,
+}
+
+impl DeadLetterConfig {
+    /// The default limits.
+    #[must_use]
+    pub const fn new(directory: PathBuf) -> Self {
+        Self { directory, bytes_max: 1 << 30, letters_max: 10_000 }
+    }
+}
+
+/// Why the dead letter did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    /// At its limit: passes when letters are taken.
+    #[error("the dead letter is full")]
+    Full,
+    /// The disk refused.
+    #[error("the dead letter's disk failed")]
+    Disk(#[from] io::Error),
+    /// A letter that cannot be read.
+    #[error("dead letter {sequence} is damaged: {reason}")]
+    Damaged {
+        /// Its number.
+        sequence: u64,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// Written by a newer release.
+    #[error("dead letter {sequence} has version {found}; this release reads up to {VERSION}")]
+    NewerFormat {
+        /// Its number.
+        sequence: u64,
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl DeadLetterError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Full | Self::Disk(_) => true,
+            Self::Damaged { .. } | Self::NewerFormat { .. } => false,
+        }
+    }
+}
+
+/// A batch that was set aside.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Name of the group that could not take it.
+    pub group: String,
+    /// Why.
+    pub reason: String,
+    /// The log that it comes from.
+    pub incarnation: u64,
+    /// Its place there.
+    pub range: LogRange,
+    /// When the log appended it.
+    pub append_time: UnixNanos,
+    /// The batch's encoded form: decode it with [`SpanBatch::decode`].
+    pub encoded: Bytes,
+}
+
+/// A letter as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterSummary {
+    /// Its number: ever growing within the directory.
+    pub sequence: u64,
+    /// Name of the group.
+    pub group: String,
+    /// Why it was set aside.
+    pub reason: String,
+    /// Its place in the log.
+    pub range: LogRange,
+    /// When the log appended it.
+    pub append_time: UnixNanos,
+    /// Its size on disk.
+    pub bytes: u64,
+}
+
+/// The dead letter of a cell. Shared by all groups.
+#[derive(Debug)]
+pub struct DeadLetters {
+    config: DeadLetterConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    next_sequence: u64,
+    letters: usize,
+    bytes: u64,
+}
+
+impl DeadLetters {
+    /// Opens the directory, creating it where it is missing. Half-written letters of a crash are
+    /// removed: their batches were not committed and come again.
+    pub fn open(config: DeadLetterConfig) -> Result<Self, DeadLetterError> {
+        fs::create_dir_all(&config.directory)?;
+        let mut state = State { next_sequence: 1, letters: 0, bytes: 0 };
+        for entry in fs::read_dir(&config.directory)? {
+            let entry = entry?;
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "partial") {
+                fs::remove_file(&path)?;
+                continue;
+            }
+            let Some(sequence) = sequence_of(&path) else { continue };
+            state.next_sequence = state.next_sequence.max(sequence.saturating_add(1));
+            state.letters = state.letters.saturating_add(1);
+            state.bytes = state.bytes.saturating_add(entry.metadata()?.len());
+        }
+        Ok(Self { config, state: Mutex::new(state) })
+    }
+
+    /// Keeps a batch with its reason; durable when this returns. Gives the letter's number. The
+    /// same batch may be put twice (a crash before the commit): its readers bear duplicates.
+    pub fn put(
+        &self,
+        group: GroupId,
+        reason: &str,
+        batch: &proto::LoggedBatch,
+    ) -> Result<u64, DeadLetterError> {
+        let letter = encode(group, reason, batch);
+        let bytes = u64::try_from(letter.len()).unwrap_or(u64::MAX);
+        let mut state = self.lock();
+        let is_full = state.letters >= self.config.letters_max
+            || state.bytes.saturating_add(bytes) > self.config.bytes_max;
+        if is_full {
+            return Err(DeadLetterError::Full);
+        }
+        let sequence = state.next_sequence;
+        write_durably(&self.config.directory, &self.path(sequence), &letter)?;
+        state.next_sequence = sequence.saturating_add(1);
+        state.letters = state.letters.saturating_add(1);
+        state.bytes = state.bytes.saturating_add(bytes);
+        Ok(sequence)
+    }
+
+    /// The letters in the order in which they were set aside, from a number on, at most so many. A
+    /// letter that cannot be read is listed as an error and hides none behind it.
+    pub fn list(
+        &self,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Result<DeadLetterSummary, DeadLetterError>>, DeadLetterError> {
+        let mut sequences = Vec::new();
+        for entry in fs::read_dir(&self.config.directory)? {
+            sequences.extend(sequence_of(&entry?.path()).filter(|sequence| *sequence >= from));
+        }
+        sequences.sort_unstable();
+        sequences.truncate(limit);
+        Ok(sequences
+            .into_iter()
+            .filter_map(|sequence| self.summary(sequence).transpose())
+            .collect())
+    }
+
+    /// Reads a letter for another try; `None` where it is not there. It stays until
+    /// [`Self::settle`] is told that the try was durable.
+    pub fn take_for_retry(&self, sequence: u64) -> Result<Option<DeadLetter>, DeadLetterError> {
+        let Some(bytes) = self.read(sequence)? else { return Ok(None) };
+        decode(sequence, bytes).map(Some)
+    }
+
+    /// Removes a letter for good: it was handled, or given up. Says whether it was there.
+    pub fn settle(&self, sequence: u64) -> Result<bool, DeadLetterError> {
+        let mut state = self.lock();
+        let path = self.path(sequence);
+        let Some(bytes) = length_of(&path)? else { return Ok(false) };
+        fs::remove_file(&path)?;
+        sync_directory(&self.config.directory)?;
+        state.letters = state.letters.saturating_sub(1);
+        state.bytes = state.bytes.saturating_sub(bytes);
+        Ok(true)
+    }
+
+    /// How many letters there are, and their bytes.
+    #[must_use]
+    pub fn figures(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.letters, state.bytes)
+    }
+
+    fn summary(&self, sequence: u64) -> Result<Option<DeadLetterSummary>, DeadLetterError> {
+        let Some(bytes) = self.read(sequence)? else { return Ok(None) };
+        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let DeadLetter { group, reason, range, append_time, .. } = decode(sequence, bytes)?;
+        Ok(Some(DeadLetterSummary { sequence, group, reason, range, append_time, bytes: size }))
+    }
+
+    fn read(&self, sequence: u64) -> Result<Option<Vec<u8>>, DeadLetterError> {
+        let mut bytes = Vec::new();
+        match File::open(self.path(sequence)) {
+            Ok(mut file) => file.read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(bytes))
+    }
+
+    fn path(&self, sequence: u64) -> PathBuf {
+        self.config.directory.join(format!("{sequence:016}.{EXTENSION}"))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn sequence_of(path: &Path) -> Option<u64> {
+    path.extension().filter(|extension| *extension == EXTENSION)?;
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+fn length_of(path: &Path) -> io::Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A letter is whole under its own name, or it is not there.
+fn write_durably(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    let written = File::create(&partial).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&partial, path)) {
+        drop(fs::remove_file(&partial));
+        return Err(error);
+    }
+    sync_directory(directory)
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn encode(group: GroupId, reason: &str, batch: &proto::LoggedBatch) -> Vec<u8> {
+    let encoded = batch.batch.encoded();
+    let mut body = Vec::with_capacity(encoded.len().saturating_add(256));
+    put_text(&mut body, group.0);
+    put_text(&mut body, shortened(reason));
+    for number in
+        [batch.incarnation, u64::from(batch.range.partition), batch.range.first, batch.range.next]
+    {
+        put_varint(&mut body, number);
+    }
+    body.extend_from_slice(&batch.append_time.0.to_le_bytes());
+    body.extend_from_slice(encoded);
+    let mut letter = Vec::with_capacity(body.len().saturating_add(HEADER_BYTES));
+    letter.extend_from_slice(MAGIC);
+    letter.extend_from_slice(&VERSION.to_le_bytes());
+    letter.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    letter.extend_from_slice(&body);
+    letter
+}
+
+fn put_text(output: &mut Vec<u8>, text: &str) {
+    put_varint(output, u64::try_from(text.len()).unwrap_or(0));
+    output.extend_from_slice(text.as_bytes());
+}
+
+fn shortened(reason: &str) -> &str {
+    let end =
+        (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+    end.and_then(|end| reason.get(..end)).unwrap_or("")
+}
+
+fn decode(sequence: u64, bytes: Vec<u8>) -> Result<DeadLetter, DeadLetterError> {
+    let damaged = |reason| DeadLetterError::Damaged { sequence, reason };
+    let bytes = Bytes::from(bytes);
+    let (header, body) =
+        bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| damaged("it is cut short"))?;
+    let (magic, rest) = header.split_first_chunk::<8>().ok_or_else(|| damaged("no header"))?;
+    let (version, crc) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("no header"))?;
+    if magic != MAGIC {
+        return Err(damaged("it does not start as a dead letter"));
+    }
+    let found = u32::from_le_bytes(*version);
+    if found > VERSION {
+        return Err(DeadLetterError::NewerFormat { sequence, found });
+    }
+    if crc32c::crc32c(body).to_le_bytes() != *crc {
+        return Err(damaged("its checksum does not fit"));
+    }
+    let (mut letter, rest) = read_fields(body).ok_or_else(|| damaged("its fields do not fit"))?;
+    letter.encoded = bytes.slice_ref(rest);
+    SpanBatch::decode(letter.encoded.clone()).map_err(|_| damaged("its batch cannot be read"))?;
+    Ok(letter)
+}
+
+fn read_fields(body: &[u8]) -> Option<(DeadLetter, &[u8])> {
+    let (group, rest) = read_text(body)?;
+    let (reason, rest) = read_text(rest)?;
+    let (incarnation, rest) = read_varint(rest).ok()?;
+    let (partition, rest) = read_varint(rest).ok()?;
+    let (first, rest) = read_varint(rest).ok()?;
+    let (next, rest) = read_varint(rest).ok()?;
+    let (append_time, rest) = rest.split_first_chunk::<8>()?;
+    let range = LogRange { partition: u32::try_from(partition).ok()?, first, next };
+    let append_time = UnixNanos(u64::from_le_bytes(*append_time));
+    let letter =
+        DeadLetter { group, reason, incarnation, range, append_time, encoded: Bytes::new() };
+    Some((letter, rest))
+}
+
+fn read_text(input: &[u8]) -> Option<(String, &[u8])> {
+    let (length, rest) = read_varint(input).ok()?;
+    let (text, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    Some((std::str::from_utf8(text).ok()?.to_owned(), rest))
+}
+
+#[cfg(test)]
+mod tests;

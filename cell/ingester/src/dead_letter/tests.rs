@@ -1,0 +1,117 @@
+use std::sync::Arc;
+
+use proto::{BatchSource, LoggedBatch, SpanBatchBuilder};
+use tempfile::TempDir;
+use trace_model::{Region, TenantId};
+
+use super::*;
+
+const GROUP: GroupId = GroupId("storage-writer");
+
+fn batch(first: u64) -> LoggedBatch {
+    let source = BatchSource {
+        tenant: TenantId::default(),
+        region: Region::new("eu-west-1").unwrap(),
+        collector: "c".into(),
+        receive_time: UnixNanos(1),
+        digest: first,
+    };
+    LoggedBatch {
+        incarnation: 3,
+        range: LogRange { partition: 1, first, next: first + 2 },
+        append_time: UnixNanos(first + 1),
+        batch: Arc::new(SpanBatchBuilder::new().finish(source).unwrap()),
+    }
+}
+
+fn open(directory: &TempDir) -> DeadLetters {
+    DeadLetters::open(DeadLetterConfig::new(directory.path().to_owned())).unwrap()
+}
+
+#[test]
+fn a_letter_survives_reopening_and_goes_when_it_is_settled() {
+    let directory = TempDir::new().unwrap();
+    let sequence = open(&directory).put(GROUP, "no such tenant", &batch(4)).unwrap();
+    let letters = open(&directory);
+    let letter = letters.take_for_retry(sequence).unwrap().unwrap();
+    assert_eq!((letter.group.as_str(), letter.reason.as_str()), (GROUP.0, "no such tenant"));
+    assert_eq!((letter.incarnation, letter.range.first, letter.append_time.0), (3, 4, 5));
+    assert_eq!(letter.encoded, batch(4).batch.encoded());
+    assert!(letters.settle(sequence).unwrap() && !letters.settle(sequence).unwrap());
+    assert!(letters.take_for_retry(sequence).unwrap().is_none());
+    assert_eq!(open(&directory).figures(), (0, 0));
+}
+
+#[test]
+fn letters_are_listed_in_order_and_a_number_is_never_given_twice() {
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    for first in [2, 4, 6] {
+        letters.put(GROUP, "r", &batch(first)).unwrap();
+    }
+    letters.settle(1).unwrap();
+    let listed = letters.list(0, 10).unwrap();
+    let firsts: Vec<_> = listed.iter().map(|letter| letter.as_ref().unwrap().range.first).collect();
+    assert_eq!(firsts, [4, 6]);
+    assert_eq!(letters.list(3, 10).unwrap().len(), 1);
+    assert_eq!(open(&directory).put(GROUP, "r", &batch(8)).unwrap(), 4);
+}
+
+#[test]
+fn a_full_dead_letter_refuses_and_passes_when_there_is_room() {
+    let directory = TempDir::new().unwrap();
+    let config =
+        DeadLetterConfig { letters_max: 1, ..DeadLetterConfig::new(directory.path().into()) };
+    let letters = DeadLetters::open(config).unwrap();
+    letters.put(GROUP, "r", &batch(2)).unwrap();
+    let error = letters.put(GROUP, "r", &batch(4)).unwrap_err();
+    assert!(matches!(error, DeadLetterError::Full) && error.is_retryable());
+    letters.settle(1).unwrap();
+    assert!(letters.put(GROUP, "r", &batch(4)).is_ok());
+    let config =
+        DeadLetterConfig { bytes_max: 10, ..DeadLetterConfig::new(directory.path().into()) };
+    let letters = DeadLetters::open(config).unwrap();
+    assert!(matches!(letters.put(GROUP, "r", &batch(6)), Err(DeadLetterError::Full)));
+}
+
+#[test]
+fn a_damaged_or_newer_letter_is_reported_and_hides_no_other() {
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    for first in [2, 4, 6] {
+        letters.put(GROUP, "r", &batch(first)).unwrap();
+    }
+    let alter = |sequence: u64, place: usize| {
+        let path = letters.path(sequence);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[place] ^= 0x40;
+        fs::write(&path, bytes).unwrap();
+    };
+    alter(1, 30);
+    alter(2, 8);
+    let listed = letters.list(0, 10).unwrap();
+    assert!(matches!(listed[0], Err(DeadLetterError::Damaged { sequence: 1, .. })));
+    assert!(matches!(listed[1], Err(DeadLetterError::NewerFormat { sequence: 2, found: 65 })));
+    assert_eq!(listed[2].as_ref().unwrap().range.first, 6);
+    for cut in 0..fs::read(letters.path(3)).unwrap().len() {
+        let bytes = fs::read(letters.path(3)).unwrap();
+        assert!(decode(3, bytes[..cut].to_vec()).is_err(), "{cut}");
+    }
+}
+
+#[test]
+fn a_half_written_letter_of_a_crash_is_removed() {
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("0000000000000001.partial"), b"half").unwrap();
+    assert_eq!(open(&directory).list(0, 10).unwrap().len(), 0);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_long_reason_is_cut_between_characters() {
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    let sequence = letters.put(GROUP, &"ü".repeat(2_000), &batch(2)).unwrap();
+    let reason = letters.take_for_retry(sequence).unwrap().unwrap().reason;
+    assert!(reason.len() <= REASON_BYTES_MAX && reason.chars().all(|letter| letter == 'ü'));
+}

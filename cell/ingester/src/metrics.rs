@@ -1,0 +1,135 @@
+//! What the ingester counts of itself. Labels are groups and fixed words, never ids or texts.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use span_log::GroupId;
+
+/// The group that a figure is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GroupLabel {
+    group: &'static str,
+}
+
+impl From<GroupId> for GroupLabel {
+    fn from(group: GroupId) -> Self {
+        Self { group: group.0 }
+    }
+}
+
+/// Figures of the runners, by group.
+#[derive(Clone, Debug, Default)]
+pub struct IngesterMetrics {
+    /// Records not taken yet.
+    pub lag_records: Family<GroupLabel, Gauge>,
+    /// Age of the oldest record not taken yet.
+    pub lag_seconds: Family<GroupLabel, Gauge<f64, AtomicU64>>,
+    /// Spans taken.
+    pub spans: Family<GroupLabel, Counter>,
+    /// Tries that failed in a way that may pass.
+    pub retries: Family<GroupLabel, Counter>,
+    /// Batches put into the dead letter.
+    pub dead_letters: Family<GroupLabel, Counter>,
+    /// Records set aside as damaged by the log.
+    pub damaged_records: Family<GroupLabel, Counter>,
+    /// Records that the log no longer kept.
+    pub expired_records: Family<GroupLabel, Counter>,
+    /// Commits that the log refused or failed.
+    pub commit_failures: Family<GroupLabel, Counter>,
+    /// 1 while the group's runner is at work.
+    pub running: Family<GroupLabel, Gauge>,
+}
+
+impl IngesterMetrics {
+    /// Adds all figures to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let mut put = |name: &str, help: &str, metric: &Family<GroupLabel, Counter>| {
+            registry.register(format!("farspan_ingester_{name}"), help, metric.clone());
+        };
+        put("spans", "Spans taken by a consumer group", &self.spans);
+        put("retries", "Tries of a consumer group that failed and are repeated", &self.retries);
+        put("dead_letters", "Batches put into the dead letter", &self.dead_letters);
+        put("damaged_records", "Records set aside as damaged", &self.damaged_records);
+        put("expired_records", "Records that the log no longer kept", &self.expired_records);
+        put("commit_failures", "Commits of offsets that failed", &self.commit_failures);
+        registry.register(
+            "farspan_ingester_lag_records",
+            "Records that a consumer group has not taken yet",
+            self.lag_records.clone(),
+        );
+        registry.register(
+            "farspan_ingester_lag_seconds",
+            "Age of the oldest record that a consumer group has not taken yet",
+            self.lag_seconds.clone(),
+        );
+        registry.register(
+            "farspan_ingester_running_groups",
+            "1 while the runner of a consumer group is at work",
+            self.running.clone(),
+        );
+    }
+}
+
+/// Figures of the metrics-aggregator.
+#[derive(Clone, Debug, Default)]
+pub struct AggregatorMetrics {
+    /// Spans that were not counted again because their request or they themselves were seen.
+    pub duplicate_spans: Counter,
+    /// Spans counted under `__other__` because their service has too many operations a minute.
+    pub overflow_operation_spans: Counter,
+    /// Spans counted under `__other__` because there are too many services.
+    pub overflow_service_spans: Counter,
+    /// Spans whose parent never came while their trace was open: no edge is counted.
+    pub unjoined_spans: Counter,
+    /// Spans that were not remembered because their trace is too large.
+    pub forgotten_spans: Counter,
+    /// Traces closed early for want of memory.
+    pub evicted_traces: Counter,
+    /// Traces open.
+    pub open_traces: Gauge,
+    /// Edges counted across a region's border.
+    pub cross_border_edges: Counter,
+    /// Deltas applied.
+    pub flushes: Counter,
+    /// Bytes of the last whole checkpoint.
+    pub checkpoint_bytes: Gauge,
+}
+
+impl AggregatorMetrics {
+    /// Adds all figures to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let mut put = |name: &str, help: &str, metric: &Counter| {
+            registry.register(format!("farspan_aggregator_{name}"), help, metric.clone());
+        };
+        put("duplicate_spans", "Spans not counted a second time", &self.duplicate_spans);
+        put(
+            "overflow_operation_spans",
+            "Spans counted as __other__: too many operations",
+            &self.overflow_operation_spans,
+        );
+        put(
+            "overflow_service_spans",
+            "Spans counted as __other__: too many services",
+            &self.overflow_service_spans,
+        );
+        put("unjoined_spans", "Spans whose parent did not come in time", &self.unjoined_spans);
+        put("forgotten_spans", "Spans of traces too large to keep", &self.forgotten_spans);
+        put("evicted_traces", "Traces closed early for want of memory", &self.evicted_traces);
+        put("cross_border_edges", "Calls counted across regions", &self.cross_border_edges);
+        put("flushes", "Deltas applied to the metrics store", &self.flushes);
+        registry.register(
+            "farspan_aggregator_open_traces",
+            "Traces that may still get spans",
+            self.open_traces.clone(),
+        );
+        registry.register(
+            "farspan_aggregator_checkpoint_bytes",
+            "Size of the last whole checkpoint",
+            self.checkpoint_bytes.clone(),
+        );
+    }
+}

@@ -1,0 +1,225 @@
+//! The group metrics-aggregator: records into rate, errors, durations and caller→callee edges.
+//!
+//! **Exactness.** Every flush is one [`trace_store::MetricsDelta`] with the log range that it covers, so a delta
+//! that comes again is not counted again. What has to be remembered between records (requests seen,
+//! open traces, operations let in) is a function of the log alone: time is the log's append time,
+//! and limits count entries. It is written whole every minute or so, and the group commits that
+//! point; after a crash the records between it and the last flush are read again, remembered and
+//! not counted. So kill -9 at any point changes no count.
+//!
+//! **Never** guess a parent: a span whose parent is not seen while its trace is open is no edge, and
+//! a parent in another region is joined by [`cross_border`] or not at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use proto::LoggedBatch;
+use span_log::port::METRICS_AGGREGATOR;
+use span_log::{DamagedRange, GroupId};
+use trace_model::{Coverage, UnixNanos};
+use trace_store::{MetricsStore, StoreError};
+
+use crate::handler::{GroupHandler, HandleError};
+use crate::metrics::AggregatorMetrics;
+
+mod checkpoint;
+mod config;
+mod count;
+pub mod cross_border;
+mod digests;
+mod edges;
+mod flush;
+mod open_trace;
+mod operations;
+mod red;
+mod services;
+mod shard;
+
+pub use config::AggregatorConfig;
+pub use cross_border::{CrossBorder, EntryJoin, JoinOutcome};
+
+use count::{Counts, Record};
+use digests::{fingerprint, request_key};
+use edges::EdgeTable;
+use flush::Flusher;
+use operations::OperationLimits;
+use services::{Found, ServiceId, Services};
+use shard::{Shard, TraceKey};
+
+/// Counts a cell's spans.
+#[derive(Debug)]
+pub struct MetricsAggregator {
+    config: AggregatorConfig,
+    metrics: AggregatorMetrics,
+    incarnation: u64,
+    partitions: u32,
+    services: Services,
+    shards: BTreeMap<u32, Shard>,
+    counts: Counts,
+    flusher: Flusher,
+    /// Services of the batch in hand.
+    batch_services: Vec<Option<ServiceId>>,
+}
+
+impl MetricsAggregator {
+    /// Takes up where the store's checkpoint ends. Gives the aggregator and the hand for calls
+    /// across borders. `incarnation` and `partitions` are the log's.
+    pub async fn open(
+        store: Arc<dyn MetricsStore>,
+        (incarnation, partitions): (u64, u32),
+        config: AggregatorConfig,
+        metrics: AggregatorMetrics,
+    ) -> Result<(Self, CrossBorder), StoreError> {
+        let (covered, state) = store.checkpoint().await?;
+        let (cross_border, inbox) = cross_border::channel();
+        let operations = OperationLimits::new(config.operations_max, config.operation_entries_max);
+        let edges = EdgeTable::new(config.traces_per_edge_max);
+        let spans_max = config.spans_per_trace_max;
+        let mut aggregator = Self {
+            services: Services::new(config.services_max),
+            shards: BTreeMap::new(),
+            counts: Counts::new(edges, operations, spans_max, metrics.clone()),
+            flusher: Flusher::new(store, inbox, covered, incarnation),
+            batch_services: Vec::new(),
+            config,
+            metrics,
+            incarnation,
+            partitions,
+        };
+        let restored = aggregator.restore(&state);
+        restored
+            .map_err(|error| StoreError::Damaged(format!("the metrics checkpoint: {error}")))?;
+        Ok((aggregator, cross_border))
+    }
+
+    fn take(&mut self, logged: &LoggedBatch) {
+        if logged.incarnation != self.incarnation {
+            self.start_log(logged.incarnation);
+        }
+        let partition = logged.range.partition;
+        let mut shard = self.shards.remove(&partition).unwrap_or_default();
+        if logged.range.next > shard.next {
+            let share = self.partitions.max(1) as usize;
+            shard.advance(logged.append_time, &self.config, share, &self.metrics);
+            self.find_services(logged);
+            self.take_records(logged, &mut shard);
+            shard.next = logged.range.next;
+        }
+        self.shards.insert(partition, shard);
+    }
+
+    /// Takes the traces of a batch that were not taken: offset by offset.
+    fn take_records(&mut self, logged: &LoggedBatch, shard: &mut Shard) {
+        let batch = &*logged.batch;
+        let source = batch.source();
+        let counted_next = self.flusher.counted_next(logged.range.partition);
+        let request = request_key(&source.tenant, source.digest);
+        let is_repeated = !shard.digests.is_new(request);
+        let mut fresh = Vec::with_capacity(batch.traces().len());
+        for (offset, trace) in (logged.range.first..).zip(batch.traces()) {
+            if offset < shard.next {
+                continue;
+            }
+            let seen_as = fingerprint(trace.trace_id);
+            if is_repeated && shard.digests.has_seen(request, seen_as) {
+                self.metrics.duplicate_spans.inc_by(u64::from(trace.span_count));
+                continue;
+            }
+            fresh.push(seen_as);
+            let record = Record {
+                batch,
+                trace,
+                services: &self.batch_services,
+                now: shard.now,
+                is_counted: offset < counted_next,
+            };
+            let key = TraceKey { tenant: source.tenant.clone(), trace_id: trace.trace_id };
+            let mut open = shard.take(&key, &self.config);
+            self.counts.take(&record, &mut open);
+            shard.put(key, open);
+        }
+        let append_time = shard.now;
+        shard.digests.note(request, append_time, fresh);
+    }
+
+    fn find_services(&mut self, logged: &LoggedBatch) {
+        let batch = &*logged.batch;
+        self.batch_services.clear();
+        let mut other_contexts = Vec::new();
+        for context in batch.contexts() {
+            let tenant = &batch.source().tenant;
+            let found = self.services.find(tenant, &context.service, logged.append_time);
+            other_contexts.push(!matches!(found, Found::Own(_)));
+            self.batch_services.push(match found {
+                Found::Own(id) | Found::Other(id) => Some(id),
+                Found::Nowhere => None,
+            });
+        }
+        if other_contexts.contains(&true) {
+            let is_other = |scope: u32| other_contexts.get(scope as usize) == Some(&true);
+            let overflow = batch.spans().iter().filter(|span| is_other(span.scope)).count();
+            self.metrics.overflow_service_spans.inc_by(u64::try_from(overflow).unwrap_or(0));
+        }
+    }
+
+    /// A new incarnation of the log: its traces and offsets have nothing to do with the old one's.
+    fn start_log(&mut self, incarnation: u64) {
+        self.incarnation = incarnation;
+        self.shards.clear();
+        self.flusher.start_log(incarnation);
+    }
+
+    /// Next offset to take, by partition.
+    fn position(&self) -> Coverage {
+        let mut position = Coverage::none(self.incarnation);
+        for (partition, shard) in &self.shards {
+            position.extend(*partition, shard.next);
+        }
+        position
+    }
+}
+
+#[async_trait]
+impl GroupHandler for MetricsAggregator {
+    fn group(&self) -> GroupId {
+        METRICS_AGGREGATOR
+    }
+
+    async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
+        for batch in batches {
+            self.take(batch);
+        }
+        Ok(())
+    }
+
+    async fn tick(
+        &mut self,
+        now: UnixNanos,
+        _log_end: Option<UnixNanos>,
+        is_closing: bool,
+    ) -> Result<(), HandleError> {
+        // What was cut is applied as it was cut: a delta that grew between two tries would be
+        // counted twice where the first one had arrived after all.
+        self.flusher.apply(&self.metrics).await?;
+        self.take_joins(now);
+        if self.is_flush_due(now, is_closing) {
+            self.cut(now, is_closing);
+            self.flusher.apply(&self.metrics).await?;
+        }
+        Ok(())
+    }
+
+    async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError> {
+        let shard = self.shards.entry(damaged.range.partition).or_default();
+        shard.next = shard.next.max(damaged.range.next);
+        Ok(())
+    }
+
+    fn durable(&self) -> Coverage {
+        self.flusher.checkpointed().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! One step of a group in one partition: what is read, handed over, set aside.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::LoggedBatch;
+use span_log::{DamagedRange, LogError};
+use trace_model::{LogRange, UnixNanos};
+
+use super::RunnerParts;
+use super::partition::PartitionReader;
+use crate::handler::{GroupHandler, HandleError};
+use crate::metrics::GroupLabel;
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The position moved, or something was read.
+    Progressed,
+    /// The log ends here, or a try is not due yet.
+    Waits,
+}
+
+/// The handler and what it works with.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) handler: Box<dyn GroupHandler>,
+    pub(super) parts: RunnerParts,
+    /// The last error, while it is retried.
+    pub(super) failing: Option<String>,
+}
+
+/// Tries after which a failing group is worth a person's look, logged once.
+const TRIES_UNTIL_WARNING: u32 = 5;
+
+impl Desk {
+    pub(super) const fn new(handler: Box<dyn GroupHandler>, parts: RunnerParts) -> Self {
+        Self { handler, parts, failing: None }
+    }
+
+    pub(super) fn monotonic(&self) -> Duration {
+        self.parts.clock.monotonic()
+    }
+
+    /// One step: place → set aside → read → hand over, whichever is next.
+    pub(super) async fn step(&mut self, reader: &mut PartitionReader) -> Step {
+        if !reader.backoff.remaining(self.monotonic()).is_zero() {
+            return Step::Waits;
+        }
+        let stepped = self.try_step(reader).await;
+        match stepped {
+            Ok(step) => {
+                if reader.backoff.tries() > 0 {
+                    self.failing = None;
+                }
+                reader.backoff.succeed();
+                step
+            }
+            Err(error) => {
+                self.note_retry("take records", &error, reader.backoff.tries());
+                reader.backoff.fail(self.monotonic());
+                Step::Waits
+            }
+        }
+    }
+
+    async fn try_step(&mut self, reader: &mut PartitionReader) -> Result<Step, HandleError> {
+        if !reader.is_placed() {
+            let group = self.handler.group();
+            let committed = self.parts.log.committed(group, reader.partition);
+            reader.start_at(committed.map_err(|error| retry(&error))?);
+        }
+        if let Some(damaged) = &reader.set_aside {
+            self.handler.skip(damaged).await?;
+            reader.move_to(damaged.range.next, damaged.append_times.1);
+            reader.set_aside = None;
+            return Ok(Step::Progressed);
+        }
+        if reader.held.is_empty() {
+            self.read(reader).await?;
+            if reader.set_aside.is_some() {
+                return Ok(Step::Progressed);
+            }
+        }
+        if reader.held.is_empty() {
+            return Ok(Step::Waits);
+        }
+        self.hand_over(reader).await?;
+        Ok(Step::Progressed)
+    }
+
+    async fn read(&mut self, reader: &mut PartitionReader) -> Result<(), HandleError> {
+        let bytes_max = self.parts.config.read_bytes_max;
+        let label = GroupLabel::from(self.handler.group());
+        match self.parts.log.read(reader.partition, reader.next(), bytes_max).await {
+            Ok(batches) => reader.hold(batches),
+            Err(LogError::Damaged(damaged)) => {
+                let records = damaged.range.next.saturating_sub(reader.next());
+                self.parts.metrics.damaged_records.get_or_create(&label).inc_by(records);
+                tracing::warn!(
+                    group = %self.handler.group(), partition = reader.partition,
+                    first = damaged.range.first, next = damaged.range.next,
+                    reason = %damaged.reason, "records are damaged and set aside"
+                );
+                reader.set_aside = Some(damaged);
+            }
+            Err(LogError::Expired { wanted, first }) => {
+                let records = first.saturating_sub(wanted);
+                self.parts.metrics.expired_records.get_or_create(&label).inc_by(records);
+                tracing::warn!(
+                    group = %self.handler.group(), partition = reader.partition, wanted, first,
+                    "records are no longer kept and set aside"
+                );
+                reader.set_aside = Some(self.expired(reader, first).await?);
+            }
+            Err(
+                error @ (LogError::Full
+                | LogError::Overloaded
+                | LogError::Disk(_)
+                | LogError::Closed
+                | LogError::TooLarge { .. }
+                | LogError::NoPartition(_)),
+            ) => return Err(retry(&error)),
+        }
+        Ok(())
+    }
+
+    /// The run that is no longer kept: from the position to the oldest record, between the append
+    /// times of their neighbours.
+    async fn expired(
+        &mut self,
+        reader: &PartitionReader,
+        first: u64,
+    ) -> Result<DamagedRange, HandleError> {
+        let log = &self.parts.log;
+        let behind = match log.read(reader.partition, first, 1).await {
+            Ok(batches) => batches.first().map(|batch| batch.append_time),
+            Err(_) => None,
+        };
+        let until = match behind {
+            Some(append_time) => append_time,
+            None => log.end(reader.partition).map_err(|error| retry(&error))?.append_time,
+        };
+        let range = LogRange { partition: reader.partition, first: reader.next(), next: first };
+        let reason = "no longer kept by the span log".to_owned();
+        Ok(DamagedRange { range, append_times: (reader.last_append(), until), reason })
+    }
+
+    /// Hands over what is held, or the part of it in which poison is looked for.
+    async fn hand_over(&mut self, reader: &mut PartitionReader) -> Result<(), HandleError> {
+        let count = reader.chunk.clamp(1, reader.held.len());
+        let handed = self.handler.handle(chunk_of(&mut reader.held, count)).await;
+        match handed {
+            Ok(()) => {
+                let spans = reader.held.iter().take(count).map(|held| held.batch.spans().len());
+                let spans = u64::try_from(spans.sum::<usize>()).unwrap_or(0);
+                let label = GroupLabel::from(self.handler.group());
+                self.parts.metrics.spans.get_or_create(&label).inc_by(spans);
+                reader.handed(count);
+                Ok(())
+            }
+            Err(HandleError::Poison(_)) if count > 1 => {
+                reader.chunk = count / 2;
+                Ok(())
+            }
+            Err(HandleError::Poison(reason)) => self.bury(reader, reason).await,
+            Err(error @ HandleError::Retry(_)) => Err(error),
+        }
+    }
+
+    /// Puts the first batch held into the dead letter; only then is it stepped over.
+    async fn bury(
+        &mut self,
+        reader: &mut PartitionReader,
+        reason: String,
+    ) -> Result<(), HandleError> {
+        let Some(batch) = reader.held.front().cloned() else { return Ok(()) };
+        let group = self.handler.group();
+        let damaged = DamagedRange {
+            range: batch.range,
+            append_times: (batch.append_time, batch.append_time),
+            reason: reason.clone(),
+        };
+        let dead_letters = Arc::clone(&self.parts.dead_letters);
+        let put = tokio::task::spawn_blocking(move || dead_letters.put(group, &reason, &batch));
+        let sequence = match put.await {
+            Ok(Ok(sequence)) => sequence,
+            Ok(Err(error)) => return Err(HandleError::Retry(error.to_string())),
+            Err(error) => return Err(HandleError::Retry(error.to_string())),
+        };
+        tracing::error!(
+            %group, partition = reader.partition, first = damaged.range.first, sequence,
+            reason = %damaged.reason, "a batch was put into the dead letter"
+        );
+        self.parts.metrics.dead_letters.get_or_create(&group.into()).inc();
+        reader.held.pop_front();
+        reader.set_aside = Some(damaged);
+        Ok(())
+    }
+
+    /// Ticks the handler. Poison has no batch here that could be set aside, so it is retried.
+    pub(super) async fn tick(
+        &mut self,
+        log_end: Option<UnixNanos>,
+        is_closing: bool,
+    ) -> Result<(), HandleError> {
+        let now = self.parts.clock.now();
+        self.handler.tick(now, log_end, is_closing).await
+    }
+
+    /// Counts a failure; the log hears of it when it lasts.
+    pub(super) fn note_retry(&mut self, what: &'static str, error: &HandleError, tries: u32) {
+        let group = self.handler.group();
+        self.parts.metrics.retries.get_or_create(&group.into()).inc();
+        self.failing = Some(format!("cannot {what}: {error}"));
+        if tries == TRIES_UNTIL_WARNING {
+            tracing::warn!(%group, %error, what, "a consumer group keeps failing and lags");
+        }
+    }
+}
+
+fn retry(error: &LogError) -> HandleError {
+    HandleError::Retry(error.to_string())
+}
+
+/// The first `count` batches as a slice.
+fn chunk_of(held: &mut VecDeque<LoggedBatch>, count: usize) -> &[LoggedBatch] {
+    held.make_contiguous().get(..count).unwrap_or(&[])
+}

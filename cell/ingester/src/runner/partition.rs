@@ -1,0 +1,111 @@
+//! One partition as a group reads it: its position, what was read and not handed over, and when the
+//! next try is due.
+
+use std::collections::VecDeque;
+
+use proto::LoggedBatch;
+use span_log::DamagedRange;
+use trace_model::UnixNanos;
+
+use crate::backoff::Backoff;
+
+/// A group's place in one partition.
+#[derive(Debug)]
+pub(super) struct PartitionReader {
+    pub(super) partition: u32,
+    pub(super) backoff: Backoff,
+    /// Read, not handed over: at most one read.
+    pub(super) held: VecDeque<LoggedBatch>,
+    /// A run that was set aside and that the handler has not been told of.
+    pub(super) set_aside: Option<DamagedRange>,
+    /// How many batches are handed over at once: halved while poison is looked for.
+    pub(super) chunk: usize,
+    /// Next offset to hand over; `None` until the committed one was asked for.
+    position: Option<u64>,
+    committed: u64,
+    /// Append time of the last batch handed over.
+    last_append: UnixNanos,
+}
+
+impl PartitionReader {
+    pub(super) const fn new(partition: u32, backoff: Backoff) -> Self {
+        Self {
+            partition,
+            backoff,
+            held: VecDeque::new(),
+            set_aside: None,
+            chunk: usize::MAX,
+            position: None,
+            committed: 0,
+            last_append: UnixNanos(0),
+        }
+    }
+
+    /// Whether the committed offset was asked for.
+    pub(super) const fn is_placed(&self) -> bool {
+        self.position.is_some()
+    }
+
+    /// Starts at the committed offset.
+    pub(super) const fn start_at(&mut self, committed: u64) {
+        self.position = Some(committed);
+        self.committed = committed;
+    }
+
+    /// Next offset to hand over.
+    pub(super) fn next(&self) -> u64 {
+        self.position.unwrap_or(0)
+    }
+
+    /// Whether everything below `end` was handed over.
+    pub(super) fn is_at(&self, end: u64) -> bool {
+        self.position == Some(end) && self.held.is_empty() && self.set_aside.is_none()
+    }
+
+    /// Keeps what was read, but for batches that lie wholly below the position.
+    pub(super) fn hold(&mut self, batches: Vec<LoggedBatch>) {
+        let next = self.next();
+        self.held.extend(batches.into_iter().filter(|batch| batch.range.next > next));
+        self.chunk = usize::MAX;
+    }
+
+    /// Notes that the first `count` batches held were handed over.
+    pub(super) fn handed(&mut self, count: usize) {
+        let last = self.held.drain(..count.min(self.held.len())).next_back();
+        if let Some(last) = last {
+            self.move_to(last.range.next, last.append_time);
+        }
+    }
+
+    /// Goes on at `next`; never back.
+    pub(super) fn move_to(&mut self, next: u64, append_time: UnixNanos) {
+        self.position = Some(self.next().max(next));
+        self.last_append = self.last_append.max(append_time);
+    }
+
+    pub(super) const fn last_append(&self) -> UnixNanos {
+        self.last_append
+    }
+
+    pub(super) const fn should_commit(&self, next: u64) -> bool {
+        self.is_placed() && next > self.committed
+    }
+
+    pub(super) fn committed(&mut self, next: u64) {
+        self.committed = self.committed.max(next);
+    }
+
+    pub(super) const fn committed_next(&self) -> u64 {
+        self.committed
+    }
+
+    /// Milliseconds since the oldest record not handed over was appended: exact where it was read,
+    /// else counted from the last one handed over.
+    pub(super) fn age_ms(&self, now: UnixNanos, end: u64) -> u64 {
+        if self.next() >= end {
+            return 0;
+        }
+        let since = self.held.front().map_or(self.last_append, |batch| batch.append_time);
+        if since == UnixNanos(0) { 0 } else { now.since(since) / 1_000_000 }
+    }
+}

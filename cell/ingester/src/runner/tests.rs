@@ -1,0 +1,439 @@
+//! The runner over a log and a handler that fail as they are told to.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
+use service_kit::SystemClock;
+use span_log::{Appended, Capabilities, DamagedRange, LogEnd, LogError, LogIdentity, TailAnswer};
+use tempfile::TempDir;
+use tokio_util::task::TaskTracker;
+use trace_model::{Coverage, LogRange, Region, TenantId, TraceId};
+
+use super::*;
+use crate::dead_letter::DeadLetterConfig;
+use crate::service::{IngesterParts, IngesterService};
+
+const GROUP: GroupId = GroupId("under-test");
+const INCARNATION: u64 = 7;
+
+/// One partition in memory, with faults in front of it.
+#[derive(Debug, Default)]
+struct FakeLog {
+    state: Mutex<LogState>,
+}
+
+#[derive(Debug, Default)]
+struct LogState {
+    batches: Vec<LoggedBatch>,
+    first: u64,
+    /// Answers of the next reads, before the true ones.
+    faults: VecDeque<LogError>,
+    damaged: Option<DamagedRange>,
+    committed: BTreeMap<u32, u64>,
+    commit_fails: bool,
+}
+
+impl FakeLog {
+    fn with(&self, change: impl FnOnce(&mut LogState)) {
+        change(&mut self.state.lock().unwrap());
+    }
+
+    fn committed_next(&self) -> u64 {
+        self.state.lock().unwrap().committed.get(&0).copied().unwrap_or(0)
+    }
+}
+
+impl LogState {
+    fn end(&self) -> u64 {
+        self.batches.last().map_or(0, |batch| batch.range.next)
+    }
+}
+
+#[async_trait]
+impl SpanLog for FakeLog {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    fn identity(&self) -> LogIdentity {
+        LogIdentity { incarnation: INCARNATION, partitions: 1 }
+    }
+
+    async fn append(&self, _: Arc<SpanBatch>) -> Result<Appended, LogError> {
+        Err(LogError::Closed)
+    }
+
+    async fn read(&self, _: u32, from: u64, _: usize) -> Result<Vec<LoggedBatch>, LogError> {
+        let mut state = self.state.lock().unwrap();
+        if let Some(fault) = state.faults.pop_front() {
+            return Err(fault);
+        }
+        if from < state.first {
+            return Err(LogError::Expired { wanted: from, first: state.first });
+        }
+        let damaged = state.damaged.clone();
+        if let Some(damaged) = damaged.filter(|damaged| damaged.range.first <= from) {
+            state.damaged = None;
+            return Err(LogError::Damaged(damaged));
+        }
+        let until = state.damaged.as_ref().map_or(u64::MAX, |damaged| damaged.range.first);
+        let is_asked = |batch: &&LoggedBatch| batch.range.next > from && batch.range.first < until;
+        Ok(state.batches.iter().filter(is_asked).cloned().collect())
+    }
+
+    async fn wait_beyond(
+        &self,
+        _: u32,
+        offset: u64,
+        at_most: Duration,
+    ) -> Result<LogEnd, LogError> {
+        if self.end(0)?.next <= offset {
+            tokio::time::sleep(at_most).await;
+        }
+        self.end(0)
+    }
+
+    fn end(&self, _: u32) -> Result<LogEnd, LogError> {
+        let state = self.state.lock().unwrap();
+        let next = state.end();
+        Ok(LogEnd { next, append_time: UnixNanos(next), first: state.first })
+    }
+
+    async fn offset_at(&self, _: u32, _: UnixNanos) -> Result<u64, LogError> {
+        Ok(0)
+    }
+
+    fn committed(&self, _: GroupId, _: u32) -> Result<u64, LogError> {
+        Ok(self.committed_next())
+    }
+
+    async fn commit(&self, _: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
+        let mut state = self.state.lock().unwrap();
+        if state.commit_fails {
+            return Err(LogError::Disk("no".into()).into());
+        }
+        state.committed.insert(partition, next);
+        Ok(())
+    }
+
+    async fn tail(&self, _: &TenantId, _: TraceId) -> Result<TailAnswer, LogError> {
+        Err(LogError::Closed)
+    }
+
+    fn damaged(&self) -> Vec<DamagedRange> {
+        Vec::new()
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+/// What a handler was given, and how it is to answer.
+#[derive(Debug, Default)]
+struct Script {
+    handled: Mutex<Vec<u64>>,
+    skipped: Mutex<Vec<LogRange>>,
+    log_ends: Mutex<Vec<UnixNanos>>,
+    poison: Mutex<Vec<u64>>,
+    is_full: AtomicBool,
+    cannot_flush: AtomicBool,
+    /// Flushes only when it is closed.
+    is_lazy: AtomicBool,
+}
+
+#[derive(Debug)]
+struct FakeHandler {
+    script: Arc<Script>,
+    taken: Coverage,
+    durable: Coverage,
+}
+
+#[async_trait]
+impl GroupHandler for FakeHandler {
+    fn group(&self) -> GroupId {
+        GROUP
+    }
+
+    async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
+        if self.script.is_full.load(Ordering::SeqCst) {
+            return Err(HandleError::Retry("full".into()));
+        }
+        let poison = self.script.poison.lock().unwrap().clone();
+        if batches.iter().any(|batch| poison.contains(&batch.range.first)) {
+            return Err(HandleError::Poison("poison".into()));
+        }
+        for batch in batches {
+            self.script.handled.lock().unwrap().push(batch.range.first);
+            self.taken.extend(batch.range.partition, batch.range.next);
+        }
+        Ok(())
+    }
+
+    async fn tick(
+        &mut self,
+        _: UnixNanos,
+        log_end: Option<UnixNanos>,
+        is_closing: bool,
+    ) -> Result<(), HandleError> {
+        self.script.log_ends.lock().unwrap().extend(log_end);
+        if self.script.cannot_flush.load(Ordering::SeqCst) {
+            return Err(HandleError::Retry("disk".into()));
+        }
+        if is_closing || !self.script.is_lazy.load(Ordering::SeqCst) {
+            self.durable = self.taken.clone();
+        }
+        Ok(())
+    }
+
+    async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError> {
+        self.script.skipped.lock().unwrap().push(damaged.range);
+        self.taken.extend(damaged.range.partition, damaged.range.next);
+        Ok(())
+    }
+
+    fn durable(&self) -> Coverage {
+        self.durable.clone()
+    }
+}
+
+struct Bench {
+    log: Arc<FakeLog>,
+    script: Arc<Script>,
+    service: IngesterService,
+    dead_letters: Arc<DeadLetters>,
+    metrics: IngesterMetrics,
+    tracker: TaskTracker,
+    token: CancellationToken,
+    _directory: TempDir,
+}
+
+impl Bench {
+    /// A group over a log that holds `batches` batches of two records each.
+    fn start(batches: u64, prepare: impl FnOnce(&FakeLog, &Script)) -> Self {
+        let log = Arc::new(FakeLog::default());
+        for place in 0..batches {
+            log.with(|state| state.batches.push(logged(place * 2)));
+        }
+        let script = Arc::new(Script::default());
+        prepare(&log, &script);
+        let directory = TempDir::new().unwrap();
+        let config = DeadLetterConfig::new(directory.path().join("dead"));
+        let dead_letters = Arc::new(DeadLetters::open(config).unwrap());
+        let handler = FakeHandler {
+            script: Arc::clone(&script),
+            taken: Coverage::none(INCARNATION),
+            durable: Coverage::none(INCARNATION),
+        };
+        let config = RunnerConfig {
+            backoff_min: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(4),
+            tick_every: Duration::from_millis(5),
+            close_deadline: Duration::from_millis(300),
+            ..RunnerConfig::default()
+        };
+        let metrics = IngesterMetrics::default();
+        let runner = RunnerParts {
+            log: Arc::clone(&log) as _,
+            dead_letters: Arc::clone(&dead_letters),
+            clock: Arc::new(SystemClock::new()),
+            lag: LagBoard::default(),
+            metrics: metrics.clone(),
+            config,
+        };
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let parts = IngesterParts { runner, handlers: vec![Box::new(handler)] };
+        let service = IngesterService::spawn(&tracker, &token, parts);
+        Self { log, script, service, dead_letters, metrics, tracker, token, _directory: directory }
+    }
+
+    async fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+        let deadline = Duration::from_secs(10);
+        let reached = tokio::time::timeout(deadline, async {
+            while !is_so(self) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        assert!(reached.await.is_ok(), "not within {deadline:?}: {what}");
+    }
+
+    async fn stop(&self) {
+        self.token.cancel();
+        self.tracker.close();
+        tokio::time::timeout(Duration::from_secs(10), self.tracker.wait()).await.unwrap();
+    }
+
+    fn handled(&self) -> Vec<u64> {
+        self.script.handled.lock().unwrap().clone()
+    }
+
+    fn retries(&self) -> u64 {
+        self.metrics.retries.get_or_create(&GROUP.into()).get()
+    }
+}
+
+/// A batch of two traces at these offsets.
+fn logged(first: u64) -> LoggedBatch {
+    let mut builder = SpanBatchBuilder::new();
+    let resource = builder.add_resource(Vec::new());
+    let scope = builder.add_scope(resource, Vec::new());
+    let spans: Vec<_> = (1..=2_u8)
+        .map(|trace| {
+            let mut bytes = Vec::new();
+            proto::wire::put_bytes_field(&mut bytes, 1, &[trace; 16]);
+            proto::wire::put_bytes_field(&mut bytes, 2, &[trace; 8]);
+            (TraceId::from_bytes([trace; 16]).unwrap(), bytes)
+        })
+        .collect();
+    for (trace_id, bytes) in &spans {
+        builder.add_span(
+            *trace_id,
+            trace_model::sampling_threshold::Threshold::KEEP_ALL,
+            scope,
+            bytes,
+        );
+    }
+    let source = BatchSource {
+        tenant: TenantId::default(),
+        region: Region::new("eu-west-1").unwrap(),
+        collector: "c".into(),
+        receive_time: UnixNanos(1),
+        digest: first,
+    };
+    LoggedBatch {
+        incarnation: INCARNATION,
+        range: LogRange { partition: 0, first, next: first + 2 },
+        append_time: UnixNanos(first + 1),
+        batch: Arc::new(builder.finish(source).unwrap()),
+    }
+}
+
+#[tokio::test]
+async fn everything_is_handled_in_order_and_committed() {
+    let bench = Bench::start(5, |_, _| {});
+    bench.until("committed", |bench| bench.log.committed_next() == 10).await;
+    assert_eq!(bench.handled(), [0, 2, 4, 6, 8]);
+    bench.log.with(|state| state.batches.push(logged(10)));
+    bench.until("the new batch", |bench| bench.log.committed_next() == 12).await;
+    bench.until("no lag", |bench| bench.service.lag()[0].records == 0).await;
+    let log_ends = bench.script.log_ends.lock().unwrap().clone();
+    assert!(log_ends.contains(&UnixNanos(12)) && !log_ends.contains(&UnixNanos(11)));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_starts_below_the_committed_offset_is_handled_and_those_below_are_not() {
+    let bench =
+        Bench::start(3, |log, _| log.with(|state| state.committed = BTreeMap::from([(0, 3)])));
+    bench.until("committed", |bench| bench.log.committed_next() == 6).await;
+    assert_eq!(bench.handled(), [2, 4]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn an_error_that_may_pass_is_retried_for_ever_and_shows_as_lag() {
+    let bench = Bench::start(3, |_, script| script.is_full.store(true, Ordering::SeqCst));
+    bench.until("20 tries", |bench| bench.retries() > 20).await;
+    let lag = bench.service.lag().remove(0);
+    assert_eq!((lag.records, lag.uncommitted_records, lag.is_running), (6, 6, true));
+    assert!(lag.age_ms > 0 && lag.retrying.is_some_and(|error| error.contains("full")));
+    assert_eq!((bench.handled(), bench.log.committed_next()), (vec![], 0));
+    assert_eq!(bench.dead_letters.figures().0, 0);
+    bench.script.is_full.store(false, Ordering::SeqCst);
+    bench.until("committed", |bench| bench.log.committed_next() == 6).await;
+    bench.until("no error", |bench| bench.service.lag()[0].retrying.is_none()).await;
+    assert_eq!(bench.handled(), [0, 2, 4]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_that_fails_is_asked_again() {
+    let bench = Bench::start(2, |log, _| {
+        log.with(|state| {
+            state.faults.extend([LogError::Disk("read".into()), LogError::Overloaded]);
+        });
+    });
+    bench.until("committed", |bench| bench.log.committed_next() == 4).await;
+    assert_eq!((bench.handled(), bench.retries()), (vec![0, 2], 2));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn poison_alone_goes_into_the_dead_letter_with_its_reason() {
+    let bench = Bench::start(9, |_, script| script.poison.lock().unwrap().extend([6, 12]));
+    bench.until("committed", |bench| bench.log.committed_next() == 18).await;
+    assert_eq!(bench.handled(), [0, 2, 4, 8, 10, 14, 16]);
+    let letters = bench.dead_letters.list(0, 10).unwrap();
+    let firsts: Vec<_> =
+        letters.iter().map(|letter| letter.as_ref().unwrap().range.first).collect();
+    assert_eq!(firsts, [6, 12]);
+    assert_eq!(letters[0].as_ref().unwrap().reason, "poison");
+    let skipped: Vec<_> =
+        bench.script.skipped.lock().unwrap().iter().map(|range| range.first).collect();
+    assert_eq!(skipped, [6, 12]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn damaged_records_are_counted_told_to_the_handler_and_passed() {
+    let range = LogRange { partition: 0, first: 2, next: 4 };
+    let bench = Bench::start(4, |log, _| {
+        let append_times = (UnixNanos(1), UnixNanos(5));
+        let damaged = DamagedRange { range, append_times, reason: "crc".into() };
+        log.with(|state| state.damaged = Some(damaged));
+    });
+    bench.until("committed", |bench| bench.log.committed_next() == 8).await;
+    assert_eq!(bench.handled(), [0, 4, 6]);
+    assert_eq!(*bench.script.skipped.lock().unwrap(), [range]);
+    assert_eq!(bench.metrics.damaged_records.get_or_create(&GROUP.into()).get(), 2);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn records_no_longer_kept_are_counted_told_to_the_handler_and_passed() {
+    let bench = Bench::start(4, |log, _| log.with(|state| state.first = 4));
+    bench.until("committed", |bench| bench.log.committed_next() == 8).await;
+    assert_eq!(bench.handled(), [4, 6]);
+    let range = LogRange { partition: 0, first: 0, next: 4 };
+    assert_eq!(*bench.script.skipped.lock().unwrap(), [range]);
+    assert_eq!(bench.metrics.expired_records.get_or_create(&GROUP.into()).get(), 4);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn only_what_is_durable_is_committed_and_closing_makes_it_so() {
+    let bench = Bench::start(3, |_, script| script.is_lazy.store(true, Ordering::SeqCst));
+    bench.until("handled", |bench| bench.handled().len() == 3).await;
+    bench.until("ticked", |bench| bench.script.log_ends.lock().unwrap().len() > 3).await;
+    assert_eq!(bench.log.committed_next(), 0);
+    assert_eq!(bench.service.lag()[0].uncommitted_records, 6);
+    bench.stop().await;
+    assert_eq!(bench.log.committed_next(), 6);
+    assert!(!bench.service.is_running());
+}
+
+#[tokio::test]
+async fn a_handler_that_cannot_flush_is_given_nothing_more_and_ends_at_the_deadline() {
+    let bench = Bench::start(1, |_, script| script.cannot_flush.store(true, Ordering::SeqCst));
+    bench.until("5 tries", |bench| bench.retries() > 5).await;
+    for place in 1..20 {
+        bench.log.with(|state| state.batches.push(logged(place * 2)));
+    }
+    bench.until("lag", |bench| bench.service.lag()[0].records >= 30).await;
+    assert!(bench.handled().len() < 10, "{:?}", bench.handled());
+    bench.stop().await;
+    assert_eq!(bench.log.committed_next(), 0);
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_is_tried_again() {
+    let bench = Bench::start(2, |log, _| log.with(|state| state.commit_fails = true));
+    let failures = |bench: &Bench| bench.metrics.commit_failures.get_or_create(&GROUP.into()).get();
+    bench.until("failures", |bench| failures(bench) > 2).await;
+    bench.log.with(|state| state.commit_fails = false);
+    bench.until("committed", |bench| bench.log.committed_next() == 4).await;
+    bench.stop().await;
+}

@@ -1,0 +1,64 @@
+//! The group search-indexer: records into the search index.
+//!
+//! What the index holds durably is committed and no more.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use proto::LoggedBatch;
+use span_log::port::SEARCH_INDEXER;
+use span_log::{DamagedRange, GroupId};
+use trace_model::{Coverage, UnixNanos};
+use trace_store::SearchIndexer;
+
+use crate::handler::{GroupHandler, HandleError};
+use crate::progress::Progress;
+use crate::storage_writer::handle_error;
+
+/// Indexes batches through a [`SearchIndexer`].
+#[derive(Debug)]
+pub struct SearchIndexerHandler {
+    indexer: Arc<dyn SearchIndexer>,
+    progress: Progress,
+}
+
+impl SearchIndexerHandler {
+    /// A handler for the log of this incarnation.
+    #[must_use]
+    pub fn new(indexer: Arc<dyn SearchIndexer>, incarnation: u64) -> Self {
+        Self { indexer, progress: Progress::new(incarnation) }
+    }
+}
+
+#[async_trait]
+impl GroupHandler for SearchIndexerHandler {
+    fn group(&self) -> GroupId {
+        SEARCH_INDEXER
+    }
+
+    async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
+        self.indexer.index(batches).await.map_err(handle_error)?;
+        for batch in batches {
+            self.progress.hand(batch.incarnation, batch.range);
+        }
+        Ok(())
+    }
+
+    async fn tick(
+        &mut self,
+        now: UnixNanos,
+        _log_end: Option<UnixNanos>,
+        is_closing: bool,
+    ) -> Result<(), HandleError> {
+        self.indexer.flush(now, is_closing).await.map_err(handle_error)
+    }
+
+    async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError> {
+        self.progress.set_aside(damaged.range);
+        Ok(())
+    }
+
+    fn durable(&self) -> Coverage {
+        self.progress.durable(&self.indexer.indexed())
+    }
+}

@@ -1,0 +1,176 @@
+//! The metrics store in memory: the oracle that the conformance suite trusts, and the store of
+//! tests. Nothing survives the process.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use trace_model::{Coverage, TenantId, TimeRange, TraceId};
+
+use crate::port::{
+    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
+    StoreError,
+};
+
+/// Newest traces kept of an edge.
+pub const TRACES_PER_EDGE_MAX: usize = 128;
+
+/// Counts in memory.
+#[derive(Debug, Default)]
+pub struct MemoryMetricsStore {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    red: BTreeMap<RedKey, RedRow>,
+    edges: BTreeMap<EdgeKey, EdgeRow>,
+    covered: Coverage,
+    checkpoint: Vec<u8>,
+}
+
+impl MemoryMetricsStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a delta that covers `new` says something about the log that `held` does not. Nothing is
+/// new of an older incarnation.
+pub(crate) fn covers_more(held: &Coverage, new: &Coverage) -> bool {
+    let mut joined = held.clone();
+    joined.join(new);
+    joined != *held
+}
+
+/// Whether the query asks for the series.
+pub(crate) fn asks_for(query: &RedQuery, key: &RedKey) -> bool {
+    key.tenant == query.tenant
+        && key.operation.is_some() == query.by_operation
+        && query.range.contains(key.minute)
+        && query.service.as_ref().is_none_or(|service| *service == key.service)
+}
+
+/// Sums edges over their buckets. They come in ascending order of buckets.
+#[derive(Debug)]
+pub(crate) struct EdgeSum {
+    range: TimeRange,
+    sums: BTreeMap<EdgeKey, EdgeRow>,
+}
+
+impl EdgeSum {
+    pub(crate) const fn over(range: TimeRange) -> Self {
+        Self { range, sums: BTreeMap::new() }
+    }
+
+    pub(crate) fn add(&mut self, key: &EdgeKey, row: &EdgeRow) {
+        let key = EdgeKey { bucket: self.range.start, ..key.clone() };
+        self.sums.entry(key).or_default().merge(row, TRACES_PER_EDGE_MAX);
+    }
+
+    pub(crate) fn finish(self) -> Vec<(EdgeKey, EdgeRow)> {
+        self.sums.into_iter().collect()
+    }
+}
+
+/// Collects the traces of edges. They come in descending order of buckets.
+#[derive(Debug)]
+pub(crate) struct TraceList {
+    limit: usize,
+    traces: Vec<TraceId>,
+}
+
+impl TraceList {
+    pub(crate) const fn of(query: &EdgeTraceQuery) -> Self {
+        Self { limit: query.limit, traces: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, row: &EdgeRow) {
+        for trace_id in &row.traces {
+            if self.traces.len() >= self.limit {
+                return;
+            }
+            if !self.traces.contains(trace_id) {
+                self.traces.push(*trace_id);
+            }
+        }
+    }
+
+    pub(crate) fn finish(self) -> Vec<TraceId> {
+        self.traces
+    }
+}
+
+/// Whether the query asks for the edge's traces.
+pub(crate) fn asks_for_edge(query: &EdgeTraceQuery, key: &EdgeKey) -> bool {
+    key.tenant == query.tenant
+        && key.caller == query.caller
+        && key.callee == query.callee
+        && (key.is_error || !query.only_errors)
+        && query.range.contains(key.bucket)
+}
+
+#[async_trait]
+impl MetricsStore for MemoryMetricsStore {
+    async fn apply(&self, delta: MetricsDelta) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        if !covers_more(&state.covered, &delta.covered) {
+            return Ok(());
+        }
+        for (key, row) in delta.red {
+            state.red.entry(key).or_default().merge(&row);
+        }
+        for (key, row) in delta.edges {
+            state.edges.entry(key).or_default().merge(&row, TRACES_PER_EDGE_MAX);
+        }
+        state.covered.join(&delta.covered);
+        if !delta.extends_checkpoint {
+            state.checkpoint.clear();
+        }
+        state.checkpoint.extend_from_slice(&delta.checkpoint);
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError> {
+        let state = self.lock();
+        Ok((state.covered.clone(), state.checkpoint.clone()))
+    }
+
+    async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
+        let state = self.lock();
+        let rows = state.red.iter().filter(|(key, _)| asks_for(query, key));
+        Ok(rows.map(|(key, row)| (key.clone(), row.clone())).collect())
+    }
+
+    async fn edges(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+    ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
+        let state = self.lock();
+        let mut sum = EdgeSum::over(range);
+        for (key, row) in &state.edges {
+            if key.tenant == *tenant && range.contains(key.bucket) {
+                sum.add(key, row);
+            }
+        }
+        drop(state);
+        Ok(sum.finish())
+    }
+
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+        let state = self.lock();
+        let mut list = TraceList::of(query);
+        for (_, row) in state.edges.iter().rev().filter(|(key, _)| asks_for_edge(query, key)) {
+            list.add(row);
+        }
+        drop(state);
+        Ok(list.finish())
+    }
+}
