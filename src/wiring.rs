@@ -1,33 +1,15 @@
-//! Which crate does what: starts the roles from their configurations.
+//! Which crate does what: the one place that names adapters and strings the roles together.
+//!
+//! Each role is started from its configuration alone. Stages are added in the order in which they
+//! must stop: receivers first, the log last.
 
-use anyhow::bail;
-use service_kit::config::{CellConfig, GatewayConfig, ReplicatorConfig};
+mod border;
+mod cell;
+mod gateway;
+mod ports;
+mod replicator;
+mod serve;
 
-use crate::seam::{RoleContext, RunningRole};
-
-/// Starts a region's cell.
-#[expect(clippy::unused_async, reason = "what is started here is started asynchronously")]
-pub(crate) async fn start_cell(
-    _config: CellConfig,
-    _context: RoleContext,
-) -> anyhow::Result<RunningRole> {
-    bail!("the cell is not wired")
-}
-
-/// Starts a region's metadata replicator.
-#[expect(clippy::unused_async, reason = "what is started here is started asynchronously")]
-pub(crate) async fn start_replicator(
-    _config: ReplicatorConfig,
-    _context: RoleContext,
-) -> anyhow::Result<RunningRole> {
-    bail!("the replicator is not wired")
-}
-
-/// Starts a gateway.
-#[expect(clippy::unused_async, reason = "what is started here is started asynchronously")]
-pub(crate) async fn start_gateway(
-    _config: GatewayConfig,
-    _context: RoleContext,
-) -> anyhow::Result<RunningRole> {
-    bail!("the gateway is not wired")
-}
+pub(crate) use cell::start_cell;
+pub(crate) use gateway::start_gateway;
+pub(crate) use replicator::start_replicator;
