@@ -3,5 +3,6 @@
 #![warn(missing_docs)]
 
 pub mod handler;
+pub mod metadata_publisher;
 
 pub use handler::{GroupHandler, HandleError};
