@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod dead_letter;
 pub mod handler;
 pub mod lag;
+pub mod metadata_publisher;
 pub mod metrics;
 pub mod metrics_aggregator;
 pub mod progress;

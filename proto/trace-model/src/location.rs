@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ids::{SpanId, TraceId};
 use crate::names::{Region, TenantId};
@@ -268,6 +269,83 @@ pub struct Cursor {
     pub epoch: Epoch,
     /// The next record of it.
     pub sequence: u64,
+}
+
+/// What a replica knows about one region's origin log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionState {
+    /// The region.
+    pub region: Region,
+    /// What the replica has of the log; `None` before the first record.
+    pub cursor: Option<Cursor>,
+    /// The latest watermark; `None` before the first. Its holes include what the replica itself
+    /// cannot vouch for.
+    pub watermark: Option<Watermark>,
+    /// Time since the last frame from the region.
+    pub silent: Duration,
+    /// Whether a stream from the region is up.
+    pub is_connected: bool,
+    /// Records that the sender has and the replica has not, where known.
+    pub lag_records: u64,
+    /// Age of the newest record applied, by the origin's clock, when it was applied.
+    pub lag: Duration,
+}
+
+/// A question for traces that the index alone can answer. All parts must hold of the joined trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SummaryQuery {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The earliest start of the trace lies inside (for traces of which only the route is known:
+    /// the arrival).
+    pub range: TimeRange,
+    /// A service that takes part.
+    pub service: Option<Arc<str>>,
+    /// The root span's service.
+    pub root_service: Option<Arc<str>>,
+    /// The root span's operation.
+    pub root_operation: Option<Arc<str>>,
+    /// Nanoseconds from the earliest start to the latest end, at least.
+    pub duration_nanos_min: u64,
+    /// The same, at most.
+    pub duration_nanos_max: Option<u64>,
+    /// Only traces with an error.
+    pub only_errors: bool,
+    /// Most traces in the answer.
+    pub limit: usize,
+}
+
+impl SummaryQuery {
+    /// Whether the query asks for more than a time: what a bare route cannot answer.
+    #[must_use]
+    pub const fn needs_detail(&self) -> bool {
+        self.service.is_some()
+            || self.root_service.is_some()
+            || self.root_operation.is_some()
+            || self.duration_nanos_min > 0
+            || self.duration_nanos_max.is_some()
+            || self.only_errors
+    }
+
+    /// Whether a joined trace answers the query, its time range left aside.
+    #[must_use]
+    pub fn accepts(&self, summary: &TraceSummary) -> bool {
+        if !self.needs_detail() {
+            return true;
+        }
+        let duration = summary.duration_nanos();
+        let root = summary.root.as_ref();
+        let root_is = |wanted: &Option<Arc<str>>, of: fn(&RootSpan) -> &Arc<str>| {
+            wanted.as_ref().is_none_or(|wanted| root.is_some_and(|root| of(root) == wanted))
+        };
+        summary.min_start.is_some()
+            && self.service.as_ref().is_none_or(|name| summary.services.contains_key(name))
+            && root_is(&self.root_service, |root| &root.service)
+            && root_is(&self.root_operation, |root| &root.operation)
+            && duration >= self.duration_nanos_min
+            && self.duration_nanos_max.is_none_or(|max| duration <= max)
+            && (!self.only_errors || summary.error_count > 0)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,444 @@
+//! The group `metadata-publisher`: folds log records into contributions and appends them to the
+//! region's origin log.
+//!
+//! The log is the truth; what is open here is only a window over it. A trace that is not open is
+//! folded onto the last row that was published of it, read back from the log; a record below that
+//! row's version is skipped. So restarts, retries and late spans need no state of ours.
+//!
+//! It must never vouch (watermark, [`GroupHandler::durable`]) for a record whose contribution is
+//! not durable in the origin log, and never put into that log what the locality policy withholds.
+
+mod duplicates;
+mod metrics;
+mod open_trace;
+mod policy;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod watermark;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hashbrown::HashMap;
+use metadata_replicator::{ContributionLog, ReplicatorError, RowKey};
+use proto::{LoggedBatch, TraceSlice};
+use rustc_hash::FxBuildHasher;
+use span_log::port::METADATA_PUBLISHER;
+use span_log::{DamagedRange, GroupId, LogError, SpanLog};
+use trace_model::location::{Contribution, WriterId};
+use trace_model::{Clock, Coverage, Region, TenantId, TraceId, UnixNanos};
+
+use crate::handler::{GroupHandler, HandleError};
+use duplicates::Repeats;
+pub use metrics::PublisherMetrics;
+use open_trace::OpenTrace;
+pub use policy::{FixedPolicy, IndexPolicy};
+use schedule::Schedule;
+use watermark::Progress;
+
+/// How the publisher paces itself and what it may hold.
+#[derive(Clone, Debug)]
+pub struct PublisherConfig {
+    /// The region of the cell.
+    pub region: Region,
+    /// Contributions that are due go out together this often.
+    pub publish_every: Duration,
+    /// A growing trace is published again at most this often.
+    pub grow_every: Duration,
+    /// A trace without a new span for this long is published a last time and closed.
+    pub quiet_after: Duration,
+    /// A watermark alone (nothing to publish) goes out this often.
+    pub watermark_every: Duration,
+    /// The bytes of a request count once within this time of the log.
+    pub repeat_window: Duration,
+    /// Most traces open at once; those waiting longest are published and closed.
+    pub open_traces_max: usize,
+    /// Most span identities held over all open traces (16 bytes each).
+    pub held_spans_max: usize,
+}
+
+impl PublisherConfig {
+    /// 100 ms, 1 s, 5 s, 500 ms; 10 minutes; 200,000 traces and 4 million spans (about 250 MB).
+    #[must_use]
+    pub const fn new(region: Region) -> Self {
+        Self {
+            region,
+            publish_every: Duration::from_millis(100),
+            grow_every: Duration::from_secs(1),
+            quiet_after: Duration::from_secs(5),
+            watermark_every: Duration::from_millis(500),
+            repeat_window: Duration::from_secs(600),
+            open_traces_max: 200_000,
+            held_spans_max: 4_000_000,
+        }
+    }
+}
+
+/// Why a publisher cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum PublisherError {
+    /// The span log ends below what was published from it: offsets would be given a second time.
+    /// It needs a new incarnation.
+    #[error("partition {partition} of the span log ends at {end}, below the published {published}")]
+    LogWentBack {
+        /// The partition.
+        partition: u32,
+        /// Where it ends.
+        end: u64,
+        /// What was published.
+        published: u64,
+    },
+    /// The span log did not say where it ends.
+    #[error("the span log did not say where it ends")]
+    Log(#[from] LogError),
+}
+
+/// Rows appended in one call.
+const APPEND_ROWS_MAX: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct TraceKey {
+    tenant: u32,
+    trace_id: TraceId,
+}
+
+/// The group's handler: see the module.
+pub struct MetadataPublisher {
+    config: PublisherConfig,
+    log: Arc<dyn ContributionLog>,
+    policy: Arc<dyn IndexPolicy>,
+    clock: Arc<dyn Clock>,
+    metrics: PublisherMetrics,
+    tenants: HashMap<TenantId, u32, FxBuildHasher>,
+    open: HashMap<TraceKey, OpenTrace, FxBuildHasher>,
+    held_spans: usize,
+    schedule: Schedule<TraceKey>,
+    repeats: Repeats,
+    progress: Progress,
+    last_pass: Option<Duration>,
+}
+
+impl fmt::Debug for MetadataPublisher {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("MetadataPublisher")
+            .field("region", &self.config.region)
+            .field("open", &self.open.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MetadataPublisher {
+    /// Goes on from what `log` has published of `span_log`.
+    pub fn new(
+        config: PublisherConfig,
+        span_log: &dyn SpanLog,
+        log: Arc<dyn ContributionLog>,
+        policy: Arc<dyn IndexPolicy>,
+        clock: Arc<dyn Clock>,
+        metrics: PublisherMetrics,
+    ) -> Result<Self, PublisherError> {
+        let identity = span_log.identity();
+        let published = log.published();
+        let mut ends = BTreeMap::new();
+        for partition in 0..identity.partitions {
+            ends.insert(partition, span_log.end(partition)?.next);
+        }
+        let may_withhold = policy.may_withhold();
+        let progress =
+            Progress::resume(&config.region, identity, &ends, published.as_ref(), may_withhold)?;
+        let repeats = Repeats::within(config.repeat_window);
+        Ok(Self {
+            log,
+            policy,
+            clock,
+            metrics,
+            tenants: HashMap::default(),
+            open: HashMap::default(),
+            held_spans: 0,
+            schedule: Schedule::new(config.publish_every),
+            repeats,
+            progress,
+            last_pass: None,
+            config,
+        })
+    }
+
+    fn tenant_number(&mut self, tenant: &TenantId) -> u32 {
+        let next = u32::try_from(self.tenants.len()).unwrap_or(u32::MAX);
+        *self.tenants.entry_ref(tenant).or_insert(next)
+    }
+
+    /// Folds the records of a batch that were not folded before.
+    async fn fold_batch(&mut self, batch: &LoggedBatch) -> Result<(), HandleError> {
+        let partition = batch.range.partition;
+        let from = self.progress.next(partition);
+        if batch.range.next <= from {
+            return Ok(());
+        }
+        let tenant = self.tenant_number(&batch.batch.source().tenant);
+        let resumed = self.resume_closed(batch, tenant, from).await?;
+        let is_repeat = self.repeats.is_repeat(batch);
+        if is_repeat {
+            self.metrics.batches_repeated.inc();
+        }
+        for (offset, trace) in (batch.range.first..).zip(batch.batch.traces()) {
+            if offset >= from && !is_repeat {
+                let key = TraceKey { tenant, trace_id: trace.trace_id };
+                self.fold_trace(batch, offset, trace, key, resumed.get(&trace.trace_id));
+            }
+        }
+        self.progress.advance(partition, batch.range.next, batch.append_time);
+        Ok(())
+    }
+
+    /// The published rows of those traces of a batch that are not open.
+    async fn resume_closed(
+        &self,
+        batch: &LoggedBatch,
+        tenant: u32,
+        from: u64,
+    ) -> Result<HashMap<TraceId, Contribution, FxBuildHasher>, HandleError> {
+        let row_key = |trace: &TraceSlice| RowKey {
+            tenant: batch.batch.source().tenant.clone(),
+            trace_id: trace.trace_id,
+            incarnation: batch.incarnation,
+            partition: batch.range.partition,
+        };
+        let numbered = (batch.range.first..).zip(batch.batch.traces());
+        let closed = numbered.filter(|(offset, trace)| {
+            let key = TraceKey { tenant, trace_id: trace.trace_id };
+            *offset >= from && !self.open.contains_key(&key)
+        });
+        let keys: Vec<RowKey> = closed.map(|(_, trace)| row_key(trace)).collect();
+        if keys.is_empty() {
+            return Ok(HashMap::default());
+        }
+        let rows = self.log.own_rows(&keys).await.map_err(|error| retry(&error))?;
+        Ok(rows.into_iter().flatten().map(|row| (row.trace_id, row)).collect())
+    }
+
+    fn fold_trace(
+        &mut self,
+        batch: &LoggedBatch,
+        offset: u64,
+        trace: &TraceSlice,
+        key: TraceKey,
+        resumed: Option<&Contribution>,
+    ) {
+        let now = self.clock.monotonic();
+        let is_new = !self.open.contains_key(&key);
+        let open = self.open.entry(key).or_insert_with(|| match resumed {
+            Some(row) => OpenTrace::resume(row.clone()),
+            None => OpenTrace::new(writer_of(&self.config.region, batch), batch, trace),
+        });
+        let held_before = open.held_spans();
+        let changed = open.fold(batch, offset, trace);
+        self.held_spans += open.held_spans().saturating_sub(held_before);
+        if is_new {
+            self.metrics.traces_opened.inc();
+            self.schedule.add(key, now.saturating_add(self.config.quiet_after));
+        }
+        if !changed {
+            return;
+        }
+        open.seen_at = now;
+        if open.first_dirty.is_none() {
+            open.first_dirty = Some(offset);
+            self.progress.hold(batch.range.partition, offset, batch.append_time);
+            let due =
+                open.published_at.map_or(now, |last| last.saturating_add(self.config.grow_every));
+            self.schedule.add(key, due);
+        }
+    }
+
+    /// Looks at the traces whose time has come: those with something new go out, quiet ones close.
+    async fn pass(
+        &mut self,
+        due: Vec<TraceKey>,
+        log_end: Option<UnixNanos>,
+        is_forced: bool,
+    ) -> Result<(), HandleError> {
+        let now = self.clock.monotonic();
+        let mut going = Vec::new();
+        let mut quiet = Vec::new();
+        for key in due {
+            let Some(open) = self.open.get(&key) else { continue };
+            let grown = open.published_at.map(|last| last.saturating_add(self.config.grow_every));
+            let is_due = is_forced || grown.is_none_or(|due| due <= now);
+            let closes_at = open.seen_at.saturating_add(self.config.quiet_after);
+            let is_quiet = closes_at <= now || is_forced;
+            match (open.first_dirty.is_some(), is_due, is_quiet) {
+                (true, true, _) => going.push(key),
+                (true, false, _) => self.schedule.add(key, grown.unwrap_or(now)),
+                (false, _, true) => quiet.push(key),
+                (false, _, false) => self.schedule.add(key, closes_at),
+            }
+            if is_quiet && open.first_dirty.is_some() && is_due {
+                quiet.push(key);
+            }
+        }
+        going.sort_unstable_by_key(|key| key.trace_id);
+        going.dedup();
+        self.publish(&going, log_end, now).await?;
+        for key in quiet {
+            if let Some(open) = self.open.remove(&key) {
+                self.held_spans = self.held_spans.saturating_sub(open.held_spans());
+            }
+        }
+        self.metrics.traces_open.set(i64::try_from(self.open.len()).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Appends the rows of these traces, and behind the last of them the watermark.
+    async fn publish(
+        &mut self,
+        keys: &[TraceKey],
+        log_end: Option<UnixNanos>,
+        now: Duration,
+    ) -> Result<(), HandleError> {
+        let mut parts = keys.chunks(APPEND_ROWS_MAX).peekable();
+        while let Some(part) = parts.next() {
+            let end = if parts.peek().is_none() { log_end } else { None };
+            self.publish_part(part, end, now).await?;
+        }
+        if keys.is_empty() {
+            self.publish_part(&[], log_end, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish_part(
+        &mut self,
+        keys: &[TraceKey],
+        log_end: Option<UnixNanos>,
+        now: Duration,
+    ) -> Result<(), HandleError> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(open) = self.open.get_mut(key) else { continue };
+            rows.extend(policy::let_out(self.policy.as_ref(), open.contribution()));
+            if let Some(offset) = open.first_dirty {
+                self.progress.release(open.partition(), offset);
+            }
+        }
+        let is_alone = rows.is_empty();
+        let every = if is_alone { self.config.watermark_every } else { Duration::ZERO };
+        let watermark = self.progress.watermark(log_end, now, every);
+        if is_alone && watermark.is_none() {
+            self.note_published(keys, now);
+            return Ok(());
+        }
+        if let Err(error) = self.log.append(&rows, watermark.as_ref()).await {
+            self.hold_again(keys, now);
+            self.metrics.appends_failed.inc();
+            return Err(retry(&error));
+        }
+        self.metrics.contributions_published.inc_by(rows.len() as u64);
+        if let Some(watermark) = watermark {
+            self.progress.note_appended(watermark, now);
+        }
+        self.note_published(keys, now);
+        Ok(())
+    }
+
+    /// What was not appended is held back again and comes at the next pass.
+    fn hold_again(&mut self, keys: &[TraceKey], now: Duration) {
+        for key in keys {
+            let Some(open) = self.open.get(key) else { continue };
+            if let Some(offset) = open.first_dirty {
+                self.progress.hold_again(open.partition(), offset);
+            }
+            self.schedule.add(*key, now);
+        }
+        self.progress.forget_released();
+    }
+
+    fn note_published(&mut self, keys: &[TraceKey], now: Duration) {
+        self.progress.forget_released();
+        for key in keys {
+            let Some(open) = self.open.get_mut(key) else { continue };
+            open.first_dirty = None;
+            open.published_at = Some(now);
+            self.schedule.add(*key, open.seen_at.saturating_add(self.config.quiet_after));
+        }
+    }
+
+    /// Publishes and closes the traces that wait longest until there is room again.
+    async fn shed(&mut self) -> Result<(), HandleError> {
+        while self.open.len() > self.config.open_traces_max
+            || self.held_spans > self.config.held_spans_max
+        {
+            let count = (self.open.len() / 8).max(1);
+            let oldest = self.schedule.take_first(count);
+            if oldest.is_empty() {
+                break;
+            }
+            self.metrics.traces_shed.inc_by(oldest.len() as u64);
+            self.pass(oldest, None, true).await?;
+        }
+        Ok(())
+    }
+}
+
+fn writer_of(region: &Region, batch: &LoggedBatch) -> WriterId {
+    WriterId {
+        region: region.clone(),
+        incarnation: batch.incarnation,
+        partition: batch.range.partition,
+    }
+}
+
+/// Nothing that the origin log says is the batch's fault: it is tried again for as long as it takes.
+fn retry(error: &ReplicatorError) -> HandleError {
+    HandleError::Retry(error.to_string())
+}
+
+#[async_trait]
+impl GroupHandler for MetadataPublisher {
+    fn group(&self) -> GroupId {
+        METADATA_PUBLISHER
+    }
+
+    async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
+        for batch in batches {
+            self.fold_batch(batch).await?;
+            self.shed().await?;
+        }
+        Ok(())
+    }
+
+    /// Timers follow the monotonic clock: `now` may jump.
+    async fn tick(
+        &mut self,
+        _now: UnixNanos,
+        log_end: Option<UnixNanos>,
+        is_closing: bool,
+    ) -> Result<(), HandleError> {
+        let now = self.clock.monotonic();
+        let next = self.last_pass.map(|last| last.saturating_add(self.config.publish_every));
+        if !is_closing && next.is_some_and(|next| now < next) {
+            return Ok(());
+        }
+        self.last_pass = Some(now);
+        let due = if is_closing {
+            self.schedule.take_first(usize::MAX)
+        } else {
+            self.schedule.take_due(now)
+        };
+        self.pass(due, log_end, is_closing).await
+    }
+
+    async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError> {
+        self.progress.skip(damaged);
+        Ok(())
+    }
+
+    fn durable(&self) -> Coverage {
+        self.progress.durable()
+    }
+}

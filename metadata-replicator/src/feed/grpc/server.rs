@@ -1,0 +1,168 @@
+//! Serves origin logs to subscribers: frames of records from their cursor on, a heartbeat when they
+//! are level. Nothing is buffered: the next frame is read when the connection takes it.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use proto::v1;
+use proto::v1::metadata_replication_server::{MetadataReplication, MetadataReplicationServer};
+use proto::v1::origin_record::Record;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use trace_model::location::{Cursor, Epoch};
+use trace_model::{Clock, Region};
+
+use crate::error::ReplicatorError;
+use crate::feed::{Chunk, OriginFeed};
+use crate::status;
+
+/// Limits of a served stream.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// About how many bytes of records a frame holds.
+    pub frame_bytes: usize,
+    /// A level subscriber hears from us this often.
+    pub heartbeat_every: Duration,
+}
+
+impl Default for ServerLimits {
+    /// 256 KiB; twice a second.
+    fn default() -> Self {
+        Self { frame_bytes: 256 << 10, heartbeat_every: Duration::from_millis(500) }
+    }
+}
+
+/// The `MetadataReplication` service over the logs that this process holds.
+#[derive(Clone, Debug)]
+pub struct ReplicationServer {
+    feeds: Arc<BTreeMap<Region, Arc<dyn OriginFeed>>>,
+    clock: Arc<dyn Clock>,
+    limits: ServerLimits,
+    token: CancellationToken,
+}
+
+impl ReplicationServer {
+    /// Serves these logs until the token is cancelled: then streams end.
+    #[must_use]
+    pub fn new(
+        feeds: impl IntoIterator<Item = Arc<dyn OriginFeed>>,
+        clock: Arc<dyn Clock>,
+        limits: ServerLimits,
+        token: CancellationToken,
+    ) -> Self {
+        let feeds = feeds.into_iter().map(|feed| (feed.origin().clone(), feed)).collect();
+        Self { feeds: Arc::new(feeds), clock, limits, token }
+    }
+
+    /// As a tonic service.
+    #[must_use]
+    pub fn into_service(self) -> MetadataReplicationServer<Self> {
+        MetadataReplicationServer::new(self)
+    }
+}
+
+type FrameStream = Pin<Box<dyn Stream<Item = Result<v1::OriginFrame, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl MetadataReplication for ReplicationServer {
+    type SubscribeStream = FrameStream;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<FrameStream>, Status> {
+        let request = request.into_inner();
+        let invalid = |_| Status::invalid_argument("`origin` or `subscriber` is not a region");
+        let origin = Region::new(&request.origin).map_err(invalid)?;
+        let subscriber = Region::new(&request.subscriber).map_err(invalid)?;
+        let feed = self.feeds.get(&origin).cloned();
+        let feed = feed.ok_or_else(|| status::of(&ReplicatorError::UnknownOrigin))?;
+        let from = request.from.map(Cursor::from);
+        if let Some(seen) = from {
+            feed.outrun(seen).await.map_err(|error| status::of(&error))?;
+        }
+        tracing::debug!(%origin, %subscriber, ?from, "subscribed");
+        let served = Served {
+            feed,
+            at: from,
+            named: None,
+            is_greeted: false,
+            clock: Arc::clone(&self.clock),
+            limits: self.limits,
+            token: self.token.clone(),
+        };
+        let frames = futures_util::stream::unfold(Some(served), |served| async {
+            let mut served = served?;
+            match served.next_frame().await {
+                Ok(Some(frame)) => Some((Ok(frame), Some(served))),
+                Ok(None) => None,
+                Err(error) => Some((Err(status::of(&error)), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(frames)))
+    }
+}
+
+/// One subscriber's place.
+#[derive(Debug)]
+struct Served {
+    feed: Arc<dyn OriginFeed>,
+    at: Option<Cursor>,
+    /// The epoch whose names this stream has been given.
+    named: Option<Epoch>,
+    is_greeted: bool,
+    clock: Arc<dyn Clock>,
+    limits: ServerLimits,
+    token: CancellationToken,
+}
+
+impl Served {
+    /// The next frame; `None` when the process stops. The first comes at once.
+    async fn next_frame(&mut self) -> Result<Option<v1::OriginFrame>, ReplicatorError> {
+        let mut chunk = self.feed.read_from(self.at, self.limits.frame_bytes).await?;
+        if chunk.records.is_empty() && self.is_greeted {
+            let wait = self.feed.wait_beyond(self.at, self.limits.heartbeat_every);
+            tokio::select! {
+                () = self.token.cancelled() => return Ok(None),
+                () = wait => {}
+            }
+            chunk = self.feed.read_from(self.at, self.limits.frame_bytes).await?;
+        }
+        if self.token.is_cancelled() {
+            return Ok(None);
+        }
+        self.is_greeted = true;
+        Ok(Some(self.frame(chunk)))
+    }
+
+    fn frame(&mut self, chunk: Chunk) -> v1::OriginFrame {
+        let mut frame = v1::OriginFrame {
+            sent_unix_nano: self.clock.now().0,
+            end: self.feed.end().map(v1::Cursor::from),
+            ..v1::OriginFrame::default()
+        };
+        if chunk.records.is_empty() {
+            return frame;
+        }
+        frame.first = Some(chunk.first.into());
+        frame.next = Some(chunk.next.into());
+        frame.records = self.names_before(&chunk);
+        frame.records.extend(chunk.records);
+        self.at = Some(chunk.next);
+        frame
+    }
+
+    /// The names that a reader who enters the epoch midway may lack.
+    fn names_before(&mut self, chunk: &Chunk) -> Vec<v1::OriginRecord> {
+        let Cursor { epoch, sequence } = chunk.first;
+        let is_known = self.named.replace(epoch) == Some(epoch) || sequence == 0;
+        let names = if is_known { Vec::new() } else { self.feed.names(epoch) };
+        let records = names
+            .into_iter()
+            .map(|name| v1::OriginRecord { record: Some(Record::ServiceName(name)), sequence });
+        records.collect()
+    }
+}

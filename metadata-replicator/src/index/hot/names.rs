@@ -1,0 +1,77 @@
+//! Texts and writers by number. Numbers are this process's alone and are never sent.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use trace_model::WriterId;
+
+/// Texts beyond this many are not given a number: they lie in their rows. Bounds the table against
+/// operations that carry an id in their name.
+const NAMES_MAX: usize = 1 << 20;
+
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    texts: Vec<Arc<str>>,
+    ids: FxHashMap<Arc<str>, u32>,
+    writers: Vec<WriterId>,
+    writer_ids: FxHashMap<WriterId, u32>,
+    text_bytes: usize,
+}
+
+impl Names {
+    /// The number of a text, given now where it has none.
+    pub(super) fn intern(&mut self, text: &str) -> u32 {
+        if let Some(id) = self.ids.get(text) {
+            return *id;
+        }
+        let id = u32::try_from(self.texts.len()).unwrap_or(u32::MAX);
+        let text: Arc<str> = text.into();
+        self.text_bytes = self.text_bytes.saturating_add(text.len());
+        self.texts.push(Arc::clone(&text));
+        self.ids.insert(text, id);
+        id
+    }
+
+    /// The number of a text, given now where there is room.
+    pub(super) fn intern_bounded(&mut self, text: &str) -> Option<u32> {
+        if self.texts.len() >= NAMES_MAX {
+            return self.id_of(text);
+        }
+        Some(self.intern(text))
+    }
+
+    pub(super) fn id_of(&self, text: &str) -> Option<u32> {
+        self.ids.get(text).copied()
+    }
+
+    pub(super) fn text(&self, id: u32) -> Option<&Arc<str>> {
+        self.texts.get(id as usize)
+    }
+
+    pub(super) fn intern_writer(&mut self, writer: &WriterId) -> u32 {
+        if let Some(id) = self.writer_ids.get(writer) {
+            return *id;
+        }
+        let id = u32::try_from(self.writers.len()).unwrap_or(u32::MAX);
+        self.writers.push(writer.clone());
+        self.writer_ids.insert(writer.clone(), id);
+        id
+    }
+
+    pub(super) fn writer_id_of(&self, writer: &WriterId) -> Option<u32> {
+        self.writer_ids.get(writer).copied()
+    }
+
+    pub(super) fn writer(&self, id: u32) -> Option<&WriterId> {
+        self.writers.get(id as usize)
+    }
+
+    /// Bytes held, about.
+    pub(super) fn bytes(&self) -> usize {
+        let each_text = 16 + 16 + 16 + 8;
+        let each_writer = 2 * size_of::<WriterId>() + 8;
+        self.text_bytes
+            .saturating_add(self.texts.len().saturating_mul(each_text))
+            .saturating_add(self.writers.len().saturating_mul(each_writer))
+    }
+}

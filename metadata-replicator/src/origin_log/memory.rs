@@ -1,0 +1,214 @@
+//! The origin log in memory, for tests of those who use the port.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use proto::convert::index::{ServiceDictionary, contribution_to_wire, watermark_to_wire};
+use proto::v1;
+use proto::v1::origin_record::Record;
+use tokio::sync::watch;
+use trace_model::location::{Cursor, Epoch};
+use trace_model::{Clock, Contribution, Region, Watermark};
+
+use super::{ContributionLog, RowKey};
+use crate::epoch::{Entropy, epoch_after, may_outrun};
+use crate::error::ReplicatorError;
+use crate::feed::{Chunk, OriginFeed, wait_for_end};
+
+/// What outlives a [`MemoryOriginLog`]: opened again it is a restart.
+#[derive(Debug)]
+pub struct MemoryRecords {
+    region: Region,
+    state: Mutex<State>,
+    end: watch::Sender<Option<Cursor>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    epoch: Option<Epoch>,
+    sequence: u64,
+    records: BTreeMap<Cursor, Record>,
+    dictionaries: BTreeMap<Epoch, ServiceDictionary>,
+    rows: HashMap<RowKey, Contribution>,
+    watermark: Option<Watermark>,
+}
+
+impl MemoryRecords {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(region: Region) -> Self {
+        let (end, _) = watch::channel(None);
+        Self { region, state: Mutex::default(), end }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The origin log in memory: see [`ContributionLog`]. Not durable; keeps all.
+#[derive(Debug)]
+pub struct MemoryOriginLog {
+    records: Arc<MemoryRecords>,
+    epoch: Mutex<Epoch>,
+    clock: Arc<dyn Clock>,
+    entropy: Entropy,
+}
+
+impl MemoryOriginLog {
+    /// Opens a log as a new epoch, fencing former opens of the same records.
+    #[must_use]
+    pub fn open(records: Arc<MemoryRecords>, clock: Arc<dyn Clock>, entropy: Entropy) -> Self {
+        let last = records.state().epoch;
+        let epoch = records.state().begin(epoch_after(last, clock.now(), &entropy));
+        records.end.send_replace(Some(Cursor { epoch, sequence: 0 }));
+        Self { records, epoch: Mutex::new(epoch), clock, entropy }
+    }
+
+    fn own_epoch(&self) -> MutexGuard<'_, Epoch> {
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn begin(&mut self, epoch: Epoch) -> Epoch {
+        self.epoch = Some(epoch);
+        self.sequence = 0;
+        epoch
+    }
+
+    fn put(&mut self, epoch: Epoch, record: Record) {
+        self.records.insert(Cursor { epoch, sequence: self.sequence }, record);
+        self.sequence = self.sequence.saturating_add(1);
+    }
+
+    fn put_row(&mut self, epoch: Epoch, row: &Contribution) {
+        let services = self.dictionaries.entry(epoch).or_default();
+        let known = u32::try_from(services.len()).unwrap_or(u32::MAX);
+        let wire = contribution_to_wire(row, &mut |name| services.intern(name).0);
+        let names: Vec<_> = services.names_from(known).collect();
+        for name in names {
+            self.put(epoch, Record::ServiceName(name));
+        }
+        self.put(epoch, Record::Contribution(wire));
+        self.rows.insert(RowKey::of(row), row.clone());
+    }
+
+    fn put_watermark(&mut self, epoch: Epoch, watermark: &Watermark) {
+        self.put(epoch, Record::Watermark(watermark_to_wire(watermark)));
+        self.watermark = Some(watermark.clone());
+    }
+
+    const fn end(&self) -> Option<Cursor> {
+        match self.epoch {
+            Some(epoch) => Some(Cursor { epoch, sequence: self.sequence }),
+            None => None,
+        }
+    }
+}
+
+#[async_trait]
+impl OriginFeed for MemoryOriginLog {
+    fn origin(&self) -> &Region {
+        &self.records.region
+    }
+
+    fn end(&self) -> Option<Cursor> {
+        self.records.state().end()
+    }
+
+    async fn read_from(
+        &self,
+        from: Option<Cursor>,
+        bytes_max: usize,
+    ) -> Result<Chunk, ReplicatorError> {
+        let state = self.records.state();
+        let from = from.unwrap_or_default();
+        let mut chunk = Chunk { first: from, next: from, records: Vec::new() };
+        for (cursor, record) in state.records.range(from..).take(bytes_max.div_ceil(64).max(1)) {
+            if chunk.records.is_empty() {
+                chunk.first = *cursor;
+            }
+            if cursor.epoch != chunk.first.epoch {
+                break;
+            }
+            let record = Some(record.clone());
+            chunk.records.push(v1::OriginRecord { record, sequence: cursor.sequence });
+            chunk.next = Cursor { sequence: cursor.sequence.saturating_add(1), ..*cursor };
+        }
+        Ok(chunk)
+    }
+
+    async fn wait_beyond(&self, from: Option<Cursor>, at_most: Duration) {
+        wait_for_end(&self.records.end, from, at_most).await;
+    }
+
+    fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {
+        let state = self.records.state();
+        state.dictionaries.get(&epoch).into_iter().flat_map(|held| held.names_from(0)).collect()
+    }
+
+    async fn outrun(&self, seen: Cursor) -> Result<(), ReplicatorError> {
+        let mut own = self.own_epoch();
+        let mut state = self.records.state();
+        if *own >= seen.epoch {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        if !may_outrun(seen.epoch, now) {
+            return Err(ReplicatorError::FarCursor(seen.epoch));
+        }
+        let epoch = state.begin(epoch_after(Some(seen.epoch), now, &self.entropy));
+        *own = epoch;
+        let rows: Vec<_> = state.rows.values().cloned().collect();
+        for row in &rows {
+            state.put_row(epoch, row);
+        }
+        if let Some(watermark) = state.watermark.clone() {
+            state.put_watermark(epoch, &watermark);
+        }
+        self.records.end.send_replace(state.end());
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ContributionLog for MemoryOriginLog {
+    fn epoch(&self) -> Epoch {
+        *self.own_epoch()
+    }
+
+    async fn append(
+        &self,
+        contributions: &[Contribution],
+        watermark: Option<&Watermark>,
+    ) -> Result<Option<Cursor>, ReplicatorError> {
+        let own = self.own_epoch();
+        let mut state = self.records.state();
+        if state.epoch != Some(*own) {
+            return Err(ReplicatorError::Fenced);
+        }
+        for row in contributions {
+            state.put_row(*own, row);
+        }
+        if let Some(watermark) = watermark {
+            state.put_watermark(*own, watermark);
+        }
+        self.records.end.send_replace(state.end());
+        Ok(state.end())
+    }
+
+    async fn own_rows(
+        &self,
+        keys: &[RowKey],
+    ) -> Result<Vec<Option<Contribution>>, ReplicatorError> {
+        let state = self.records.state();
+        Ok(keys.iter().map(|key| state.rows.get(key).cloned()).collect())
+    }
+
+    fn published(&self) -> Option<Watermark> {
+        self.records.state().watermark.clone()
+    }
+}

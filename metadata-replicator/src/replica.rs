@@ -1,0 +1,257 @@
+//! One region's replica of the index: it follows every origin's log, keeps the records, joins them,
+//! answers from them, and serves them on.
+
+mod origin;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use proto::v1::metadata_index_server::MetadataIndexServer;
+use proto::v1::metadata_replication_server::MetadataReplicationServer;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trace_model::location::{RegionState, SummaryQuery};
+use trace_model::{Clock, Region, TenantId, TimeRange, TraceEntry, TraceId, UnixNanos};
+
+use crate::disk::DiskThreads;
+use crate::epoch::Entropy;
+use crate::error::ReplicatorError;
+use crate::feed::OriginFeed;
+use crate::feed::grpc::{
+    Dialer, FeedSink, ReplicationServer, ServerLimits, Subscriber, TcpDialer, follow,
+};
+use crate::index::hot::{HotIndex, Summaries};
+use crate::lookup::IndexServer;
+use crate::metrics::ReplicatorMetrics;
+use origin::Origin;
+
+/// Where an origin's log is served: its cell, or a replicator that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginEndpoint {
+    /// The origin.
+    pub region: Region,
+    /// For example `http://127.0.0.1:7001`. A region may be listed with several: they are tried
+    /// in turn.
+    pub url: String,
+}
+
+/// What a replica follows, and what it may hold.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// Its own region.
+    pub region: Region,
+    /// Its directory, made where it is not.
+    pub directory: PathBuf,
+    /// The origins that it follows, its own region among them.
+    pub origins: Vec<OriginEndpoint>,
+    /// How long a row is kept after its last append.
+    pub retention: Duration,
+    /// Most rows in memory; those that arrived first go.
+    pub rows_max: usize,
+    /// Limits of the streams that it serves.
+    pub limits: ServerLimits,
+    /// A file is closed at this size.
+    pub segment_bytes_max: u64,
+    /// Where file work runs.
+    pub disk: DiskThreads,
+    /// How peers are reached.
+    pub dialer: Arc<dyn Dialer>,
+}
+
+impl ReplicaConfig {
+    /// Seven days, 5 million rows (about 1 GB), TCP.
+    #[must_use]
+    pub fn new(
+        region: Region,
+        directory: impl Into<PathBuf>,
+        origins: Vec<OriginEndpoint>,
+    ) -> Self {
+        Self {
+            region,
+            directory: directory.into(),
+            origins,
+            retention: Duration::from_secs(7 * 24 * 3_600),
+            rows_max: 5_000_000,
+            limits: ServerLimits::default(),
+            segment_bytes_max: 8 << 20,
+            disk: DiskThreads::Blocking,
+            dialer: Arc::new(TcpDialer),
+        }
+    }
+}
+
+/// How often files are synced; expiry and compaction come every tenth time.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// A replica. Cheap to share through an [`Arc`].
+#[derive(Debug)]
+pub struct Replica {
+    config: ReplicaConfig,
+    origins: BTreeMap<Region, Arc<Origin>>,
+    index: Arc<RwLock<HotIndex>>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+    metrics: ReplicatorMetrics,
+}
+
+/// What a replica serves over gRPC.
+#[derive(Debug)]
+pub struct ReplicaServices {
+    /// The logs that it holds, for peers.
+    pub replication: MetadataReplicationServer<ReplicationServer>,
+    /// The index, for the region's gateways.
+    pub index: MetadataIndexServer<IndexServer>,
+}
+
+impl Replica {
+    /// Opens the directory and joins what its files hold. Reads all of it: call it where blocking
+    /// is allowed.
+    pub fn open(
+        config: ReplicaConfig,
+        clock: Arc<dyn Clock>,
+        entropy: Entropy,
+        metrics: ReplicatorMetrics,
+    ) -> Result<Self, ReplicatorError> {
+        let index = Arc::new(RwLock::new(HotIndex::new(config.rows_max)));
+        let mut origins = BTreeMap::new();
+        for endpoint in &config.origins {
+            let region = &endpoint.region;
+            if origins.contains_key(region) {
+                continue;
+            }
+            let origin = Origin::open(&config, region, &index, &clock, &metrics)?;
+            origins.insert(region.clone(), Arc::new(origin));
+        }
+        Ok(Self { config, origins, index, clock, entropy: Arc::new(entropy), metrics })
+    }
+
+    /// Starts following every origin, until the token is cancelled.
+    pub fn spawn(self: &Arc<Self>, tracker: &TaskTracker, token: &CancellationToken) {
+        for (region, origin) in &self.origins {
+            let endpoints = self.config.origins.iter();
+            let urls = endpoints.filter(|endpoint| endpoint.region == *region);
+            let subscriber = Subscriber {
+                origin: region.clone(),
+                subscriber: self.config.region.clone(),
+                urls: urls.map(|endpoint| endpoint.url.clone()).collect(),
+                dialer: Arc::clone(&self.config.dialer),
+                entropy: Arc::clone(&self.entropy),
+            };
+            let sink: Arc<dyn FeedSink> = Arc::clone(origin) as Arc<dyn FeedSink>;
+            tracker.spawn(follow(subscriber, sink, token.child_token()));
+        }
+        let (replica, token) = (Arc::clone(self), token.child_token());
+        tracker.spawn(async move { replica.keep_house(&token).await });
+    }
+
+    /// Syncs, expires and compacts until the token is cancelled; syncs once more then.
+    async fn keep_house(&self, token: &CancellationToken) {
+        let mut rounds = 0_u32;
+        loop {
+            let is_last = tokio::select! {
+                () = token.cancelled() => true,
+                () = tokio::time::sleep(SYNC_EVERY) => false,
+            };
+            for origin in self.origins.values() {
+                origin.sync().await;
+            }
+            if is_last {
+                return;
+            }
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(10) {
+                self.maintain().await;
+            }
+            self.show_size();
+        }
+    }
+
+    /// Takes expired rows out of the index, and superseded and expired ones out of the files.
+    pub async fn maintain(&self) {
+        let retention = u64::try_from(self.config.retention.as_nanos()).unwrap_or(u64::MAX);
+        let horizon = self.clock.now().minus(retention);
+        let expired = {
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            index.expire(horizon)
+        };
+        self.metrics.rows_expired.inc_by(expired as u64);
+        for origin in self.origins.values() {
+            origin.maintain().await;
+        }
+    }
+
+    fn show_size(&self) {
+        let index = self.index();
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.rows.set(gauge(index.rows()));
+        self.metrics.traces.set(gauge(index.traces()));
+        self.metrics.index_bytes.set(gauge(index.bytes()));
+    }
+
+    fn index(&self) -> RwLockReadGuard<'_, HotIndex> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The services for a gRPC server; streams end when the token is cancelled.
+    #[must_use]
+    pub fn grpc_services(self: &Arc<Self>, token: &CancellationToken) -> ReplicaServices {
+        let feeds = self.origins.values().map(|origin| Arc::clone(origin) as Arc<dyn OriginFeed>);
+        let clock = Arc::clone(&self.clock);
+        let server = ReplicationServer::new(feeds, clock, self.config.limits, token.clone());
+        ReplicaServices {
+            replication: server.into_service(),
+            index: MetadataIndexServer::new(IndexServer::new(Arc::clone(self))),
+        }
+    }
+
+    /// The region of this replica.
+    #[must_use]
+    pub const fn region(&self) -> &Region {
+        &self.config.region
+    }
+
+    /// What the index knows of these traces, in the order asked; empty where it knows nothing.
+    #[must_use]
+    pub fn look_up(&self, tenant: &TenantId, trace_ids: &[TraceId]) -> Vec<TraceEntry> {
+        let index = self.index();
+        trace_ids.iter().map(|trace_id| index.look_up(tenant, *trace_id)).collect()
+    }
+
+    /// Traces from the index alone, newest first.
+    #[must_use]
+    pub fn list_summaries(&self, query: &SummaryQuery) -> Summaries {
+        self.index().summaries(query)
+    }
+
+    /// How each origin's log stands. Where rows were evicted, every watermark has a hole there.
+    #[must_use]
+    pub fn list_regions(&self) -> Vec<RegionState> {
+        let evicted = self.index().evicted_until();
+        let mut states = Vec::with_capacity(self.origins.len());
+        for (region, origin) in &self.origins {
+            let mut state = origin.state(*region == self.config.region);
+            if let (Some(until), Some(watermark)) = (evicted, &mut state.watermark) {
+                let hole = TimeRange { start: UnixNanos(0), end: until.plus(1) };
+                watermark.holes.insert(0, hole);
+            }
+            states.push(state);
+        }
+        states
+    }
+
+    /// Traces held.
+    #[must_use]
+    pub fn traces_held(&self) -> usize {
+        self.index().traces()
+    }
+
+    /// Equal replicas have equal ones.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.index().digest()
+    }
+}

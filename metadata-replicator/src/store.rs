@@ -1,0 +1,12 @@
+//! Records of one origin's log in files of this machine: what the origin's cell and every replica
+//! keep alike. A CQL store would stand beside this one as `store/cql`.
+//!
+//! A store is a run of segment files, each of one epoch, in the order of their cursors. It never
+//! gives back bytes whose checksum does not hold, and never steps over a damaged run in silence.
+
+mod records;
+mod segment;
+mod segments;
+
+pub(crate) use records::{Framer, JudgeRows, Loaded, RecordStore, StoreConfig};
+pub(crate) use segment::Location;

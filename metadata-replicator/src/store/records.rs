@@ -1,0 +1,315 @@
+//! The records of one origin: segments, the service names of each epoch, the newest watermark, and
+//! what had to be set aside.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prost::Message as _;
+use proto::convert::index::{
+    ServiceDictionary, contribution_from_wire, watermark_from_wire, watermark_to_wire,
+};
+use proto::v1;
+use proto::v1::origin_record::Record;
+use trace_model::location::{Cursor, Epoch};
+use trace_model::{Contribution, Region, TimeRange, UnixNanos, Watermark};
+
+use super::segment::{Location, PAYLOAD_BYTES_MAX};
+use super::segments::{Batch, Met, Segments};
+use crate::error::ReplicatorError;
+use crate::feed::Chunk;
+
+/// Where a store is and what it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreConfig {
+    pub(crate) directory: PathBuf,
+    /// The region whose log it is.
+    pub(crate) region: Region,
+    /// A file is closed when it reaches this size.
+    pub(crate) segment_bytes_max: u64,
+    /// How long a record is kept after its append time, nanoseconds.
+    pub(crate) retention_nanos: u64,
+}
+
+/// A record met while a store is opened.
+#[derive(Debug)]
+pub(crate) struct Loaded<'a> {
+    pub(crate) location: Location,
+    pub(crate) record: Record,
+    pub(crate) services: &'a ServiceDictionary,
+}
+
+/// Who knows which rows of a store are still needed.
+pub(crate) trait JudgeRows {
+    /// Whether the row at the location stays.
+    fn stays(&mut self, location: Location, row: &v1::Contribution, is_expired: bool) -> bool;
+
+    /// A record went to another place.
+    fn moved(&mut self, from: Location, to: Location);
+}
+
+#[derive(Debug, Default)]
+struct Words {
+    dictionaries: BTreeMap<Epoch, ServiceDictionary>,
+    watermark: Option<Watermark>,
+    holes: Vec<TimeRange>,
+}
+
+/// The records of one origin. One caller appends or maintains at a time; reads go beside.
+#[derive(Debug)]
+pub(crate) struct RecordStore {
+    config: StoreConfig,
+    segments: Segments,
+    words: Mutex<Words>,
+}
+
+/// Collects what the files say while a store is opened.
+struct Loading<'a> {
+    region: &'a Region,
+    words: Words,
+    newest: UnixNanos,
+    /// The append time before damage whose other side has not been met.
+    damage_from: Option<UnixNanos>,
+    visit: &'a mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
+}
+
+impl Loading<'_> {
+    fn meet(&mut self, met: Met<'_>) -> Result<u64, ReplicatorError> {
+        let (cursor, location, payload) = match met {
+            Met::Record { cursor, location, payload } => (cursor, location, payload),
+            Met::Damaged { path, bytes } => {
+                tracing::error!(path = %path.display(), bytes, "damaged records were set aside");
+                self.damage_from.get_or_insert(self.newest);
+                return Ok(0);
+            }
+        };
+        let record = record_of(payload)?;
+        let stamp = stamp_of(&record);
+        self.close_damage(stamp);
+        let services = self.words.dictionaries.entry(cursor.epoch).or_default();
+        match &record {
+            Record::ServiceName(name) => {
+                services.define(name.id, &name.name)?;
+            }
+            Record::Watermark(wire) => {
+                self.words.watermark = Some(watermark_from_wire(wire, self.region)?);
+            }
+            Record::Contribution(_) => {}
+        }
+        (self.visit)(Loaded { location, record, services })?;
+        Ok(stamp)
+    }
+
+    fn close_damage(&mut self, stamp: u64) {
+        if stamp == 0 {
+            return;
+        }
+        self.newest = self.newest.max(UnixNanos(stamp));
+        if let Some(start) = self.damage_from.take() {
+            self.words.holes.push(TimeRange { start, end: self.newest.plus(1) });
+        }
+    }
+}
+
+impl RecordStore {
+    /// Opens a store and shows every record that it holds.
+    pub(crate) fn open(
+        config: StoreConfig,
+        visit: &mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
+    ) -> Result<Self, ReplicatorError> {
+        let mut loading = Loading {
+            region: &config.region,
+            words: Words::default(),
+            newest: UnixNanos(0),
+            damage_from: None,
+            visit,
+        };
+        let segments = Segments::open(&config.directory, config.segment_bytes_max, &mut |met| {
+            loading.meet(met)
+        })?;
+        if let Some(start) = loading.damage_from.take() {
+            loading.words.holes.push(TimeRange { start, end: UnixNanos::MAX });
+        }
+        let words = Mutex::new(loading.words);
+        Ok(Self { segments, words, config })
+    }
+
+    fn words(&self) -> MutexGuard<'_, Words> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) const fn region(&self) -> &Region {
+        &self.config.region
+    }
+
+    /// The cursor after the last record.
+    pub(crate) fn end(&self) -> Option<Cursor> {
+        self.segments.end()
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.bytes()
+    }
+
+    /// The newest watermark, with the holes that damage to this store has made.
+    pub(crate) fn watermark(&self) -> Option<Watermark> {
+        let words = self.words();
+        let mut watermark = words.watermark.clone()?;
+        watermark.holes.extend_from_slice(&words.holes);
+        Some(watermark)
+    }
+
+    /// The service names of an epoch.
+    pub(crate) fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {
+        let words = self.words();
+        words.dictionaries.get(&epoch).into_iter().flat_map(|held| held.names_from(0)).collect()
+    }
+
+    /// Changes the service names of an epoch.
+    pub(crate) fn with_services<T>(
+        &self,
+        epoch: Epoch,
+        change: impl FnOnce(&mut ServiceDictionary) -> T,
+    ) -> T {
+        change(self.words().dictionaries.entry(epoch).or_default())
+    }
+
+    /// Notes a watermark that was appended.
+    pub(crate) fn note_watermark(&self, watermark: Watermark) {
+        self.words().watermark = Some(watermark);
+    }
+
+    /// Starts a new file for an epoch.
+    pub(crate) fn begin(&self, epoch: Epoch) -> Result<(), ReplicatorError> {
+        self.segments.begin(Cursor { epoch, sequence: 0 })
+    }
+
+    /// Appends framed records.
+    pub(crate) fn append(
+        &self,
+        first: Cursor,
+        batch: &Batch,
+        is_synced: bool,
+    ) -> Result<Location, ReplicatorError> {
+        self.segments.append(first, batch, is_synced)
+    }
+
+    /// Waits until what was appended is on disk.
+    pub(crate) fn sync(&self) -> Result<(), ReplicatorError> {
+        self.segments.sync()
+    }
+
+    /// Records from a cursor on.
+    pub(crate) fn read(
+        &self,
+        from: Option<Cursor>,
+        bytes_max: usize,
+    ) -> Result<Chunk, ReplicatorError> {
+        let raw = self.segments.read(from, bytes_max)?;
+        let mut records = Vec::with_capacity(raw.records.len());
+        for (sequence, payload) in raw.records {
+            let record = Some(record_of(&payload)?);
+            records.push(v1::OriginRecord { record, sequence });
+        }
+        Ok(Chunk { first: raw.first, next: raw.next, records })
+    }
+
+    /// The contribution at a location; `None` where it is gone.
+    pub(crate) fn contribution_at(
+        &self,
+        location: Location,
+    ) -> Result<Option<Contribution>, ReplicatorError> {
+        let Some((epoch, payload)) = self.segments.payload(location)? else { return Ok(None) };
+        let Record::Contribution(wire) = record_of(&payload)? else {
+            return Err(ReplicatorError::Record);
+        };
+        let words = self.words();
+        let services = words.dictionaries.get(&epoch).ok_or(ReplicatorError::Record)?;
+        Ok(Some(contribution_from_wire(wire, self.region(), services)?))
+    }
+
+    /// Takes superseded and expired rows out of the files before the newest one, each file once
+    /// when it is closed and again when all in it has expired. `judge` says which rows stay; then
+    /// it is told where they went. Service names stay while their epoch has anything else.
+    pub(crate) fn maintain(
+        &self,
+        now: UnixNanos,
+        judge: &mut dyn JudgeRows,
+    ) -> Result<(), ReplicatorError> {
+        let horizon = now.minus(self.config.retention_nanos).0;
+        let newest_watermark = self.words().watermark.as_ref().map(watermark_to_wire);
+        for segment in self.segments.older() {
+            let is_expired = segment.stamp > 0 && segment.stamp < horizon;
+            if segment.is_compacted && !is_expired {
+                continue;
+            }
+            let moves = self.segments.compact(segment.first, &mut |location, payload| {
+                let record = record_of(payload).ok()?;
+                let stamp = stamp_of(&record);
+                let is_kept = match &record {
+                    Record::ServiceName(_) => true,
+                    Record::Watermark(mark) => newest_watermark.as_ref() == Some(mark),
+                    Record::Contribution(row) => judge.stays(location, row, stamp < horizon),
+                };
+                is_kept.then_some(stamp)
+            })?;
+            for (from, to) in moves {
+                judge.moved(from, to);
+            }
+        }
+        self.remove_empty_epochs()
+    }
+
+    fn remove_empty_epochs(&self) -> Result<(), ReplicatorError> {
+        let current = self.end().map(|end| end.epoch);
+        let older = self.segments.older();
+        let holds_rows = |epoch: Epoch| {
+            older.iter().any(|segment| segment.first.epoch == epoch && segment.stamp > 0)
+        };
+        for segment in &older {
+            let epoch = segment.first.epoch;
+            if Some(epoch) != current && !holds_rows(epoch) {
+                self.segments.remove(segment.first)?;
+                self.words().dictionaries.remove(&epoch);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The append time that a record vouches for; 0 for a name.
+fn stamp_of(record: &Record) -> u64 {
+    match record {
+        Record::Contribution(row) => row.last_append_unix_nano.max(1),
+        Record::Watermark(mark) => mark.as_of_unix_nano.max(1),
+        Record::ServiceName(_) => 0,
+    }
+}
+
+fn record_of(payload: &[u8]) -> Result<Record, ReplicatorError> {
+    let wire = v1::OriginRecord::decode(payload).map_err(|_| ReplicatorError::Record)?;
+    wire.record.ok_or(ReplicatorError::Record)
+}
+
+/// Frames records for one append.
+#[derive(Debug, Default)]
+pub(crate) struct Framer {
+    pub(crate) batch: Batch,
+    payload: Vec<u8>,
+}
+
+impl Framer {
+    /// Adds a record; gives its offset within the batch.
+    pub(crate) fn put(&mut self, sequence: u64, record: Record) -> Result<usize, ReplicatorError> {
+        self.batch.stamp = self.batch.stamp.max(stamp_of(&record));
+        let wire = v1::OriginRecord { record: Some(record), sequence: 0 };
+        self.payload.clear();
+        let bytes = wire.encoded_len();
+        if bytes > PAYLOAD_BYTES_MAX {
+            return Err(ReplicatorError::TooLarge { bytes, bytes_max: PAYLOAD_BYTES_MAX });
+        }
+        wire.encode(&mut self.payload).map_err(|_| ReplicatorError::Record)?;
+        Ok(self.batch.put(sequence, &self.payload))
+    }
+}

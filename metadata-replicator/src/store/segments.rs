@@ -1,0 +1,573 @@
+//! A directory of segment files: opening, appending, reading from a cursor, taking records out.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::ops::Bound;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use trace_model::location::{Cursor, Epoch};
+
+use super::segment::{
+    BadHeader, HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, VERSION,
+    put_record, read_range, record_at,
+};
+use crate::error::ReplicatorError;
+
+/// Distance of the places at which a read can enter a file.
+const MARK_BYTES: u64 = 32 << 10;
+
+/// What is met while a directory is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Met<'a> {
+    /// A good record.
+    Record { cursor: Cursor, location: Location, payload: &'a [u8] },
+    /// Bytes that should be records and are none.
+    Damaged { path: &'a Path, bytes: usize },
+}
+
+/// Records to append together, framed.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    first: u64,
+    last: u64,
+    /// Newest append time in it, nanoseconds; 0 where it holds names alone.
+    pub(crate) stamp: u64,
+}
+
+impl Batch {
+    /// Adds a record; gives its offset within the batch.
+    pub(crate) fn put(&mut self, sequence: u64, payload: &[u8]) -> usize {
+        let offset = self.bytes.len();
+        if offset == 0 {
+            self.first = sequence;
+        }
+        self.last = sequence;
+        put_record(&mut self.bytes, sequence, payload);
+        offset
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// Records read from one segment.
+#[derive(Debug, Default)]
+pub(crate) struct RawChunk {
+    pub(crate) first: Cursor,
+    pub(crate) next: Cursor,
+    pub(crate) records: Vec<(u64, Vec<u8>)>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    number: u32,
+    file: Arc<File>,
+    path: PathBuf,
+    next_sequence: u64,
+    length: u64,
+    marks: Vec<(u64, u64)>,
+    stamp: u64,
+    is_compacted: bool,
+    is_sealed: bool,
+}
+
+/// What maintenance needs to know about a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentState {
+    pub(crate) first: Cursor,
+    pub(crate) stamp: u64,
+    pub(crate) is_compacted: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    segments: BTreeMap<Cursor, Segment>,
+    by_number: BTreeMap<u32, Cursor>,
+    next_number: u32,
+}
+
+/// A directory of segments, held by one process. One caller appends or compacts at a time.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    directory: PathBuf,
+    segment_bytes_max: u64,
+    state: Mutex<State>,
+    _lock: File,
+}
+
+impl Segments {
+    /// Opens a directory, cuts a torn tail and shows every record to `meet`, which gives the
+    /// record's append time (0 for none).
+    pub(crate) fn open(
+        directory: &Path,
+        segment_bytes_max: u64,
+        meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
+    ) -> Result<Self, ReplicatorError> {
+        std::fs::create_dir_all(directory).map_err(ReplicatorError::disk("create", directory))?;
+        let lock = lock(directory)?;
+        let mut state = State::default();
+        let paths = segment_paths(directory)?;
+        let count = paths.len();
+        for (place, path) in paths.into_iter().enumerate() {
+            let number = state.next_number;
+            let is_last = place.saturating_add(1) == count;
+            if let Some((first, segment)) = load(path, number, is_last, meet)? {
+                state.by_number.insert(number, first);
+                state.segments.insert(first, segment);
+                state.next_number = number.saturating_add(1);
+            }
+        }
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            segment_bytes_max,
+            state: Mutex::new(state),
+            _lock: lock,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cursor after the last record of all.
+    pub(crate) fn end(&self) -> Option<Cursor> {
+        let state = self.state();
+        let (first, segment) = state.segments.last_key_value()?;
+        Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
+    }
+
+    /// Appends a batch of one epoch at or behind the end. On error nothing of it is readable, and
+    /// the next append goes into a new file.
+    pub(crate) fn append(
+        &self,
+        first: Cursor,
+        batch: &Batch,
+        is_synced: bool,
+    ) -> Result<Location, ReplicatorError> {
+        if !self.active_takes(first, batch) {
+            self.begin(Cursor { epoch: first.epoch, sequence: batch.first })?;
+        }
+        let (file, path, offset) = self.active()?;
+        let written = file
+            .write_all_at(&batch.bytes, offset)
+            .and_then(|()| if is_synced { file.sync_data() } else { Ok(()) });
+        if let Err(error) = written {
+            self.seal_active(&file, offset);
+            return Err(ReplicatorError::disk("write", &path)(error));
+        }
+        self.note_appended(batch)
+    }
+
+    fn active_takes(&self, first: Cursor, batch: &Batch) -> bool {
+        let state = self.state();
+        let Some((key, segment)) = state.segments.last_key_value() else { return false };
+        let grown = segment.length.saturating_add(batch.bytes.len() as u64);
+        let is_empty = segment.length <= HEADER_BYTES as u64;
+        !segment.is_sealed
+            && key.epoch == first.epoch
+            && (is_empty || grown <= self.segment_bytes_max)
+    }
+
+    fn active(&self) -> Result<(Arc<File>, PathBuf, u64), ReplicatorError> {
+        let state = self.state();
+        let (_, segment) = state.segments.last_key_value().ok_or(ReplicatorError::Closed)?;
+        Ok((Arc::clone(&segment.file), segment.path.clone(), segment.length))
+    }
+
+    /// Cuts what a failed write left, so that a later open does not read it; the file takes no
+    /// more, since after a failed sync nobody knows what the disk has.
+    fn seal_active(&self, file: &File, length: u64) {
+        if let Err(error) = file.set_len(length) {
+            tracing::warn!(%error, "a failed write could not be cut; it will be read as unacknowledged records");
+        }
+        if let Some(mut last) = self.state().segments.last_entry() {
+            last.get_mut().is_sealed = true;
+        }
+    }
+
+    fn note_appended(&self, batch: &Batch) -> Result<Location, ReplicatorError> {
+        let mut state = self.state();
+        let mut last = state.segments.last_entry().ok_or(ReplicatorError::Closed)?;
+        let segment = last.get_mut();
+        let offset = segment.length;
+        segment.mark(batch.first, offset);
+        segment.length = offset.saturating_add(batch.bytes.len() as u64);
+        segment.next_sequence = batch.last.saturating_add(1);
+        segment.stamp = segment.stamp.max(batch.stamp);
+        let offset = u32::try_from(offset).map_err(|_| ReplicatorError::Record)?;
+        Ok(Location { segment: segment.number, offset })
+    }
+
+    /// Starts a new file at a cursor at or behind the end.
+    pub(crate) fn begin(&self, first: Cursor) -> Result<(), ReplicatorError> {
+        let path = self.directory.join(file_name(first));
+        let header = Header { first, is_compacted: false };
+        let file = write_file(&path, &header.encode())?;
+        sync_directory(&self.directory)?;
+        let mut state = self.state();
+        let number = state.next_number;
+        state.next_number = number.saturating_add(1);
+        state.by_number.insert(number, first);
+        state.segments.insert(first, Segment::empty(number, file, path, first));
+        Ok(())
+    }
+
+    /// Waits until what was appended is on disk.
+    pub(crate) fn sync(&self) -> Result<(), ReplicatorError> {
+        let Ok((file, path, _)) = self.active() else { return Ok(()) };
+        file.sync_data().map_err(ReplicatorError::disk("sync", &path))
+    }
+
+    /// Records from a cursor on, of one segment, at most about `bytes_max` but at least one. Empty
+    /// where nothing lies there or behind.
+    pub(crate) fn read(
+        &self,
+        from: Option<Cursor>,
+        bytes_max: usize,
+    ) -> Result<RawChunk, ReplicatorError> {
+        let mut from = from.unwrap_or_default();
+        while let Some(part) = self.part_at(from) {
+            let chunk = part.read(bytes_max)?;
+            if !chunk.records.is_empty() {
+                return Ok(chunk);
+            }
+            from = chunk.next;
+        }
+        Ok(RawChunk { first: from, next: from, records: Vec::new() })
+    }
+
+    /// The segment in which a read from the cursor begins.
+    fn part_at(&self, from: Cursor) -> Option<Part> {
+        let state = self.state();
+        let holds = |(first, segment): &(&Cursor, &Segment)| {
+            first.epoch == from.epoch && segment.next_sequence > from.sequence
+        };
+        if let Some((first, segment)) = state.segments.range(..=from).next_back().filter(holds) {
+            return Some(segment.part(*first, from.sequence));
+        }
+        let behind = (Bound::Excluded(from), Bound::Unbounded);
+        let filled =
+            |(first, segment): &(&Cursor, &Segment)| segment.next_sequence > first.sequence;
+        let (first, segment) = state.segments.range(behind).find(filled)?;
+        Some(segment.part(*first, first.sequence))
+    }
+
+    /// The epoch and payload of a record; `None` where its segment is gone.
+    pub(crate) fn payload(
+        &self,
+        location: Location,
+    ) -> Result<Option<(Epoch, Vec<u8>)>, ReplicatorError> {
+        let Some((epoch, file, path)) = self.file_of(location.segment) else { return Ok(None) };
+        let failed = || ReplicatorError::disk("read", &path);
+        let offset = u64::from(location.offset);
+        let head = read_range(&file, offset, 4 << 10).map_err(failed())?;
+        if let Some(record) = record_at(&head, 0) {
+            return Ok(Some((epoch, record.payload.to_vec())));
+        }
+        let length = head.first_chunk::<4>().map_or(0, |length| u32::from_le_bytes(*length));
+        let length = (length as usize).min(super::segment::PAYLOAD_BYTES_MAX);
+        let whole = read_range(&file, offset, length.saturating_add(RECORD_HEAD_BYTES));
+        let whole = whole.map_err(failed())?;
+        let record = record_at(&whole, 0).ok_or(ReplicatorError::Record)?;
+        Ok(Some((epoch, record.payload.to_vec())))
+    }
+
+    fn file_of(&self, number: u32) -> Option<(Epoch, Arc<File>, PathBuf)> {
+        let state = self.state();
+        let first = state.by_number.get(&number)?;
+        let segment = state.segments.get(first)?;
+        Some((first.epoch, Arc::clone(&segment.file), segment.path.clone()))
+    }
+
+    /// All segments but the newest, oldest first.
+    pub(crate) fn older(&self) -> Vec<SegmentState> {
+        let state = self.state();
+        let newest = state.segments.last_key_value().map(|(first, _)| *first);
+        let states = state.segments.iter().filter(|(first, _)| Some(**first) != newest);
+        let states = states.map(|(first, segment)| SegmentState {
+            first: *first,
+            stamp: segment.stamp,
+            is_compacted: segment.is_compacted,
+        });
+        states.collect()
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state().segments.values().map(|segment| segment.length).sum()
+    }
+
+    /// Rewrites an older segment without the records that `keep` refuses. `keep` gives the append
+    /// time of what stays. Gives where the kept records went. Cursors stay valid.
+    pub(crate) fn compact(
+        &self,
+        first: Cursor,
+        keep: &mut dyn FnMut(Location, &[u8]) -> Option<u64>,
+    ) -> Result<Vec<(Location, Location)>, ReplicatorError> {
+        let (number, path, part) = {
+            let state = self.state();
+            let Some(segment) = state.segments.get(&first) else { return Ok(Vec::new()) };
+            (segment.number, segment.path.clone(), segment.part(first, first.sequence))
+        };
+        let bytes = part.bytes()?;
+        let mut output = Header { first, is_compacted: true }.encode();
+        let mut rewritten = Segment::empty(number, Arc::clone(&part.file), path.clone(), first);
+        let mut moved = Vec::new();
+        for scanned in Scan::new(&bytes, HEADER_BYTES, 0) {
+            let Scanned::Record(record) = scanned else { continue };
+            let from = Location { segment: number, offset: short(record.offset)? };
+            let Some(stamp) = keep(from, record.payload) else { continue };
+            let to = Location { segment: number, offset: short(output.len())? };
+            rewritten.mark(record.sequence, output.len() as u64);
+            put_record(&mut output, record.sequence, record.payload);
+            rewritten.stamp = rewritten.stamp.max(stamp);
+            moved.push((from, to));
+        }
+        let temporary = path.with_extension("tmp");
+        rewritten.file = write_file(&temporary, &output)?;
+        std::fs::rename(&temporary, &path).map_err(ReplicatorError::disk("rename", &path))?;
+        sync_directory(&self.directory)?;
+        rewritten.length = output.len() as u64;
+        rewritten.is_compacted = true;
+        rewritten.is_sealed = true;
+        let mut state = self.state();
+        if let Some(segment) = state.segments.get_mut(&first) {
+            rewritten.next_sequence = segment.next_sequence;
+            *segment = rewritten;
+        }
+        Ok(moved)
+    }
+
+    /// Removes an older segment.
+    pub(crate) fn remove(&self, first: Cursor) -> Result<(), ReplicatorError> {
+        let Some(segment) = self.state().segments.remove(&first) else { return Ok(()) };
+        self.state().by_number.remove(&segment.number);
+        std::fs::remove_file(&segment.path).map_err(ReplicatorError::disk("remove", &segment.path))
+    }
+}
+
+impl Segment {
+    const fn empty(number: u32, file: Arc<File>, path: PathBuf, first: Cursor) -> Self {
+        Self {
+            number,
+            file,
+            path,
+            next_sequence: first.sequence,
+            length: HEADER_BYTES as u64,
+            marks: Vec::new(),
+            stamp: 0,
+            is_compacted: false,
+            is_sealed: false,
+        }
+    }
+
+    /// Notes that records from this sequence on begin at the offset.
+    fn mark(&mut self, sequence: u64, offset: u64) {
+        let is_due = self
+            .marks
+            .last()
+            .is_none_or(|(held, at)| *held < sequence && offset.saturating_sub(*at) >= MARK_BYTES);
+        if is_due {
+            self.marks.push((sequence, offset));
+        }
+    }
+
+    fn part(&self, first: Cursor, sequence: u64) -> Part {
+        let place = self.marks.partition_point(|(held, _)| *held <= sequence);
+        let mark = place.checked_sub(1).and_then(|place| self.marks.get(place));
+        Part {
+            file: Arc::clone(&self.file),
+            path: self.path.clone(),
+            offset: mark.map_or(HEADER_BYTES as u64, |(_, offset)| *offset),
+            length: self.length,
+            first: Cursor { epoch: first.epoch, sequence },
+            next_sequence: self.next_sequence,
+        }
+    }
+}
+
+/// A part of a segment, readable without the lock.
+#[derive(Debug)]
+struct Part {
+    file: Arc<File>,
+    path: PathBuf,
+    offset: u64,
+    length: u64,
+    first: Cursor,
+    next_sequence: u64,
+}
+
+impl Part {
+    fn bytes(&self) -> Result<Vec<u8>, ReplicatorError> {
+        let length = usize::try_from(self.length).unwrap_or(usize::MAX);
+        read_range(&self.file, 0, length).map_err(ReplicatorError::disk("read", &self.path))
+    }
+
+    /// Records of the part; a run of equal sequences is never cut.
+    fn read(&self, bytes_max: usize) -> Result<RawChunk, ReplicatorError> {
+        let reach = (bytes_max as u64)
+            .saturating_add(2 * MARK_BYTES)
+            .saturating_add(super::segment::PAYLOAD_BYTES_MAX as u64);
+        let left = self.length.saturating_sub(self.offset);
+        let length = usize::try_from(left.min(reach)).unwrap_or(usize::MAX);
+        let bytes = read_range(&self.file, self.offset, length);
+        let bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
+        let mut chunk = RawChunk { first: self.first, next: self.first, records: Vec::new() };
+        let mut taken = 0_usize;
+        let mut is_cut = left > reach;
+        for scanned in Scan::new(&bytes, 0, 0) {
+            let Scanned::Record(record) = scanned else { continue };
+            if record.sequence < self.first.sequence {
+                continue;
+            }
+            let last = chunk.records.last().map(|(sequence, _)| *sequence);
+            if taken >= bytes_max && last != Some(record.sequence) {
+                is_cut = true;
+                break;
+            }
+            taken = taken.saturating_add(record.payload.len());
+            chunk.records.push((record.sequence, record.payload.to_vec()));
+        }
+        let last = chunk.records.last().map(|(sequence, _)| sequence.saturating_add(1));
+        chunk.next.sequence = match last {
+            Some(after) if is_cut => after,
+            Some(_) | None => self.next_sequence,
+        };
+        Ok(chunk)
+    }
+}
+
+fn short(offset: usize) -> Result<u32, ReplicatorError> {
+    u32::try_from(offset).map_err(|_| ReplicatorError::Record)
+}
+
+/// Sorts by cursor as text.
+fn file_name(first: Cursor) -> String {
+    let Cursor { epoch, sequence } = first;
+    format!("{:020}-{:020}-{sequence:020}.log", epoch.millis, epoch.random)
+}
+
+fn lock(directory: &Path) -> Result<File, ReplicatorError> {
+    let path = directory.join("LOCK");
+    let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = options.map_err(ReplicatorError::disk("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(ReplicatorError::InUse(directory.to_path_buf()))
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(ReplicatorError::disk("lock", &path)(error))
+        }
+    }
+}
+
+/// The segment files in order; what an unfinished rewrite left is removed.
+fn segment_paths(directory: &Path) -> Result<Vec<PathBuf>, ReplicatorError> {
+    let failed = || ReplicatorError::disk("list", directory);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed())? {
+        let path = entry.map_err(failed())?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("log") => paths.push(path),
+            Some("tmp") => {
+                std::fs::remove_file(&path).map_err(ReplicatorError::disk("remove", &path))?;
+            }
+            Some(_) | None => {}
+        }
+    }
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<Arc<File>, ReplicatorError> {
+    let options = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path);
+    let file = options.map_err(ReplicatorError::disk("create", path))?;
+    file.write_all_at(bytes, 0)
+        .and_then(|()| file.sync_data())
+        .map_err(ReplicatorError::disk("write", path))?;
+    Ok(Arc::new(file))
+}
+
+fn sync_directory(directory: &Path) -> Result<(), ReplicatorError> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(ReplicatorError::disk("sync", directory))
+}
+
+/// Reads a file; `None` where it holds no header and can hold nothing else.
+fn load(
+    path: PathBuf,
+    number: u32,
+    is_last: bool,
+    meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
+) -> Result<Option<(Cursor, Segment)>, ReplicatorError> {
+    let failed = |action| ReplicatorError::disk(action, &path);
+    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open"))?;
+    let length = file.metadata().map_err(failed("read"))?.len();
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let bytes = read_range(&file, 0, length).map_err(failed("read"))?;
+    let header = match Header::decode(&bytes) {
+        Ok(header) => header,
+        Err(BadHeader::Newer(version)) => {
+            return Err(ReplicatorError::NewerVersion { path, version, newest: VERSION });
+        }
+        Err(BadHeader::Damaged) if is_last && bytes.len() <= HEADER_BYTES => {
+            std::fs::remove_file(&path).map_err(failed("remove"))?;
+            return Ok(None);
+        }
+        Err(BadHeader::Damaged) => {
+            meet(Met::Damaged { path: &path, bytes: bytes.len() })?;
+            return Ok(None);
+        }
+    };
+    let mut segment = Segment::empty(number, Arc::new(file), path, header.first);
+    segment.is_compacted = header.is_compacted;
+    segment.is_sealed = true;
+    load_records(&mut segment, header.first, &bytes, is_last, meet)?;
+    Ok(Some((header.first, segment)))
+}
+
+fn load_records(
+    segment: &mut Segment,
+    first: Cursor,
+    bytes: &[u8],
+    is_last: bool,
+    meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
+) -> Result<(), ReplicatorError> {
+    segment.length = bytes.len() as u64;
+    for scanned in Scan::new(bytes, HEADER_BYTES, first.sequence) {
+        match scanned {
+            Scanned::Record(record) => {
+                let cursor = Cursor { epoch: first.epoch, sequence: record.sequence };
+                let location = Location { segment: segment.number, offset: short(record.offset)? };
+                let stamp = meet(Met::Record { cursor, location, payload: record.payload })?;
+                segment.stamp = segment.stamp.max(stamp);
+                segment.mark(record.sequence, record.offset as u64);
+                segment.next_sequence = record.sequence.saturating_add(1);
+            }
+            Scanned::Torn { offset } if is_last => {
+                let cut = bytes.len().saturating_sub(offset);
+                tracing::warn!(path = %segment.path.display(), bytes = cut, "a torn tail was cut");
+                segment.length = offset as u64;
+                segment
+                    .file
+                    .set_len(segment.length)
+                    .and_then(|()| segment.file.sync_data())
+                    .map_err(ReplicatorError::disk("cut", &segment.path))?;
+            }
+            Scanned::Torn { offset } => {
+                let bytes = bytes.len().saturating_sub(offset);
+                meet(Met::Damaged { path: &segment.path, bytes })?;
+            }
+            Scanned::Damaged { offset, end } => {
+                let bytes = end.saturating_sub(offset);
+                meet(Met::Damaged { path: &segment.path, bytes })?;
+            }
+        }
+    }
+    Ok(())
+}

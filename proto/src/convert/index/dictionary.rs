@@ -1,0 +1,77 @@
+//! Service names by id: what one epoch of an origin log has named so far.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::{InvalidIndexMessage, NAME_BYTES_MAX, within};
+use crate::v1;
+
+/// Most services that one epoch names.
+const SERVICES_MAX: usize = 1 << 20;
+
+/// Ids of services, valid within one epoch of one origin log, given densely from 0.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceDictionary {
+    names: Vec<Arc<str>>,
+    ids: FxHashMap<Arc<str>, u32>,
+}
+
+impl ServiceDictionary {
+    /// The id of a service, given now where it has none. The flag says whether it is new: its
+    /// [`v1::ServiceName`] must then precede what uses it.
+    pub fn intern(&mut self, name: &Arc<str>) -> (u32, bool) {
+        if let Some(id) = self.ids.get(name) {
+            return (*id, false);
+        }
+        let id = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        self.names.push(Arc::clone(name));
+        self.ids.insert(Arc::clone(name), id);
+        (id, true)
+    }
+
+    /// Takes a name as another process gave it. Says whether it was new. Ids come in order; the
+    /// same again changes nothing.
+    pub fn define(&mut self, id: u32, name: &str) -> Result<bool, InvalidIndexMessage> {
+        within("service_name.name", name.len(), NAME_BYTES_MAX)?;
+        let place = id as usize;
+        if let Some(held) = self.names.get(place) {
+            return if &**held == name {
+                Ok(false)
+            } else {
+                Err(InvalidIndexMessage::Redefined(id))
+            };
+        }
+        if place != self.names.len() || place >= SERVICES_MAX {
+            let value = u64::from(id);
+            return Err(InvalidIndexMessage::Value { field: "service_name.id", value });
+        }
+        let name: Arc<str> = name.into();
+        self.names.push(Arc::clone(&name));
+        self.ids.entry(name).or_insert(id);
+        Ok(true)
+    }
+
+    /// The service of an id.
+    pub fn name_of(&self, id: u32) -> Result<Arc<str>, InvalidIndexMessage> {
+        self.names.get(id as usize).cloned().ok_or(InvalidIndexMessage::UnknownService(id))
+    }
+
+    /// How many services have an id.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether no service has one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The names from an id on, as records.
+    pub fn names_from(&self, id: u32) -> impl Iterator<Item = v1::ServiceName> {
+        let numbered = (0_u32..).zip(&self.names).skip(id as usize);
+        numbered.map(|(id, name)| v1::ServiceName { id, name: name.as_ref().to_owned() })
+    }
+}
