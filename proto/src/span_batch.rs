@@ -441,6 +441,12 @@ impl<'a> SpanBatchBuilder<'a> {
         }
     }
 
+    /// An empty batch with room for so many spans.
+    #[must_use]
+    pub fn with_capacity(spans: usize) -> Self {
+        Self { spans: Vec::with_capacity(spans), ..Self::new() }
+    }
+
     /// Adds a resource frame (`ResourceSpans` without `scope_spans`); gives its place.
     pub fn add_resource(&mut self, frame: Vec<u8>) -> u32 {
         self.resources.push(frame);

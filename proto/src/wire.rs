@@ -95,12 +95,18 @@ impl<'a> Iterator for Fields<'a> {
 #[inline]
 fn read_field(input: &[u8]) -> Result<(u32, Value<'_>, &[u8]), WireError> {
     let (tag, rest) = read_varint(input)?;
+    let number = field_number(tag)?;
+    let (value, rest) = read_value(tag & 7, number, rest)?;
+    Ok((number, value, rest))
+}
+
+#[inline]
+fn field_number(tag: u64) -> Result<u32, WireError> {
     let number = u32::try_from(tag >> 3).map_err(|_| WireError::BadTag)?;
     if number == 0 || number > 0x1fff_ffff {
         return Err(WireError::BadTag);
     }
-    let (value, rest) = read_value(tag & 7, number, rest)?;
-    Ok((number, value, rest))
+    Ok(number)
 }
 
 #[inline]
@@ -167,7 +173,7 @@ fn skip_group(input: &[u8], number: u32, depth: usize) -> Result<(&[u8], &[u8]),
     loop {
         let content = input.len().saturating_sub(rest.len());
         let (tag, after_tag) = read_varint(rest)?;
-        let found = u32::try_from(tag >> 3).map_err(|_| WireError::BadTag)?;
+        let found = field_number(tag)?;
         match tag & 7 {
             4 if found == number => return Ok((input.get(..content).unwrap_or(&[]), after_tag)),
             4 => return Err(WireError::BadTag),
@@ -218,6 +224,17 @@ impl<'a> Value<'a> {
         match self {
             Value::Fixed64(value) => Ok(value),
             Value::Varint(_) | Value::Bytes(_) | Value::Fixed32(_) | Value::Group(_) => {
+                Err(WireError::WrongType)
+            }
+        }
+    }
+
+    /// A fixed 32-bit number.
+    #[inline]
+    pub const fn fixed32(self) -> Result<u32, WireError> {
+        match self {
+            Value::Fixed32(value) => Ok(value),
+            Value::Varint(_) | Value::Fixed64(_) | Value::Bytes(_) | Value::Group(_) => {
                 Err(WireError::WrongType)
             }
         }
@@ -332,15 +349,29 @@ impl<'a> SpanHeader<'a> {
                 tags::SPAN_SPAN_ID => header.span_id = field.value.bytes()?,
                 tags::SPAN_PARENT_SPAN_ID => header.parent_span_id = field.value.bytes()?,
                 tags::SPAN_NAME => header.name = field.value.bytes()?,
-                tags::SPAN_KIND => header.kind = small(field.value.varint()?, 5),
+                tags::SPAN_KIND => header.kind = Self::kind_of(field.value.varint()?),
                 tags::SPAN_START => header.start = field.value.fixed64()?,
                 tags::SPAN_END => header.end = field.value.fixed64()?,
                 tags::SPAN_STATUS => header.status = status_code(field.value.bytes()?)?,
-                tags::SPAN_FLAGS => header.flags = flags(field.value)?,
+                tags::SPAN_FLAGS => header.flags = field.value.fixed32()?,
                 _ => {}
             }
         }
         Ok(header)
+    }
+
+    /// The kind of a number on the wire: 0 where it is out of range.
+    #[inline]
+    #[must_use]
+    pub fn kind_of(number: u64) -> u8 {
+        small(number, 5)
+    }
+
+    /// The status code of a number on the wire: 0 where it is out of range.
+    #[inline]
+    #[must_use]
+    pub fn status_of(number: u64) -> u8 {
+        small(number, 2)
     }
 }
 
@@ -349,21 +380,12 @@ fn small(value: u64, max: u8) -> u8 {
     u8::try_from(value).ok().filter(|value| *value <= max).unwrap_or(0)
 }
 
-fn flags(value: Value<'_>) -> Result<u32, WireError> {
-    match value {
-        Value::Fixed32(flags) => Ok(flags),
-        Value::Varint(_) | Value::Fixed64(_) | Value::Bytes(_) | Value::Group(_) => {
-            Err(WireError::WrongType)
-        }
-    }
-}
-
 fn status_code(status: &[u8]) -> Result<u8, WireError> {
     let mut code = 0;
     for field in fields(status) {
         let field = field?;
         if field.number == tags::STATUS_CODE {
-            code = small(field.value.varint()?, 2);
+            code = SpanHeader::status_of(field.value.varint()?);
         }
     }
     Ok(code)

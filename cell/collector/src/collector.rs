@@ -1,0 +1,109 @@
+//! A collector: its pipeline and its listeners.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming;
+use prometheus_client::registry::Registry;
+use sampling::HeadSampler;
+use span_log::port::SpanLog;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use trace_model::Clock;
+use tracing::{debug, warn};
+
+use crate::config::CollectorConfig;
+use crate::error::ExportError;
+use crate::listener::{Listener, Protocols};
+use crate::metrics::CollectorMetrics;
+use crate::pipeline::Pipeline;
+use crate::status::{RefuseReason, refusal};
+use crate::{cors, grpc, http as http_api};
+
+/// A collector. Make one, then serve any number of listeners with it.
+#[derive(Debug)]
+pub struct Collector {
+    config: CollectorConfig,
+    pipeline: Pipeline,
+    metrics: CollectorMetrics,
+}
+
+impl Collector {
+    /// A collector into this log, whose metrics this registry shows.
+    #[must_use]
+    pub fn new(
+        config: CollectorConfig,
+        log: Arc<dyn SpanLog>,
+        sampler: Arc<dyn HeadSampler>,
+        clock: Arc<dyn Clock>,
+        registry: &mut Registry,
+    ) -> Arc<Self> {
+        let metrics = CollectorMetrics::register(registry);
+        let pipeline = Pipeline::new(&config, log, sampler, clock, metrics.clone());
+        Arc::new(Self { config, pipeline, metrics })
+    }
+
+    /// Serves OTLP over gRPC (HTTP/2 with prior knowledge) until `stop` is cancelled and requests
+    /// in flight have ended, at most the drain time later.
+    pub async fn serve_grpc(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let collector = Arc::clone(&self);
+        let service = tower::service_fn(move |request: Request<Incoming>| {
+            let collector = Arc::clone(&collector);
+            async move { Ok::<_, Infallible>(grpc::handle(&collector, request).await) }
+        });
+        self.listener(Protocols::Http2).serve(listener, service, stop).await;
+    }
+
+    /// Serves OTLP over HTTP and Zipkin (HTTP/1 and HTTP/2), with the same end.
+    pub async fn serve_http(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let collector = Arc::clone(&self);
+        let service = tower::service_fn(move |request: Request<Incoming>| {
+            let collector = Arc::clone(&collector);
+            async move { Ok::<_, Infallible>(http_api::handle(&collector, request).await) }
+        });
+        let service = tower::ServiceBuilder::new()
+            .layer(cors::layer(&self.config.cors_origins))
+            .service(service)
+            .map_err(|error: Infallible| error);
+        self.listener(Protocols::Http1And2).serve(listener, service, stop).await;
+    }
+
+    /// The stages, for callers within the process.
+    #[must_use]
+    pub const fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    pub(crate) const fn config(&self) -> &CollectorConfig {
+        &self.config
+    }
+
+    /// Counts a refusal, and tells of those that an operator can do something about.
+    pub(crate) fn note_refusal(&self, error: &ExportError) {
+        let reason = refusal(error).reason;
+        self.metrics.count_refusal(reason);
+        match reason {
+            RefuseReason::Log | RefuseReason::Internal => {
+                let cause = std::error::Error::source(error);
+                warn!(%error, cause, "a request was refused");
+            }
+            RefuseReason::Tenant
+            | RefuseReason::Malformed
+            | RefuseReason::Unsupported
+            | RefuseReason::TooLarge
+            | RefuseReason::BrokenOff
+            | RefuseReason::Overloaded => debug!(%error, "a request was refused"),
+        }
+    }
+
+    fn listener(&self, protocols: Protocols) -> Listener {
+        Listener {
+            protocols,
+            limits: self.config.connections,
+            drain_timeout: self.config.drain_timeout,
+            connections: self.metrics.connections.clone(),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! OTLP JSON into OTLP protobuf, once, while it is read: behind this, JSON goes the same way.
+//!
+//! What is not JSON at all is refused. A value that does not fit its field is written as a field of
+//! the wrong wire type instead, so that the deep check rejects that span and its siblings are kept.
+//! Nothing is built in between: the output is never much longer than the input, and nesting ends
+//! where `serde_json` ends it (128 levels).
+//! Source: OpenTelemetry Protocol specification, *JSON Protobuf Encoding*; proto3 JSON mapping.
+
+mod scalar;
+mod schema;
+
+use std::fmt;
+
+use bytes::Bytes;
+use proto::wire::put_varint;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use self::schema::{Field, Kind, Message, REQUEST};
+use crate::error::ExportError;
+
+/// The request as protobuf.
+pub(crate) fn transcode(json: &[u8]) -> Result<Bytes, ExportError> {
+    let mut output = Vec::with_capacity(json.len() / 2);
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    MessageReader { message: &REQUEST, output: &mut output }
+        .deserialize(&mut deserializer)
+        .and_then(|()| deserializer.end())
+        .map_err(|error| ExportError::MalformedJson(error.to_string()))?;
+    Ok(Bytes::from(output))
+}
+
+/// Reads an object into the fields of a message.
+struct MessageReader<'o> {
+    message: &'static Message,
+    output: &'o mut Vec<u8>,
+}
+
+impl<'de> DeserializeSeed<'de> for MessageReader<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MessageReader<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(field) = map.next_key_seed(FieldName(self.message))? {
+            match field {
+                Some(field) => {
+                    map.next_value_seed(ValueReader {
+                        field,
+                        is_element: false,
+                        output: self.output,
+                    })?;
+                }
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a name; `None` where the message has no such field.
+struct FieldName(&'static Message);
+
+impl<'de> DeserializeSeed<'de> for FieldName {
+    type Value = Option<&'static Field>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for FieldName {
+    type Value = Option<&'static Field>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.field(name))
+    }
+}
+
+/// Reads the value of a field, or one element of it.
+struct ValueReader<'o> {
+    field: &'static Field,
+    is_element: bool,
+    output: &'o mut Vec<u8>,
+}
+
+impl ValueReader<'_> {
+    /// Whether a single value may stand here.
+    const fn takes_one(&self) -> bool {
+        self.is_element || !self.field.is_repeated
+    }
+
+    fn put(self, is_put: impl FnOnce(&'static Field, &mut Vec<u8>) -> bool) {
+        if !self.takes_one() || !is_put(self.field, self.output) {
+            put_misfit(self.field, self.output);
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ValueReader<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueReader<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Kind::Message(message) = self.field.kind else {
+            put_misfit(self.field, self.output);
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(());
+        };
+        if !self.takes_one() {
+            put_misfit(self.field, self.output);
+        }
+        let start = self.output.len();
+        MessageReader { message, output: self.output }.visit_map(map)?;
+        frame(self.output, self.field.number, start);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        if self.takes_one() {
+            put_misfit(self.field, self.output);
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(());
+        }
+        let field = self.field;
+        while list
+            .next_element_seed(ValueReader { field, is_element: true, output: self.output })?
+            .is_some()
+        {}
+        Ok(())
+    }
+
+    /// `null` leaves a field out; in a list it stands for an empty element, so that a span that is
+    /// null is counted as rejected.
+    fn visit_unit<E>(self) -> Result<(), E> {
+        if self.is_element {
+            frame(self.output, self.field.number, self.output.len());
+        }
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.put(|field, output| scalar::put_bool(field, value, output));
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.put(|field, output| scalar::put_integer(field, i128::from(value), output));
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.put(|field, output| scalar::put_integer(field, i128::from(value), output));
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.put(|field, output| scalar::put_double(field, value, output));
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.put(|field, output| scalar::put_text(field, text, output));
+        Ok(())
+    }
+}
+
+/// Puts tag and length before the bytes from `start` on.
+fn frame(output: &mut Vec<u8>, number: u32, start: usize) {
+    let length = output.len().saturating_sub(start);
+    put_varint(output, u64::from(number) << 3 | 2);
+    put_varint(output, length as u64);
+    let header = output.len().saturating_sub(start).saturating_sub(length);
+    if let Some(message) = output.get_mut(start..) {
+        message.rotate_right(header);
+    }
+}
+
+/// Writes the field with a wire type that it does not have: no reader takes it for a value.
+fn put_misfit(field: &Field, output: &mut Vec<u8>) {
+    let wire_type = match field.kind {
+        Kind::Message(_) | Kind::Text | Kind::Hex | Kind::Base64 => 0,
+        Kind::Bool
+        | Kind::Double
+        | Kind::Int64
+        | Kind::Uint32
+        | Kind::Fixed32
+        | Kind::Fixed64
+        | Kind::Enum(_) => 2,
+    };
+    put_varint(output, u64::from(field.number) << 3 | wire_type);
+    output.push(0);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! The way of a request, one function a stage: admit → validate → enrich → sample → batch →
+//! append. The pipeline knows the log and the sampler through their ports, and no store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::{BatchSource, SpanBatch};
+use sampling::HeadSampler;
+use span_log::port::SpanLog;
+use tokio::time::timeout;
+use trace_model::{Clock, Region, TenantId};
+
+use crate::admission::{Admission, Admitted};
+use crate::batch::batch;
+use crate::config::{CollectorConfig, SpanLimits};
+use crate::enrich::enrich;
+use crate::error::ExportError;
+use crate::metrics::CollectorMetrics;
+use crate::receipt::Receipt;
+use crate::sample::{Sampled, sample};
+use crate::validate::validate;
+
+/// A request that was received whole.
+#[derive(Debug)]
+pub struct ExportRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// `ExportTraceServiceRequest` in protobuf, whatever it was sent as.
+    pub body: Bytes,
+    /// xxh3-64 of the body as sent, uncompressed.
+    pub digest: u64,
+    /// Its part of the account of what is in flight.
+    pub admitted: Admitted,
+}
+
+/// The stages and what they work with.
+#[derive(Debug)]
+pub struct Pipeline {
+    region: Region,
+    name: Arc<str>,
+    limits: SpanLimits,
+    acknowledge_timeout: Duration,
+    admission: Arc<Admission>,
+    log: Arc<dyn SpanLog>,
+    sampler: Arc<dyn HeadSampler>,
+    clock: Arc<dyn Clock>,
+    metrics: CollectorMetrics,
+}
+
+impl Pipeline {
+    /// A pipeline into this log.
+    #[must_use]
+    pub fn new(
+        config: &CollectorConfig,
+        log: Arc<dyn SpanLog>,
+        sampler: Arc<dyn HeadSampler>,
+        clock: Arc<dyn Clock>,
+        metrics: CollectorMetrics,
+    ) -> Self {
+        Self {
+            region: config.region.clone(),
+            name: config.name.as_str().into(),
+            limits: config.limits,
+            acknowledge_timeout: config.acknowledge_timeout,
+            admission: Arc::new(Admission::new(config.admission, metrics.in_flight_bytes.clone())),
+            log,
+            sampler,
+            clock,
+            metrics,
+        }
+    }
+
+    /// Lets a request of so many announced bytes in, or refuses it: before its body is read.
+    pub fn admit(&self, announced: usize) -> Result<Admitted, ExportError> {
+        self.admission.admit(announced)
+    }
+
+    /// Takes a request to the log. `Ok` means that every span that the receipt calls accepted is
+    /// durable, or was left out by head sampling.
+    pub async fn export(&self, request: ExportRequest) -> Result<Receipt, ExportError> {
+        let started = self.clock.monotonic();
+        let ExportRequest { tenant, body, digest, mut admitted } = request;
+        let (batch, receipt) = {
+            let validated = validate(&body, &self.limits)?;
+            let enriched = enrich(validated, self.source(tenant, digest));
+            let misplaced = u64::from(enriched.placed_at_receive_time);
+            self.metrics.placed_at_receive_time_spans.inc_by(misplaced);
+            let sampled = sample(enriched, self.sampler.as_ref());
+            self.metrics.count_decisions(&sampled);
+            let receipt = receipt(&sampled);
+            (batch(sampled).map_err(ExportError::Batch)?, receipt)
+        };
+        self.metrics.body_bytes.inc_by(body.len() as u64);
+        drop(body);
+        if let Some(batch) = batch {
+            admitted.set(batch.encoded().len());
+            self.append(batch).await?;
+        }
+        self.metrics.accepted_spans.inc_by(u64::from(receipt.accepted));
+        self.metrics.observe_acknowledgement(self.clock.monotonic().saturating_sub(started));
+        Ok(receipt)
+    }
+
+    async fn append(&self, batch: SpanBatch) -> Result<(), ExportError> {
+        let _queued = self.metrics.queue(batch.spans().len());
+        let appended = timeout(self.acknowledge_timeout, self.log.append(Arc::new(batch))).await;
+        appended.map_err(|_| ExportError::Unacknowledged)?.map_err(ExportError::Log)?;
+        Ok(())
+    }
+
+    fn source(&self, tenant: TenantId, digest: u64) -> BatchSource {
+        let receive_time = self.clock.now();
+        let (region, collector) = (self.region.clone(), Arc::clone(&self.name));
+        BatchSource { tenant, region, collector, receive_time, digest }
+    }
+}
+
+fn receipt(sampled: &Sampled<'_>) -> Receipt {
+    let kept = u32::try_from(sampled.spans.len()).unwrap_or(u32::MAX);
+    let sampled_out = sampled.left_out();
+    let accepted = kept.saturating_add(sampled_out);
+    Receipt { accepted, sampled_out, rejected: sampled.rejected }
+}

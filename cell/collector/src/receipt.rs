@@ -1,0 +1,185 @@
+//! What became of the spans of a request.
+
+use std::fmt::Write as _;
+
+use proto::wire::WireError;
+
+/// Why a span was rejected. The sender must not repeat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RejectReason {
+    /// The trace id is not 16 bytes, or all zero.
+    BadTraceId,
+    /// The span id is not 8 bytes, or all zero.
+    BadSpanId,
+    /// The bytes are not a span.
+    Unreadable,
+    /// A text is not UTF-8.
+    NotUtf8,
+    /// Too many attributes on one span, event, link, resource or scope.
+    TooManyAttributes,
+    /// A text or value that is too long.
+    ValueTooLong,
+    /// A value nested too deeply.
+    TooDeep,
+    /// Too many events, links and values in one span.
+    TooManyParts,
+    /// The span's resource or scope is unreadable or over a limit.
+    BadContext,
+}
+
+impl RejectReason {
+    /// All reasons.
+    pub const ALL: [Self; 9] = [
+        Self::BadTraceId,
+        Self::BadSpanId,
+        Self::Unreadable,
+        Self::NotUtf8,
+        Self::TooManyAttributes,
+        Self::ValueTooLong,
+        Self::TooDeep,
+        Self::TooManyParts,
+        Self::BadContext,
+    ];
+
+    /// The label of metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::BadTraceId => "bad_trace_id",
+            Self::BadSpanId => "bad_span_id",
+            Self::Unreadable => "unreadable",
+            Self::NotUtf8 => "not_utf8",
+            Self::TooManyAttributes => "too_many_attributes",
+            Self::ValueTooLong => "value_too_long",
+            Self::TooDeep => "too_deep",
+            Self::TooManyParts => "too_many_parts",
+            Self::BadContext => "bad_context",
+        }
+    }
+
+    /// What is said to the sender.
+    #[must_use]
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            Self::BadTraceId => "a trace id that is not 16 bytes or is all zero",
+            Self::BadSpanId => "a span id that is not 8 bytes or is all zero",
+            Self::Unreadable => "not a span message",
+            Self::NotUtf8 => "a text that is not UTF-8",
+            Self::TooManyAttributes => "too many attributes",
+            Self::ValueTooLong => "a text or value that is too long",
+            Self::TooDeep => "a value nested too deeply",
+            Self::TooManyParts => "too many events, links and nested values",
+            Self::BadContext => "a resource or scope that is unreadable or over a limit",
+        }
+    }
+
+    const fn place(self) -> usize {
+        self as usize
+    }
+}
+
+impl From<WireError> for RejectReason {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::NotUtf8 => Self::NotUtf8,
+            WireError::TooDeep => Self::TooDeep,
+            WireError::Truncated
+            | WireError::VarintTooLong
+            | WireError::BadTag
+            | WireError::WrongType => Self::Unreadable,
+        }
+    }
+}
+
+/// Rejected spans by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rejections {
+    counts: [u32; RejectReason::ALL.len()],
+}
+
+impl Rejections {
+    /// Counts spans.
+    pub fn add(&mut self, reason: RejectReason, spans: u32) {
+        if let Some(count) = self.counts.get_mut(reason.place()) {
+            *count = count.saturating_add(spans);
+        }
+    }
+
+    /// Spans rejected for this reason.
+    #[must_use]
+    pub fn of(&self, reason: RejectReason) -> u32 {
+        self.counts.get(reason.place()).copied().unwrap_or(0)
+    }
+
+    /// All spans rejected.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// The reasons that occurred, with their counts.
+    pub fn occurred(&self) -> impl Iterator<Item = (RejectReason, u32)> + '_ {
+        RejectReason::ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// The answer to a request that was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Spans that were acknowledged: durable, or left out by head sampling.
+    pub accepted: u32,
+    /// Of these, left out by head sampling.
+    pub sampled_out: u32,
+    /// Spans that were not taken.
+    pub rejected: Rejections,
+}
+
+impl Receipt {
+    /// What is said about rejected spans; `None` where there are none.
+    #[must_use]
+    pub fn rejection_message(&self) -> Option<String> {
+        let rejected = self.rejected.total();
+        if rejected == 0 {
+            return None;
+        }
+        let sent = rejected.saturating_add(self.accepted);
+        let mut message = format!("{rejected} of {sent} spans were rejected");
+        for (place, (reason, count)) in self.rejected.occurred().enumerate() {
+            let separator = if place == 0 { ": " } else { ", " };
+            // Writing to a string does not fail.
+            let _written = write!(message, "{separator}{count} with {}", reason.explanation());
+        }
+        Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_success_has_no_message() {
+        assert_eq!(Receipt { accepted: 5, ..Receipt::default() }.rejection_message(), None);
+    }
+
+    #[test]
+    fn the_message_names_every_reason_with_its_count() {
+        let mut receipt = Receipt { accepted: 9, ..Receipt::default() };
+        receipt.rejected.add(RejectReason::BadTraceId, 2);
+        receipt.rejected.add(RejectReason::TooDeep, 1);
+        assert_eq!(
+            receipt.rejection_message().unwrap(),
+            "3 of 12 spans were rejected: 2 with a trace id that is not 16 bytes or is all zero, \
+             1 with a value nested too deeply"
+        );
+    }
+
+    #[test]
+    fn every_reason_has_its_own_place_and_label() {
+        let mut labels = std::collections::BTreeSet::new();
+        for (place, reason) in RejectReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.place(), place);
+            assert!(labels.insert(reason.label()));
+        }
+    }
+}
