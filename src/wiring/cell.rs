@@ -1,0 +1,319 @@
+//! A region's cell on embedded stores: collector, span log, consumer groups, stores, querier and
+//! the region's origin log, in one process.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use collector::{Collector, CollectorConfig};
+use ingester::metadata_publisher::{
+    FixedPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics,
+};
+use ingester::{
+    AggregatorConfig, AggregatorMetrics, DeadLetterConfig, DeadLetters, GroupHandler,
+    IngesterMetrics, IngesterParts, IngesterService, LagBoard, MetricsAggregator, RunnerConfig,
+    RunnerParts, SearchIndexerHandler, StorageWriterHandler,
+};
+use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
+use metadata_replicator::{Entropy, OriginFeed, OriginLog, OriginLogConfig};
+use querier::{Querier, QuerierConfig, QuerierPorts};
+use sampling::{HeadRules, RateSampler};
+use service_kit::config::{CellConfig, cell as raw};
+use service_kit::{Stage, listen};
+use span_log::SpanLog;
+use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
+use tonic::service::Routes;
+use trace_model::Clock;
+use trace_store::embedded::{EmbeddedStore, EmbeddedStoreConfig};
+use trace_store::embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
+
+use super::ports::{LogAndGroups, LogTail};
+use super::serve::{serve_admin, serve_grpc};
+use crate::seam::{GroupLag, RoleContext, RoleSnapshot, RunningRole};
+
+/// What a cell keeps on disk.
+#[derive(Clone, Debug)]
+struct Keepers {
+    log: Arc<EmbeddedLog>,
+    store: Arc<EmbeddedStore>,
+    metrics: Arc<EmbeddedMetricsStore>,
+    origin: Arc<OriginLog>,
+    dead_letters: Arc<DeadLetters>,
+}
+
+/// Starts a region's cell.
+pub(crate) async fn start_cell(
+    config: CellConfig,
+    mut context: RoleContext,
+) -> anyhow::Result<RunningRole> {
+    let ready = context.readiness.check("cell");
+    let keepers = open(&config, Arc::clone(&context.clock)).await?;
+    keepers.log.metrics().register(&mut context.registry);
+    keepers.store.metrics().register(&mut context.registry);
+    let stages = Stages::of(&context);
+    let collector = collector(&config, &keepers, &mut context)?;
+    let mut endpoints = serve_receivers(&config, &collector, &context, &stages.receivers).await?;
+    let lag = LagBoard::default();
+    let internal = internal_routes(&config, &keepers, &lag, &mut context, &stages.answering);
+    let address = (config.listen.internal, context.change_port_with);
+    endpoints.push(("cell gRPC", serve_grpc("cell", address, internal, &stages.answering).await?));
+    start_groups(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
+    keep_house(&keepers, &stages.house);
+    close_at_the_end(&keepers, &stages.log);
+    let admin = (context.readiness.clone(), context.registry);
+    let change = context.change_port_with;
+    endpoints.push(("admin", serve_admin(config.listen.admin, change, admin, &stages.admin).await?));
+    ready.pass();
+    Ok(RunningRole {
+        endpoints,
+        drain: context.drain,
+        snapshot: Box::new(move || snapshot(&collector, &lag)),
+    })
+}
+
+/// The parts of a cell in the order in which they stop.
+#[derive(Debug)]
+struct Stages {
+    receivers: Stage,
+    answering: Stage,
+    groups: Stage,
+    house: Stage,
+    log: Stage,
+    admin: Stage,
+}
+
+impl Stages {
+    fn of(context: &RoleContext) -> Self {
+        let drain = &context.drain;
+        Self {
+            receivers: drain.stage("receivers"),
+            answering: drain.stage("answers"),
+            groups: drain.stage("consumer groups"),
+            house: drain.stage("merging and retention"),
+            log: drain.stage("span log"),
+            admin: drain.stage("admin"),
+        }
+    }
+}
+
+/// Opens what is on disk, beside one another below the data directory.
+async fn open(config: &CellConfig, clock: Arc<dyn Clock>) -> anyhow::Result<Keepers> {
+    let config = config.clone();
+    let opening = move || {
+        let place = |name: &str| config.data_dir.join(name);
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("making {} (`data_dir`)", config.data_dir.display()))?;
+        let log = EmbeddedLog::open(log_config(&config, place("log")), Arc::clone(&clock))?;
+        let store = EmbeddedStore::open(store_config(&config, place("store")), Arc::clone(&clock))?;
+        let metrics = EmbeddedMetricsStore::open(
+            EmbeddedMetricsConfig { retention: config.retention, ..EmbeddedMetricsConfig::new(place("metrics")) },
+            Arc::clone(&clock),
+        )?;
+        let origin = OriginLogConfig {
+            retention: config.retention,
+            ..OriginLogConfig::new(place("origin"), config.region.clone())
+        };
+        let origin = OriginLog::open(origin, clock, Entropy::from_system())?;
+        let dead_letters = DeadLetters::open(DeadLetterConfig::new(place("dead-letters")))?;
+        Ok(Keepers { log, store, metrics, origin: Arc::new(origin), dead_letters: Arc::new(dead_letters) })
+    };
+    tokio::task::spawn_blocking(opening).await?
+}
+
+fn log_config(config: &CellConfig, directory: std::path::PathBuf) -> EmbeddedConfig {
+    EmbeddedConfig {
+        segment_bytes: config.log.segment_bytes,
+        retention: config.log.retention,
+        retention_bytes: config.log.bytes_max,
+        when_full: match config.log.when_full {
+            raw::WhenFull::Refuse => WhenFull::Refuse,
+            raw::WhenFull::DropOldest => WhenFull::DropOldest,
+        },
+        ..EmbeddedConfig::at(directory)
+    }
+}
+
+fn store_config(config: &CellConfig, directory: std::path::PathBuf) -> EmbeddedStoreConfig {
+    EmbeddedStoreConfig {
+        retention: config.retention,
+        retention_bytes: config.retention_bytes,
+        cache_bytes: config.querier.cache_bytes,
+        ..EmbeddedStoreConfig::new(directory)
+    }
+}
+
+fn collector(
+    config: &CellConfig,
+    keepers: &Keepers,
+    context: &mut RoleContext,
+) -> anyhow::Result<Arc<Collector>> {
+    let receiver = &config.receiver;
+    let name = format!("{}-collector", config.region);
+    let mut settings = CollectorConfig::new(config.region.clone(), &name);
+    settings.limits.spans_max = receiver.spans_max as usize;
+    settings.limits.attributes_max = receiver.attributes_max as usize;
+    settings.limits.value_bytes_max = usize::try_from(receiver.value_bytes_max)?;
+    settings.limits.depth_max = receiver.depth_max as usize;
+    settings.grpc_body_bytes_max = usize::try_from(receiver.grpc_body_bytes_max)?;
+    settings.http_body_bytes_max = usize::try_from(receiver.http_body_bytes_max)?;
+    settings.admission.in_flight_bytes_max = usize::try_from(receiver.in_flight_bytes_max)?;
+    settings.connections.connections_max = receiver.connections.connections_max as usize;
+    settings.connections.head_timeout = receiver.connections.header_timeout;
+    settings.connections.idle_timeout = receiver.connections.idle_timeout;
+    settings.body_timeout = receiver.request_timeout;
+    if !receiver.cors_origins.is_empty() {
+        settings.cors_origins.clone_from(&receiver.cors_origins);
+    }
+    let rules = HeadRules { rate: config.head.rate, honour_flags: config.head.is_honouring_flags };
+    let sampler = Arc::new(RateSampler::new(rules)?);
+    let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as Arc<dyn SpanLog>;
+    let clock = Arc::clone(&context.clock);
+    Ok(Collector::new(settings, log, sampler, clock, &mut context.registry))
+}
+
+type Endpoints = Vec<(&'static str, std::net::SocketAddr)>;
+
+async fn serve_receivers(
+    config: &CellConfig,
+    collector: &Arc<Collector>,
+    context: &RoleContext,
+    stage: &Stage,
+) -> anyhow::Result<Endpoints> {
+    let change = context.change_port_with;
+    let grpc = listen::bind(config.listen.otlp_grpc, change).await?;
+    let http = listen::bind(config.listen.otlp_http, change).await?;
+    let zipkin = listen::bind(config.listen.zipkin, change).await?;
+    let endpoints = vec![
+        ("OTLP gRPC", grpc.local_addr()?),
+        ("OTLP HTTP", http.local_addr()?),
+        ("Zipkin", zipkin.local_addr()?),
+    ];
+    stage.spawn(Arc::clone(collector).serve_grpc(grpc, stage.stopping.clone()));
+    for listener in [http, zipkin] {
+        stage.spawn(Arc::clone(collector).serve_http(listener, stage.stopping.clone()));
+    }
+    Ok(endpoints)
+}
+
+fn internal_routes(
+    config: &CellConfig,
+    keepers: &Keepers,
+    lag: &LagBoard,
+    context: &mut RoleContext,
+    stage: &Stage,
+) -> Routes {
+    let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as Arc<dyn SpanLog>;
+    let dead_letters = Arc::clone(&keepers.dead_letters);
+    let ports = QuerierPorts {
+        traces: Arc::clone(&keepers.store) as _,
+        search: Arc::clone(&keepers.store) as _,
+        catalog: Arc::clone(&keepers.store) as _,
+        metrics: Arc::clone(&keepers.metrics) as _,
+        tail: Arc::new(LogTail(Arc::clone(&log))),
+        status: Arc::new(LogAndGroups { log, lag: lag.clone(), dead_letters }),
+        clock: Arc::clone(&context.clock),
+    };
+    let mut settings = QuerierConfig::new(config.region.clone());
+    settings.locality = config.locality;
+    settings.queries_max = config.querier.concurrency as usize;
+    let querier = Querier::new(settings, ports, &mut context.registry);
+    let feed: Arc<dyn OriginFeed> = Arc::clone(&keepers.origin) as _;
+    let clock = Arc::clone(&context.clock);
+    let limits = ServerLimits::default();
+    let feeds = ReplicationServer::new([feed], clock, limits, stage.stopping.clone());
+    Routes::new(querier::server(querier)).add_service(feeds.into_service())
+}
+
+async fn start_groups(
+    config: &CellConfig,
+    keepers: &Keepers,
+    lag: LagBoard,
+    context: &mut RoleContext,
+    stage: &Stage,
+) -> anyhow::Result<()> {
+    let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as Arc<dyn SpanLog>;
+    let (ingester_metrics, counting) = (IngesterMetrics::default(), AggregatorMetrics::default());
+    let publishing = PublisherMetrics::default();
+    ingester_metrics.register(&mut context.registry);
+    counting.register(&mut context.registry);
+    publishing.register(&mut context.registry);
+    let identity = log.identity();
+    let aggregator = MetricsAggregator::open(
+        Arc::clone(&keepers.metrics) as _,
+        (identity.incarnation, identity.partitions),
+        AggregatorConfig::default(),
+        counting,
+    );
+    let (aggregator, _cross_border) = aggregator.await.context("the metrics store")?;
+    let publisher = MetadataPublisher::new(
+        PublisherConfig::new(config.region.clone()),
+        log.as_ref(),
+        Arc::clone(&keepers.origin) as _,
+        Arc::new(FixedPolicy(config.locality.index)),
+        Arc::clone(&context.clock),
+        publishing,
+    )?;
+    let incarnation = identity.incarnation;
+    let handlers: Vec<Box<dyn GroupHandler>> = vec![
+        Box::new(StorageWriterHandler::new(Arc::clone(&keepers.store) as _, incarnation)),
+        Box::new(SearchIndexerHandler::new(Arc::clone(&keepers.store) as _, incarnation)),
+        Box::new(aggregator),
+        Box::new(publisher),
+    ];
+    let runner = RunnerParts {
+        log,
+        dead_letters: Arc::clone(&keepers.dead_letters),
+        clock: Arc::clone(&context.clock),
+        lag,
+        metrics: ingester_metrics,
+        config: RunnerConfig::default(),
+    };
+    let parts = IngesterParts { runner, handlers };
+    let _service = IngesterService::spawn(&stage.tracker, &stage.stopping, parts);
+    Ok(())
+}
+
+/// How often segments are merged and what has passed its retention goes.
+const HOUSE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// The same for the origin log, whose rows are compacted.
+const ORIGIN_ROUNDS: u32 = 30;
+
+fn keep_house(keepers: &Keepers, stage: &Stage) {
+    let (store, stopping) = (Arc::clone(&keepers.store), stage.stopping.clone());
+    stage.spawn(async move {
+        while stopping.run_until_cancelled(tokio::time::sleep(HOUSE_EVERY)).await.is_some() {
+            if let Err(error) = store.maintain().await {
+                tracing::warn!(%error, "merging or retention of the store failed");
+            }
+        }
+    });
+    let (origin, stopping) = (Arc::clone(&keepers.origin), stage.stopping.clone());
+    stage.spawn(async move {
+        let pause = HOUSE_EVERY * ORIGIN_ROUNDS;
+        while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            if let Err(error) = origin.maintain().await {
+                tracing::warn!(%error, "compaction of the origin log failed");
+            }
+        }
+    });
+}
+
+fn close_at_the_end(keepers: &Keepers, stage: &Stage) {
+    let (log, stopping) = (Arc::clone(&keepers.log), stage.stopping.clone());
+    stage.spawn(async move {
+        stopping.cancelled().await;
+        if let Err(error) = log.close().await {
+            tracing::error!(%error, "the span log did not close well");
+        }
+    });
+}
+
+fn snapshot(collector: &Collector, lag: &LagBoard) -> RoleSnapshot {
+    let (spans, traces) = collector.accepted();
+    let groups = lag.snapshot().into_iter().map(|lag| GroupLag {
+        group: lag.group.0,
+        records: lag.records,
+        age: std::time::Duration::from_millis(lag.age_ms),
+    });
+    RoleSnapshot { spans, traces, groups: groups.collect(), index: Vec::new() }
+}
