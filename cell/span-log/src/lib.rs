@@ -1,12 +1,19 @@
 //! The span log: what a cell has acknowledged, in order, until every required group has it.
 //!
-//! Port [`SpanLog`]; adapters `embedded` (durable, one machine) and `memory` (tests). The log never
-//! looks into a span; it keeps batches, gives them offsets and append times, and remembers how far
-//! each consumer group has come.
+//! Port [`SpanLog`]; adapters [`embedded`] (durable, one machine) and [`memory`] (tests). The log
+//! never looks into a span; it keeps batches, gives them offsets and append times, and remembers
+//! how far each consumer group has come. All records of one trace lie in one partition
+//! (`docs/DECISIONS/006-log-keyed-by-trace.md`).
 #![warn(missing_docs)]
 
+pub mod embedded;
+pub mod memory;
+pub mod metrics;
 pub mod port;
 
+pub use embedded::{EmbeddedConfig, EmbeddedLog, OpenError, WhenFull};
+pub use memory::{MemoryConfig, MemoryLog};
+pub use metrics::LogMetrics;
 pub use port::{
     Appended, Capabilities, CommitError, DamagedRange, GroupId, LogEnd, LogError, LogIdentity,
     SpanLog, TailAnswer,

@@ -1,0 +1,329 @@
+//! What a directory holds, found out at opening: a torn tail is cut, damage is set aside and
+//! reported, the live tail's index is built again. Nothing that was acknowledged is stepped over in
+//! silence.
+//!
+//! A block that is cut short or does not fit its checksum at the very end of the last segment is a
+//! torn write that nobody was told of, unless the checkpoint saw the log end behind it: then it is
+//! damage. With good blocks behind it, it is damage too.
+
+use std::io;
+use std::sync::Arc;
+
+use trace_model::{Clock, UnixNanos};
+
+use super::block::{Binding, BlockHeader, PAGE, PAGE_BYTES, SectionPlace, is_intact, unpack};
+use super::checkpoint::{Checkpoint, CheckpointFile};
+use super::disk::{Disk, DiskFile, read_up_to};
+use super::error::OpenError;
+use super::identity::{FileFault, Identity, load_or_create};
+use super::segment::{self, Segment, SegmentHeader, Step, Walk, file_name, number_of};
+use super::shared::{Opened, State};
+use super::tail_index::{SectionRef, TraceHasher};
+use super::times::Times;
+use crate::port::STORAGE_WRITER;
+
+/// Damage met while opening.
+#[derive(Clone, Debug)]
+pub(crate) struct Damage {
+    pub(crate) offsets: (u64, u64),
+    pub(crate) times: (UnixNanos, UnixNanos),
+    pub(crate) reason: &'static str,
+}
+
+/// What an opening brings beside the state.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    pub(crate) damage: Vec<Damage>,
+    pub(crate) has_torn_tail: bool,
+    /// Number of the next segment.
+    pub(crate) next_number: u64,
+    pub(crate) has_lost_checkpoint: bool,
+}
+
+/// A segment file, before its blocks are looked at.
+#[derive(Debug)]
+struct Found {
+    header: SegmentHeader,
+    file: Arc<dyn DiskFile>,
+    length: u64,
+}
+
+/// The recovery of one directory.
+struct Recovery<'a> {
+    disk: &'a dyn Disk,
+    identity: Identity,
+    /// Everything below was durable when the last checkpoint was written.
+    witness: u64,
+    /// Records from here on are in the live tail.
+    tail_from: u64,
+    findings: Findings,
+}
+
+/// Opens what the directory holds, or makes a new log in it.
+pub(crate) fn recover(disk: &dyn Disk, clock: &dyn Clock) -> Result<(Opened, Findings), FileFault> {
+    let mut numbers: Vec<u64> = disk.list()?.iter().filter_map(|name| number_of(name)).collect();
+    numbers.sort_unstable();
+    let identity = load_or_create(disk, clock, !numbers.is_empty())?;
+    let (checkpoint_file, checkpoint) = CheckpointFile::open(disk)?;
+    let has_lost_checkpoint = checkpoint.is_none() && !numbers.is_empty();
+    let checkpoint = checkpoint.unwrap_or_default();
+    let next_number = numbers.last().map_or(0, |last| last.saturating_add(1));
+    let findings =
+        Findings { damage: Vec::new(), has_torn_tail: false, next_number, has_lost_checkpoint };
+    let witness = checkpoint.commits.values().copied().max().unwrap_or(0).max(checkpoint.end);
+    let tail_from = checkpoint.commits.get(STORAGE_WRITER.0).copied().unwrap_or(0);
+    let mut recovery = Recovery { disk, identity, witness, tail_from, findings };
+    let segments = recovery.segments(&numbers)?;
+    let state = state(segments, checkpoint, witness);
+    let opened = Opened { identity, checkpoint: checkpoint_file, state };
+    Ok((opened, recovery.findings))
+}
+
+fn state(segments: Vec<Arc<Segment>>, checkpoint: Checkpoint, witness: u64) -> State {
+    let last = segments.last().map(|segment| segment.extent().clone());
+    let next = last.as_ref().map_or(0, |extent| extent.next_offset).max(witness);
+    let last_time = segments.iter().map(|segment| segment.extent().last_time).max();
+    let vouched = last_time.unwrap_or_default().max(UnixNanos(checkpoint.time_ceiling));
+    State {
+        segments: segments.into(),
+        next,
+        times: Times::from(vouched),
+        tail_floor: checkpoint.commits.get(STORAGE_WRITER.0).copied().unwrap_or(0),
+        durable_commits: checkpoint.commits.clone(),
+        durable_end: checkpoint.end,
+        commits: checkpoint.commits,
+        damaged: Vec::new(),
+        dropped: checkpoint.dropped,
+        is_dirty: true,
+    }
+}
+
+impl Recovery<'_> {
+    fn segments(&mut self, numbers: &[u64]) -> Result<Vec<Arc<Segment>>, FileFault> {
+        let mut found = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            found.extend(self.find(*number)?);
+        }
+        let mut segments = Vec::with_capacity(found.len());
+        let mut follows = found.iter().skip(1).map(|found| found.header.first_offset);
+        for one in &found {
+            let segment = match follows.next() {
+                Some(limit) => Some(self.inner_segment(one, limit)?),
+                None => self.last_segment(one)?,
+            };
+            segments.extend(segment.map(Arc::new));
+        }
+        Ok(segments)
+    }
+
+    /// Opens a segment file and finds its first offset: from its head, or from its first block. A
+    /// file with neither never held an acknowledged record, or all of it is damaged: it is put
+    /// aside, and what follows shows the hole.
+    fn find(&self, number: u64) -> Result<Option<Found>, FileFault> {
+        let name = file_name(number);
+        let file = self.disk.open(&name)?;
+        let length = file.length()?;
+        let incarnation = self.identity.log.incarnation;
+        let header = match SegmentHeader::read(file.as_ref())? {
+            Some(Ok(header)) if (header.incarnation, header.number) == (incarnation, number) => {
+                header
+            }
+            Some(Ok(_)) => {
+                let reason = "it belongs to another log";
+                return Err(FileFault::Open(OpenError::Damaged { file: name, reason }));
+            }
+            Some(Err(found)) => {
+                let known = segment::VERSION;
+                return Err(FileFault::Open(OpenError::Newer { file: name, found, known }));
+            }
+            None => match self.first_block_offset(file.as_ref(), number, length)? {
+                Some(first_offset) => SegmentHeader { incarnation, number, first_offset },
+                None => {
+                    self.disk.rename(&name, &format!("{name}.unreadable"))?;
+                    return Ok(None);
+                }
+            },
+        };
+        Ok(Some(Found { header, file, length }))
+    }
+
+    fn first_block_offset(
+        &self,
+        file: &dyn DiskFile,
+        number: u64,
+        length: u64,
+    ) -> io::Result<Option<u64>> {
+        let binding = Binding { salt: self.identity.salt, segment: number };
+        match Walk::of_file(file, binding, length, 0, None).step()? {
+            Step::Block(_, block) => Ok(Some(block.first_offset)),
+            Step::Damaged { next, .. } => Ok(Some(next)),
+            Step::End => Ok(None),
+        }
+    }
+
+    /// A segment that another one follows: all of its records were acknowledged.
+    fn inner_segment(&mut self, found: &Found, limit: u64) -> io::Result<Segment> {
+        let segment = self.new_segment(found);
+        let is_in_tail = limit > self.tail_from;
+        let mut walk = self.walk(found, &segment, Some(limit));
+        loop {
+            match walk.step()? {
+                Step::Block(position, block) => {
+                    add(&segment, position, &block);
+                    if is_in_tail {
+                        self.check(&segment, position, &block)?;
+                    }
+                }
+                Step::Damaged { first, next, times } => self.hole((first, next), times),
+                Step::End => break,
+            }
+        }
+        segment.extent().next_offset = limit;
+        if !is_in_tail {
+            *segment.tail() = None;
+        }
+        Ok(segment)
+    }
+
+    /// The segment that was written last: its end may be torn. `None` where it holds nothing.
+    fn last_segment(&mut self, found: &Found) -> io::Result<Option<Segment>> {
+        let segment = self.new_segment(found);
+        let mut walk = self.walk(found, &segment, None);
+        let mut steps = Vec::new();
+        loop {
+            match walk.step()? {
+                Step::End => break,
+                step @ (Step::Block(..) | Step::Damaged { .. }) => steps.push(step),
+            }
+        }
+        let mut end = (walk.position(), walk.expected());
+        while let Some(Step::Block(position, block)) = steps.last()
+            && block.next_offset() > self.witness
+            && !is_whole(&segment, *position, block)?
+        {
+            end = (*position, block.first_offset);
+            self.findings.has_torn_tail = true;
+            steps.pop();
+        }
+        for step in steps {
+            match step {
+                Step::Block(position, block) => {
+                    add(&segment, position, &block);
+                    self.check(&segment, position, &block)?;
+                }
+                Step::Damaged { first, next, times } => self.hole((first, next), times),
+                Step::End => {}
+            }
+        }
+        self.cut(found, &segment, end)
+    }
+
+    /// Cuts the last segment behind its last good block and makes what is left durable: it may
+    /// have been written, but not synced, before the process was killed.
+    fn cut(
+        &mut self,
+        found: &Found,
+        segment: &Segment,
+        end: (u64, u64),
+    ) -> io::Result<Option<Segment>> {
+        let (position, next) = end;
+        self.findings.has_torn_tail |= has_bytes(found.file.as_ref(), position, found.length)?;
+        if next < self.witness {
+            let times = (segment.extent().last_time, UnixNanos::MAX);
+            self.hole((next, self.witness), times);
+        }
+        let next = next.max(self.witness);
+        if next == found.header.first_offset {
+            self.disk.remove(&file_name(found.header.number))?;
+            return Ok(None);
+        }
+        found.file.truncate(position)?;
+        found.file.sync()?;
+        let mut cut = self.new_segment(found);
+        let mut extent = segment.extent().clone();
+        extent.end = position;
+        extent.next_offset = next;
+        extent.disk_bytes = position;
+        cut.take(extent, segment.tail().take());
+        Ok(Some(cut))
+    }
+
+    fn new_segment(&self, found: &Found) -> Segment {
+        let file = Arc::clone(&found.file);
+        Segment::new(found.header, self.identity.salt, file, found.length)
+    }
+
+    fn walk<'f>(&self, found: &'f Found, segment: &Segment, limit: Option<u64>) -> Walk<'f> {
+        let first = found.header.first_offset;
+        Walk::of_file(found.file.as_ref(), segment.binding, found.length, first, limit)
+    }
+
+    fn hole(&mut self, offsets: (u64, u64), times: (UnixNanos, UnixNanos)) {
+        let reason = "no block can be found in their place";
+        self.findings.damage.push(Damage { offsets, times, reason });
+    }
+
+    /// Checks a block's sections, and puts those of the live tail into its index.
+    fn check(&mut self, segment: &Segment, position: u64, block: &BlockHeader) -> io::Result<()> {
+        let hasher = TraceHasher::new(self.identity.salt);
+        for (number, place) in (0_u32..).zip(block.places(position)) {
+            let stored = stored_bytes(segment.file.as_ref(), &place)?;
+            let is_in_tail = place.next_offset() > self.tail_from;
+            if !is_in_tail && is_intact(&place.entry, &stored) {
+                continue;
+            }
+            match unpack(&place.entry, &stored) {
+                Ok(batches) => {
+                    let section = SectionRef {
+                        first_offset: place.first_offset,
+                        records: place.entry.records,
+                        block_page: u32::try_from(position / PAGE).unwrap_or(u32::MAX),
+                        section: number,
+                    };
+                    if let Some(tail) = segment.tail().as_mut() {
+                        tail.add(section, hasher, &batches);
+                    }
+                }
+                Err(reason) => {
+                    let offsets = (place.first_offset, place.next_offset());
+                    let times = (block.append_time, block.append_time);
+                    self.findings.damage.push(Damage { offsets, times, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add(segment: &Segment, position: u64, block: &BlockHeader) {
+    let end = position.saturating_add(u64::from(block.block_bytes));
+    let offsets = (block.first_offset, block.next_offset());
+    segment.extent().add((position, end), offsets, block.append_time);
+}
+
+fn is_whole(segment: &Segment, position: u64, block: &BlockHeader) -> io::Result<bool> {
+    for place in block.places(position) {
+        if !is_intact(&place.entry, &stored_bytes(segment.file.as_ref(), &place)?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A section's bytes; fewer where the file ends before.
+pub(crate) fn stored_bytes(file: &dyn DiskFile, place: &SectionPlace) -> io::Result<Vec<u8>> {
+    let mut stored = vec![0; place.entry.stored_bytes as usize];
+    let read = read_up_to(file, &mut stored, place.position)?;
+    stored.truncate(read);
+    Ok(stored)
+}
+
+/// Whether anything was written behind the end.
+fn has_bytes(file: &dyn DiskFile, end: u64, length: u64) -> io::Result<bool> {
+    let mut page = [0; PAGE_BYTES];
+    if end >= length {
+        return Ok(false);
+    }
+    let read = read_up_to(file, &mut page, end)?;
+    Ok(page.get(..read).is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)))
+}

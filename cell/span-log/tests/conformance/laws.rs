@@ -1,0 +1,336 @@
+//! What the port promises, tested on every adapter.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use service_kit::ManualClock;
+use span_log::port::STORAGE_WRITER;
+use span_log::{
+    Capabilities, CommitError, EmbeddedConfig, EmbeddedLog, GroupId, LogError, MemoryConfig,
+    MemoryLog, SpanLog,
+};
+use tempfile::TempDir;
+use trace_model::{TimeRange, UnixNanos};
+
+use crate::batches::{PARTITION, batch, batch_of, eventually, read_all, tenant, trace, traces_of};
+
+const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A log under test; the directory goes with it.
+struct Subject {
+    log: Arc<dyn SpanLog>,
+    clock: Arc<ManualClock>,
+    _directory: Option<TempDir>,
+}
+
+fn memory() -> Subject {
+    let clock = Arc::new(ManualClock::at(NOW));
+    let log = MemoryLog::new(MemoryConfig::default(), clock.clone());
+    Subject { log, clock, _directory: None }
+}
+
+fn embedded_with(change: impl FnOnce(&mut EmbeddedConfig)) -> Subject {
+    let clock = Arc::new(ManualClock::at(NOW));
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = EmbeddedConfig::at(directory.path().join("log"));
+    config.disk_reserve_bytes = 0;
+    change(&mut config);
+    let log = EmbeddedLog::open(config, clock.clone()).unwrap();
+    Subject { log, clock, _directory: Some(directory) }
+}
+
+fn embedded() -> Subject {
+    embedded_with(|_| {})
+}
+
+/// Small segments and no cache: every read comes from files.
+fn embedded_uncached() -> Subject {
+    embedded_with(|config| {
+        config.segment_bytes = 64 << 10;
+        config.cache_bytes_max = 0;
+    })
+}
+
+fn run<F: Future<Output = ()>>(law: impl FnOnce(Subject) -> F, subject: fn() -> Subject) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(law(subject()));
+}
+
+macro_rules! laws {
+    ($($law:ident),* $(,)?) => {
+        mod memory_log { $( #[test] fn $law() { super::run(super::$law, super::memory); } )* }
+        mod embedded_log { $( #[test] fn $law() { super::run(super::$law, super::embedded); } )* }
+        mod embedded_log_from_files {
+            $( #[test] fn $law() { super::run(super::$law, super::embedded_uncached); } )*
+        }
+    };
+}
+
+laws!(
+    capabilities_are_as_this_suite_needs_them,
+    records_are_read_in_the_order_of_their_appends,
+    every_record_is_read_once_from_any_offset,
+    an_empty_batch_takes_no_offset,
+    append_times_never_go_back,
+    the_end_vouches_for_a_time_that_holds,
+    an_offset_is_found_by_its_append_time,
+    commits_never_go_back,
+    a_commit_beyond_the_end_is_held_at_the_end,
+    a_group_without_commit_begins_at_the_oldest,
+    a_waiter_wakes_at_an_append_and_at_its_time_limit,
+    the_tail_has_an_acknowledged_batch_at_once,
+    tenants_with_one_trace_id_do_not_see_each_other,
+    concurrent_appends_are_all_kept_in_their_own_order,
+    tail_and_committed_leave_no_gap,
+    a_partition_that_does_not_exist_is_named,
+    a_closed_log_refuses,
+);
+
+async fn capabilities_are_as_this_suite_needs_them(subject: Subject) {
+    let Capabilities { has_live_tail, can_seek_by_time, .. } = subject.log.capabilities();
+    assert!(has_live_tail && can_seek_by_time);
+    assert_eq!(subject.log.identity().partitions, 1);
+    assert_eq!(subject.log.identity().incarnation, NOW.millis());
+}
+
+async fn records_are_read_in_the_order_of_their_appends(subject: Subject) {
+    let mut expected = Vec::new();
+    for number in 0..40_u64 {
+        let traces: Vec<u64> = (0..=number % 5).map(|part| number * 10 + part).collect();
+        let appended = subject.log.append(batch(&traces)).await.unwrap();
+        assert_eq!(appended.ranges.len(), 1);
+        assert_eq!(appended.ranges[0].first, expected.len() as u64);
+        expected.extend(traces.into_iter().map(trace));
+        assert_eq!(appended.ranges[0].next, expected.len() as u64);
+    }
+    let records = read_all(subject.log.as_ref(), 0, 1 << 20).await;
+    assert_eq!(traces_of(&records), expected);
+    let offsets: Vec<u64> = records.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, (0..expected.len() as u64).collect::<Vec<_>>());
+}
+
+async fn every_record_is_read_once_from_any_offset(subject: Subject) {
+    // Large enough for several segments of the log from files.
+    for number in 0..60 {
+        let traces = [number * 3, number * 3 + 1, number * 3 + 2];
+        subject.log.append(batch_of("default", &traces, 2_000)).await.unwrap();
+    }
+    let all = read_all(subject.log.as_ref(), 0, 1 << 20).await;
+    assert_eq!(all.len(), 180);
+    for from in 0..=180 {
+        for bytes_max in [1, 50_000] {
+            let records = read_all(subject.log.as_ref(), from, bytes_max).await;
+            assert_eq!(records, all[usize::try_from(from).unwrap()..], "from {from}");
+        }
+    }
+}
+
+async fn an_empty_batch_takes_no_offset(subject: Subject) {
+    subject.log.append(batch(&[1])).await.unwrap();
+    let appended = subject.log.append(batch(&[])).await.unwrap();
+    assert_eq!((appended.ranges[0].first, appended.ranges[0].next), (1, 1));
+    assert_eq!(subject.log.end(PARTITION).unwrap().next, 1);
+    assert_eq!(read_all(subject.log.as_ref(), 0, 1).await.len(), 1);
+}
+
+async fn append_times_never_go_back(subject: Subject) {
+    let mut last = UnixNanos(0);
+    for step in 0..10 {
+        match step {
+            3 => subject.clock.set_wall(NOW.minus(3_600_000_000_000)),
+            _ => subject.clock.advance(SECOND),
+        }
+        let appended = subject.log.append(batch(&[step])).await.unwrap();
+        assert!(appended.append_time >= last);
+        assert!(subject.log.end(PARTITION).unwrap().append_time >= appended.append_time);
+        last = appended.append_time;
+    }
+    let records = read_all(subject.log.as_ref(), 0, 1 << 20).await;
+    assert!(records.is_sorted_by_key(|record| record.append_time));
+}
+
+async fn the_end_vouches_for_a_time_that_holds(subject: Subject) {
+    subject.log.append(batch(&[1])).await.unwrap();
+    let log = subject.log.clone();
+    subject.clock.advance(SECOND);
+    let wanted = NOW.plus(1_000_000_000);
+    eventually("the idle end's time follows the clock", || {
+        log.end(PARTITION).unwrap().append_time == wanted
+    })
+    .await;
+    subject.clock.set_wall(NOW.minus(3_600_000_000_000));
+    assert_eq!(log.end(PARTITION).unwrap().append_time, wanted);
+    assert_eq!(log.append(batch(&[2])).await.unwrap().append_time, wanted);
+}
+
+async fn an_offset_is_found_by_its_append_time(subject: Subject) {
+    for number in 0..30 {
+        subject
+            .log
+            .append(batch_of("default", &[number * 2, number * 2 + 1], 3_000))
+            .await
+            .unwrap();
+        subject.clock.advance(SECOND);
+    }
+    let time = |second: u64| NOW.plus(second * 1_000_000_000);
+    for second in 0..30 {
+        assert_eq!(subject.log.offset_at(PARTITION, time(second)).await.unwrap(), second * 2);
+        let after = subject.log.offset_at(PARTITION, time(second).plus(1)).await.unwrap();
+        assert_eq!(after, second * 2 + 2);
+    }
+    assert_eq!(subject.log.offset_at(PARTITION, TimeRange::ALL.start).await.unwrap(), 0);
+    assert_eq!(subject.log.offset_at(PARTITION, TimeRange::ALL.end).await.unwrap(), 60);
+}
+
+async fn commits_never_go_back(subject: Subject) {
+    subject.log.append(batch(&[1, 2, 3])).await.unwrap();
+    subject.log.commit(STORAGE_WRITER, PARTITION, 2).await.unwrap();
+    subject.log.commit(STORAGE_WRITER, PARTITION, 2).await.unwrap();
+    let error = subject.log.commit(STORAGE_WRITER, PARTITION, 1).await.unwrap_err();
+    assert!(matches!(error, CommitError::Backwards { wanted: 1, committed: 2 }), "{error}");
+    assert_eq!(subject.log.committed(STORAGE_WRITER, PARTITION).unwrap(), 2);
+    assert_eq!(subject.log.committed(GroupId("other"), PARTITION).unwrap(), 0);
+}
+
+async fn a_commit_beyond_the_end_is_held_at_the_end(subject: Subject) {
+    subject.log.append(batch(&[1, 2])).await.unwrap();
+    subject.log.commit(STORAGE_WRITER, PARTITION, 9).await.unwrap();
+    assert_eq!(subject.log.committed(STORAGE_WRITER, PARTITION).unwrap(), 2);
+}
+
+async fn a_group_without_commit_begins_at_the_oldest(subject: Subject) {
+    subject.log.append(batch(&[1, 2])).await.unwrap();
+    let end = subject.log.end(PARTITION).unwrap();
+    assert_eq!((end.first, end.next), (0, 2));
+    assert_eq!(subject.log.committed(GroupId("new"), PARTITION).unwrap(), end.first);
+}
+
+async fn a_waiter_wakes_at_an_append_and_at_its_time_limit(subject: Subject) {
+    let brief = Duration::from_millis(20);
+    let end = subject.log.wait_beyond(PARTITION, 0, brief).await.unwrap();
+    assert_eq!(end.next, 0);
+    let waiting = subject.log.wait_beyond(PARTITION, 0, Duration::from_secs(60));
+    let appending = subject.log.append(batch(&[1]));
+    let (waited, appended) = tokio::join!(waiting, appending);
+    appended.unwrap();
+    assert_eq!(waited.unwrap().next, 1);
+    let beyond = subject.log.wait_beyond(PARTITION, 0, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(beyond.next, 1);
+}
+
+async fn the_tail_has_an_acknowledged_batch_at_once(subject: Subject) {
+    let log = subject.log.as_ref();
+    for number in 0..50 {
+        log.append(batch_of("default", &[number, number + 1, 500], 900)).await.unwrap();
+        let answer = log.tail(&tenant("default"), trace(number + 1)).await.unwrap();
+        assert_eq!(answer.spans.len(), 1, "trace {number} + 1 was just appended");
+        assert!(!answer.is_damaged);
+        assert_eq!(answer.covered.next[&PARTITION], (number + 1) * 3);
+        let common = log.tail(&tenant("default"), trace(500)).await.unwrap();
+        assert_eq!(common.spans.len() as u64, number + 1);
+    }
+    let absent = log.tail(&tenant("default"), trace(9_999)).await.unwrap();
+    assert!(absent.spans.is_empty() && !absent.is_damaged);
+    assert_eq!(absent.covered.incarnation, log.identity().incarnation);
+}
+
+async fn tenants_with_one_trace_id_do_not_see_each_other(subject: Subject) {
+    let log = subject.log.as_ref();
+    log.append(batch_of("a", &[1], 40)).await.unwrap();
+    log.append(batch_of("b", &[1, 2], 40)).await.unwrap();
+    assert_eq!(log.tail(&tenant("a"), trace(1)).await.unwrap().spans.len(), 1);
+    assert_eq!(log.tail(&tenant("b"), trace(1)).await.unwrap().spans.len(), 1);
+    assert!(log.tail(&tenant("a"), trace(2)).await.unwrap().spans.is_empty());
+    assert!(log.tail(&tenant("c"), trace(1)).await.unwrap().spans.is_empty());
+}
+
+async fn concurrent_appends_are_all_kept_in_their_own_order(subject: Subject) {
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..8_u64 {
+        let log = subject.log.clone();
+        senders.spawn(async move {
+            let mut taken = Vec::new();
+            for number in 0..25 {
+                // Some are packed by the sender, some by the writer.
+                let name_bytes = if number % 3 == 0 { 40_000 } else { 300 };
+                let id = sender * 1_000 + number;
+                let appended = log.append(batch_of("default", &[id], name_bytes)).await.unwrap();
+                taken.push((appended.ranges[0].first, trace(id)));
+            }
+            taken
+        });
+    }
+    let mut taken = Vec::new();
+    while let Some(mine) = senders.join_next().await {
+        let mine = mine.unwrap();
+        assert!(mine.is_sorted_by_key(|(offset, _)| *offset));
+        taken.extend(mine);
+    }
+    taken.sort_unstable();
+    let read = read_all(subject.log.as_ref(), 0, 200_000).await;
+    let read: Vec<_> = read.iter().map(|record| (record.offset, record.trace_id)).collect();
+    assert_eq!(read, taken);
+}
+
+/// A reader that takes the committed offset as "in the stores" and then asks the tail must find
+/// every acknowledged record in one or the other.
+async fn tail_and_committed_leave_no_gap(subject: Subject) {
+    const RECORDS: u64 = 300;
+    let mut others = tokio::task::JoinSet::new();
+    let log = subject.log.clone();
+    others.spawn(async move {
+        for number in 0..RECORDS {
+            log.append(batch_of("default", &[number], 500)).await.unwrap();
+        }
+    });
+    let log = subject.log.clone();
+    others.spawn(async move {
+        let mut next = 0;
+        while next < RECORDS {
+            next = log.wait_beyond(PARTITION, next, SECOND).await.unwrap().next;
+            log.commit(STORAGE_WRITER, PARTITION, next).await.unwrap();
+        }
+    });
+    let mut asked = 0_u64;
+    while asked < RECORDS {
+        let stored = subject.log.committed(STORAGE_WRITER, PARTITION).unwrap();
+        let end = subject.log.end(PARTITION).unwrap().next;
+        for number in (stored..end).rev().take(5) {
+            let answer = subject.log.tail(&tenant("default"), trace(number)).await.unwrap();
+            assert_eq!(answer.spans.len(), 1, "record {number} of {stored}..{end}");
+            assert!(answer.covered.next[&PARTITION] >= end);
+        }
+        asked = end;
+    }
+    while let Some(other) = others.join_next().await {
+        other.unwrap();
+    }
+}
+
+async fn a_partition_that_does_not_exist_is_named(subject: Subject) {
+    let log = subject.log.as_ref();
+    assert!(matches!(log.end(4), Err(LogError::NoPartition(4))));
+    assert!(matches!(log.read(4, 0, 1).await, Err(LogError::NoPartition(4))));
+    assert!(matches!(log.committed(STORAGE_WRITER, 4), Err(LogError::NoPartition(4))));
+    let committed = log.commit(STORAGE_WRITER, 4, 0).await;
+    assert!(matches!(committed, Err(CommitError::Log(LogError::NoPartition(4)))));
+}
+
+async fn a_closed_log_refuses(subject: Subject) {
+    let log = subject.log.as_ref();
+    log.append(batch(&[1])).await.unwrap();
+    let waiting = log.wait_beyond(PARTITION, 1, Duration::from_secs(60));
+    let (waited, closed) = tokio::join!(waiting, log.close());
+    closed.unwrap();
+    assert!(matches!(waited, Err(LogError::Closed)));
+    log.close().await.unwrap();
+    assert!(matches!(log.append(batch(&[2])).await, Err(LogError::Closed)));
+    assert!(matches!(log.append(batch(&[])).await, Err(LogError::Closed)));
+    assert!(matches!(log.read(PARTITION, 0, 1).await, Err(LogError::Closed)));
+    assert!(matches!(log.end(PARTITION), Err(LogError::Closed)));
+    assert!(matches!(log.tail(&tenant("default"), trace(1)).await, Err(LogError::Closed)));
+    assert!(LogError::Closed.is_retryable());
+}

@@ -1,0 +1,6 @@
+//! The conformance suite of the port `SpanLog`, run by every adapter, and the fault tests of the
+//! embedded one.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+
+mod batches;
+mod laws;
