@@ -1,1 +1,36 @@
 //! The global question: route, fan out, merge, assemble, certify.
+//!
+//! A gateway is stateless. It reads the index replica of its own region, asks exactly the cells
+//! that may hold what is wanted, and gives back one answer with a completeness certificate. It must
+//! never call an answer complete that lacks a region's part, never let one region's failure take
+//! the others' answers down, and never reach into a cell except over the wire.
+#![warn(missing_docs)]
+
+mod assembled;
+mod catalog;
+mod certify;
+mod config;
+mod cursor;
+mod error;
+mod fan_out;
+mod gateway;
+pub mod grpc;
+pub mod http;
+mod metrics;
+mod miss_rounds;
+pub mod port;
+mod region_read;
+mod route;
+mod search;
+
+pub use assembled::{Standing, TraceAnswer};
+pub use catalog::{CatalogAnswer, DependencyLink, RegionHealth, SummaryAnswer};
+pub use certify::certify;
+pub use config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryContext};
+pub use cursor::SearchCursor;
+pub use error::GatewayError;
+pub use fan_out::RegionAsk;
+pub use gateway::Gateway;
+pub use region_read::{RegionAnswer, RegionTrace};
+pub use route::{Asked, Footing, Plan, route};
+pub use search::{SearchPage, SearchRequest};

@@ -1,0 +1,108 @@
+//! The spans that a cell holds of one trace: live tail and stores, read so that nothing falls
+//! between them.
+//!
+//! **Why there is no gap.** Let `c1` be what storage-writer had committed when the tail was read:
+//! the tail gives every record from `c1` to its end. The store is read *after* it. Storage-writer
+//! commits only what the store holds durably, and durable never shrinks, so the store's answer
+//! holds every record below `c1` (and more, if a commit fell between the two reads: those records
+//! come twice, and the merge is a set union). Read the other way round, a commit between the reads
+//! would take records out of the tail that the store's answer did not hold yet.
+//!
+//! The argument rests on the store having what was committed. That is not believed but checked:
+//! the tail says where it starts, and a partition's cover reaches to the tail's end only if the
+//! store's cover reaches the tail's start. Otherwise (a store restored from an old backup, a lost
+//! disk) only the store's own cover is claimed, and the certificate says what is missing.
+
+use trace_model::{Coverage, TenantId, TraceId, TraceSpans};
+
+use crate::port::{QuerierPorts, TailRead};
+use crate::status::QuerierError;
+
+/// What the cell holds of a trace.
+#[derive(Clone, Debug)]
+pub struct CellTrace {
+    /// The spans, each once.
+    pub spans: TraceSpans,
+    /// How far the log is covered without a gap.
+    pub covered: Coverage,
+    /// A record or file that may belong to the trace could not be read.
+    pub is_damaged: bool,
+}
+
+/// Reads a trace: the tail first, the store behind it.
+pub(crate) async fn find_trace(
+    ports: &QuerierPorts,
+    tenant: &TenantId,
+    trace_id: TraceId,
+) -> Result<CellTrace, QuerierError> {
+    let tail = ports.tail.read_tail(tenant, trace_id).await?;
+    let stored = ports.traces.read_trace(tenant, trace_id).await?;
+    let covered = join_covers(&tail, &stored.covered);
+    let is_damaged = tail.is_damaged || stored.is_damaged;
+    let mut spans = TraceSpans::new(trace_id);
+    for span in stored.spans.into_iter().chain(tail.spans) {
+        spans.insert(span);
+    }
+    Ok(CellTrace { spans, covered, is_damaged })
+}
+
+/// The cover of both together, in the incarnation of the log that the tail reads.
+fn join_covers(tail: &TailRead, store: &Coverage) -> Coverage {
+    let incarnation = tail.covered.incarnation;
+    // Cover of another incarnation says nothing about this one's offsets.
+    let offset_in = |cover: &Coverage, partition: &u32| {
+        let next = cover.next.get(partition).copied().unwrap_or(0);
+        if cover.incarnation == incarnation { next } else { 0 }
+    };
+    let mut covered = Coverage::none(incarnation);
+    if store.incarnation == incarnation {
+        covered.join(store);
+    }
+    for (partition, end) in &tail.covered.next {
+        if offset_in(store, partition) >= offset_in(&tail.from, partition) {
+            covered.extend(*partition, *end);
+        }
+    }
+    covered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cover(incarnation: u64, next: &[(u32, u64)]) -> Coverage {
+        Coverage { incarnation, next: next.iter().copied().collect() }
+    }
+
+    fn tail(from: &[(u32, u64)], covered: &[(u32, u64)]) -> TailRead {
+        TailRead { from: cover(5, from), covered: cover(5, covered), ..TailRead::default() }
+    }
+
+    #[test]
+    fn tail_and_store_that_meet_cover_to_the_tails_end() {
+        let tail = tail(&[(0, 10), (1, 0)], &[(0, 30), (1, 4)]);
+        for store in [10, 17, 30] {
+            let covered = join_covers(&tail, &cover(5, &[(0, store)]));
+            assert_eq!(covered, cover(5, &[(0, 30), (1, 4)]), "{store}");
+        }
+    }
+
+    #[test]
+    fn a_store_ahead_of_the_tail_counts_as_far_as_it_reaches() {
+        let covered = join_covers(&tail(&[(0, 10)], &[(0, 30)]), &cover(5, &[(0, 44)]));
+        assert_eq!(covered, cover(5, &[(0, 44)]));
+    }
+
+    #[test]
+    fn a_gap_between_store_and_tail_is_not_covered_over() {
+        let covered = join_covers(&tail(&[(0, 10)], &[(0, 30)]), &cover(5, &[(0, 9)]));
+        assert_eq!(covered, cover(5, &[(0, 9)]));
+    }
+
+    #[test]
+    fn a_store_of_another_incarnation_covers_nothing_of_this_log() {
+        let old = cover(4, &[(0, 1_000)]);
+        assert_eq!(join_covers(&tail(&[(0, 10)], &[(0, 30)]), &old), cover(5, &[]));
+        assert_eq!(join_covers(&tail(&[(0, 0)], &[(0, 30)]), &old), cover(5, &[(0, 30)]));
+    }
+}

@@ -1,0 +1,85 @@
+//! What the querier asks of its cell beside the stores: the live tail, and the state of the log.
+//! The binary adapts the span log to these, so that answers never depend on which log it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use trace_model::{Clock, Coverage, StoredSpan, TenantId, TraceId};
+use trace_store::port::{MetricsStore, ServiceCatalog, TraceReader, TraceSearch};
+
+/// A port of the log failed. The question may be asked again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the span log did not answer: {0}")]
+pub struct PortError(pub String);
+
+/// What the live tail holds of a trace.
+#[derive(Clone, Debug, Default)]
+pub struct TailRead {
+    /// Spans of records that no store has to hold yet (it may hold more, and the same twice).
+    pub spans: Vec<StoredSpan>,
+    /// Where the tail starts: what the group storage-writer had committed when the tail was read,
+    /// *or later*. Below it the tail promises nothing.
+    pub from: Coverage,
+    /// Where the tail ends. From `from` up to here nothing of the trace is left out.
+    pub covered: Coverage,
+    /// A record that may belong to the trace could not be read.
+    pub is_damaged: bool,
+}
+
+/// The acknowledged records that the stores need not hold yet.
+///
+/// "Not found" is an empty list, never an error. An acknowledged span is found at once.
+#[async_trait]
+pub trait LiveTail: Send + Sync + fmt::Debug {
+    /// The spans of a trace.
+    async fn read_tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailRead, PortError>;
+}
+
+/// How far a consumer group is behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupLag {
+    /// The group's name.
+    pub group: Arc<str>,
+    /// Records that it has not committed.
+    pub records: u64,
+    /// Milliseconds since the oldest of them was appended.
+    pub age_millis: u64,
+    /// Records that it set aside.
+    pub dead_letters: u64,
+}
+
+/// The state of the cell's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogStatus {
+    /// Offset of the next record, by partition.
+    pub log_end: Coverage,
+    /// Each consumer group's lag.
+    pub groups: Vec<GroupLag>,
+}
+
+/// Tells how the cell is. Changes nothing.
+#[async_trait]
+pub trait CellStatus: Send + Sync + fmt::Debug {
+    /// The state of the log and of its groups.
+    async fn log_status(&self) -> Result<LogStatus, PortError>;
+}
+
+/// Everything that a querier reads from.
+#[derive(Clone, Debug)]
+pub struct QuerierPorts {
+    /// Spans by trace id.
+    pub traces: Arc<dyn TraceReader>,
+    /// Search.
+    pub search: Arc<dyn TraceSearch>,
+    /// Services and operations.
+    pub catalog: Arc<dyn ServiceCatalog>,
+    /// Rate, errors, durations, edges.
+    pub metrics: Arc<dyn MetricsStore>,
+    /// The live tail.
+    pub tail: Arc<dyn LiveTail>,
+    /// The state of the log.
+    pub status: Arc<dyn CellStatus>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}

@@ -1,0 +1,58 @@
+//! From what regions were asked and what they said to the completeness certificate. Pure.
+
+use std::collections::BTreeMap;
+
+use trace_model::{Certificate, Region, RegionOutcome, RegionReport, TraceId};
+
+use crate::region_read::RegionAnswer;
+use crate::route::Plan;
+
+/// The certificate of one trace's answer.
+#[must_use]
+pub fn certify(
+    plan: &Plan,
+    answers: &BTreeMap<Region, RegionAnswer>,
+    trace_id: TraceId,
+) -> Certificate {
+    let mut certificate = Certificate::default();
+    for report in &plan.settled {
+        certificate.add(report.clone());
+    }
+    for (region, asked) in &plan.asked {
+        certificate.add(report_of(asked.report.clone(), answers.get(region), trace_id));
+    }
+    certificate
+}
+
+/// A region's report, from its answer. No answer at all is a failure too.
+fn report_of(
+    report: RegionReport,
+    answer: Option<&RegionAnswer>,
+    trace_id: TraceId,
+) -> RegionReport {
+    let Some(answer) = answer else {
+        let reason = Some("it was not asked".to_owned());
+        return RegionReport { outcome: RegionOutcome::Unavailable, reason, ..report };
+    };
+    let elapsed_millis = u64::try_from(answer.elapsed.as_millis()).unwrap_or(u64::MAX);
+    let trace = answer.traces.get(&trace_id);
+    let spans = trace.map_or(0, |trace| trace.spans.len() as u64);
+    let report = RegionReport { elapsed_millis, spans, ..report };
+    let failure = answer.failure.as_ref();
+    match (trace.and_then(|trace| trace.summary.as_ref()), failure) {
+        (Some(summary), _) => RegionReport {
+            outcome: summary.outcome,
+            covered: summary.covered.clone(),
+            is_damaged: summary.is_damaged,
+            ..report
+        },
+        (None, Some(failure)) => {
+            RegionReport { outcome: failure.outcome(), reason: Some(failure.to_string()), ..report }
+        }
+        (None, None) => RegionReport {
+            outcome: RegionOutcome::Invalid,
+            reason: Some("it said nothing about the trace".to_owned()),
+            ..report
+        },
+    }
+}

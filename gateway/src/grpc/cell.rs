@@ -1,0 +1,193 @@
+//! A cell over `farspan.v1.CellQuery`.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use proto::convert::query::{id_bytes, search_request};
+use proto::v1;
+use proto::v1::cell_query_client::CellQueryClient;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use trace_model::{Region, SearchQuery, TimeRange};
+
+use super::MESSAGE_BYTES_MAX;
+use crate::port::{Caller, CellClient, CellError, FrameStream, TraceAsk};
+
+/// A client of one region's querier.
+#[derive(Clone, Debug)]
+pub struct GrpcCellClient {
+    region: Region,
+    client: CellQueryClient<Channel>,
+}
+
+impl GrpcCellClient {
+    /// A client over this channel; [`super::endpoint`] has the settings that it should be made of.
+    #[must_use]
+    pub fn new(region: Region, channel: Channel) -> Self {
+        let client = CellQueryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Self { region, client }
+    }
+
+    /// A client that connects when it is first asked.
+    pub fn connect_lazy(region: Region, url: &str) -> Result<Self, tonic::transport::Error> {
+        Ok(Self::new(region, super::endpoint(url)?.connect_lazy()))
+    }
+}
+
+fn caller_message(caller: &Caller) -> v1::Caller {
+    v1::Caller {
+        tenant: caller.tenant.as_str().to_owned(),
+        region: caller.region.as_str().to_owned(),
+        ..v1::Caller::default()
+    }
+}
+
+/// A request that carries how long the asker waits.
+fn timed<T>(message: T, time: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(time);
+    request
+}
+
+/// What a gRPC status says about the region. The cause goes to the log: certificates show our words.
+fn cell_error(status: &Status) -> CellError {
+    tracing::debug!(code = ?status.code(), message = status.message(), "a cell did not answer");
+    let broken = status.source().is_some();
+    match status.code() {
+        Code::DeadlineExceeded | Code::Cancelled => {
+            CellError::TimedOut("it ran out of time".to_owned())
+        }
+        Code::ResourceExhausted => CellError::Refused("it is too busy".to_owned()),
+        Code::Unauthenticated | Code::PermissionDenied => {
+            CellError::Refused("it refuses this gateway".to_owned())
+        }
+        Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
+            CellError::Refused("it refuses the question".to_owned())
+        }
+        Code::Unimplemented => CellError::Refused("it cannot answer such a question".to_owned()),
+        Code::DataLoss => CellError::Unavailable("its store is damaged".to_owned()),
+        // tonic reports messages that are too large, or are none, without a cause of their own.
+        Code::OutOfRange => CellError::Invalid("a message larger than allowed".to_owned()),
+        Code::Internal if !broken => CellError::Invalid("a message that is none".to_owned()),
+        Code::Unknown
+        | Code::Ok
+        | Code::AlreadyExists
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable => CellError::Unavailable("it could not be reached".to_owned()),
+    }
+}
+
+#[async_trait]
+impl CellClient for GrpcCellClient {
+    fn region(&self) -> &Region {
+        &self.region
+    }
+
+    async fn find_traces(&self, ask: TraceAsk) -> Result<FrameStream, CellError> {
+        let caller = Some(caller_message(&ask.caller));
+        let mut client = self.client.clone();
+        let response = match ask.trace_ids.as_slice() {
+            [trace_id] => {
+                let trace_id = id_bytes(*trace_id);
+                let is_miss_round = ask.is_miss_round;
+                let message = v1::FindTraceRequest { caller, trace_id, is_miss_round };
+                client.find_trace(timed(message, ask.time)).await
+            }
+            several => {
+                let trace_ids = several.iter().copied().map(id_bytes).collect();
+                let message = v1::FindTracesRequest { caller, trace_ids };
+                client.find_traces(timed(message, ask.time)).await
+            }
+        };
+        let stream = response.map_err(|status| cell_error(&status))?.into_inner();
+        Ok(stream.map(|frame| frame.map_err(|status| cell_error(&status))).boxed())
+    }
+
+    async fn search(
+        &self,
+        caller: &Caller,
+        query: &SearchQuery,
+        time: Duration,
+    ) -> Result<v1::SearchTracesResponse, CellError> {
+        let message = search_request(query, caller_message(caller));
+        let response = self.client.clone().search_traces(timed(message, time)).await;
+        response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
+    }
+
+    async fn services(
+        &self,
+        caller: &Caller,
+        range: TimeRange,
+        time: Duration,
+    ) -> Result<v1::ListServicesResponse, CellError> {
+        let caller = Some(caller_message(caller));
+        let message = v1::ListServicesRequest { caller, range: Some(range.into()) };
+        let response = self.client.clone().list_services(timed(message, time)).await;
+        response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
+    }
+
+    async fn operations(
+        &self,
+        caller: &Caller,
+        service: &str,
+        range: TimeRange,
+        time: Duration,
+    ) -> Result<v1::ListOperationsResponse, CellError> {
+        let (caller, service) = (Some(caller_message(caller)), service.to_owned());
+        let message = v1::ListOperationsRequest { caller, service, range: Some(range.into()) };
+        let response = self.client.clone().list_operations(timed(message, time)).await;
+        response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
+    }
+
+    async fn edges(
+        &self,
+        caller: &Caller,
+        range: TimeRange,
+        time: Duration,
+    ) -> Result<v1::ListEdgesResponse, CellError> {
+        let caller = Some(caller_message(caller));
+        let message = v1::ListEdgesRequest { caller, range: Some(range.into()) };
+        let response = self.client.clone().list_edges(timed(message, time)).await;
+        response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
+    }
+
+    async fn status(
+        &self,
+        caller: &Caller,
+        time: Duration,
+    ) -> Result<v1::GetCellStatusResponse, CellError> {
+        let message = v1::GetCellStatusRequest { caller: Some(caller_message(caller)) };
+        let response = self.client.clone().get_cell_status(timed(message, time)).await;
+        response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trace_model::RegionOutcome;
+
+    use super::*;
+
+    #[test]
+    fn each_code_has_its_outcome_and_no_remote_text_is_shown() {
+        use RegionOutcome as Outcome;
+        for (code, outcome) in [
+            (Code::DeadlineExceeded, Outcome::TimedOut),
+            (Code::Cancelled, Outcome::TimedOut),
+            (Code::ResourceExhausted, Outcome::Unavailable),
+            (Code::Unavailable, Outcome::Unavailable),
+            (Code::Unknown, Outcome::Unavailable),
+            (Code::DataLoss, Outcome::Unavailable),
+            (Code::Unimplemented, Outcome::Unavailable),
+            (Code::OutOfRange, Outcome::Invalid),
+            (Code::Internal, Outcome::Invalid),
+        ] {
+            let error = cell_error(&Status::new(code, "10.1.2.3:4317 refused"));
+            assert_eq!(error.outcome(), outcome, "{code:?}");
+            assert!(!error.to_string().contains("10.1.2.3"), "{code:?}");
+        }
+    }
+}

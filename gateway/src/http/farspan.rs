@@ -1,0 +1,448 @@
+//! Our own API: a trace as OTLP with its certificate, search, lists, and how the regions are.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, Response, Uri};
+use serde::Serialize;
+use trace_model::query::SearchStats;
+use trace_model::{
+    Certificate, Filter, Region, StoredSpan, TimeRange, TraceEntry, TraceId, TraceMatch,
+};
+
+use super::certificate_json::CertificateJson;
+use super::otlp_json::OtlpJson;
+use super::params::{Params, query_context, time_of_any_unit, trace_id};
+use super::reply::{ApiError, Ours, bytes_of_type, json, put_certificate, put_completeness};
+use super::{filter_text, jaeger};
+use crate::assembled::{Standing, TraceAnswer};
+use crate::catalog::RegionHealth;
+use crate::gateway::Gateway;
+use crate::port::SummaryQuery;
+use crate::search::SearchRequest;
+
+/// Traces of a search that names no limit.
+const SEARCH_LIMIT_DEFAULT: usize = 20;
+/// Spans above which an answer is rendered beside the runtime: it takes milliseconds.
+const RENDER_BESIDE_SPANS: usize = 1_000;
+
+type Reply = Result<Response<Body>, Ours>;
+
+/// `/api/farspan/v1/traces/{id}`
+pub(super) async fn trace(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Reply {
+    let params = Params::of(&uri)?;
+    let context = query_context(&headers, &params, &gateway.config)?;
+    let answer = gateway.find_trace(&context, trace_id(&id)?).await?;
+    check_standing(&answer)?;
+    let is_protobuf = wants_protobuf(&headers);
+    Ok(render(
+        answer,
+        move |answer| {
+            if is_protobuf { Ok(protobuf(answer)) } else { otlp_json(answer) }
+        },
+    )
+    .await?)
+}
+
+/// Nothing found is an error only where it says which: not there, or not known.
+pub(super) fn check_standing(answer: &TraceAnswer) -> Result<(), ApiError> {
+    match answer.standing() {
+        Standing::Found => Ok(()),
+        Standing::NotFound => {
+            let line = answer.certificate.to_string();
+            Err(ApiError::not_found(format!("trace not found; {line}"), &answer.certificate))
+        }
+        Standing::Unproven => {
+            let certificate = Box::new(answer.certificate.clone());
+            Err(crate::error::GatewayError::Unproven(certificate).into())
+        }
+    }
+}
+
+/// Renders an answer; a large one on a thread of its own, so that it holds nobody else up.
+pub(super) async fn render<T: SpanCount + Send + Sync + 'static>(
+    answer: Arc<T>,
+    work: impl FnOnce(&T) -> Result<Response<Body>, ApiError> + Send + 'static,
+) -> Result<Response<Body>, ApiError> {
+    if answer.span_count() <= RENDER_BESIDE_SPANS {
+        return work(&answer);
+    }
+    let rendered = tokio::task::spawn_blocking(move || work(&answer)).await;
+    rendered.unwrap_or_else(|_| Err(ApiError::internal("the answer could not be rendered")))
+}
+
+/// How much there is to render.
+pub(super) trait SpanCount {
+    fn span_count(&self) -> usize;
+}
+
+impl SpanCount for TraceAnswer {
+    fn span_count(&self) -> usize {
+        self.spans.len()
+    }
+}
+
+impl SpanCount for Vec<TraceAnswer> {
+    fn span_count(&self) -> usize {
+        self.iter().map(|answer| answer.spans.len()).sum()
+    }
+}
+
+/// Whether the caller asks for protobuf.
+pub(super) fn wants_protobuf(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|media| {
+        let media = media.split(';').next().unwrap_or_default().trim();
+        media == "application/protobuf" || media == "application/x-protobuf"
+    })
+}
+
+/// The bytes as they were sent, spliced into one `TracesData`; the certificate is in headers.
+pub(super) fn protobuf(answer: &TraceAnswer) -> Response<Body> {
+    let spans: Vec<&StoredSpan> = answer.spans.iter().collect();
+    let bytes = proto::resplice::traces_data(&spans);
+    let mut response = bytes_of_type("application/x-protobuf", bytes);
+    put_completeness(&mut response, &answer.certificate);
+    put_certificate(&mut response, &answer.certificate);
+    response
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TraceBody<'a> {
+    resource_spans: OtlpJson,
+    completeness: CertificateJson<'a>,
+}
+
+fn otlp_json(answer: &TraceAnswer) -> Result<Response<Body>, ApiError> {
+    let resource_spans = OtlpJson::read(&answer.spans).map_err(|error| {
+        tracing::error!(%error, "stored spans are not OTLP");
+        ApiError::internal("stored spans cannot be read; ask for application/x-protobuf")
+    })?;
+    let completeness = CertificateJson::new(&answer.certificate);
+    let mut response = json(&TraceBody { resource_spans, completeness });
+    put_completeness(&mut response, &answer.certificate);
+    Ok(response)
+}
+
+/// `/api/farspan/v1/search`
+pub(super) async fn search(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Reply {
+    let params = Params::of(&uri)?;
+    let context = query_context(&headers, &params, &gateway.config)?;
+    let config = &gateway.config;
+    let request = SearchRequest {
+        filter: search_filter(&params)?,
+        range: params.time_range(time_of_any_unit, gateway.now(), config.search_lookback)?,
+        limit: params.number_within("limit", SEARCH_LIMIT_DEFAULT, config.search_limit_max)?,
+        cursor: params.text("cursor").map(str::to_owned),
+    };
+    let page = gateway.search(&context, &request).await?;
+    let mut response = json(&SearchBody {
+        traces: page.matches.iter().map(match_json).collect(),
+        range: RangeJson::new(page.range),
+        next_cursor: page.next.as_deref(),
+        stats: StatsJson::new(&page.stats),
+        completeness: CertificateJson::new(&page.certificate),
+    });
+    put_completeness(&mut response, &page.certificate);
+    Ok(response)
+}
+
+/// The conditions of a search, all of which must hold for one span.
+fn search_filter(params: &Params) -> Result<Filter, ApiError> {
+    let mut parts = jaeger::filter_parts(params)?;
+    if let Some(text) = params.text("q") {
+        parts.push(filter_text::parse(text)?);
+    }
+    jaeger::all_of(parts)
+}
+
+/// `/api/farspan/v1/services`
+pub(super) async fn services(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Reply {
+    let context = query_context(&headers, &Params::of(&uri)?, &gateway.config)?;
+    let answer = gateway.services(&context).await?;
+    Ok(list("services", &answer.found, &answer.certificate))
+}
+
+/// `/api/farspan/v1/operations?service=…`
+pub(super) async fn operations(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Reply {
+    let params = Params::of(&uri)?;
+    let context = query_context(&headers, &params, &gateway.config)?;
+    let service = params.text("service");
+    let service = service.ok_or_else(|| ApiError::bad_request("service is required"))?;
+    let answer = gateway.operations(&context, service).await?;
+    let found: Vec<_> =
+        answer.found.iter().map(|(name, kind)| OperationJson { name, kind: kind.word() }).collect();
+    Ok(list("operations", &found, &answer.certificate))
+}
+
+#[derive(Serialize)]
+struct OperationJson<'a> {
+    name: &'a str,
+    kind: &'static str,
+}
+
+fn list<T: Serialize>(name: &str, found: &[T], certificate: &Certificate) -> Response<Body> {
+    let body =
+        serde_json::json!({ name: found, "completeness": CertificateJson::new(certificate) });
+    let mut response = json(&body);
+    put_completeness(&mut response, certificate);
+    response
+}
+
+/// `/api/farspan/v1/regions`
+pub(super) async fn regions(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Reply {
+    let context = query_context(&headers, &Params::of(&uri)?, &gateway.config)?;
+    let regions = gateway.regions(&context).await;
+    let now = gateway.now().millis();
+    let regions: Vec<_> = regions.iter().map(|health| region_json(health, now)).collect();
+    Ok(json(&serde_json::json!({
+        "gatewayRegion": gateway.config.region.as_str(),
+        "regions": regions,
+    })))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of a JSON object")]
+struct RegionJson<'a> {
+    region: &'a str,
+    is_configured: bool,
+    is_healthy: bool,
+    reason: Option<String>,
+    elapsed_millis: u64,
+    is_index_connected: bool,
+    watermark_unix_nano: Option<String>,
+    watermark_age_millis: Option<u64>,
+    has_hole: bool,
+    index_lag_millis: Option<u64>,
+    index_lag_records: Option<u64>,
+    silent_millis: Option<u64>,
+    groups: Vec<GroupJson<'a>>,
+    spans_stored: Option<u64>,
+    bytes_stored: Option<u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GroupJson<'a> {
+    group: &'a str,
+    lag_records: u64,
+    lag_millis: u64,
+    dead_letters: u64,
+}
+
+fn region_json(health: &RegionHealth, now_millis: u64) -> RegionJson<'_> {
+    let index = health.index.as_ref();
+    let cell = health.cell.as_ref().ok();
+    let watermark = index.and_then(|state| state.watermark.as_ref());
+    let age = |as_of: trace_model::UnixNanos| now_millis.saturating_sub(as_of.millis());
+    let groups = cell.map_or(&[][..], |cell| &cell.groups);
+    RegionJson {
+        region: health.region.as_str(),
+        is_configured: health.is_configured,
+        is_healthy: cell.is_some(),
+        reason: health.cell.as_ref().err().map(ToString::to_string),
+        elapsed_millis: health.elapsed_millis,
+        is_index_connected: index.is_some_and(|state| state.is_connected),
+        watermark_unix_nano: watermark.map(|watermark| watermark.as_of.0.to_string()),
+        watermark_age_millis: watermark.map(|watermark| age(watermark.as_of)),
+        has_hole: watermark.is_some_and(|watermark| !watermark.holes.is_empty()),
+        index_lag_millis: index.map(|state| state.lag_millis),
+        index_lag_records: index.map(|state| state.lag_records),
+        silent_millis: index.map(|state| state.silent_millis),
+        groups: groups
+            .iter()
+            .map(|lag| GroupJson {
+                group: &lag.group,
+                lag_records: lag.records,
+                lag_millis: lag.age_millis,
+                dead_letters: lag.dead_letters,
+            })
+            .collect(),
+        spans_stored: cell.map(|cell| cell.spans_stored),
+        bytes_stored: cell.map(|cell| cell.bytes_stored),
+    }
+}
+
+/// `/api/farspan/v1/summaries`
+pub(super) async fn summaries(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Reply {
+    let params = Params::of(&uri)?;
+    let context = query_context(&headers, &params, &gateway.config)?;
+    let config = &gateway.config;
+    let range = params.time_range(time_of_any_unit, gateway.now(), config.search_lookback)?;
+    let range = range.unwrap_or_else(|| gateway.last(config.search_lookback));
+    let (min, max) = params.duration_range()?;
+    let limit = params.number_within("limit", SEARCH_LIMIT_DEFAULT, config.search_limit_max)?;
+    let query = SummaryQuery {
+        tenant: context.tenant.clone(),
+        range,
+        service: params.text("service").map(Into::into),
+        root_service: params.text("rootService").map(Into::into),
+        root_operation: params.text("rootOperation").map(Into::into),
+        min_duration_nanos: min.unwrap_or(0),
+        max_duration_nanos: max,
+        only_errors: only_errors(&params)?,
+        limit: u32::try_from(limit).unwrap_or(u32::MAX),
+    };
+    let answer = gateway.summaries(&context, &query).await?;
+    let mut response = json(&serde_json::json!({
+        "traces": answer.traces.iter().map(summary_json).collect::<Vec<_>>(),
+        "range": RangeJson::new(range),
+        "rowsScanned": answer.rows_scanned,
+        "completeness": CertificateJson::new(&answer.certificate),
+    }));
+    put_completeness(&mut response, &answer.certificate);
+    Ok(response)
+}
+
+fn only_errors(params: &Params) -> Result<bool, ApiError> {
+    match params.text("onlyErrors") {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(ApiError::bad_request("onlyErrors must be true or false")),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SummaryJson {
+    trace_id: String,
+    regions: Vec<String>,
+    root_service: Option<String>,
+    root_operation: Option<String>,
+    start_unix_nano: Option<String>,
+    duration_nanos: String,
+    span_count: u64,
+    error_count: u64,
+    /// The counts are at least these.
+    is_lower_bound: bool,
+    services: Vec<ServiceCountJson>,
+}
+
+#[derive(Serialize)]
+struct ServiceCountJson {
+    service: String,
+    spans: u64,
+    errors: u64,
+}
+
+fn summary_json((trace_id, entry): &(TraceId, TraceEntry)) -> SummaryJson {
+    let summary = entry.summary();
+    SummaryJson {
+        trace_id: trace_id.to_string(),
+        regions: summary.regions.iter().map(|region| region.as_str().to_owned()).collect(),
+        root_service: summary.root.as_ref().map(|root| (*root.service).to_owned()),
+        root_operation: summary.root.as_ref().map(|root| (*root.operation).to_owned()),
+        start_unix_nano: summary.min_start.map(|start| start.0.to_string()),
+        duration_nanos: summary.duration_nanos().to_string(),
+        span_count: summary.span_count,
+        error_count: summary.error_count,
+        is_lower_bound: summary.is_lower_bound,
+        services: summary
+            .services
+            .iter()
+            .map(|(service, (spans, errors))| ServiceCountJson {
+                service: (**service).to_owned(),
+                spans: *spans,
+                errors: *errors,
+            })
+            .collect(),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SearchBody<'a> {
+    traces: Vec<MatchJson<'a>>,
+    range: RangeJson,
+    next_cursor: Option<&'a str>,
+    stats: StatsJson,
+    completeness: CertificateJson<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MatchJson<'a> {
+    trace_id: String,
+    newest_match_unix_nano: String,
+    matched_spans: u32,
+    services: Vec<&'a str>,
+    regions: Vec<&'a str>,
+}
+
+fn match_json(found: &TraceMatch) -> MatchJson<'_> {
+    MatchJson {
+        trace_id: found.trace_id.to_string(),
+        newest_match_unix_nano: found.newest_match.0.to_string(),
+        matched_spans: found.matched_spans,
+        services: found.services.iter().map(AsRef::as_ref).collect(),
+        regions: found.regions.iter().map(Region::as_str).collect(),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RangeJson {
+    start_unix_nano: String,
+    end_unix_nano: String,
+}
+
+impl RangeJson {
+    fn new(range: TimeRange) -> Self {
+        Self { start_unix_nano: range.start.0.to_string(), end_unix_nano: range.end.0.to_string() }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatsJson {
+    blocks_total: u64,
+    blocks_opened: u64,
+    blocks_without_match: u64,
+    buckets_checked: u64,
+    buckets_opened: u64,
+    spans_scanned: u64,
+    bytes_read: u64,
+}
+
+impl StatsJson {
+    const fn new(stats: &SearchStats) -> Self {
+        Self {
+            blocks_total: stats.blocks_total,
+            blocks_opened: stats.blocks_opened,
+            blocks_without_match: stats.blocks_without_match,
+            buckets_checked: stats.buckets_checked,
+            buckets_opened: stats.buckets_opened,
+            spans_scanned: stats.spans_scanned,
+            bytes_read: stats.bytes_read,
+        }
+    }
+}

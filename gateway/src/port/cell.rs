@@ -1,0 +1,123 @@
+//! The port to one region's cell.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use proto::v1;
+use trace_model::{Region, RegionOutcome, SearchQuery, TenantId, TimeRange, TraceId};
+
+/// On whose behalf a cell is asked. The cell decides by it what it lets out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Whose data.
+    pub tenant: TenantId,
+    /// The region of the asking gateway.
+    pub region: Region,
+}
+
+/// A question for spans by trace id.
+#[derive(Clone, Debug)]
+pub struct TraceAsk {
+    /// On whose behalf.
+    pub caller: Caller,
+    /// The traces; answered in this order.
+    pub trace_ids: Vec<TraceId>,
+    /// The index does not know the trace.
+    pub is_miss_round: bool,
+    /// How long the asker waits: the cell need not work longer.
+    pub time: Duration,
+}
+
+/// Frames as they come in. Nothing about them has been checked.
+pub type FrameStream = BoxStream<'static, Result<v1::FindTraceResponse, CellError>>;
+
+/// Why a cell did not answer. The text names no address: it is shown in certificates.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CellError {
+    /// It could not be reached, or the connection broke.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It refused: too busy, or it cannot serve the question now.
+    #[error("{0}")]
+    Refused(String),
+    /// It did not answer in time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// What it said cannot be right.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl CellError {
+    /// Whether the same question may be answered later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Refused(_) | Self::TimedOut(_) => true,
+            Self::Invalid(_) => false,
+        }
+    }
+
+    /// What the certificate says of the region.
+    #[must_use]
+    pub const fn outcome(&self) -> RegionOutcome {
+        match self {
+            Self::Unavailable(_) | Self::Refused(_) => RegionOutcome::Unavailable,
+            Self::TimedOut(_) => RegionOutcome::TimedOut,
+            Self::Invalid(_) => RegionOutcome::Invalid,
+        }
+    }
+}
+
+/// One region's cell. Every answer is untrusted until it was checked: a cell may lie, hang, or send
+/// without end. Implementations bound the size of a single message; the caller bounds the rest.
+#[async_trait]
+pub trait CellClient: Send + Sync + fmt::Debug {
+    /// The region that this client reaches.
+    fn region(&self) -> &Region;
+
+    /// The spans of traces, in frames; each trace's last frame has its summary.
+    async fn find_traces(&self, ask: TraceAsk) -> Result<FrameStream, CellError>;
+
+    /// Traces with a span that matches.
+    async fn search(
+        &self,
+        caller: &Caller,
+        query: &SearchQuery,
+        time: Duration,
+    ) -> Result<v1::SearchTracesResponse, CellError>;
+
+    /// Services of a time range.
+    async fn services(
+        &self,
+        caller: &Caller,
+        range: TimeRange,
+        time: Duration,
+    ) -> Result<v1::ListServicesResponse, CellError>;
+
+    /// Operations of a service.
+    async fn operations(
+        &self,
+        caller: &Caller,
+        service: &str,
+        range: TimeRange,
+        time: Duration,
+    ) -> Result<v1::ListOperationsResponse, CellError>;
+
+    /// Caller→callee edges.
+    async fn edges(
+        &self,
+        caller: &Caller,
+        range: TimeRange,
+        time: Duration,
+    ) -> Result<v1::ListEdgesResponse, CellError>;
+
+    /// How the cell is.
+    async fn status(
+        &self,
+        caller: &Caller,
+        time: Duration,
+    ) -> Result<v1::GetCellStatusResponse, CellError>;
+}

@@ -1,0 +1,230 @@
+//! One region's answer by trace id: read within its time and its limits, and believed only after it
+//! was checked.
+//!
+//! The first frame has a deadline; after it the answer must keep a least pace, up to a total. What
+//! came before a region went silent is kept, since each frame was checked by itself. What a region
+//! sent before it talked nonsense is not: whoever lies once is not believed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use proto::convert::query::{region_outcome, unpack_frame};
+use proto::v1;
+use tokio::time::{Instant, timeout_at};
+use trace_model::{Clock, Coverage, Region, RegionOutcome, StoredSpan, TraceId};
+
+use crate::config::Patience;
+use crate::port::{CellClient, CellError, FrameStream, TraceAsk};
+
+/// What a region said of one trace.
+#[derive(Clone, Debug, Default)]
+pub struct RegionTrace {
+    /// Its spans so far.
+    pub spans: Vec<StoredSpan>,
+    /// Its summary, once its last frame is in.
+    pub summary: Option<RegionSummary>,
+}
+
+/// How a region summed its part up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionSummary {
+    /// What it let out.
+    pub outcome: RegionOutcome,
+    /// How far its stores and live tail reach.
+    pub covered: Option<Coverage>,
+    /// Damaged records may belong to the trace.
+    pub is_damaged: bool,
+}
+
+/// What a region said to a question.
+#[derive(Clone, Debug, Default)]
+pub struct RegionAnswer {
+    /// By trace; traces without a summary were not finished.
+    pub traces: BTreeMap<TraceId, RegionTrace>,
+    /// Why it stopped before the end.
+    pub failure: Option<CellError>,
+    /// Time until its last byte.
+    pub elapsed: Duration,
+}
+
+/// What one region may use up for one question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadLimits {
+    pub(crate) patience: Patience,
+    pub(crate) pace_bytes_per_second: u64,
+    pub(crate) spans_max: usize,
+    pub(crate) bytes_max: usize,
+}
+
+/// At the least pace, one frame of the usual size (256 KiB) is allowed this long.
+const PACE_SLACK: Duration = Duration::from_secs(4);
+/// Frames without a span or a summary that are borne: none is ever needed.
+const EMPTY_FRAMES_MAX: usize = 16;
+
+/// Asks one region and reads its answer to the end, or to its limits.
+pub(crate) async fn read_region(
+    client: &dyn CellClient,
+    ask: TraceAsk,
+    limits: ReadLimits,
+    clock: &dyn Clock,
+) -> RegionAnswer {
+    let started = clock.monotonic();
+    let mut reading = Reading::new(client.region().clone(), &ask.trace_ids, limits);
+    let failure = reading.read(client, ask).await.err();
+    let mut traces = reading.traces;
+    if matches!(failure, Some(CellError::Invalid(_))) {
+        traces.clear();
+    }
+    RegionAnswer { traces, failure, elapsed: clock.monotonic().saturating_sub(started) }
+}
+
+/// An answer in the reading.
+struct Reading {
+    region: Region,
+    /// Traces whose summary is still to come, the next one last.
+    expected: Vec<TraceId>,
+    limits: ReadLimits,
+    traces: BTreeMap<TraceId, RegionTrace>,
+    spans: usize,
+    bytes: usize,
+    empty_frames: usize,
+}
+
+impl Reading {
+    fn new(region: Region, trace_ids: &[TraceId], limits: ReadLimits) -> Self {
+        let expected = trace_ids.iter().rev().copied().collect();
+        Self {
+            region,
+            expected,
+            limits,
+            traces: BTreeMap::new(),
+            spans: 0,
+            bytes: 0,
+            empty_frames: 0,
+        }
+    }
+
+    async fn read(&mut self, client: &dyn CellClient, ask: TraceAsk) -> Result<(), CellError> {
+        let started = Instant::now();
+        let total = started + self.limits.patience.total;
+        let first = total.min(started + self.limits.patience.first_frame);
+        let late = || CellError::TimedOut("no first frame in time".to_owned());
+        let mut stream =
+            timeout_at(first, client.find_traces(ask)).await.unwrap_or_else(|_| Err(late()))?;
+        let frame = timeout_at(first, stream.next()).await.map_err(|_| late())?;
+        self.take_next(frame)?;
+        let paced_from = Instant::now();
+        while !self.expected.is_empty() {
+            let deadline = total.min(paced_from + self.paced_time());
+            let slow = |_| CellError::TimedOut("the answer was too slow".to_owned());
+            let frame = timeout_at(deadline, stream.next()).await.map_err(slow)?;
+            self.take_next(frame)?;
+        }
+        self.check_end(stream, total).await
+    }
+
+    /// How long the bytes so far may have taken, with room for the next frame.
+    fn paced_time(&self) -> Duration {
+        let pace = self.limits.pace_bytes_per_second.max(1);
+        let millis = (self.bytes as u64).saturating_mul(1_000) / pace;
+        PACE_SLACK.saturating_add(Duration::from_millis(millis))
+    }
+
+    fn take_next(
+        &mut self,
+        frame: Option<Result<v1::FindTraceResponse, CellError>>,
+    ) -> Result<(), CellError> {
+        let frame = frame.ok_or_else(|| invalid("the answer ended without a summary"))??;
+        self.take_frame(frame)
+    }
+
+    fn take_frame(&mut self, mut frame: v1::FindTraceResponse) -> Result<(), CellError> {
+        let trace_id = *self.expected.last().ok_or_else(|| invalid("more than was asked for"))?;
+        let summary = frame.summary.take();
+        self.charge(&frame, summary.is_some())?;
+        let spans = unpack_frame(frame, trace_id).map_err(|error| invalid(&error.to_string()))?;
+        if spans.iter().any(|span| span.envelope.region != self.region) {
+            return Err(invalid("a span that another region holds"));
+        }
+        let trace = self.traces.entry(trace_id).or_default();
+        trace.spans.extend(spans);
+        if let Some(summary) = summary {
+            let count = trace.spans.len() as u64;
+            trace.summary = Some(check_summary(&self.region, &summary, count)?);
+            self.expected.pop();
+        }
+        Ok(())
+    }
+
+    /// Counts a frame against the limits before it is unpacked.
+    fn charge(
+        &mut self,
+        frame: &v1::FindTraceResponse,
+        has_summary: bool,
+    ) -> Result<(), CellError> {
+        let spans: usize = frame.spans.iter().map(|span| span.span.len()).sum();
+        let scopes: usize = frame.scopes.iter().map(|scope| scope.scope.len()).sum();
+        let resources: usize = frame.resources.iter().map(|resource| resource.len()).sum();
+        self.bytes = self.bytes.saturating_add(spans).saturating_add(scopes);
+        self.bytes = self.bytes.saturating_add(resources);
+        self.spans = self.spans.saturating_add(frame.spans.len());
+        if frame.spans.is_empty() && !has_summary {
+            self.empty_frames = self.empty_frames.saturating_add(1);
+        }
+        let ReadLimits { spans_max, bytes_max, .. } = self.limits;
+        if self.spans > spans_max {
+            return Err(invalid(&format!("more than {spans_max} spans")));
+        }
+        if self.bytes > bytes_max {
+            return Err(invalid(&format!("more than {bytes_max} bytes")));
+        }
+        if self.empty_frames > EMPTY_FRAMES_MAX {
+            return Err(invalid("frames without content"));
+        }
+        Ok(())
+    }
+
+    /// After the last summary the stream must end: an error or a frame behind it is a lie about the
+    /// whole.
+    async fn check_end(&self, mut stream: FrameStream, total: Instant) -> Result<(), CellError> {
+        match timeout_at(total, stream.next()).await {
+            Ok(Some(Ok(_))) => Err(invalid("more than was asked for")),
+            // All that was promised is here; how the connection ended does not change it.
+            Ok(None | Some(Err(_))) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn check_summary(
+    region: &Region,
+    summary: &v1::FindTraceSummary,
+    spans: u64,
+) -> Result<RegionSummary, CellError> {
+    if summary.region != region.as_str() {
+        return Err(invalid("it answered under another region's name"));
+    }
+    let outcome = region_outcome(summary.outcome()).map_err(|error| invalid(&error.to_string()))?;
+    if summary.span_count != spans {
+        return Err(invalid("it counted other spans than it sent"));
+    }
+    if outcome == RegionOutcome::Forbidden && spans > 0 {
+        return Err(invalid("it forbids what it sent"));
+    }
+    Ok(RegionSummary {
+        outcome,
+        covered: summary.coverage.clone().map(Coverage::from),
+        is_damaged: summary.is_damaged,
+    })
+}
+
+fn invalid(reason: &str) -> CellError {
+    CellError::Invalid(reason.to_owned())
+}
+
+/// The region's client, shared by the questions of a gateway.
+pub(crate) type SharedClient = Arc<dyn CellClient>;
+
+#[cfg(test)]
+mod tests;

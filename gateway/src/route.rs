@@ -1,0 +1,171 @@
+//! Which regions are asked for a trace, and what is said of those that are not.
+//!
+//! Pure: from what the index knows to a plan. A region is left out only under a proof (its
+//! watermark) or a word of its own (erased, sampled out); a region that may hold a part and cannot
+//! be asked is in the plan as missing, never forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use trace_model::completeness::Promise;
+use trace_model::location::Keep;
+use trace_model::{Contribution, Region, RegionOutcome, RegionReport, TraceEntry};
+
+use crate::config::Freshness;
+use crate::port::RegionState;
+
+/// Where the gateway stands: its region, and the cells that it can reach.
+#[derive(Clone, Debug)]
+pub struct Footing {
+    /// Its own region.
+    pub own: Region,
+    /// The regions of the cells that it can reach.
+    pub reachable: BTreeSet<Region>,
+    /// Regions whose policy publishes no index.
+    pub unindexed: BTreeSet<Region>,
+}
+
+/// A region that is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its report so far: what the index promised, under which watermark. The outcome is filled in
+    /// when it has answered.
+    pub report: RegionReport,
+    /// It is asked because the index does not know the trace.
+    pub is_miss_round: bool,
+}
+
+/// Who is asked for a trace, and what is known of everyone else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Regions to ask.
+    pub asked: BTreeMap<Region, Asked>,
+    /// Regions that are not asked, with the reason.
+    pub settled: Vec<RegionReport>,
+    /// The index does not know the trace (or did not answer).
+    pub is_miss: bool,
+}
+
+impl Plan {
+    /// Whether other regions are asked on a guess: such rounds have a budget.
+    #[must_use]
+    pub fn has_miss_round(&self) -> bool {
+        self.asked.values().any(|asked| asked.is_miss_round)
+    }
+}
+
+/// Routes one trace. `index` is `None` when the index did not answer: then it knows nothing, and
+/// every reachable region may hold the trace.
+#[must_use]
+pub fn route(
+    footing: &Footing,
+    index: Option<(&TraceEntry, &[RegionState])>,
+    freshness: Freshness,
+) -> Plan {
+    let empty = TraceEntry::default();
+    let (entry, states) = index.unwrap_or((&empty, &[]));
+    let is_miss = entry.contributions.is_empty();
+    let mut regions: BTreeSet<&Region> = footing.reachable.iter().collect();
+    regions.insert(&footing.own);
+    regions.extend(states.iter().map(|state| &state.region));
+    regions.extend(entry.contributions.keys().map(|writer| &writer.region));
+    let mut plan = Plan { is_miss, ..Plan::default() };
+    for region in regions {
+        let known = Known::of(region, entry, states);
+        let report = known.report(footing);
+        match known.decide(footing, is_miss, freshness) {
+            Decision::Ask { is_miss_round } if footing.reachable.contains(region) => {
+                plan.asked.insert(region.clone(), Asked { report, is_miss_round });
+            }
+            Decision::Ask { .. } => plan.settled.push(RegionReport {
+                outcome: RegionOutcome::Unavailable,
+                reason: Some("not configured in this gateway".to_owned()),
+                ..report
+            }),
+            Decision::LeaveOut(outcome) => {
+                plan.settled.push(RegionReport { outcome, ..report });
+            }
+        }
+    }
+    plan
+}
+
+enum Decision {
+    Ask { is_miss_round: bool },
+    LeaveOut(RegionOutcome),
+}
+
+/// What the index knows about one region's part.
+struct Known<'a> {
+    region: &'a Region,
+    state: Option<&'a RegionState>,
+    held: Vec<&'a Contribution>,
+    is_erased: bool,
+    is_sampled_out: bool,
+}
+
+impl<'a> Known<'a> {
+    fn of(region: &'a Region, entry: &'a TraceEntry, states: &'a [RegionState]) -> Self {
+        let own: Vec<&Contribution> = entry
+            .contributions
+            .values()
+            .filter(|contribution| contribution.writer.region == *region)
+            .collect();
+        let is_out = |contribution: &Contribution| {
+            !contribution.is_erased && contribution.keep == Keep::SampledOut
+        };
+        Self {
+            region,
+            state: states.iter().find(|state| state.region == *region),
+            is_erased: own.iter().any(|contribution| contribution.is_erased),
+            is_sampled_out: own.iter().any(|contribution| is_out(contribution)),
+            held: own
+                .into_iter()
+                .filter(|held| !held.is_erased && held.keep != Keep::SampledOut)
+                .collect(),
+        }
+    }
+
+    fn decide(&self, footing: &Footing, is_miss: bool, freshness: Freshness) -> Decision {
+        let is_own = *self.region == footing.own;
+        if is_own || !self.held.is_empty() || freshness == Freshness::Now {
+            let is_miss_round = is_miss && !is_own;
+            return Decision::Ask { is_miss_round };
+        }
+        if self.is_erased {
+            return Decision::LeaveOut(RegionOutcome::Erased);
+        }
+        if self.is_sampled_out {
+            return Decision::LeaveOut(RegionOutcome::SampledOut);
+        }
+        let may_hold_unseen = match freshness {
+            Freshness::Index | Freshness::Now => false,
+            Freshness::Auto if is_miss => true,
+            Freshness::Auto => !footing.unindexed.contains(self.region) && !self.proves_absence(),
+        };
+        if may_hold_unseen {
+            return Decision::Ask { is_miss_round: is_miss };
+        }
+        Decision::LeaveOut(RegionOutcome::Pruned)
+    }
+
+    fn proves_absence(&self) -> bool {
+        self.state.is_some_and(RegionState::proves_absence)
+    }
+
+    /// A report with all that the index says; its outcome is a placeholder until it is decided.
+    fn report(&self, footing: &Footing) -> RegionReport {
+        let watermark = self.state.and_then(|state| state.watermark.as_ref());
+        let promise =
+            |held: &&Contribution| Promise { writer: held.writer.clone(), version: held.version };
+        RegionReport {
+            watermark: watermark.map(|watermark| watermark.as_of),
+            has_hole: !self.proves_absence(),
+            is_not_provable: footing.unindexed.contains(self.region),
+            promised: self.held.iter().map(promise).collect(),
+            ..RegionReport::new(self.region.clone(), RegionOutcome::Pruned)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

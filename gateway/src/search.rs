@@ -1,0 +1,277 @@
+//! Search over all regions: filters are pushed down, each region's matches come newest first, are
+//! merged in that order and joined by trace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use proto::convert::query::{region_outcome, trace_match};
+use proto::v1;
+use trace_model::query::SearchStats;
+use trace_model::{
+    Certificate, Filter, Region, RegionReport, SearchQuery, TimeRange, TraceId, TraceMatch,
+};
+
+use crate::assembled::TraceAnswer;
+use crate::config::QueryContext;
+use crate::cursor::SearchCursor;
+use crate::error::GatewayError;
+use crate::gateway::Gateway;
+use crate::port::CellError;
+
+/// A search.
+#[derive(Clone, Debug)]
+pub struct SearchRequest {
+    /// Which spans; a trace is found by one of them.
+    pub filter: Filter,
+    /// Placement times; `None`: the last hour.
+    pub range: Option<TimeRange>,
+    /// Most traces.
+    pub limit: usize,
+    /// The cursor of the page before.
+    pub cursor: Option<String>,
+}
+
+/// One page of a search.
+#[derive(Clone, Debug)]
+pub struct SearchPage {
+    /// The traces, newest match first, each once.
+    pub matches: Vec<TraceMatch>,
+    /// The time range that was applied.
+    pub range: TimeRange,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<String>,
+    /// What it cost, all regions together.
+    pub stats: SearchStats,
+    /// What each region had to say.
+    pub certificate: Certificate,
+}
+
+/// What one region found.
+struct RegionMatches {
+    report: RegionReport,
+    matches: Vec<TraceMatch>,
+    stats: SearchStats,
+}
+
+impl Gateway {
+    /// One page of a search.
+    pub async fn search(
+        &self,
+        context: &QueryContext,
+        request: &SearchRequest,
+    ) -> Result<SearchPage, GatewayError> {
+        let max = self.config.search_limit_max;
+        if !(1..=max).contains(&request.limit) {
+            return Err(GatewayError::OutOfLimits { what: "limit", min: 1, max: max as u64 });
+        }
+        let hash = SearchCursor::search_hash(&context.tenant, &request.filter);
+        let cursor = request.cursor.as_ref().map(|text| SearchCursor::decode(text, hash));
+        let cursor = cursor.transpose()?;
+        let range = cursor.as_ref().map(|cursor| cursor.range).or(request.range);
+        let query = SearchQuery {
+            tenant: context.tenant.clone(),
+            filter: request.filter.clone(),
+            range: range.unwrap_or_else(|| self.last(self.config.search_lookback)),
+            limit: request.limit,
+            before: cursor.as_ref().map(|cursor| cursor.before),
+        };
+        let mut found = self.search_regions(context, &query).await;
+        let certificate = self.search_certificate(context, &mut found).await;
+        let page = self.page(context, &query, found, cursor.as_ref(), hash).await;
+        if page.matches.is_empty() && certificate.has_failed_region() {
+            return Err(GatewayError::Unproven(Box::new(certificate)));
+        }
+        Ok(SearchPage { certificate, ..page })
+    }
+
+    /// A search, and all spans of the traces that it found, newest match first.
+    pub async fn search_traces(
+        &self,
+        context: &QueryContext,
+        request: &SearchRequest,
+    ) -> Result<(SearchPage, Vec<TraceAnswer>), GatewayError> {
+        let page = self.search(context, request).await?;
+        let ids: Vec<TraceId> = page.matches.iter().map(|found| found.trace_id).collect();
+        if ids.is_empty() {
+            return Ok((page, Vec::new()));
+        }
+        let answers = self.find_found(context, &ids).await?;
+        Ok((page, answers))
+    }
+
+    /// The time range from so long ago until now.
+    pub(crate) fn last(&self, lookback: std::time::Duration) -> TimeRange {
+        let end = self.clock.now();
+        let nanos = u64::try_from(lookback.as_nanos()).unwrap_or(u64::MAX);
+        TimeRange { start: end.minus(nanos), end: end.plus(1) }
+    }
+
+    async fn search_regions(
+        &self,
+        context: &QueryContext,
+        query: &SearchQuery,
+    ) -> Vec<RegionMatches> {
+        let caller = self.caller(context);
+        let time = context.patience.total;
+        let mut running = FuturesUnordered::new();
+        for (region, client) in self.reader.clients.iter() {
+            let caller = &caller;
+            running.push(async move {
+                let started = self.clock.monotonic();
+                let asked = tokio::time::timeout(time, client.search(caller, query, time)).await;
+                let late = || CellError::TimedOut("no answer in time".to_owned());
+                let answer = asked.unwrap_or_else(|_| Err(late()));
+                let checked = answer.and_then(|answer| check_answer(region, answer, query));
+                let elapsed = self.clock.monotonic().saturating_sub(started).as_millis();
+                let mut found = checked.unwrap_or_else(|error| failed(region, &error));
+                found.report.elapsed_millis = u64::try_from(elapsed).unwrap_or(u64::MAX);
+                found
+            });
+        }
+        let mut all = Vec::new();
+        while let Some(found) = running.next().await {
+            all.push(found);
+        }
+        all
+    }
+
+    /// The reports of all regions, those among them that the index knows and this gateway does not
+    /// reach.
+    async fn search_certificate(
+        &self,
+        context: &QueryContext,
+        found: &mut [RegionMatches],
+    ) -> Certificate {
+        let mut certificate = Certificate::default();
+        for region in found {
+            certificate.add(region.report.clone());
+        }
+        self.add_unreachable(context, &mut certificate).await;
+        certificate
+    }
+
+    async fn page(
+        &self,
+        context: &QueryContext,
+        query: &SearchQuery,
+        found: Vec<RegionMatches>,
+        cursor: Option<&SearchCursor>,
+        hash: u64,
+    ) -> SearchPage {
+        let mut stats = SearchStats::default();
+        found.iter().for_each(|region| stats.add(&region.stats));
+        let has_more = found.iter().any(|region| region.matches.len() >= query.limit);
+        let all = found.into_iter().flat_map(|region| region.matches).collect();
+        let (mut matches, was_cut) = merge_matches(all, query.limit);
+        let last = matches.last().map(|found| (found.newest_match, found.trace_id));
+        if let Some(cursor) = cursor {
+            matches.retain(|found| !cursor.has_given(found.trace_id));
+        }
+        let next = match last.filter(|_| has_more || was_cut) {
+            Some(last) => {
+                let given = self.of_several_regions(context, &matches).await;
+                let next = SearchCursor::new(hash, query.range, last);
+                Some(next.remembering(cursor, given.into_iter()).encode())
+            }
+            None => None,
+        };
+        let certificate = Certificate::default();
+        SearchPage { matches, range: query.range, next, stats, certificate }
+    }
+
+    /// Traces that may come again on a later page: those that more than one region holds, and all
+    /// of them where the index does not say.
+    async fn of_several_regions(
+        &self,
+        context: &QueryContext,
+        matches: &[TraceMatch],
+    ) -> Vec<TraceId> {
+        let ids: Vec<TraceId> = matches.iter().map(|found| found.trace_id).collect();
+        let looked_up = self.index.look_up(&context.tenant, &ids);
+        let looked_up = tokio::time::timeout(context.patience.first_frame, looked_up).await;
+        let Ok(Ok(looked_up)) = looked_up else { return ids };
+        let is_in_one = |place: usize, found: &TraceMatch| {
+            looked_up.entries.get(place).is_some_and(|entry| {
+                let held: BTreeSet<&Region> =
+                    entry.contributions.keys().map(|writer| &writer.region).collect();
+                held.len() == 1 && found.regions.iter().all(|region| held.contains(region))
+            })
+        };
+        let matches = matches.iter().enumerate();
+        let several = matches.filter(|(place, found)| !is_in_one(*place, found));
+        several.map(|(_, found)| found.trace_id).collect()
+    }
+}
+
+/// What a region found, if it can be right: its own name, no more than asked for, matches inside of
+/// the range and behind the cursor, newest first, each trace once.
+fn check_answer(
+    region: &Region,
+    answer: v1::SearchTracesResponse,
+    query: &SearchQuery,
+) -> Result<RegionMatches, CellError> {
+    let invalid = |reason: String| CellError::Invalid(reason);
+    if answer.region != region.as_str() {
+        return Err(invalid("it answered under another region's name".to_owned()));
+    }
+    let outcome = region_outcome(answer.outcome()).map_err(|error| invalid(error.to_string()))?;
+    if answer.matches.len() > query.limit {
+        return Err(invalid("more matches than were asked for".to_owned()));
+    }
+    let mut matches = Vec::with_capacity(answer.matches.len());
+    for found in answer.matches {
+        matches.push(trace_match(found, region).map_err(|error| invalid(error.to_string()))?);
+    }
+    check_order(&matches, query)?;
+    let report = RegionReport {
+        covered: answer.coverage.map(Into::into),
+        is_damaged: answer.is_damaged,
+        spans: matches.iter().map(|found| u64::from(found.matched_spans)).sum(),
+        ..RegionReport::new(region.clone(), outcome)
+    };
+    Ok(RegionMatches { report, matches, stats: answer.stats.map(Into::into).unwrap_or_default() })
+}
+
+fn check_order(matches: &[TraceMatch], query: &SearchQuery) -> Result<(), CellError> {
+    let is_ordered = matches.is_sorted_by(|one, two| one.order_key() < two.order_key());
+    let is_inside = matches.iter().all(|found| query.range.contains(found.newest_match));
+    let after = query.before.map(|(time, trace_id)| (std::cmp::Reverse(time), trace_id));
+    let is_behind = after.is_none_or(|after| matches.iter().all(|found| found.order_key() > after));
+    let mut seen = BTreeSet::new();
+    let is_unique = matches.iter().all(|found| seen.insert(found.trace_id));
+    if is_ordered && is_inside && is_behind && is_unique {
+        return Ok(());
+    }
+    Err(CellError::Invalid("matches outside of the question or out of order".to_owned()))
+}
+
+fn failed(region: &Region, error: &CellError) -> RegionMatches {
+    let report = RegionReport {
+        reason: Some(error.to_string()),
+        ..RegionReport::new(region.clone(), error.outcome())
+    };
+    RegionMatches { report, matches: Vec::new(), stats: SearchStats::default() }
+}
+
+/// The newest `limit` traces, joined over regions, and whether some were cut off. A trace counts by
+/// its newest match in any region.
+fn merge_matches(all: Vec<TraceMatch>, limit: usize) -> (Vec<TraceMatch>, bool) {
+    let mut by_trace: BTreeMap<TraceId, TraceMatch> = BTreeMap::new();
+    for found in all {
+        match by_trace.get_mut(&found.trace_id) {
+            Some(held) => held.join(found),
+            None => {
+                by_trace.insert(found.trace_id, found);
+            }
+        }
+    }
+    let mut merged: Vec<TraceMatch> = by_trace.into_values().collect();
+    merged.sort_by_key(TraceMatch::order_key);
+    let was_cut = merged.len() > limit;
+    merged.truncate(limit);
+    (merged, was_cut)
+}
+
+#[cfg(test)]
+mod tests;
