@@ -17,7 +17,7 @@ mod waterfall;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::demo;
+use crate::{bench, demo};
 use failure::{Failure, Outcome};
 use gateway_client::GatewayClient;
 use output::{ColorChoice, Output};
@@ -77,6 +77,9 @@ enum Command {
     /// Check or print a configuration file.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Measure a cell or a gateway.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 /// Runs the command.
@@ -94,6 +97,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         Command::Services(arguments) => services::run(&arguments, &client()?, &mut output).await,
         Command::Regions => regions::run(&client()?, &mut output).await,
         Command::Config(command) => config::run(&command, &mut output),
+        Command::Bench(command) => bench::run(command, &client()?, &mut output).await,
     };
     match result {
         // The reader went away (`| head`): nobody is there to be told.

@@ -3,6 +3,7 @@
 //!
 //! Nothing of a role lives here; `wiring` alone knows which crate does what.
 
+mod bench;
 mod cli;
 mod demo;
 mod seam;

@@ -109,7 +109,7 @@ impl GatewayAnswer {
     pub(crate) fn message(&self) -> String {
         let value: Option<serde_json::Value> = serde_json::from_str(&self.body).ok();
         let words = value.as_ref().and_then(|value| {
-            ["/message", "/error/message", "/error", "/errors/0/msg", "/certificate/text"]
+            ["/message", "/error/message", "/error", "/errors/0/msg", "/completeness/text"]
                 .iter()
                 .find_map(|place| value.pointer(place)?.as_str())
         });

@@ -1,7 +1,6 @@
 //! OTLP JSON into the words of `trace-model`: what `farspan trace` draws from. Tolerant: hex ids in
 //! both cases, numbers as text, enums as numbers or names, unknown fields.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -15,17 +14,9 @@ use super::answer::{CertificateAnswer, number};
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct TraceAnswer {
     resource_spans: Vec<ResourceSpans>,
-    envelopes: Vec<Envelope>,
     /// Whether it is whole.
+    #[serde(rename = "completeness")]
     pub(super) certificate: CertificateAnswer,
-}
-
-/// Which region holds a span; in the order of all spans.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Envelope {
-    span_id: String,
-    region: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -33,6 +24,8 @@ struct Envelope {
 struct ResourceSpans {
     resource: ResourceJson,
     scope_spans: Vec<ScopeSpans>,
+    /// The region that holds these spans: a field of ours, beside OTLP's.
+    farspan_region: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,38 +69,17 @@ struct StatusJson {
     message: String,
 }
 
-/// Regions of spans: by place where the envelopes stand in the spans' order, else by id.
-struct Regions<'a> {
-    envelopes: &'a [Envelope],
-    by_id: HashMap<&'a str, &'a str>,
-}
-
-impl<'a> Regions<'a> {
-    fn new(envelopes: &'a [Envelope]) -> Self {
-        let pair = |envelope: &'a Envelope| (envelope.span_id.as_str(), envelope.region.as_str());
-        Self { envelopes, by_id: envelopes.iter().map(pair).collect() }
-    }
-
-    fn of(&self, place: usize, span_id: &str) -> Option<Region> {
-        let here = self.envelopes.get(place).filter(|here| here.span_id == span_id);
-        let name = here.map(|envelope| envelope.region.as_str());
-        Region::new(name.or_else(|| self.by_id.get(span_id).copied())?).ok()
-    }
-}
-
 impl TraceAnswer {
     /// The spans with their regions, and how many could not be read.
     pub(super) fn spans(self) -> (Vec<(Span, Option<Region>)>, usize) {
-        let regions = Regions::new(&self.envelopes);
         let scope = Arc::new(Scope::default());
-        let (mut spans, mut unreadable, mut place) = (Vec::new(), 0, 0);
+        let (mut spans, mut unreadable) = (Vec::new(), 0);
         for group in self.resource_spans {
             let resource = Arc::new(resource(&group.resource));
+            let region = Region::new(&group.farspan_region).ok();
             for span in group.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                let region = regions.of(place, &span.span_id);
-                place += 1;
                 match read_span(span, &resource, &scope) {
-                    Some(span) => spans.push((span, region)),
+                    Some(span) => spans.push((span, region.clone())),
                     None => unreadable += 1,
                 }
             }
@@ -177,10 +149,9 @@ mod tests {
          "endTimeUnixNano":1790000000005000000,"status":{"code":2,"message":"boom"},"later":{}},
         {"traceId":"5759e988bd862e3fe1be46a994272793","spanId":"nonsense","name":"x"},
         {"traceId":"5759e988bd862e3fe1be46a994272793","spanId":"00000000000000a2",
-         "parentSpanId":"00000000000000a1","name":"call","kind":3}]}]}],
-        "envelopes":[{"spanId":"00000000000000a1","region":"eu-west-1"},{"spanId":"nonsense"},
-        {"spanId":"00000000000000a2","region":"us-east-1","collector":"c"}],
-        "certificate":{"verdict":"complete","text":"complete: 2 of 2 regions"}}"#;
+         "parentSpanId":"00000000000000a1","name":"call","kind":3}]}],
+        "farspanRegion":"eu-west-1"}],
+        "completeness":{"verdict":"complete","text":"complete: 2 of 2 regions"}}"#;
 
     #[test]
     fn every_spelling_of_otlp_json_is_read_and_bad_spans_are_counted() {
@@ -194,6 +165,5 @@ mod tests {
         assert_eq!(span.duration_nanos(), 5_000_000);
         assert_eq!(region.as_ref().unwrap().as_str(), "eu-west-1");
         assert_eq!(spans[1].0.parent_span_id, Some(spans[0].0.span_id));
-        assert_eq!(spans[1].1.as_ref().unwrap().as_str(), "us-east-1");
     }
 }

@@ -11,7 +11,7 @@ use super::table::{clean, duration, moment, table};
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct RegionsAnswer {
-    own_region: String,
+    gateway_region: String,
     regions: Vec<RegionState>,
 }
 
@@ -19,12 +19,14 @@ struct RegionsAnswer {
 #[serde(rename_all = "camelCase", default)]
 struct RegionState {
     region: String,
-    health: String,
+    is_healthy: bool,
+    reason: Option<String>,
     #[serde(deserialize_with = "optional")]
     watermark_unix_nano: Option<u64>,
+    has_hole: bool,
     #[serde(deserialize_with = "optional")]
-    lag_millis: Option<u64>,
-    is_connected: Option<bool>,
+    index_lag_millis: Option<u64>,
+    is_index_connected: bool,
     groups: Vec<GroupState>,
 }
 
@@ -33,9 +35,9 @@ struct RegionState {
 struct GroupState {
     group: String,
     #[serde(deserialize_with = "number")]
-    records: u64,
+    lag_records: u64,
     #[serde(deserialize_with = "number")]
-    age_millis: u64,
+    lag_millis: u64,
 }
 
 /// Shows the regions.
@@ -47,39 +49,33 @@ pub(super) async fn run(client: &GatewayClient, output: &mut Output) -> Result<O
     }
     let regions: RegionsAnswer = answer.read()?;
     let rows: Vec<Vec<String>> =
-        regions.regions.iter().map(|region| row(region, &regions.own_region)).collect();
+        regions.regions.iter().map(|region| row(region, &regions.gateway_region)).collect();
     let head = ["REGION", "HEALTH", "INDEX", "INDEX LAG", "WATERMARK", "LOG LAG"];
     let paint = output.paint();
     for (index, line) in table(&head, &rows, output.width).into_iter().enumerate() {
         let state = index.checked_sub(1).and_then(|index| regions.regions.get(index));
-        let is_bad = state.is_some_and(|state| !is_well(state));
+        let is_bad = state.is_some_and(|state| !state.is_healthy);
         output.line(&if is_bad { paint.bad(&line) } else { line })?;
     }
     Ok(Outcome::Done)
-}
-
-fn is_well(region: &RegionState) -> bool {
-    matches!(region.health.as_str(), "ok" | "up" | "healthy" | "well")
 }
 
 fn row(region: &RegionState, own: &str) -> Vec<String> {
     let here = if region.region == own { " (own)" } else { "" };
     let millis = |millis: u64| duration(millis.saturating_mul(1_000_000));
     let group = |group: &GroupState| {
-        format!("{} {} ({})", group.group, group.records, millis(group.age_millis))
+        format!("{} {} ({})", group.group, group.lag_records, millis(group.lag_millis))
     };
     let lags: Vec<String> = region.groups.iter().map(group).collect();
+    let reason = region.reason.as_deref().unwrap_or("does not answer");
+    let watermark = region.watermark_unix_nano.map_or_else(|| "none".to_owned(), moment);
+    let watermark = if region.has_hole { format!("{watermark} with a hole") } else { watermark };
     vec![
         clean(&format!("{}{here}", region.region)),
-        clean(&region.health),
-        match region.is_connected {
-            Some(true) => "connected",
-            Some(false) => "cut off",
-            None => "-",
-        }
-        .to_owned(),
-        region.lag_millis.map_or_else(|| "-".to_owned(), millis),
-        region.watermark_unix_nano.map_or_else(|| "none".to_owned(), moment),
+        if region.is_healthy { "ok".to_owned() } else { clean(reason) },
+        if region.is_index_connected { "connected" } else { "cut off" }.to_owned(),
+        region.index_lag_millis.map_or_else(|| "-".to_owned(), millis),
+        watermark,
         clean(&lags.join(", ")),
     ]
 }
@@ -90,15 +86,14 @@ mod tests {
 
     #[test]
     fn a_region_that_says_little_is_still_shown() {
-        let json = r#"{"ownRegion":"a","regions":[{"region":"a","health":"ok","lagMillis":"12",
-            "isConnected":true,"groups":[{"group":"storage-writer","records":3,"ageMillis":40}]},
-            {"region":"b","health":"unavailable"}]}"#;
+        let json = r#"{"gatewayRegion":"a","regions":[{"region":"a","isHealthy":true,
+            "indexLagMillis":"12","isIndexConnected":true,"later":1,"groups":[
+            {"group":"storage-writer","lagRecords":3,"lagMillis":40}]},
+            {"region":"b","reason":"connection refused"}]}"#;
         let answer: RegionsAnswer = serde_json::from_str(json).unwrap();
         let rows: Vec<_> = answer.regions.iter().map(|region| row(region, "a")).collect();
-        assert_eq!(rows[0][0], "a (own)");
-        assert_eq!(rows[0][3], "12.0 ms");
+        assert_eq!(rows[0][..4], ["a (own)", "ok", "connected", "12.0 ms"]);
         assert_eq!(rows[0][5], "storage-writer 3 (40.0 ms)");
-        assert_eq!(rows[1][2..5], ["-", "-", "none"]);
-        assert!(is_well(&answer.regions[0]) && !is_well(&answer.regions[1]));
+        assert_eq!(rows[1][..5], ["b", "connection refused", "cut off", "-", "none"]);
     }
 }

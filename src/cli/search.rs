@@ -33,6 +33,13 @@ pub(super) struct SearchArguments {
     /// End of the time range: RFC 3339.
     #[arg(long, value_name = "TIME")]
     end: Option<String>,
+    /// Ask the gateway's own replica of the index alone: whole traces with their roots, by
+    /// service, duration and time.
+    #[arg(long, conflicts_with_all = ["operation", "tags"])]
+    index: bool,
+    /// Only traces with errors.
+    #[arg(long, requires = "index")]
+    errors: bool,
     /// Traces at most.
     #[arg(long, value_name = "TRACES", default_value_t = 20)]
     limit: u32,
@@ -42,24 +49,31 @@ pub(super) struct SearchArguments {
 #[serde(rename_all = "camelCase", default)]
 struct SearchAnswer {
     traces: Vec<TraceSummary>,
+    #[serde(rename = "completeness")]
     certificate: CertificateAnswer,
 }
 
+/// What a search, or the index, says of a trace.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct TraceSummary {
     trace_id: String,
+    regions: Vec<String>,
     #[serde(deserialize_with = "number")]
-    start_time_unix_nano: u64,
+    newest_match_unix_nano: u64,
+    #[serde(deserialize_with = "number")]
+    matched_spans: u64,
+    services: Vec<serde_json::Value>,
+    #[serde(deserialize_with = "number")]
+    start_unix_nano: u64,
     #[serde(deserialize_with = "number")]
     duration_nanos: u64,
-    root_service: String,
-    root_operation: String,
+    root_service: Option<String>,
+    root_operation: Option<String>,
     #[serde(deserialize_with = "number")]
-    spans: u64,
+    span_count: u64,
     #[serde(deserialize_with = "number")]
-    errors: u64,
-    regions: Vec<String>,
+    error_count: u64,
 }
 
 /// Searches.
@@ -74,7 +88,7 @@ pub(super) async fn run(
     if output.is_json {
         answer.print(output)?;
     } else {
-        show(&search, output)?;
+        show(&search, arguments.index, output)?;
     }
     let is_complete = search.certificate.is_complete();
     Ok(match (is_complete, search.traces.is_empty()) {
@@ -104,7 +118,11 @@ fn path(arguments: &SearchArguments) -> Result<String, Failure> {
     if !arguments.tags.is_empty() {
         query.push(format!("tags={}", encode(&tags(&arguments.tags)?)));
     }
-    Ok(format!("/api/farspan/v1/search?{}", query.join("&")))
+    if arguments.errors {
+        query.push("onlyErrors=true".to_owned());
+    }
+    let what = if arguments.index { "summaries" } else { "search" };
+    Ok(format!("/api/farspan/v1/{what}?{}", query.join("&")))
 }
 
 fn unix_micros(name: &str, text: &str) -> Result<i64, Failure> {
@@ -126,24 +144,43 @@ fn tags(list: &[String]) -> Result<String, Failure> {
     Ok(serde_json::Value::Object(object).to_string())
 }
 
-fn show(search: &SearchAnswer, output: &mut Output) -> Result<(), Failure> {
-    let row = |trace: &TraceSummary| {
-        vec![
-            clean(&trace.trace_id),
-            moment(trace.start_time_unix_nano),
-            duration(trace.duration_nanos),
-            trace.spans.to_string(),
-            trace.errors.to_string(),
-            clean(&trace.regions.join(",")),
-            clean(format!("{} {}", trace.root_service, trace.root_operation).trim()),
-        ]
-    };
+const MATCH_HEAD: [&str; 5] = ["TRACE", "NEWEST MATCH", "MATCHED", "REGIONS", "SERVICES"];
+const SUMMARY_HEAD: [&str; 7] =
+    ["TRACE", "START", "DURATION", "SPANS", "ERRORS", "REGIONS", "ROOT"];
+
+fn match_row(trace: &TraceSummary) -> Vec<String> {
+    let services = trace.services.iter().filter_map(serde_json::Value::as_str);
+    vec![
+        clean(&trace.trace_id),
+        moment(trace.newest_match_unix_nano),
+        trace.matched_spans.to_string(),
+        clean(&trace.regions.join(",")),
+        clean(&services.collect::<Vec<_>>().join(",")),
+    ]
+}
+
+fn summary_row(trace: &TraceSummary) -> Vec<String> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let root = format!("{} {}", text(&trace.root_service), text(&trace.root_operation));
+    vec![
+        clean(&trace.trace_id),
+        moment(trace.start_unix_nano),
+        duration(trace.duration_nanos),
+        trace.span_count.to_string(),
+        trace.error_count.to_string(),
+        clean(&trace.regions.join(",")),
+        clean(root.trim()),
+    ]
+}
+
+fn show(search: &SearchAnswer, is_index: bool, output: &mut Output) -> Result<(), Failure> {
+    let row = if is_index { summary_row } else { match_row };
     let rows: Vec<Vec<String>> = search.traces.iter().map(row).collect();
-    let head = ["TRACE", "START", "DURATION", "SPANS", "ERRORS", "REGIONS", "ROOT"];
+    let head = if is_index { &SUMMARY_HEAD[..] } else { &MATCH_HEAD };
     let paint = output.paint();
-    for (index, line) in table(&head, &rows, output.width).into_iter().enumerate() {
+    for (index, line) in table(head, &rows, output.width).into_iter().enumerate() {
         let trace = index.checked_sub(1).and_then(|index| search.traces.get(index));
-        let is_bad = trace.is_some_and(|trace| trace.errors > 0);
+        let is_bad = trace.is_some_and(|trace| trace.error_count > 0);
         output.line(&if is_bad { paint.bad(&line) } else { line })?;
     }
     for line in search.certificate.lines() {

@@ -21,14 +21,15 @@ pub(super) struct ServicesArguments {
 struct ServicesAnswer {
     services: Vec<String>,
     operations: Vec<Operation>,
+    #[serde(rename = "completeness")]
     certificate: CertificateAnswer,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Operation {
-    Name(String),
-    Named { name: String },
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Operation {
+    name: String,
+    kind: String,
 }
 
 /// Lists.
@@ -39,7 +40,7 @@ pub(super) async fn run(
 ) -> Result<Outcome, Failure> {
     let path = match &arguments.service {
         None => "/api/farspan/v1/services".to_owned(),
-        Some(service) => format!("/api/farspan/v1/services/{}/operations", encode(service)),
+        Some(service) => format!("/api/farspan/v1/operations?service={}", encode(service)),
     };
     let answer = client.ask_ok(&path).await?;
     let listed: ServicesAnswer = answer.read()?;
@@ -48,11 +49,11 @@ pub(super) async fn run(
         answer.print(output)?;
         return Ok(if is_complete { Outcome::Done } else { Outcome::Partial });
     }
-    let operations = listed.operations.iter().map(|operation| match operation {
-        Operation::Name(name) | Operation::Named { name } => name,
-    });
-    for name in listed.services.iter().chain(operations) {
-        output.line(&clean(name))?;
+    for service in &listed.services {
+        output.line(&clean(service))?;
+    }
+    for operation in &listed.operations {
+        output.line(&clean(&format!("{}  ({})", operation.name, operation.kind)))?;
     }
     if is_complete {
         return Ok(Outcome::Done);

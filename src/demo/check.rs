@@ -25,7 +25,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 #[serde(rename_all = "camelCase", default)]
 struct Trace {
     resource_spans: Vec<ResourceSpans>,
-    certificate: Certificate,
+    completeness: Certificate,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -104,10 +104,10 @@ async fn read(trace: &SentTrace, client: &GatewayClient) -> Result<(), String> {
     let scopes = read.resource_spans.iter().flat_map(|group| &group.scope_spans);
     let spans: usize = scopes.map(|scope| scope.spans.len()).sum();
     if spans != trace.spans {
-        return Err(format!("{spans} of {} spans; {}", trace.spans, read.certificate.text));
+        return Err(format!("{spans} of {} spans; {}", trace.spans, read.completeness.text));
     }
-    if read.certificate.verdict != "complete" {
-        return Err(format!("all spans, but {}", read.certificate.text));
+    if read.completeness.verdict != "complete" {
+        return Err(format!("all spans, but {}", read.completeness.text));
     }
     Ok(())
 }

@@ -16,15 +16,12 @@ fn span(id: u64, parent: u64, name: &str, millis: (u64, u64)) -> serde_json::Val
     })
 }
 
-fn group(service: &str, spans: &[serde_json::Value]) -> serde_json::Value {
+fn group(region: &str, service: &str, spans: &[serde_json::Value]) -> serde_json::Value {
     json!({
         "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]},
         "scopeSpans": [{"spans": spans}],
+        "farspanRegion": region,
     })
-}
-
-fn envelope(id: u64, region: &str) -> serde_json::Value {
-    json!({"spanId": format!("{id:016x}"), "region": region})
 }
 
 fn shop() -> TraceAnswer {
@@ -32,13 +29,11 @@ fn shop() -> TraceAnswer {
     failed["status"] = json!({"code": 2, "message": "card\u{1b}[2J declined"});
     serde_json::from_value(json!({
         "resourceSpans": [
-            group("payment", &[failed]),
-            group("web", &[span(1, 0, "GET /checkout", (0, 100)), span(2, 1, "pay", (30, 95))]),
+            group("us-east-1", "payment", &[failed]),
+            group("eu-west-1", "web", &[span(1, 0, "GET /checkout", (0, 100))]),
+            group("eu-west-1", "web", &[span(2, 1, "pay", (30, 95))]),
         ],
-        "envelopes": [
-            envelope(3, "us-east-1"), envelope(1, "eu-west-1"), envelope(2, "eu-west-1"),
-        ],
-        "certificate": {"verdict": "complete", "text": "complete: 2 of 2 regions"},
+        "completeness": {"verdict": "complete", "text": "complete: 2 of 2 regions"},
     }))
     .unwrap()
 }
@@ -98,12 +93,11 @@ fn a_partial_answer_says_what_is_missing() {
 #[test]
 fn a_deep_and_a_wide_trace_stay_readable() {
     let spans: Vec<_> = (1..=60).map(|id| span(id, id - 1, "step", (id, 200 - id))).collect();
-    let envelopes: Vec<_> = (1..=60).map(|id| envelope(id, "eu-west-1")).collect();
-    let answer = json!({"resourceSpans": [group("tree", &spans)], "envelopes": envelopes});
+    let answer = json!({"resourceSpans": [group("eu-west-1", "tree", &spans)]});
     let lines = plain(serde_json::from_value(answer).unwrap(), 100);
     assert!(lines.iter().any(|line| line.contains("(59) tree step")), "{lines:#?}");
     let spans: Vec<_> = (1..=1_000).map(|id| span(id, u64::from(id > 1), "x", (0, 1))).collect();
-    let answer = json!({"resourceSpans": [group("wide", &spans)]});
+    let answer = json!({"resourceSpans": [group("", "wide", &spans)]});
     let lines = plain(serde_json::from_value(answer).unwrap(), 100);
     assert!(lines.contains(&"… and 900 more spans (--lines)".to_owned()));
     assert!(lines.contains(&"1000 spans came without their region".to_owned()));
@@ -111,10 +105,8 @@ fn a_deep_and_a_wide_trace_stay_readable() {
 
 #[test]
 fn a_span_whose_parent_is_missing_is_marked() {
-    let answer = json!({
-        "resourceSpans": [group("cart", &[span(5, 4, "add", (0, 10))])],
-        "envelopes": [envelope(5, "eu-west-1")],
-    });
+    let spans = [span(5, 4, "add", (0, 10))];
+    let answer = json!({"resourceSpans": [group("eu-west-1", "cart", &spans)]});
     let lines = plain(serde_json::from_value(answer).unwrap(), 100);
     assert!(lines.iter().any(|line| line.contains("? cart add")), "{lines:?}");
 }
@@ -126,7 +118,7 @@ fn times_beyond_all_reason_draw_something() {
     odd["endTimeUnixNano"] = json!(u64::MAX.to_string());
     let mut back = span(2, 1, "y", (9, 3));
     back["endTimeUnixNano"] = json!("1");
-    let answer = json!({"resourceSpans": [group("odd", &[odd, back])]});
+    let answer = json!({"resourceSpans": [group("", "odd", &[odd, back])]});
     let lines = plain(serde_json::from_value(answer).unwrap(), 80);
     assert!(lines.iter().skip(2).all(|line| width(line) <= 80), "{lines:#?}");
 }

@@ -15,7 +15,7 @@ async fn gateway(spans: fn(usize) -> usize, verdict: &'static str) -> GatewayCli
         let list = vec![json!({}); count];
         let body = json!({
             "resourceSpans": [{"scopeSpans": [{"spans": list}]}],
-            "certificate": {"verdict": verdict, "text": "words"},
+            "completeness": {"verdict": verdict, "text": "words"},
         });
         std::future::ready(body.to_string())
     };
