@@ -1,7 +1,6 @@
 //! A region's cell on embedded stores: collector, span log, consumer groups, stores, querier and
 //! the region's origin log, in one process.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -57,17 +56,19 @@ pub(crate) async fn start_cell(
     let internal = internal_routes(&config, &keepers, &lag, &mut context, &stages.answering);
     let address = (config.listen.internal, context.change_port_with);
     endpoints.push(("cell gRPC", serve_grpc("cell", address, internal, &stages.answering).await?));
-    start_groups(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
+    let publishing =
+        start_groups(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
     keep_house(&keepers, &stages.house);
     close_at_the_end(&keepers, &stages.log);
     let admin = (context.readiness.clone(), context.registry);
     let change = context.change_port_with;
-    endpoints.push(("admin", serve_admin(config.listen.admin, change, admin, &stages.admin).await?));
+    endpoints
+        .push(("admin", serve_admin(config.listen.admin, change, admin, &stages.admin).await?));
     ready.pass();
     Ok(RunningRole {
         endpoints,
         drain: context.drain,
-        snapshot: Box::new(move || snapshot(&collector, &lag)),
+        snapshot: Box::new(move || snapshot(&collector, &publishing, &lag)),
     })
 }
 
@@ -106,7 +107,10 @@ async fn open(config: &CellConfig, clock: Arc<dyn Clock>) -> anyhow::Result<Keep
         let log = EmbeddedLog::open(log_config(&config, place("log")), Arc::clone(&clock))?;
         let store = EmbeddedStore::open(store_config(&config, place("store")), Arc::clone(&clock))?;
         let metrics = EmbeddedMetricsStore::open(
-            EmbeddedMetricsConfig { retention: config.retention, ..EmbeddedMetricsConfig::new(place("metrics")) },
+            EmbeddedMetricsConfig {
+                retention: config.retention,
+                ..EmbeddedMetricsConfig::new(place("metrics"))
+            },
             Arc::clone(&clock),
         )?;
         let origin = OriginLogConfig {
@@ -115,7 +119,13 @@ async fn open(config: &CellConfig, clock: Arc<dyn Clock>) -> anyhow::Result<Keep
         };
         let origin = OriginLog::open(origin, clock, Entropy::from_system())?;
         let dead_letters = DeadLetters::open(DeadLetterConfig::new(place("dead-letters")))?;
-        Ok(Keepers { log, store, metrics, origin: Arc::new(origin), dead_letters: Arc::new(dead_letters) })
+        Ok(Keepers {
+            log,
+            store,
+            metrics,
+            origin: Arc::new(origin),
+            dead_letters: Arc::new(dead_letters),
+        })
     };
     tokio::task::spawn_blocking(opening).await?
 }
@@ -230,7 +240,7 @@ async fn start_groups(
     lag: LagBoard,
     context: &mut RoleContext,
     stage: &Stage,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<PublisherMetrics> {
     let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as Arc<dyn SpanLog>;
     let (ingester_metrics, counting) = (IngesterMetrics::default(), AggregatorMetrics::default());
     let publishing = PublisherMetrics::default();
@@ -251,7 +261,7 @@ async fn start_groups(
         Arc::clone(&keepers.origin) as _,
         Arc::new(FixedPolicy(config.locality.index)),
         Arc::clone(&context.clock),
-        publishing,
+        publishing.clone(),
     )?;
     let incarnation = identity.incarnation;
     let handlers: Vec<Box<dyn GroupHandler>> = vec![
@@ -270,7 +280,7 @@ async fn start_groups(
     };
     let parts = IngesterParts { runner, handlers };
     let _service = IngesterService::spawn(&stage.tracker, &stage.stopping, parts);
-    Ok(())
+    Ok(publishing)
 }
 
 /// How often segments are merged and what has passed its retention goes.
@@ -308,12 +318,16 @@ fn close_at_the_end(keepers: &Keepers, stage: &Stage) {
     });
 }
 
-fn snapshot(collector: &Collector, lag: &LagBoard) -> RoleSnapshot {
-    let (spans, traces) = collector.accepted();
+fn snapshot(collector: &Collector, publishing: &PublisherMetrics, lag: &LagBoard) -> RoleSnapshot {
     let groups = lag.snapshot().into_iter().map(|lag| GroupLag {
         group: lag.group.0,
         records: lag.records,
         age: std::time::Duration::from_millis(lag.age_ms),
     });
-    RoleSnapshot { spans, traces, groups: groups.collect(), index: Vec::new() }
+    RoleSnapshot {
+        spans: collector.metrics().accepted_spans.get(),
+        traces: publishing.traces_opened.get(),
+        groups: groups.collect(),
+        index: Vec::new(),
+    }
 }

@@ -1,5 +1,6 @@
 //! Ports of the querier, adapted to the span log and the consumer groups.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -24,12 +25,7 @@ impl LiveTail for LogTail {
         for partition in 0..identity.partitions {
             from.extend(partition, self.0.committed(STORAGE_WRITER, partition).map_err(failed)?);
         }
-        Ok(TailRead {
-            spans: tail.spans,
-            from,
-            covered: tail.covered,
-            is_damaged: tail.is_damaged,
-        })
+        Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged: tail.is_damaged })
     }
 }
 
@@ -50,12 +46,32 @@ impl CellStatus for LogAndGroups {
             let end = self.log.end(partition).map_err(|error| PortError(error.to_string()))?;
             log_end.extend(partition, end.next);
         }
+        let dead = self.count_dead_letters().await?;
         let groups = self.lag.snapshot().into_iter().map(|lag| GroupLag {
             group: lag.group.0.into(),
             records: lag.records,
             age_millis: lag.age_ms,
-            dead_letters: self.dead_letters_of(lag.group),
+            dead_letters: dead.get(lag.group.0).copied().unwrap_or(0),
         });
         Ok(LogStatus { log_end, groups: groups.collect() })
+    }
+}
+
+/// Letters looked at for the counts of a status page.
+const LETTERS_MAX: usize = 10_000;
+
+impl LogAndGroups {
+    async fn count_dead_letters(&self) -> Result<BTreeMap<String, u64>, PortError> {
+        let mut counts = BTreeMap::new();
+        if self.dead_letters.figures().0 == 0 {
+            return Ok(counts);
+        }
+        let letters = Arc::clone(&self.dead_letters);
+        let listed = tokio::task::spawn_blocking(move || letters.list(0, LETTERS_MAX)).await;
+        let listed = listed.map_err(|error| PortError(error.to_string()))?;
+        for letter in listed.map_err(|error| PortError(error.to_string()))?.into_iter().flatten() {
+            *counts.entry(letter.group).or_insert(0) += 1;
+        }
+        Ok(counts)
     }
 }

@@ -46,7 +46,8 @@ async fn open(
     clock: Arc<dyn Clock>,
     metrics: ReplicatorMetrics,
 ) -> anyhow::Result<Arc<Replica>> {
-    let own = OriginEndpoint { region: config.region.clone(), url: config.cell.as_str().to_owned() };
+    let own =
+        OriginEndpoint { region: config.region.clone(), url: config.cell.as_str().to_owned() };
     let peers = config.peers.iter().map(|peer| OriginEndpoint {
         region: peer.region.clone(),
         url: peer.address.as_str().to_owned(),

@@ -29,7 +29,8 @@ pub(super) async fn serve_admin(
     let stopping = stage.stopping.clone();
     let (limit, tracker) = (ADMIN_CONNECTIONS_MAX, stage.tracker.clone());
     stage.spawn(async move {
-        if let Err(error) = ::gateway::http::serve(listener, router, limit, stopping, tracker).await {
+        if let Err(error) = ::gateway::http::serve(listener, router, limit, stopping, tracker).await
+        {
             tracing::error!(%error, "the admin endpoints have ended");
         }
     });

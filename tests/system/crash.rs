@@ -93,7 +93,11 @@ async fn read_back_by_search(federation: &Federation, ledger: &Ledger, started: 
     eventually("every acknowledged trace is found by search", PATIENCE, || async {
         let found = search_all(federation, started).await?;
         let lacking: Vec<_> = wanted.difference(&found).take(3).collect();
-        if lacking.is_empty() { Ok(()) } else { Err(format!("{} found, lacking {lacking:?}", found.len())) }
+        if lacking.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} found, lacking {lacking:?}", found.len()))
+        }
     })
     .await;
 }
@@ -110,7 +114,8 @@ async fn search_all(federation: &Federation, started: u64) -> Result<BTreeSet<St
         let answer = get(&url).await?;
         let json = answer.json();
         let traces = json["traces"].as_array().ok_or_else(|| json.to_string())?;
-        found.extend(traces.iter().filter_map(|trace| trace["traceId"].as_str()).map(str::to_owned));
+        found
+            .extend(traces.iter().filter_map(|trace| trace["traceId"].as_str()).map(str::to_owned));
         match json["nextCursor"].as_str() {
             Some(next) if !traces.is_empty() => cursor = format!("&cursor={next}"),
             _ => return Ok(found),

@@ -215,8 +215,7 @@ impl Federation {
 
     /// The answer of our own API for a trace, as OTLP JSON with its certificate.
     pub(crate) async fn trace_json(&self, index: usize, trace_id: &[u8]) -> Result<Answer, String> {
-        let url =
-            format!("{}/api/farspan/v1/traces/{}", self.gateway_url(index), hex(trace_id));
+        let url = format!("{}/api/farspan/v1/traces/{}", self.gateway_url(index), hex(trace_id));
         get(&url).await
     }
 
@@ -226,8 +225,7 @@ impl Federation {
         index: usize,
         trace_id: &[u8],
     ) -> Result<TracesData, String> {
-        let url =
-            format!("{}/api/farspan/v1/traces/{}", self.gateway_url(index), hex(trace_id));
+        let url = format!("{}/api/farspan/v1/traces/{}", self.gateway_url(index), hex(trace_id));
         let accept = [("accept", "application/x-protobuf")];
         let answer = send(Method::GET, &url, &accept, Bytes::new()).await?;
         if !answer.status.is_success() {
@@ -262,7 +260,8 @@ impl Federation {
     pub(crate) fn last_words(&self) -> String {
         let mut words = String::new();
         for region in &self.regions {
-            for process in [&region.cell, &region.replicator, &region.gateway].into_iter().flatten() {
+            for process in [&region.cell, &region.replicator, &region.gateway].into_iter().flatten()
+            {
                 writeln!(words, "{}", process.last_words()).unwrap();
             }
         }

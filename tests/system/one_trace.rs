@@ -23,12 +23,7 @@ fn ids(of: &[u64]) -> Vec<String> {
     of.iter().map(|id| hex(&id.to_be_bytes())).collect()
 }
 
-async fn until(
-    federation: &Federation,
-    gateway: usize,
-    trace: &[u8],
-    expected: (&str, &[u64]),
-) {
+async fn until(federation: &Federation, gateway: usize, trace: &[u8], expected: (&str, &[u64])) {
     eventually("the answer", PATIENCE, || async {
         let found = federation.certified(gateway, trace).await?;
         if found.0.starts_with(expected.0) && found.1 == ids(expected.1) {

@@ -24,10 +24,8 @@ async fn a_closed_region_is_forbidden_to_others_and_open_to_itself() {
         if found.len() == 2 { Ok(()) } else { Err(line) }
     })
     .await;
-    let search = format!(
-        "{}/api/farspan/v1/search?service=secret-service",
-        federation.gateway_url(1)
-    );
+    let search =
+        format!("{}/api/farspan/v1/search?service=secret-service", federation.gateway_url(1));
     let answer = get(&search).await.unwrap();
     assert!(answer.json()["traces"].as_array().is_none_or(Vec::is_empty), "{answer:?}");
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _};
+use opentelemetry::trace::{
+    Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _,
+};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_proto::tonic::trace::v1::TracesData;
@@ -43,7 +45,11 @@ async fn what_the_rust_sdk_sends_to_two_regions_comes_back_as_one_trace() {
     let federation = Federation::start(&["eu-west-1", "us-east-1"], &[]).await;
     let web = provider("web", federation.regions[0].ports.otlp_grpc);
     let cart = provider("cart", federation.regions[1].ports.otlp_grpc);
-    let root = web.tracer("web-lib").span_builder("GET /cart").with_kind(SpanKind::Server).start(&web.tracer("web-lib"));
+    let root = web
+        .tracer("web-lib")
+        .span_builder("GET /cart")
+        .with_kind(SpanKind::Server)
+        .start(&web.tracer("web-lib"));
     let trace_id = root.span_context().trace_id();
     let context = Context::new().with_span(root);
     let tracer = cart.tracer("cart-lib");

@@ -76,6 +76,12 @@ impl Collector {
         &self.pipeline
     }
 
+    /// What is counted.
+    #[must_use]
+    pub const fn metrics(&self) -> &CollectorMetrics {
+        &self.metrics
+    }
+
     pub(crate) const fn config(&self) -> &CollectorConfig {
         &self.config
     }

@@ -26,6 +26,9 @@ pub struct GatewayConfig {
     pub replicator: ServiceUrl,
     /// The cells of all regions, the own one among them.
     pub cells: Vec<RegionAddress>,
+    /// Regions whose cells publish no index (`locality.index: none`): named as not provable, and
+    /// no reason to call an answer partial.
+    pub unindexed: Vec<Region>,
     /// Limits of questions.
     pub query: QueryConfig,
     /// Requests a second that one address may send.
@@ -77,6 +80,12 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
     listen.finish();
     let replicator = root.required::<ServiceUrl>("replicator");
     let cells = read_cells(root, region.as_ref());
+    let unindexed: Vec<Region> = root.value("unindexed", Vec::new());
+    for region in &unindexed {
+        if !cells.iter().any(|cell| cell.region == *region) {
+            root.refuse("unindexed", &format!("names {region}, which is not among `cells`"));
+        }
+    }
     let query = read_query(root);
     let rate_limit = read_rate_limit(root);
     let drain_timeout = read_drain_timeout(root);
@@ -88,6 +97,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         listen_admin,
         replicator: replicator?,
         cells,
+        unindexed,
         query,
         rate_limit,
         connections,

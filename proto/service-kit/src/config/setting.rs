@@ -242,6 +242,22 @@ impl Setting for Vec<String> {
     }
 }
 
+impl Setting for Vec<Region> {
+    const WANTED: &'static str = "a list of regions";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        let Node::List(items) = node else {
+            return Err(needs(Self::WANTED, node));
+        };
+        items.iter().map(|item| Region::read(&item.value)).collect()
+    }
+
+    fn show(&self) -> String {
+        let names: Vec<_> = self.iter().map(Region::as_str).collect();
+        format!("[{}]", names.join(", "))
+    }
+}
+
 impl Setting for SocketAddr {
     const WANTED: &'static str = "an address to listen on, such as 127.0.0.1:4317";
 
