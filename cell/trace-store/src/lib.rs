@@ -5,8 +5,14 @@
 //! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
+pub mod embedded;
+pub mod memory;
+mod metrics;
 pub mod port;
 
+pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
+pub use memory::MemoryStore;
+pub use metrics::StoreMetrics;
 pub use port::{
     EdgeKey, EdgeRow, Eraser, ErasureReceipt, MetricsDelta, MetricsStore, Operation, RedKey,
     RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError,
