@@ -5,10 +5,16 @@
 //! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
+pub mod embedded;
+pub mod memory;
 pub mod memory_metrics;
+mod metrics;
 pub mod port;
 
+pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
+pub use memory::MemoryStore;
 pub use memory_metrics::MemoryMetricsStore;
+pub use metrics::StoreMetrics;
 pub use port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,
     Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,

@@ -1,0 +1,140 @@
+//! Sealing what waits, and the one way in which the set of segments changes: manifest on disk first,
+//! then the view that readers see.
+
+use std::sync::Arc;
+
+use super::directory;
+use super::manifest::Manifest;
+use super::open::open_segment;
+use super::pending::{Pending, PendingBatch, ranges_of};
+use super::seal::write_batches;
+use super::sealed_file::sync_directory;
+use super::segment::extend_coverage;
+use super::segment_read::Segment;
+use super::segment_write::SegmentWriter;
+use super::segment_write::WrittenSegment;
+use super::state::{State, View, erased_set, is_erased, lock};
+use crate::StoreError;
+
+/// Seals everything that waits. On failure it waits on.
+pub(crate) fn seal(state: &State) -> Result<(), StoreError> {
+    let _one_at_a_time = lock(&state.sealing);
+    let taken = {
+        let mut view = state.view();
+        if view.pending.batches.is_empty() {
+            return Ok(());
+        }
+        let taken = std::mem::take(&mut view.pending);
+        view.sealing = Some(Arc::clone(&taken.batches));
+        taken
+    };
+    let sealed = seal_batches(state, &taken);
+    if let Err(error) = &sealed {
+        tracing::warn!(%error, spans = taken.spans, "sealing failed and will be tried again");
+        state.metrics.seal_failures.inc();
+        let mut view = state.view();
+        view.sealing = None;
+        view.pending.put_back(&taken);
+    }
+    sealed
+}
+
+fn seal_batches(state: &State, taken: &Pending) -> Result<(), StoreError> {
+    let batches: &[PendingBatch] = &taken.batches;
+    let erased = Arc::clone(&state.view().erased);
+    let id = next_id(state);
+    let mut writer = SegmentWriter::create(&state.segment_path(id), state.config.block_spans)?;
+    let dropped = write_batches(&mut writer, batches, &|tenant, trace_id| {
+        is_erased(&erased, tenant, trace_id)
+    })?;
+    let ranges = ranges_of(batches);
+    let spans = writer.spans();
+    let segment = match spans {
+        0 => None,
+        _ => {
+            let appended = batches.iter().map(|batch| batch.logged.append_time.0).max();
+            let written = writer.finish(ranges.clone(), appended.unwrap_or(0))?;
+            Some(publish_files(state, id, written)?)
+        }
+    };
+    let change = |manifest: &mut Manifest| {
+        manifest.segments.extend(segment.iter().map(|segment| segment.id));
+        let mut coverage = manifest.coverage();
+        extend_coverage(&mut coverage, &ranges);
+        manifest.set_coverage(&coverage);
+    };
+    let committed = commit(state, change, |view| {
+        let mut segments = view.segments.as_ref().clone();
+        segments.extend(segment.iter().map(Arc::clone));
+        view.segments = Arc::new(segments);
+        view.sealing = None;
+        extend_coverage(&mut view.covered, &ranges);
+    });
+    if committed.is_err() && segment.is_some() {
+        remove_files(state, id);
+    }
+    committed?;
+    state.metrics.erased_spans.inc_by(dropped);
+    state.metrics.sealed_spans.inc_by(spans);
+    state.metrics.sealed_segments.inc();
+    Ok(())
+}
+
+/// An id for a new segment. One that is not used in the end is no loss.
+pub(crate) fn next_id(state: &State) -> u64 {
+    let mut manifest = lock(&state.manifest);
+    let id = manifest.next_id;
+    manifest.next_id += 1;
+    id
+}
+
+/// Writes the index of a segment just written and opens both. Where that fails the files go.
+pub(crate) fn publish_files(
+    state: &State,
+    id: u64,
+    written: WrittenSegment,
+) -> Result<Arc<Segment>, StoreError> {
+    let publish = || {
+        directory::write(&state.index_path(id), written.index, written.footer.spans)?;
+        sync_directory(state.directory())?;
+        open_segment(state.directory(), id)
+    };
+    let published = publish();
+    if published.is_err() {
+        remove_files(state, id);
+    }
+    published.map(Arc::new)
+}
+
+/// Changes the manifest on disk, then the view.
+pub(crate) fn commit(
+    state: &State,
+    change: impl FnOnce(&mut Manifest),
+    show: impl FnOnce(&mut View),
+) -> Result<(), StoreError> {
+    let mut manifest = lock(&state.manifest);
+    let mut changed = manifest.clone();
+    change(&mut changed);
+    changed.save(state.directory())?;
+    *manifest = changed;
+    let mut view = state.view();
+    show(&mut view);
+    if view.erased.len() != manifest.erased.len() {
+        view.erased = Arc::new(erased_set(&manifest));
+    }
+    drop(view);
+    drop(manifest);
+    state.refresh_gauges();
+    Ok(())
+}
+
+/// Removes a segment's files. A file that stays is removed when the store opens.
+pub(crate) fn remove_files(state: &State, id: u64) {
+    for path in [state.segment_path(id), state.index_path(id)] {
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %path.display(), "a replaced file could not be removed");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The index file of a segment: a directory of filters, and the filters.
+//!
+//! For each group (tenant, service, 10-minute bucket) each of at most 256 keys has a filter over its
+//! (key, value) entries, and all further keys share one; each block has one over everything in it.
+//! A filter of at most 16 entries is the sorted list of them; a larger one is a Bloom filter of 10
+//! bits an entry. Both lie in the section of filters and are read where a probe needs them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proto::wire::put_varint;
+use serde::{Deserialize, Serialize};
+
+use super::bloom;
+use super::cursor::{Corrupt, Cursor, put_sized};
+use super::index_build::{BlockEntries, Group, IndexBuilder};
+use super::sealed_file::{Format, SealedFile, SealedWriter, Section, damaged};
+use crate::StoreError;
+
+/// The format of index files.
+pub(crate) const INDEX_FORMAT: Format = Format { magic: *b"FARSPIDX", version: 1 };
+/// Entries up to which a filter is an exact list.
+const EXACT_ENTRIES_MAX: usize = 16;
+
+/// The footer of an index file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IndexFooter {
+    /// Spans of the segment that it belongs to.
+    pub(crate) spans: u64,
+    pub(crate) directory: Section,
+    pub(crate) filters: Section,
+}
+
+/// A filter in the section of filters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FilterRef {
+    offset: u64,
+    entries: usize,
+}
+
+/// A group of the directory.
+#[derive(Debug)]
+pub(crate) struct DirectoryGroup {
+    pub(crate) tenant: u32,
+    /// `None`: any service may be in it.
+    pub(crate) service: Option<u32>,
+    pub(crate) bucket: u64,
+    /// By key hash.
+    keys: Vec<(u64, FilterRef)>,
+    shared: FilterRef,
+    pub(crate) operations: Vec<(Arc<str>, u8)>,
+}
+
+/// A block of the directory.
+#[derive(Debug)]
+pub(crate) struct DirectoryBlock {
+    pub(crate) filter: FilterRef,
+    /// Services in it, with the latest placement time of each.
+    pub(crate) services: Vec<(u32, u64)>,
+}
+
+/// A directory, read.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) services: Vec<Arc<str>>,
+    pub(crate) groups: Vec<DirectoryGroup>,
+    pub(crate) blocks: Vec<DirectoryBlock>,
+}
+
+impl Directory {
+    /// Bytes in memory, about.
+    pub(crate) fn weight(&self) -> usize {
+        let groups = self.groups.iter().map(|group| {
+            let names: usize = group.operations.iter().map(|(name, _)| 48 + name.len()).sum();
+            96 + group.keys.len() * 24 + names
+        });
+        let blocks = self.blocks.iter().map(|block| 48 + block.services.len() * 16);
+        64 + groups.sum::<usize>() + blocks.sum::<usize>() + self.services.len() * 48
+    }
+
+    pub(crate) fn service(&self, place: u32) -> Option<&Arc<str>> {
+        self.services.get(place as usize)
+    }
+}
+
+impl DirectoryGroup {
+    /// The filter that knows the key's entries, if any value of the key can be here.
+    pub(crate) fn filter_of(&self, key: u64) -> KeyFilter {
+        match self.keys.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(at) => {
+                KeyFilter::Own(self.keys.get(at).map_or_else(FilterRef::default, |own| own.1))
+            }
+            Err(_) if self.shared.entries == 0 => KeyFilter::Absent,
+            Err(_) => KeyFilter::Shared(self.shared),
+        }
+    }
+}
+
+/// Where a key's entries are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyFilter {
+    /// In a filter of the key's own: the key occurs.
+    Own(FilterRef),
+    /// In the filter that rarer keys share.
+    Shared(FilterRef),
+    /// The key does not occur.
+    Absent,
+}
+
+/// Writes the index of a segment; gives the file's bytes.
+pub(crate) fn write(path: &Path, index: IndexBuilder, spans: u64) -> Result<u64, StoreError> {
+    let mut filters = Vec::new();
+    let mut directory = Vec::new();
+    put_varint(&mut directory, index.services.len() as u64);
+    for service in &index.services {
+        put_sized(&mut directory, service.as_bytes());
+    }
+    put_varint(&mut directory, index.groups.len() as u64);
+    for group in index.groups {
+        put_group(group, &mut directory, &mut filters);
+    }
+    put_varint(&mut directory, index.blocks.len() as u64);
+    for block in index.blocks {
+        put_block(block, &mut directory, &mut filters);
+    }
+    let mut file = SealedWriter::create(path, INDEX_FORMAT)?;
+    let directory = file.section(&directory, true)?;
+    let filters = file.section(&filters, false)?;
+    file.finish(&IndexFooter { spans, directory, filters })
+}
+
+fn put_group(group: Group, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
+    put_varint(directory, u64::from(group.key.tenant));
+    put_varint(directory, group.key.service.map_or(0, |service| u64::from(service) + 1));
+    put_varint(directory, group.key.bucket);
+    let mut own: Vec<(u64, Vec<u64>)> = group.own.into_iter().collect();
+    own.sort_unstable_by_key(|(key, _)| *key);
+    put_varint(directory, own.len() as u64);
+    for (key, entries) in own {
+        directory.extend_from_slice(&key.to_le_bytes());
+        put_filter(entries, directory, filters);
+    }
+    put_filter(group.shared, directory, filters);
+    let mut operations: Vec<_> = group.operations.into_iter().collect();
+    operations.sort_unstable();
+    put_varint(directory, operations.len() as u64);
+    for (name, kind) in operations {
+        directory.push(kind);
+        put_sized(directory, name.as_bytes());
+    }
+}
+
+fn put_block(block: BlockEntries, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
+    put_filter(block.entries, directory, filters);
+    put_varint(directory, block.services.len() as u64);
+    for (service, latest) in block.services {
+        put_varint(directory, u64::from(service));
+        put_varint(directory, latest);
+    }
+}
+
+fn put_filter(mut entries: Vec<u64>, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
+    entries.sort_unstable();
+    entries.dedup();
+    put_varint(directory, filters.len() as u64);
+    put_varint(directory, entries.len() as u64);
+    if entries.len() > EXACT_ENTRIES_MAX {
+        filters.extend_from_slice(&bloom::build(&entries, bloom::VALUES));
+        return;
+    }
+    for entry in entries {
+        filters.extend_from_slice(&entry.to_le_bytes());
+    }
+}
+
+/// An index file, open.
+#[derive(Debug)]
+pub(crate) struct IndexFile {
+    file: SealedFile,
+    pub(crate) footer: IndexFooter,
+}
+
+impl IndexFile {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let (file, footer) = SealedFile::open(path, INDEX_FORMAT)?;
+        Ok(Self { file, footer })
+    }
+
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.file.length()
+    }
+
+    /// Reads the directory, and checks the filters once: a flipped bit in one would hide spans.
+    pub(crate) fn directory(&self) -> Result<Directory, StoreError> {
+        self.file.section(&self.footer.filters)?;
+        let bytes = self.file.section(&self.footer.directory)?;
+        read_directory(&bytes).map_err(|error| damaged(self.file.path(), &error))
+    }
+
+    /// The bytes of a filter.
+    pub(crate) fn filter(&self, filter: FilterRef) -> Result<Filter, StoreError> {
+        let length = if filter.entries > EXACT_ENTRIES_MAX {
+            bloom::byte_length(filter.entries, bloom::VALUES)
+        } else {
+            filter.entries * 8
+        };
+        let offset = self.footer.filters.offset.saturating_add(filter.offset);
+        let bytes = self.file.read(offset, length as u64)?;
+        Ok(Filter { bytes, is_exact: filter.entries <= EXACT_ENTRIES_MAX })
+    }
+}
+
+/// A filter, read.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    bytes: Vec<u8>,
+    is_exact: bool,
+}
+
+impl Filter {
+    /// Whether the entry may be in it.
+    pub(crate) fn contains(&self, entry: u64) -> bool {
+        if self.is_exact {
+            let entry = entry.to_le_bytes();
+            return self.bytes.chunks_exact(8).any(|known| known == entry);
+        }
+        bloom::contains(&self.bytes, entry, bloom::VALUES)
+    }
+
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+fn read_directory(bytes: &[u8]) -> Result<Directory, Corrupt> {
+    let mut cursor = Cursor::new(bytes);
+    let count = cursor.count(1)?;
+    let mut services = Vec::with_capacity(count);
+    for _ in 0..count {
+        services.push(Arc::<str>::from(cursor.text()?));
+    }
+    let count = cursor.count(6)?;
+    let mut groups = Vec::with_capacity(count);
+    for _ in 0..count {
+        groups.push(read_group(&mut cursor)?);
+    }
+    let count = cursor.count(3)?;
+    let mut blocks = Vec::with_capacity(count);
+    for _ in 0..count {
+        let filter = read_filter(&mut cursor)?;
+        let service_count = cursor.count(2)?;
+        let mut services = Vec::with_capacity(service_count);
+        for _ in 0..service_count {
+            services.push((cursor.varint_u32()?, cursor.varint()?));
+        }
+        blocks.push(DirectoryBlock { filter, services });
+    }
+    Ok(Directory { services, groups, blocks })
+}
+
+fn read_group(cursor: &mut Cursor<'_>) -> Result<DirectoryGroup, Corrupt> {
+    let tenant = cursor.varint_u32()?;
+    let service = cursor.varint_u32()?.checked_sub(1);
+    let bucket = cursor.varint()?;
+    let count = cursor.count(10)?;
+    let mut keys = Vec::with_capacity(count);
+    for _ in 0..count {
+        let key = u64::from_le_bytes(cursor.array()?);
+        keys.push((key, read_filter(cursor)?));
+    }
+    let shared = read_filter(cursor)?;
+    let count = cursor.count(2)?;
+    let mut operations = Vec::with_capacity(count);
+    for _ in 0..count {
+        let kind = cursor.byte()?;
+        operations.push((Arc::<str>::from(cursor.text()?), kind));
+    }
+    Ok(DirectoryGroup { tenant, service, bucket, keys, shared, operations })
+}
+
+fn read_filter(cursor: &mut Cursor<'_>) -> Result<FilterRef, Corrupt> {
+    Ok(FilterRef { offset: cursor.varint()?, entries: cursor.length()? })
+}

@@ -1,0 +1,102 @@
+//! Upkeep: erasures to finish, segments to expire, small segments to merge.
+//!
+//! Merging is by size: what slow traffic seals every few seconds is small and costs every read a
+//! probe, so neighbours are merged until they have the size of a full segment. Full segments are
+//! left alone: rewriting them would cost as much CPU as writing them did.
+
+use std::sync::Arc;
+
+use super::erase::finish_erasures;
+use super::replace::{replace, swap};
+use super::segment_read::Segment;
+use super::state::{State, lock};
+use crate::StoreError;
+
+/// Tombstones outlive the retention by a day, for clocks that differ.
+const TOMBSTONE_MARGIN_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
+
+/// One round.
+pub(crate) fn maintain(state: &State) -> Result<(), StoreError> {
+    let _one_at_a_time = lock(&state.maintenance);
+    finish_erasures(state)?;
+    expire(state)?;
+    merge(state)
+}
+
+/// Removes segments that are too old, then the oldest while there are too many bytes. Retention
+/// counts from arrival: spans of any date are accepted.
+fn expire(state: &State) -> Result<(), StoreError> {
+    let now = state.clock.now();
+    let retention = u64::try_from(state.config.retention.as_nanos()).unwrap_or(u64::MAX);
+    let oldest = now.minus(retention).0;
+    let segments = state.segments();
+    let mut bytes: u64 = segments.iter().map(|segment| segment.bytes()).sum();
+    let mut expired = Vec::new();
+    for segment in segments.iter() {
+        let is_old = segment.footer.appended_max < oldest;
+        if !is_old && bytes <= state.config.bytes_max {
+            continue;
+        }
+        bytes = bytes.saturating_sub(segment.bytes());
+        expired.push(Arc::clone(segment));
+    }
+    if !expired.is_empty() {
+        swap(state, &expired, None, |manifest| {
+            let oldest = oldest.saturating_sub(TOMBSTONE_MARGIN_NANOS);
+            manifest.erased.retain(|erased| !erased.is_done || erased.at >= oldest);
+        })?;
+        state.metrics.expired_segments.inc_by(expired.len() as u64);
+    }
+    Ok(())
+}
+
+fn merge(state: &State) -> Result<(), StoreError> {
+    while let Some(inputs) = next_merge(state) {
+        let erased = Arc::clone(&state.view().erased);
+        match replace(state, &inputs, &erased) {
+            Ok(_) => {
+                state.metrics.merged_segments.inc_by(inputs.len() as u64);
+            }
+            Err(error @ StoreError::Damaged(_)) => {
+                // The damaged one stays as it is: its readers say so. No use in trying again now.
+                inputs.iter().for_each(|segment| segment.set_aside_from_merging());
+                tracing::error!(%error, "segments could not be merged");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The oldest run of neighbours that is worth merging: at least the fan-in of segments of one size
+/// class, together not larger than a full segment.
+fn next_merge(state: &State) -> Option<Vec<Arc<Segment>>> {
+    let segments = state.segments();
+    let spans_max = state.config.segment_spans_max as u64;
+    let fan_in = state.config.merge_fan_in.max(2);
+    for (at, first) in segments.iter().enumerate() {
+        let class = size_class(first, fan_in);
+        let mut spans = 0;
+        let run: Vec<Arc<Segment>> = segments
+            .iter()
+            .skip(at)
+            .take_while(|segment| {
+                spans += segment.footer.spans;
+                spans <= spans_max
+                    && size_class(segment, fan_in) <= class
+                    && !segment.is_set_aside_from_merging()
+            })
+            .cloned()
+            .collect();
+        if run.len() >= fan_in {
+            return Some(run.into_iter().take(fan_in.saturating_mul(2)).collect());
+        }
+    }
+    None
+}
+
+/// Segments of one class differ by less than the fan-in in size: each span is rewritten once a
+/// class.
+fn size_class(segment: &Segment, fan_in: usize) -> u32 {
+    segment.footer.spans.max(1).ilog(fan_in as u64)
+}

@@ -1,0 +1,112 @@
+//! The manifest: which segments there are, how far the log is covered, which traces are erased. One
+//! small file, replaced as a whole, so that every change of the store is one rename.
+//!
+//! A file that the manifest does not name does not exist: leftovers of a crash are removed when the
+//! store opens. Two lines: JSON, then the CRC-32C of it in hexadecimal.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use trace_model::{Coverage, TenantId, TraceId};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::sealed_file::{TEMPORARY_SUFFIX, damaged, disk_error, sync_directory};
+use crate::StoreError;
+
+/// The version that this release writes.
+const VERSION: u32 = 1;
+const NAME: &str = "manifest";
+
+/// A trace that was erased. Only a hash is kept: the id itself is to be in no file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Erased {
+    /// xxh3-128 of tenant, NUL, trace id, in hexadecimal.
+    pub(crate) hash: String,
+    /// When, in nanoseconds since the epoch.
+    pub(crate) at: u64,
+    /// No segment holds it any more.
+    pub(crate) is_done: bool,
+}
+
+/// The 128-bit hash by which an erased trace is known.
+pub(crate) fn erased_hash(tenant: &TenantId, trace_id: TraceId) -> u128 {
+    let mut bytes = tenant.as_str().as_bytes().to_vec();
+    bytes.push(0);
+    bytes.extend_from_slice(trace_id.as_bytes());
+    xxh3_128(&bytes)
+}
+
+/// The store's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    version: u32,
+    /// Id of the next segment.
+    pub(crate) next_id: u64,
+    pub(crate) incarnation: u64,
+    /// By partition.
+    pub(crate) covered: BTreeMap<u32, u64>,
+    /// Ids, oldest first.
+    pub(crate) segments: Vec<u64>,
+    pub(crate) erased: Vec<Erased>,
+}
+
+impl Manifest {
+    pub(crate) fn coverage(&self) -> Coverage {
+        Coverage { incarnation: self.incarnation, next: self.covered.clone() }
+    }
+
+    pub(crate) fn set_coverage(&mut self, coverage: &Coverage) {
+        self.incarnation = coverage.incarnation;
+        self.covered.clone_from(&coverage.next);
+    }
+
+    /// Reads the manifest; that of a new store where there is none.
+    pub(crate) fn load(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join(NAME);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self { version: VERSION, next_id: 1, ..Self::default() });
+            }
+            Err(error) => return Err(disk_error(&path, &error)),
+        };
+        let (json, crc) = text.split_once('\n').ok_or_else(|| damaged(&path, &"cut short"))?;
+        if crc.trim() != format!("{:08x}", crc32c::crc32c(json.as_bytes())) {
+            return Err(damaged(&path, &"the checksum differs"));
+        }
+        let version: Version =
+            serde_json::from_str(json).map_err(|error| damaged(&path, &error))?;
+        if version.version > VERSION {
+            let (file, found) = (NAME.to_owned(), version.version);
+            return Err(StoreError::NewerFormat { file, found, known: VERSION });
+        }
+        serde_json::from_str(json).map_err(|error| damaged(&path, &error))
+    }
+
+    /// Replaces the manifest on disk; durable when it returns.
+    pub(crate) fn save(&self, directory: &Path) -> Result<(), StoreError> {
+        let path = directory.join(NAME);
+        let temporary = directory.join(format!("{NAME}{TEMPORARY_SUFFIX}"));
+        let json = serde_json::to_string(self).map_err(|error| damaged(&path, &error))?;
+        let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_data()?;
+            std::fs::rename(&temporary, &path)
+        };
+        write().map_err(|error| disk_error(&path, &error))?;
+        sync_directory(directory)
+    }
+}
+
+/// The version alone: read first, since a newer manifest may have other fields.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}

@@ -1,0 +1,208 @@
+//! A sealed segment, open for reading. Any number of readers share it; its bytes never change.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+use trace_model::merge::content_hash_in;
+use trace_model::{SpanKey, StoredSpan, TenantId, TraceId};
+
+use super::block_decode::{Block, RebuiltRow};
+use super::bloom;
+use super::cache::{Cached, PartOf, SegmentCache};
+use super::contexts::{self, ReadContext};
+use super::directory::{Directory, IndexFile};
+use super::hash::{tenant_seed, trace_hash};
+use super::sealed_file::{SealedFile, damaged};
+use super::segment::{BlockMeta, SEGMENT_FORMAT, SegmentFooter, decode_blocks};
+use crate::StoreError;
+
+/// A segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) id: u64,
+    file: SealedFile,
+    pub(crate) footer: SegmentFooter,
+    pub(crate) blocks: Vec<BlockMeta>,
+    filter: Vec<u8>,
+    tenants: Vec<(TenantId, u64)>,
+    index: ArcSwapOption<IndexFile>,
+    is_damage_known: AtomicBool,
+    is_set_aside: AtomicBool,
+}
+
+impl Segment {
+    pub(crate) fn open(id: u64, path: &Path) -> Result<Self, StoreError> {
+        let (file, footer) = SealedFile::open::<SegmentFooter>(path, SEGMENT_FORMAT)?;
+        let blocks = decode_blocks(&file.section(&footer.blocks)?);
+        let blocks = blocks.map_err(|error| damaged(path, &error))?;
+        let filter = file.section(&footer.filter)?;
+        let mut tenants = Vec::with_capacity(footer.tenants.len());
+        for tenant in &footer.tenants {
+            let name = TenantId::new(tenant).map_err(|error| damaged(path, &error))?;
+            tenants.push((name, tenant_seed(tenant)));
+        }
+        Ok(Self {
+            id,
+            file,
+            footer,
+            blocks,
+            filter,
+            tenants,
+            index: ArcSwapOption::empty(),
+            is_damage_known: AtomicBool::new(false),
+            is_set_aside: AtomicBool::new(false),
+        })
+    }
+
+    /// Publishes the segment's index.
+    pub(crate) fn set_index(&self, index: IndexFile) {
+        self.index.store(Some(Arc::new(index)));
+    }
+
+    /// Takes a damaged index away: searches scan, the indexer builds it anew.
+    pub(crate) fn drop_index(&self) {
+        self.index.store(None);
+    }
+
+    pub(crate) fn index(&self) -> Option<Arc<IndexFile>> {
+        self.index.load_full()
+    }
+
+    /// Bytes of its files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.file.length() + self.index().map_or(0, |index| index.bytes())
+    }
+
+    /// Says once that the segment is damaged.
+    pub(crate) fn is_damage_news(&self) -> bool {
+        !self.is_damage_known.swap(true, Ordering::Relaxed)
+    }
+
+    /// Keeps the segment out of merges, until the store opens again.
+    pub(crate) fn set_aside_from_merging(&self) {
+        self.is_set_aside.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_set_aside_from_merging(&self) -> bool {
+        self.is_set_aside.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn tenant_place(&self, tenant: &TenantId) -> Option<u32> {
+        let place = self.tenants.iter().position(|(known, _)| known == tenant)?;
+        u32::try_from(place).ok()
+    }
+
+    pub(crate) fn tenant(&self, place: u32) -> Option<&(TenantId, u64)> {
+        self.tenants.get(place as usize)
+    }
+
+    /// Whether the segment may hold the trace.
+    pub(crate) fn may_hold(&self, hash: u64) -> bool {
+        bloom::contains(&self.filter, hash, bloom::TRACES)
+    }
+
+    /// Places of the blocks that may hold the trace.
+    pub(crate) fn blocks_of(&self, tenant: u32, trace_id: TraceId) -> std::ops::Range<usize> {
+        let key = (tenant, trace_id);
+        let first = self.blocks.partition_point(|block| (block.tenant, block.last) < key);
+        let rest = self.blocks.get(first..).unwrap_or(&[]);
+        let count = rest.partition_point(|block| (block.tenant, block.first) <= key);
+        first..first + count
+    }
+
+    /// Reads a block.
+    pub(crate) fn block(&self, place: usize) -> Result<Block, StoreError> {
+        let missing = || damaged(self.file.path(), &"a block that is not there");
+        let meta = self.blocks.get(place).ok_or_else(missing)?;
+        let bytes = self.file.read_checked(meta.offset, meta.length, meta.crc)?;
+        let block = Block::open(bytes).map_err(|error| self.damaged(&error))?;
+        if block.rows() != meta.rows as usize {
+            return Err(self.damaged(&"a block of another number of rows"));
+        }
+        Ok(block)
+    }
+
+    pub(crate) fn damaged(&self, what: &dyn std::fmt::Display) -> StoreError {
+        damaged(self.file.path(), what)
+    }
+
+    /// The segment's contexts.
+    pub(crate) fn contexts(
+        &self,
+        cache: &SegmentCache,
+    ) -> Result<Arc<Vec<ReadContext>>, StoreError> {
+        if let Some(Cached::Contexts(contexts)) = cache.get(&PartOf::Contexts(self.id)) {
+            return Ok(contexts);
+        }
+        let bytes = self.file.section(&self.footer.contexts)?;
+        let contexts = contexts::decode(bytes).map_err(|error| self.damaged(&error))?;
+        let contexts = Arc::new(contexts);
+        cache.insert(PartOf::Contexts(self.id), Cached::Contexts(Arc::clone(&contexts)));
+        Ok(contexts)
+    }
+
+    /// The directory of the segment's index.
+    pub(crate) fn directory(
+        &self,
+        index: &IndexFile,
+        cache: &SegmentCache,
+    ) -> Result<Arc<Directory>, StoreError> {
+        if let Some(Cached::Directory(directory)) = cache.get(&PartOf::Directory(self.id)) {
+            return Ok(directory);
+        }
+        let directory = Arc::new(index.directory()?);
+        if directory.blocks.len() != self.blocks.len() {
+            return Err(self.damaged(&"an index of another segment"));
+        }
+        cache.insert(PartOf::Directory(self.id), Cached::Directory(Arc::clone(&directory)));
+        Ok(directory)
+    }
+
+    /// The spans of a trace in this segment.
+    pub(crate) fn read_trace(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+        cache: &SegmentCache,
+        output: &mut Vec<StoredSpan>,
+    ) -> Result<(), StoreError> {
+        let Some(place) = self.tenant_place(tenant) else { return Ok(()) };
+        let seed = self.tenant(place).map_or(0, |(_, seed)| *seed);
+        if !self.may_hold(trace_hash(seed, trace_id)) {
+            return Ok(());
+        }
+        for at in self.blocks_of(place, trace_id) {
+            let mut block = self.block(at)?;
+            let runs = block.traces.iter().filter(|run| run.trace_id == trace_id);
+            let Some(run) = runs.copied().next() else { continue };
+            let rows = block.rebuild(&run, run.first..run.first + run.rows);
+            let rows = rows.map_err(|error| self.damaged(&error))?;
+            let contexts = self.contexts(cache)?;
+            for row in rows {
+                output.push(self.stored_span(row, &block, &contexts)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn stored_span(
+        &self,
+        row: RebuiltRow,
+        block: &Block,
+        contexts: &[ReadContext],
+    ) -> Result<StoredSpan, StoreError> {
+        let context = contexts.get(row.context as usize);
+        let context = context.ok_or_else(|| self.damaged(&"a context that is not there"))?;
+        let source = block.source_table.get(row.source);
+        let source = source.ok_or_else(|| self.damaged(&"a source that is not there"))?;
+        let content = content_hash_in(context.hash, &row.bytes);
+        Ok(StoredSpan {
+            key: SpanKey { span_id: row.facts.span_id, kind: row.kind, content },
+            span: row.bytes,
+            context: Arc::clone(&context.context),
+            envelope: Arc::clone(&source.envelope),
+        })
+    }
+}

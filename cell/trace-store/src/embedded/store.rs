@@ -1,0 +1,189 @@
+//! The embedded store behind its ports. Each call does its work on the blocking pool; one whose
+//! caller goes away is finished all the same, so that no state is left halfway.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use proto::LoggedBatch;
+use trace_model::{Clock, Coverage, SearchQuery, TenantId, TimeRange, TraceId, UnixNanos};
+
+use super::config::EmbeddedStoreConfig;
+use super::state::State;
+use super::{catalog, commit, erase, index_repair, maintain, open, read, search};
+use crate::metrics::StoreMetrics;
+use crate::port::{
+    Eraser, ErasureReceipt, Operation, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
+    StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
+};
+
+/// Spans, index and catalogue of a cell in one directory of immutable segments.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    state: Arc<State>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in its directory, which it makes where there is none. Another process that
+    /// has it open is [`StoreError::Unavailable`], files of a newer release are
+    /// [`StoreError::NewerFormat`].
+    pub fn open(
+        config: EmbeddedStoreConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        Ok(Arc::new(Self { state: Arc::new(open::open(config, clock)?) }))
+    }
+
+    /// The store's metrics, to be registered by its owner.
+    #[must_use]
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.state.metrics
+    }
+
+    /// One round of upkeep: finishes erasures that were cut short, removes what retention lets go,
+    /// merges small segments. Its owner calls it from a task, every few seconds; readers and the
+    /// writer go on meanwhile.
+    pub async fn maintain(&self) -> Result<(), StoreError> {
+        self.blocking(maintain::maintain).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&State) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let state = Arc::clone(&self.state);
+        let done = tokio::task::spawn_blocking(move || work(&state)).await;
+        done.map_err(|error| StoreError::Unavailable(error.to_string()))?
+    }
+
+    /// Whether as much waits as is sealed at once.
+    fn is_segment_full(&self) -> bool {
+        let view = self.state.view();
+        let config = &self.state.config;
+        view.pending.spans >= config.segment_spans_max
+            || view.pending.bytes >= config.segment_bytes_max
+    }
+
+    fn is_flush_due(&self) -> bool {
+        let now = self.state.clock.monotonic();
+        let since = self.state.view().pending.since;
+        let age = since.map(|since| now.saturating_sub(since));
+        age.is_some_and(|age| age >= self.state.config.flush_interval)
+    }
+}
+
+#[async_trait]
+impl SpanWriter for EmbeddedStore {
+    /// Batches wait in memory, bounded by the size of a segment: where that cannot be sealed,
+    /// nothing more is taken.
+    async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        for batch in batches {
+            if self.is_segment_full() {
+                self.blocking(commit::seal).await?;
+            }
+            let now = self.state.clock.monotonic();
+            let mut view = self.state.view();
+            let view = &mut *view;
+            view.pending.admit(batch, &mut view.accepted, now);
+        }
+        if self.is_segment_full() {
+            self.blocking(commit::seal).await?;
+        }
+        Ok(())
+    }
+
+    /// The age of what waits is measured by the monotonic clock: `now` may jump.
+    async fn flush(&self, _now: UnixNanos, force: bool) -> Result<(), StoreError> {
+        if force || self.is_segment_full() || self.is_flush_due() {
+            self.blocking(commit::seal).await?;
+        }
+        Ok(())
+    }
+
+    fn durable(&self) -> Coverage {
+        self.state.view().covered.clone()
+    }
+}
+
+#[async_trait]
+impl SearchIndexer for EmbeddedStore {
+    /// The index is built from sealed segments: there is nothing to take.
+    async fn index(&self, _batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Builds the index of segments that have none.
+    async fn flush(&self, _now: UnixNanos, _force: bool) -> Result<(), StoreError> {
+        if index_repair::is_needed(&self.state) {
+            self.blocking(index_repair::repair).await?;
+        }
+        Ok(())
+    }
+
+    fn indexed(&self) -> Coverage {
+        index_repair::indexed(&self.state)
+    }
+}
+
+#[async_trait]
+impl TraceReader for EmbeddedStore {
+    async fn read_trace(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<TraceRead, StoreError> {
+        let tenant = tenant.clone();
+        self.blocking(move |state| Ok(read::read_trace(state, &tenant, trace_id))).await
+    }
+
+    fn figures(&self) -> StoreFigures {
+        let segments = self.state.segments();
+        StoreFigures {
+            spans: segments.iter().map(|segment| segment.footer.spans).sum(),
+            bytes: segments.iter().map(|segment| segment.bytes()).sum(),
+            segments: segments.len() as u64,
+        }
+    }
+}
+
+#[async_trait]
+impl TraceSearch for EmbeddedStore {
+    async fn search(&self, query: &SearchQuery) -> Result<SearchAnswer, StoreError> {
+        query.filter.check_size().map_err(|error| StoreError::Unsupported(error.to_string()))?;
+        let query = query.clone();
+        self.blocking(move |state| Ok(search::search(state, &query))).await
+    }
+}
+
+#[async_trait]
+impl ServiceCatalog for EmbeddedStore {
+    async fn services(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+    ) -> Result<Vec<Arc<str>>, StoreError> {
+        let tenant = tenant.clone();
+        self.blocking(move |state| catalog::services(state, &tenant, range)).await
+    }
+
+    async fn operations(
+        &self,
+        tenant: &TenantId,
+        service: &str,
+        range: TimeRange,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let (tenant, service) = (tenant.clone(), service.to_owned());
+        self.blocking(move |state| catalog::operations(state, &tenant, &service, range)).await
+    }
+}
+
+#[async_trait]
+impl Eraser for EmbeddedStore {
+    async fn erase(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<ErasureReceipt, StoreError> {
+        let tenant = tenant.clone();
+        self.blocking(move |state| erase::erase(state, &tenant, trace_id)).await
+    }
+}

@@ -1,0 +1,21 @@
+//! The conformance suite of the stores' ports: every adapter runs every fact. What only one adapter
+//! has (files, faults, formats) is tested beside it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+mod fixture;
+mod suite;
+
+mod memory {
+    crate::suite::every_fact!(MEMORY);
+}
+
+mod embedded {
+    crate::suite::every_fact!(EMBEDDED);
+}

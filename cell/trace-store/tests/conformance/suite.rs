@@ -1,0 +1,434 @@
+//! What every adapter promises, once, and the harness that opens and reopens one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use service_kit::ManualClock;
+use trace_model::query::{CompareOp, Field, Literal, Place};
+use trace_model::{
+    Clock, Filter, LogPosition, SearchQuery, StoredSpan, TenantId, TimeRange, TraceId,
+};
+use trace_store::{
+    EmbeddedStore, EmbeddedStoreConfig, Eraser, MemoryStore, SearchAnswer, SearchIndexer,
+    ServiceCatalog, SpanWriter, TraceReader, TraceSearch,
+};
+
+use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
+
+/// All ports of one store.
+pub(crate) trait Store:
+    SpanWriter + TraceReader + Eraser + SearchIndexer + TraceSearch + ServiceCatalog
+{
+}
+
+impl<T: SpanWriter + TraceReader + Eraser + SearchIndexer + TraceSearch + ServiceCatalog> Store
+    for T
+{
+}
+
+/// How an adapter is opened.
+#[derive(Clone, Copy)]
+pub(crate) struct Adapter {
+    pub(crate) open: fn(&Path, Arc<dyn Clock>) -> Arc<dyn Store>,
+    /// What was sealed is there after it is opened again.
+    pub(crate) is_durable: bool,
+}
+
+pub(crate) const MEMORY: Adapter =
+    Adapter { open: |_, _| Arc::new(MemoryStore::new()), is_durable: false };
+pub(crate) const EMBEDDED: Adapter = Adapter {
+    open: |directory, clock| EmbeddedStore::open(small_config(directory), clock).unwrap(),
+    is_durable: true,
+};
+
+/// Small blocks and segments, so that few spans fill several.
+pub(crate) fn small_config(directory: &Path) -> EmbeddedStoreConfig {
+    EmbeddedStoreConfig {
+        block_spans: 16,
+        segment_spans_max: 200,
+        merge_fan_in: 3,
+        ..EmbeddedStoreConfig::at(directory)
+    }
+}
+
+/// A store in a directory of its own.
+pub(crate) struct Harness {
+    pub(crate) adapter: Adapter,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) log: Log,
+}
+
+impl Harness {
+    pub(crate) fn new(adapter: Adapter) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(NOW));
+        let store = (adapter.open)(directory.path(), clock.clone());
+        Self { adapter, directory, clock, store, log: Log::new() }
+    }
+
+    pub(crate) async fn write(&mut self, request: &Request) {
+        let batch = self.log.append(request);
+        self.store.write(std::slice::from_ref(&batch)).await.unwrap();
+        self.store.index(&[batch]).await.unwrap();
+    }
+
+    pub(crate) async fn seal(&self) {
+        SpanWriter::flush(&*self.store, NOW, true).await.unwrap();
+        SearchIndexer::flush(&*self.store, NOW, true).await.unwrap();
+    }
+
+    pub(crate) async fn write_sealed(&mut self, request: &Request) {
+        self.write(request).await;
+        self.seal().await;
+    }
+
+    /// Closes and opens again, where the adapter keeps anything.
+    pub(crate) fn reopen(self) -> Self {
+        let Self { adapter, directory, clock, store, log } = self;
+        if !adapter.is_durable {
+            return Self { adapter, directory, clock, store, log };
+        }
+        drop(store);
+        let store = (adapter.open)(directory.path(), clock.clone());
+        Self { adapter, directory, clock, store, log }
+    }
+
+    pub(crate) async fn read(&self, trace: TraceId) -> Vec<StoredSpan> {
+        self.read_of(&TenantId::default(), trace).await
+    }
+
+    /// The spans of a trace, each once.
+    pub(crate) async fn read_of(&self, tenant: &TenantId, trace: TraceId) -> Vec<StoredSpan> {
+        let read = self.store.read_trace(tenant, trace).await.unwrap();
+        assert!(!read.is_damaged);
+        let mut spans = trace_model::TraceSpans::new(trace);
+        for span in read.spans {
+            spans.insert(span);
+        }
+        spans.into_spans().collect()
+    }
+
+    pub(crate) async fn search(&self, filter: Filter) -> SearchAnswer {
+        self.store.search(&query(filter)).await.unwrap()
+    }
+
+    /// The traces that a filter finds, newest first.
+    pub(crate) async fn find(&self, filter: Filter) -> Vec<TraceId> {
+        let answer = self.search(filter).await;
+        assert!(!answer.is_damaged);
+        answer.matches.iter().map(|found| found.trace_id).collect()
+    }
+}
+
+/// A search over all of time.
+pub(crate) fn query(filter: Filter) -> SearchQuery {
+    SearchQuery {
+        tenant: TenantId::default(),
+        filter,
+        range: TimeRange::ALL,
+        limit: 100,
+        before: None,
+    }
+}
+
+/// Spans whose attribute, wherever it stands, prints so.
+pub(crate) fn tag(key: &str, value: &str) -> Filter {
+    equals(Field::Attribute { place: Place::Any, key: key.to_owned() }, value)
+}
+
+/// Spans whose field prints so.
+pub(crate) fn equals(field: Field, value: &str) -> Filter {
+    Filter::Compare { field, op: CompareOp::Eq, literal: Literal::Text(value.to_owned()) }
+}
+
+fn bytes_of(spans: &[StoredSpan]) -> Vec<Vec<u8>> {
+    let mut bytes: Vec<Vec<u8>> = spans.iter().map(|stored| stored.span.to_vec()).collect();
+    bytes.sort();
+    bytes
+}
+
+pub(crate) async fn a_trace_comes_back_as_it_was_sent(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let mut rich = span(1, 1, "GET /cart");
+    rich.parent_span_id = 1_u64.to_be_bytes().to_vec();
+    rich.attributes = vec![attribute("user", text("anna")), attribute("user", text("berta"))];
+    rich.trace_state = "ot=th:8".to_owned();
+    rich.flags = 0x101;
+    let request = Request::of("web", &[span(1, 0, "root"), rich, span(2, 0, "other")]);
+    harness.write_sealed(&request).await;
+    let harness = harness.reopen();
+    let spans = harness.read(trace_id(1)).await;
+    let mut sent = request.groups[0].2[..2].to_vec();
+    sent.sort();
+    assert_eq!(bytes_of(&spans), sent);
+    assert_eq!(&*spans[0].context.service, "web");
+    assert_eq!(spans[0].context.resource.to_vec(), request.groups[0].0);
+    assert_eq!(spans[0].envelope.region.as_str(), "eu-west-1");
+    assert_eq!(spans[0].envelope.receive_time, NOW);
+    let batch = request.batch();
+    let keys: Vec<_> = batch.spans().iter().map(|span| batch.key_of(span)).collect();
+    assert!(spans.iter().all(|span| keys.contains(&span.key)));
+}
+
+pub(crate) async fn what_is_not_held_is_an_empty_list(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    assert!(harness.read(trace_id(9)).await.is_empty());
+    harness.write_sealed(&Request::of("web", &[span(1, 0, "root")])).await;
+    assert!(harness.read(trace_id(9)).await.is_empty());
+    assert!(harness.find(tag("no", "such")).await.is_empty());
+}
+
+pub(crate) async fn tenants_with_one_trace_id_never_meet(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    for (tenant, name) in [("team-a", "of a"), ("team-b", "of b"), ("default", "of default")] {
+        let request = Request { tenant, ..Request::of("web", &[span(1, 0, name)]) };
+        harness.write(&request).await;
+    }
+    harness.seal().await;
+    let team_a = TenantId::new("team-a").unwrap();
+    let spans = harness.read_of(&team_a, trace_id(1)).await;
+    assert_eq!(spans.len(), 1);
+    let (read, _) = proto::decode::read_spans(&spans);
+    assert_eq!(read[0].0.name, "of a");
+    let mut search = query(equals(Field::Operation, "of b"));
+    assert!(harness.store.search(&search).await.unwrap().matches.is_empty());
+    search.tenant = TenantId::new("team-b").unwrap();
+    assert_eq!(harness.store.search(&search).await.unwrap().matches.len(), 1);
+    harness.store.erase(&team_a, trace_id(1)).await.unwrap();
+    assert_eq!(harness.read(trace_id(1)).await.len(), 1);
+    assert!(harness.read_of(&team_a, trace_id(1)).await.is_empty());
+}
+
+pub(crate) async fn a_span_exported_twice_is_one_and_differing_twins_are_two(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let mut twin = span(1, 0, "root");
+    twin.kind = 3;
+    let first = Request::of("web", &[span(1, 0, "root"), span(1, 0, "root"), twin]);
+    harness.write(&first).await;
+    let later = Request { receive_time: NOW.plus(9), ..Request::of("web", &[span(1, 0, "root")]) };
+    harness.write_sealed(&later).await;
+    harness.write_sealed(&later).await;
+    let spans = harness.read(trace_id(1)).await;
+    assert_eq!(spans.len(), 2);
+    assert!(spans.iter().all(|span| span.envelope.receive_time == NOW));
+}
+
+pub(crate) async fn a_replayed_batch_is_not_visible_twice(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let batch = harness.log.append(&Request::of("web", &[span(1, 0, "a"), span(2, 0, "b")]));
+    for _ in 0..2 {
+        harness.store.write(std::slice::from_ref(&batch)).await.unwrap();
+    }
+    harness.seal().await;
+    let harness = harness.reopen();
+    harness.store.write(&[batch]).await.unwrap();
+    harness.seal().await;
+    assert_eq!(harness.store.figures().spans, 2);
+    let answer = harness.search(Filter::All).await;
+    assert!(answer.matches.iter().all(|found| found.matched_spans == 1));
+}
+
+pub(crate) async fn durable_says_how_far_and_holds_after_reopening(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    harness.write(&Request::of("web", &[span(1, 0, "a"), span(2, 0, "b")])).await;
+    harness.seal().await;
+    let harness = harness.reopen();
+    for covered in [harness.store.durable(), harness.store.indexed()] {
+        assert!(covered.covers(INCARNATION, LogPosition { partition: 0, offset: 1 }));
+        assert!(!covered.covers(INCARNATION, LogPosition { partition: 0, offset: 2 }));
+    }
+    let read = harness.store.read_trace(&TenantId::default(), trace_id(1)).await.unwrap();
+    assert_eq!(read.covered, harness.store.durable());
+}
+
+pub(crate) async fn a_long_trace_is_whole(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let spans: Vec<_> = (0..150)
+        .map(|id| {
+            let mut span = span(1, id, "step");
+            if id > 0 {
+                span.parent_span_id = id.to_be_bytes().to_vec();
+            }
+            span
+        })
+        .collect();
+    let request = Request::of("web", &spans);
+    harness.write_sealed(&request).await;
+    let read = harness.read(trace_id(1)).await;
+    let mut sent = request.groups[0].2.clone();
+    sent.sort();
+    assert_eq!(bytes_of(&read), sent);
+}
+
+pub(crate) async fn what_is_written_is_found_before_and_after_it_is_sealed(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let mut tagged = span(1, 0, "pay");
+    tagged.attributes = vec![attribute("order", text("o-17"))];
+    harness.write(&Request::of("shop", &[tagged, span(2, 0, "other")])).await;
+    assert_eq!(harness.find(tag("order", "o-17")).await, [trace_id(1)]);
+    harness.seal().await;
+    assert_eq!(harness.find(tag("order", "o-17")).await, [trace_id(1)]);
+    let harness = harness.reopen();
+    assert_eq!(harness.find(tag("order", "o-17")).await, [trace_id(1)]);
+}
+
+pub(crate) async fn results_are_newest_first_and_pages_follow_without_gap_or_repeat(
+    adapter: Adapter,
+) {
+    let mut harness = Harness::new(adapter);
+    for request in 0..6_u64 {
+        let spans: Vec<_> = (0..20)
+            .flat_map(|trace| {
+                let trace = request * 10 + trace;
+                [span(trace, trace % 7, "a"), span(trace, request * 3 + trace % 5, "b")]
+            })
+            .collect();
+        harness.write_sealed(&Request::of("web", &spans)).await;
+    }
+    let mut pages = Vec::new();
+    let mut search = SearchQuery { limit: 7, ..query(Filter::All) };
+    loop {
+        let matches = harness.store.search(&search).await.unwrap().matches;
+        let Some(last) = matches.last() else { break };
+        search.before = Some((last.newest_match, last.trace_id));
+        pages.extend(matches);
+    }
+    let all = harness.search(Filter::All).await.matches;
+    assert_eq!(all.len(), 70);
+    assert!(all.windows(2).all(|pair| pair[0].order_key() < pair[1].order_key()));
+    let keys = |matches: &[trace_model::TraceMatch]| {
+        matches.iter().map(trace_model::TraceMatch::order_key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&pages), keys(&all));
+}
+
+pub(crate) async fn a_time_range_holds_for_the_spans_that_match(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let mut undated = span(3, 0, "undated");
+    undated.start_time_unix_nano = 0;
+    let spans = [span(1, 0, "a"), span(1, 9, "b"), span(2, 5, "a"), undated];
+    harness.write_sealed(&Request::of("web", &spans)).await;
+    let range = |from: u64, to: u64| TimeRange { start: NOW.plus(from), end: NOW.plus(to) };
+    let find = async |filter: Filter, range: TimeRange| {
+        let query = SearchQuery { range, ..query(filter) };
+        let matches = harness.store.search(&query).await.unwrap().matches;
+        matches.iter().map(|found| found.trace_id).collect::<Vec<_>>()
+    };
+    let operation = |name: &str| equals(Field::Operation, name);
+    assert_eq!(find(Filter::All, range(1_000_000, 6_000_000)).await, [trace_id(2)]);
+    assert_eq!(find(operation("b"), range(0, 9_000_000)).await, []);
+    assert_eq!(find(operation("b"), range(0, 9_000_001)).await, [trace_id(1)]);
+    assert_eq!(find(operation("undated"), range(0, 1)).await, [trace_id(3)]);
+}
+
+pub(crate) async fn the_catalogue_lists_what_the_buckets_hold(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let mut old = span(1, 0, "old");
+    old.start_time_unix_nano -= 3_600_000_000_000;
+    old.end_time_unix_nano -= 3_600_000_000_000;
+    let mut client = span(2, 0, "call");
+    client.kind = 3;
+    harness.write_sealed(&Request::of("web", &[client, span(2, 1, "call")])).await;
+    harness.write(&Request::of("cart", &[old])).await;
+    let recent = TimeRange { start: NOW, end: NOW.plus(1) };
+    for _ in 0..2 {
+        let tenant = TenantId::default();
+        let services = harness.store.services(&tenant, TimeRange::ALL).await.unwrap();
+        assert_eq!(services, ["cart".into(), "web".into()]);
+        let services = harness.store.services(&tenant, recent).await.unwrap();
+        assert_eq!(services, ["web".into()]);
+        let operations = harness.store.operations(&tenant, "web", recent).await.unwrap();
+        let kinds: Vec<_> = operations.iter().map(|found| (&*found.name, found.kind)).collect();
+        use trace_model::SpanKind::{Client, Server};
+        assert_eq!(kinds, [("call", Server), ("call", Client)]);
+        assert!(harness.store.operations(&tenant, "none", recent).await.unwrap().is_empty());
+        let other = TenantId::new("other").unwrap();
+        assert!(harness.store.services(&other, TimeRange::ALL).await.unwrap().is_empty());
+        harness.seal().await;
+    }
+}
+
+pub(crate) async fn an_erased_trace_is_gone_for_good(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let canary = "canary-4711-of-a-subject";
+    let mut subject = span(1, 0, canary);
+    subject.attributes = vec![attribute("mail", text(canary))];
+    let request = Request::of("web", &[subject.clone(), span(2, 0, "other")]);
+    harness.write_sealed(&request).await;
+    harness.write(&Request::of(canary, &[subject.clone()])).await;
+    let tenant = TenantId::default();
+    let receipt = harness.store.erase(&tenant, trace_id(1)).await.unwrap();
+    assert!(receipt.spans >= 1);
+    harness.write_sealed(&Request::of("web", &[subject])).await;
+    let harness = harness.reopen();
+    for _ in 0..2 {
+        assert!(harness.read(trace_id(1)).await.is_empty());
+        assert!(harness.find(tag("mail", canary)).await.is_empty());
+        assert_eq!(harness.find(Filter::All).await, [trace_id(2)]);
+        assert_eq!(harness.read(trace_id(2)).await.len(), 1);
+        let services = harness.store.services(&tenant, TimeRange::ALL).await.unwrap();
+        assert_eq!(services, ["web".into()]);
+        for needle in [canary.as_bytes(), trace_id(1).as_bytes()] {
+            assert_eq!(files_with(harness.directory.path(), needle), Vec::<String>::new());
+        }
+        harness.store.erase(&tenant, trace_id(1)).await.unwrap();
+    }
+}
+
+/// Names of the files below a directory whose bytes, decompressed where they are frames of zstd,
+/// hold the needle.
+pub(crate) fn files_with(directory: &Path, needle: &[u8]) -> Vec<String> {
+    let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let frames = (0..bytes.len())
+            .filter(|at| bytes[*at..].starts_with(&[0x28, 0xb5, 0x2f, 0xfd]))
+            .any(|at| {
+                let mut decoder = zstd::stream::read::Decoder::new(&bytes[at..]).unwrap();
+                let mut frame = Vec::new();
+                drop(std::io::Read::read_to_end(&mut decoder, &mut frame));
+                holds(&frame)
+            });
+        if frames || holds(&bytes) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+/// Runs every fact of the suite on an adapter.
+macro_rules! conformance {
+    ($adapter:ident: $($fact:ident),* $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $fact() {
+                crate::suite::$fact(crate::suite::$adapter).await;
+            }
+        )*
+    };
+}
+
+macro_rules! every_fact {
+    ($adapter:ident) => {
+        $crate::suite::conformance!(
+            $adapter: a_trace_comes_back_as_it_was_sent,
+            what_is_not_held_is_an_empty_list,
+            tenants_with_one_trace_id_never_meet,
+            a_span_exported_twice_is_one_and_differing_twins_are_two,
+            a_replayed_batch_is_not_visible_twice,
+            durable_says_how_far_and_holds_after_reopening,
+            a_long_trace_is_whole,
+            what_is_written_is_found_before_and_after_it_is_sealed,
+            results_are_newest_first_and_pages_follow_without_gap_or_repeat,
+            a_time_range_holds_for_the_spans_that_match,
+            the_catalogue_lists_what_the_buckets_hold,
+            an_erased_trace_is_gone_for_good,
+        );
+    };
+}
+
+pub(crate) use {conformance, every_fact};
