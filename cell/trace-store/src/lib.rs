@@ -5,9 +5,11 @@
 //! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
+pub mod embedded_metrics;
 pub mod memory_metrics;
 pub mod port;
 
+pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory_metrics::MemoryMetricsStore;
 pub use port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,

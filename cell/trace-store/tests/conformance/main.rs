@@ -1,0 +1,3 @@
+//! One suite, every adapter.
+
+mod metrics;
