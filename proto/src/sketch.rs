@@ -13,8 +13,9 @@ pub struct DurationSketch(DDSketch);
 const RELATIVE_ERROR: f64 = 0.01;
 /// Bins kept: at 1 % they span 17 orders of magnitude, from nanoseconds to years.
 const BINS_MAX: u32 = 2048;
-/// Durations below a nanosecond are zero.
-const VALUE_MIN: f64 = 1.0;
+/// What is smaller counts as zero. Durations are whole nanoseconds, so only 0 is; the encoded form
+/// does not carry this number and is read with the library's default, which it therefore must be.
+const VALUE_MIN: f64 = 1.0e-9;
 
 /// Bytes that are not a sketch of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

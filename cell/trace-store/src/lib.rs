@@ -6,12 +6,14 @@
 #![warn(missing_docs)]
 
 pub mod embedded;
+pub mod embedded_metrics;
 pub mod memory;
 pub mod memory_metrics;
 mod metrics;
 pub mod port;
 
 pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
+pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;
 pub use memory_metrics::MemoryMetricsStore;
 pub use metrics::StoreMetrics;

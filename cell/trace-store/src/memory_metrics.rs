@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use trace_model::{Coverage, TenantId, TimeRange, TraceId};
+use trace_model::{Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 use crate::port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
@@ -49,11 +49,23 @@ pub(crate) fn covers_more(held: &Coverage, new: &Coverage) -> bool {
     joined != *held
 }
 
+/// Width of a series' minute, in nanoseconds.
+pub(crate) const MINUTE_NANOS: u64 = 60 * 1_000_000_000;
+/// Width of an edge's bucket, in nanoseconds.
+pub(crate) const BUCKET_NANOS: u64 = 600 * 1_000_000_000;
+
+/// The range of the starts of all steps that touch a range: a question about half a minute is
+/// answered with the whole one, not with nothing.
+pub(crate) fn touching(range: TimeRange, step_nanos: u64) -> TimeRange {
+    let start = range.start.0.checked_div(step_nanos).unwrap_or(0).saturating_mul(step_nanos);
+    TimeRange { start: UnixNanos(start), end: range.end }
+}
+
 /// Whether the query asks for the series.
 pub(crate) fn asks_for(query: &RedQuery, key: &RedKey) -> bool {
     key.tenant == query.tenant
         && key.operation.is_some() == query.by_operation
-        && query.range.contains(key.minute)
+        && touching(query.range, MINUTE_NANOS).contains(key.minute)
         && query.service.as_ref().is_none_or(|service| *service == key.service)
 }
 
@@ -113,7 +125,7 @@ pub(crate) fn asks_for_edge(query: &EdgeTraceQuery, key: &EdgeKey) -> bool {
         && key.caller == query.caller
         && key.callee == query.callee
         && (key.is_error || !query.only_errors)
-        && query.range.contains(key.bucket)
+        && touching(query.range, BUCKET_NANOS).contains(key.bucket)
 }
 
 #[async_trait]
@@ -154,6 +166,7 @@ impl MetricsStore for MemoryMetricsStore {
         range: TimeRange,
     ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
         let state = self.lock();
+        let range = touching(range, BUCKET_NANOS);
         let mut sum = EdgeSum::over(range);
         for (key, row) in &state.edges {
             if key.tenant == *tenant && range.contains(key.bucket) {

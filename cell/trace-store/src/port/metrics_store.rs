@@ -155,16 +155,16 @@ pub trait MetricsStore: Send + Sync + fmt::Debug {
     /// How far the log is counted, and the aggregator's state there.
     async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError>;
 
-    /// Series of a range, by key.
+    /// Series of the minutes that touch the range, by key.
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError>;
 
-    /// Edges of a range, summed over its buckets; `bucket` is the range's first.
+    /// Edges of the buckets that touch the range, summed over them; `bucket` is the first of them.
     async fn edges(
         &self,
         tenant: &TenantId,
         range: TimeRange,
     ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError>;
 
-    /// Traces with such a call, newest bucket first, each once.
+    /// Traces with such a call in the buckets that touch the range, newest bucket first, each once.
     async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError>;
 }

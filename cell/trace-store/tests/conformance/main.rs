@@ -10,6 +10,7 @@
 )]
 
 mod fixture;
+mod metrics;
 mod suite;
 
 mod memory {
