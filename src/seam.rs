@@ -10,7 +10,6 @@ use trace_model::{Clock, Region};
 
 /// What a role is started with. In the demo each role has its own, as if it were a process.
 #[derive(Debug)]
-#[expect(dead_code, reason = "read by the wiring")]
 pub(crate) struct RoleContext {
     /// Where time comes from.
     pub(crate) clock: Arc<dyn Clock>,

@@ -122,7 +122,7 @@ async fn open(config: &CellConfig, clock: Arc<dyn Clock>) -> anyhow::Result<Keep
         Ok(Keepers {
             log,
             store,
-            metrics,
+            metrics: Arc::new(metrics),
             origin: Arc::new(origin),
             dead_letters: Arc::new(dead_letters),
         })
@@ -146,9 +146,9 @@ fn log_config(config: &CellConfig, directory: std::path::PathBuf) -> EmbeddedCon
 fn store_config(config: &CellConfig, directory: std::path::PathBuf) -> EmbeddedStoreConfig {
     EmbeddedStoreConfig {
         retention: config.retention,
-        retention_bytes: config.retention_bytes,
+        bytes_max: config.retention_bytes,
         cache_bytes: config.querier.cache_bytes,
-        ..EmbeddedStoreConfig::new(directory)
+        ..EmbeddedStoreConfig::at(directory)
     }
 }
 
