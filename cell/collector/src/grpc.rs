@@ -54,7 +54,10 @@ pub(crate) async fn handle(
         return trailers_only(&tonic::Status::unimplemented(message));
     }
     match export(collector, request).await {
-        Ok(receipt) => success(&receipt),
+        Ok(receipt) => {
+            collector.note_success();
+            success(&receipt)
+        }
         Err(error) => {
             collector.note_refusal(&error);
             refuse(&error)

@@ -53,8 +53,13 @@ pub(crate) async fn handle(
         }
     };
     match export(collector, request, endpoint, format).await {
-        Ok(_) if endpoint == Endpoint::Zipkin => empty(StatusCode::ACCEPTED),
-        Ok(receipt) => answer(StatusCode::OK, success_body(&receipt, format), format),
+        Ok(receipt) => {
+            collector.note_success();
+            match endpoint {
+                Endpoint::Otlp => answer(StatusCode::OK, success_body(&receipt, format), format),
+                Endpoint::Zipkin => empty(StatusCode::ACCEPTED),
+            }
+        }
         Err(error) => {
             collector.note_refusal(&error);
             refuse(&error, format)
