@@ -195,7 +195,8 @@ impl Check<'_> {
     #[inline]
     fn key_value(&mut self, key_value: &[u8], depth: usize) -> Checked {
         self.part()?;
-        if key_value.len() <= self.limits.value_bytes_max && is_plain(key_value) {
+        let fits = key_value.len() <= self.limits.value_bytes_max && depth <= self.limits.depth_max;
+        if fits && is_plain(key_value) {
             return Ok(());
         }
         for field in fields(key_value) {
