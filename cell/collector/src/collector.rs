@@ -11,10 +11,12 @@ use sampling::HeadSampler;
 use span_log::port::SpanLog;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use trace_model::Clock;
 use tracing::{debug, info, warn};
 
+use crate::body::discard;
 use crate::config::CollectorConfig;
 use crate::error::ExportError;
 use crate::listener::{Listener, Protocols};
@@ -30,6 +32,7 @@ pub struct Collector {
     pipeline: Pipeline,
     metrics: CollectorMetrics,
     is_refusing: AtomicBool,
+    discarding: TaskTracker,
 }
 
 impl Collector {
@@ -44,7 +47,8 @@ impl Collector {
     ) -> Arc<Self> {
         let metrics = CollectorMetrics::register(registry);
         let pipeline = Pipeline::new(&config, log, sampler, clock, metrics.clone());
-        Arc::new(Self { config, pipeline, metrics, is_refusing: AtomicBool::new(false) })
+        let (is_refusing, discarding) = (AtomicBool::new(false), TaskTracker::new());
+        Arc::new(Self { config, pipeline, metrics, is_refusing, discarding })
     }
 
     /// Serves OTLP over gRPC (HTTP/2 with prior knowledge) until `stop` is cancelled and requests
@@ -70,6 +74,9 @@ impl Collector {
             .service(service)
             .map_err(|error: Infallible| error);
         self.listener(Protocols::Http1And2).serve(listener, service, stop).await;
+        // Their connections are closed, so these end at once.
+        self.discarding.close();
+        self.discarding.wait().await;
     }
 
     /// The stages, for callers within the process.
@@ -80,6 +87,11 @@ impl Collector {
 
     pub(crate) const fn config(&self) -> &CollectorConfig {
         &self.config
+    }
+
+    /// Reads the rest of a refused body beside the answer. At most one a connection.
+    pub(crate) fn discard(&self, body: Incoming) {
+        self.discarding.spawn(discard(body));
     }
 
     /// Counts a refusal, and tells of the first of those that an operator can do something about.

@@ -66,7 +66,7 @@ pub(crate) async fn handle(
 }
 
 async fn export(collector: &Collector, request: Request<Incoming>) -> Result<Receipt, ExportError> {
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let config = collector.config();
     let tenant = tenant(&head.headers)?;
     let encoding = encoding(&head.headers)?;
@@ -77,7 +77,7 @@ async fn export(collector: &Collector, request: Request<Incoming>) -> Result<Rec
         time_max: config.body_timeout,
         announced,
     };
-    let framed = receive(body, limits, &mut admitted).await?;
+    let framed = receive(&mut body, limits, &mut admitted).await?;
     let (is_compressed, message) = unframe(framed)?;
     let message = match (is_compressed, encoding) {
         (false, _) => message,
