@@ -38,7 +38,7 @@ pub fn sample<'a>(enriched: Enriched<'a>, sampler: &dyn HeadSampler) -> Sampled<
     for span in validated.spans {
         receipt.accepted += 1;
         let trace_id = span.trace_id;
-        let head = HeadTrace { tenant: &sampled.source.tenant, trace_id, flags: span.flags };
+        let head = HeadTrace { tenant: &sampled.source.tenant, trace_id, flags: span.header.flags };
         match sampler.decide(&head) {
             HeadDecision::Keep(threshold) => sampled.spans.push((span, threshold)),
             HeadDecision::Drop(DropCause::Rate) => receipt.below_rate += 1,
