@@ -371,12 +371,16 @@ fn read_span(reader: &mut Reader<'_>, contexts: usize) -> Result<SpanSlice, Inva
     }
     let (start, end) = reader.sized_range()?;
     let bytes = reader.all.get(start..end).ok_or(WireError::Truncated)?;
-    span_slice(scope, start, bytes)
+    span_slice(scope, start, bytes, &SpanHeader::read(bytes)?)
 }
 
 /// The slice of a span whose bytes start at `offset` of the encoded form.
-fn span_slice(scope: u32, offset: usize, bytes: &[u8]) -> Result<SpanSlice, InvalidBatch> {
-    let header = SpanHeader::read(bytes)?;
+fn span_slice(
+    scope: u32,
+    offset: usize,
+    bytes: &[u8],
+    header: &SpanHeader<'_>,
+) -> Result<SpanSlice, InvalidBatch> {
     // `name` is a part of `bytes`: its place is the distance of the two starts.
     let name_in_span = (header.name.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
     let name_in_span = if header.name.is_empty() { 0 } else { name_in_span };
@@ -414,11 +418,12 @@ struct PendingTrace {
     span_count: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct PendingSpan<'a> {
     trace: u32,
     scope: u32,
     bytes: &'a [u8],
+    header: Option<SpanHeader<'a>>,
 }
 
 impl Default for SpanBatchBuilder<'_> {
@@ -467,6 +472,23 @@ impl<'a> SpanBatchBuilder<'a> {
         scope: u32,
         span: &'a [u8],
     ) {
+        self.add(trace_id, threshold, PendingSpan { trace: 0, scope, bytes: span, header: None });
+    }
+
+    /// The same, of a span whose header was read from these bytes: it is not walked again.
+    pub fn add_read_span(
+        &mut self,
+        trace_id: TraceId,
+        threshold: Threshold,
+        scope: u32,
+        span: &'a [u8],
+        header: SpanHeader<'a>,
+    ) {
+        let header = Some(header);
+        self.add(trace_id, threshold, PendingSpan { trace: 0, scope, bytes: span, header });
+    }
+
+    fn add(&mut self, trace_id: TraceId, threshold: Threshold, span: PendingSpan<'a>) {
         let next = place_of_last(self.traces.len() + 1);
         let trace = *self.by_id.entry(trace_id).or_insert(next);
         if trace == next {
@@ -475,8 +497,8 @@ impl<'a> SpanBatchBuilder<'a> {
         if let Some(pending) = self.traces.get_mut(trace as usize) {
             pending.span_count += 1;
         }
-        self.span_bytes += span.len();
-        self.spans.push(PendingSpan { trace, scope, bytes: span });
+        self.span_bytes += span.bytes.len();
+        self.spans.push(PendingSpan { trace, ..span });
     }
 
     /// Spans added so far.
@@ -502,7 +524,11 @@ impl<'a> SpanBatchBuilder<'a> {
             let Some(pending) = self.spans.get(place as usize) else { continue };
             put_varint(&mut output, u64::from(pending.scope));
             put_varint(&mut output, pending.bytes.len() as u64);
-            spans.push(span_slice(pending.scope, output.len(), pending.bytes)?);
+            let header = match pending.header {
+                Some(header) => header,
+                None => SpanHeader::read(pending.bytes)?,
+            };
+            spans.push(span_slice(pending.scope, output.len(), pending.bytes, &header)?);
             output.extend_from_slice(pending.bytes);
         }
         Ok(SpanBatch::from_parts(source, Bytes::from(output), contexts, traces, spans))
@@ -616,6 +642,22 @@ mod tests {
             builder.add_span(trace_id, Threshold::KEEP_ALL, scope, bytes);
         }
         (builder.finish(source()).unwrap(), spans)
+    }
+
+    #[test]
+    fn a_span_whose_header_was_read_is_the_same_as_one_that_is_walked() {
+        let (walked, spans) = batch(&[(1, 1), (2, 2), (1, 3)]);
+        let mut builder = SpanBatchBuilder::new();
+        let resource = builder.add_resource(vec![]);
+        let scope = builder.add_scope(resource, vec![]);
+        for bytes in &spans {
+            let header = SpanHeader::read(bytes).unwrap();
+            let trace_id = TraceId::try_from(header.trace_id).unwrap();
+            builder.add_read_span(trace_id, Threshold::KEEP_ALL, scope, bytes, header);
+        }
+        let read = builder.finish(source()).unwrap();
+        assert_eq!(read.encoded(), walked.encoded());
+        assert_eq!(read.spans(), walked.spans());
     }
 
     proptest! {

@@ -72,7 +72,7 @@ pub const fn fields(message: &[u8]) -> Fields<'_> {
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<FieldRef<'a>, WireError>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
@@ -92,7 +92,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn read_field(input: &[u8]) -> Result<(u32, Value<'_>, &[u8]), WireError> {
     let (tag, rest) = read_varint(input)?;
     let number = field_number(tag)?;
@@ -100,7 +100,7 @@ fn read_field(input: &[u8]) -> Result<(u32, Value<'_>, &[u8]), WireError> {
     Ok((number, value, rest))
 }
 
-#[inline]
+#[inline(always)]
 fn field_number(tag: u64) -> Result<u32, WireError> {
     let number = u32::try_from(tag >> 3).map_err(|_| WireError::BadTag)?;
     if number == 0 || number > 0x1fff_ffff {
@@ -109,7 +109,7 @@ fn field_number(tag: u64) -> Result<u32, WireError> {
     Ok(number)
 }
 
-#[inline]
+#[inline(always)]
 fn read_value(wire_type: u64, number: u32, rest: &[u8]) -> Result<(Value<'_>, &[u8]), WireError> {
     match wire_type {
         0 => {
@@ -139,7 +139,7 @@ fn read_value(wire_type: u64, number: u32, rest: &[u8]) -> Result<(Value<'_>, &[
 }
 
 /// Reads one varint; gives it and the rest.
-#[inline]
+#[inline(always)]
 pub fn read_varint(input: &[u8]) -> Result<(u64, &[u8]), WireError> {
     match input {
         [first, rest @ ..] if *first < 0x80 => Ok((u64::from(*first), rest)),
@@ -150,6 +150,8 @@ pub fn read_varint(input: &[u8]) -> Result<(u64, &[u8]), WireError> {
     }
 }
 
+#[cold]
+#[inline(never)]
 fn read_long_varint(input: &[u8]) -> Result<(u64, &[u8]), WireError> {
     let mut value = 0_u64;
     for (place, byte) in input.iter().enumerate().take(10) {
@@ -165,6 +167,8 @@ fn read_long_varint(input: &[u8]) -> Result<(u64, &[u8]), WireError> {
 }
 
 /// The content of a group up to its end tag, and the rest behind it.
+#[cold]
+#[inline(never)]
 fn skip_group(input: &[u8], number: u32, depth: usize) -> Result<(&[u8], &[u8]), WireError> {
     if depth > GROUP_DEPTH_MAX {
         return Err(WireError::TooDeep);

@@ -17,7 +17,7 @@ pub fn batch(sampled: Sampled<'_>) -> Result<Option<SpanBatch>, InvalidBatch> {
         builder.add_scope(resource, scope);
     }
     for (span, threshold) in sampled.spans {
-        builder.add_span(span.trace_id, threshold, span.scope, span.bytes);
+        builder.add_read_span(span.trace_id, threshold, span.scope, span.bytes, span.header);
     }
     builder.finish(sampled.source).map(Some)
 }

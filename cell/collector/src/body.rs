@@ -48,7 +48,7 @@ pub(crate) struct BodyLimits {
 
 /// Receives a body.
 pub(crate) async fn receive(
-    body: Incoming,
+    body: &mut Incoming,
     limits: BodyLimits,
     admitted: &mut Admitted,
 ) -> Result<Bytes, ExportError> {
@@ -64,7 +64,7 @@ pub(crate) async fn receive(
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 
 async fn collect(
-    mut body: Incoming,
+    body: &mut Incoming,
     limits: BodyLimits,
     admitted: &mut Admitted,
 ) -> Result<Bytes, ExportError> {
@@ -89,4 +89,24 @@ async fn collect(
         all.extend_from_slice(&piece);
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// How much of the body of a refused request is read and thrown away, and for how long.
+const DISCARD_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Reads what is left of a refused body and keeps nothing. A connection that is closed on unread
+/// bytes is reset, and the reset overtakes the answer: the sender would repeat for ever what it was
+/// told not to.
+pub(crate) async fn discard(mut body: Incoming) {
+    let read = async {
+        let mut left = DISCARD_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(length) else { return };
+            left = rest;
+        }
+    };
+    // Whether it ended or was given up, the connection is done with this body.
+    let _ended = timeout(DISCARD_TIME_MAX, read).await;
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Request;
 use hyper::body::Incoming;
@@ -10,10 +11,12 @@ use sampling::HeadSampler;
 use span_log::port::SpanLog;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use trace_model::Clock;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
+use crate::body::discard;
 use crate::config::CollectorConfig;
 use crate::error::ExportError;
 use crate::listener::{Listener, Protocols};
@@ -28,6 +31,8 @@ pub struct Collector {
     config: CollectorConfig,
     pipeline: Pipeline,
     metrics: CollectorMetrics,
+    is_refusing: AtomicBool,
+    discarding: TaskTracker,
 }
 
 impl Collector {
@@ -42,7 +47,8 @@ impl Collector {
     ) -> Arc<Self> {
         let metrics = CollectorMetrics::register(registry);
         let pipeline = Pipeline::new(&config, log, sampler, clock, metrics.clone());
-        Arc::new(Self { config, pipeline, metrics })
+        let (is_refusing, discarding) = (AtomicBool::new(false), TaskTracker::new());
+        Arc::new(Self { config, pipeline, metrics, is_refusing, discarding })
     }
 
     /// Serves OTLP over gRPC (HTTP/2 with prior knowledge) until `stop` is cancelled and requests
@@ -68,6 +74,9 @@ impl Collector {
             .service(service)
             .map_err(|error: Infallible| error);
         self.listener(Protocols::Http1And2).serve(listener, service, stop).await;
+        // Their connections are closed, so these end at once.
+        self.discarding.close();
+        self.discarding.wait().await;
     }
 
     /// The stages, for callers within the process.
@@ -86,21 +95,30 @@ impl Collector {
         &self.config
     }
 
-    /// Counts a refusal, and tells of those that an operator can do something about.
+    /// Reads the rest of a refused body beside the answer. At most one a connection.
+    pub(crate) fn discard(&self, body: Incoming) {
+        self.discarding.spawn(discard(body));
+    }
+
+    /// Counts a refusal, and tells of the first of those that an operator can do something about.
     pub(crate) fn note_refusal(&self, error: &ExportError) {
         let reason = refusal(error).reason;
         self.metrics.count_refusal(reason);
-        match reason {
-            RefuseReason::Log | RefuseReason::Internal => {
-                let cause = std::error::Error::source(error);
-                warn!(%error, cause, "a request was refused");
-            }
-            RefuseReason::Tenant
-            | RefuseReason::Malformed
-            | RefuseReason::Unsupported
-            | RefuseReason::TooLarge
-            | RefuseReason::BrokenOff
-            | RefuseReason::Overloaded => debug!(%error, "a request was refused"),
+        let is_ours = matches!(reason, RefuseReason::Log | RefuseReason::Internal);
+        if is_ours && !self.is_refusing.swap(true, Ordering::Relaxed) {
+            let cause = std::error::Error::source(error);
+            warn!(%error, cause, "spans are refused; told once until some are taken again");
+            return;
+        }
+        debug!(%error, "a request was refused");
+    }
+
+    /// Tells once that requests are taken again.
+    pub(crate) fn note_success(&self) {
+        if self.is_refusing.load(Ordering::Relaxed)
+            && self.is_refusing.swap(false, Ordering::Relaxed)
+        {
+            info!("spans are taken again");
         }
     }
 

@@ -5,7 +5,7 @@
 //! Unknown fields pass as long as they are fields.
 //! Source of the field numbers: `opentelemetry/proto/{trace,common,resource}/v1/*.proto`.
 
-use proto::wire::{SpanHeader, Value, fields, tags};
+use proto::wire::{SpanHeader, Value, fields, read_varint, tags};
 
 use crate::config::SpanLimits;
 use crate::receipt::RejectReason;
@@ -195,6 +195,10 @@ impl Check<'_> {
     #[inline]
     fn key_value(&mut self, key_value: &[u8], depth: usize) -> Checked {
         self.part()?;
+        let fits = key_value.len() <= self.limits.value_bytes_max && depth <= self.limits.depth_max;
+        if fits && is_plain(key_value) {
+            return Ok(());
+        }
         for field in fields(key_value) {
             let field = field?;
             match field.number {
@@ -270,6 +274,39 @@ impl Check<'_> {
         Err(RejectReason::NotUtf8)
     }
 }
+
+/// Whether this is an attribute of the shape that nearly all have: a key, then a short text, truth
+/// or number, all in ASCII, with nothing else beside them. What is of any other shape is walked.
+#[inline]
+fn is_plain(key_value: &[u8]) -> bool {
+    let [KEY_TAG, key_length, rest @ ..] = key_value else { return false };
+    let Some((key, rest)) = rest.split_at_checked(usize::from(*key_length)) else { return false };
+    let [VALUE_TAG, value_length, value @ ..] = rest else { return false };
+    let are_short = (*key_length | *value_length) < 0x80;
+    if !are_short || usize::from(*value_length) != value.len() {
+        return false;
+    }
+    match value {
+        [STRING_TAG, length, text @ ..] => {
+            usize::from(*length) == text.len() && key.is_ascii() && text.is_ascii()
+        }
+        [BOOL_TAG | INT_TAG, number] => *number < 0x80 && key.is_ascii(),
+        [BOOL_TAG | INT_TAG, number @ ..] => {
+            key.is_ascii() && read_varint(number).is_ok_and(|(_, rest)| rest.is_empty())
+        }
+        [DOUBLE_TAG, _, _, _, _, _, _, _, _] => key.is_ascii(),
+        _ => false,
+    }
+}
+
+/// Tags as they stand on the wire: `KeyValue.key` and `value`, `AnyValue.string_value`,
+/// `bool_value`, `int_value`, `double_value`.
+const KEY_TAG: u8 = 1 << 3 | 2;
+const VALUE_TAG: u8 = 2 << 3 | 2;
+const STRING_TAG: u8 = 1 << 3 | 2;
+const BOOL_TAG: u8 = 2 << 3;
+const INT_TAG: u8 = 3 << 3;
+const DOUBLE_TAG: u8 = 4 << 3 | 1;
 
 /// `KeyValue.key_strindex` and `AnyValue.string_value_strindex` belong to profiles; a decoder that
 /// knows them wants numbers.

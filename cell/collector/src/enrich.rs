@@ -28,7 +28,8 @@ pub fn enrich(validated: Validated<'_>, source: BatchSource) -> Enriched<'_> {
     let misplaced = validated
         .spans
         .iter()
-        .filter(|span| place(UnixNanos(span.start), UnixNanos(span.end), received).is_receive_time)
+        .map(|span| (UnixNanos(span.header.start), UnixNanos(span.header.end)))
+        .filter(|(start, end)| place(*start, *end, received).is_receive_time)
         .count();
     let placed_at_receive_time = u32::try_from(misplaced).unwrap_or(u32::MAX);
     Enriched { validated, source, placed_at_receive_time }

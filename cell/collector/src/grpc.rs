@@ -54,7 +54,10 @@ pub(crate) async fn handle(
         return trailers_only(&tonic::Status::unimplemented(message));
     }
     match export(collector, request).await {
-        Ok(receipt) => success(&receipt),
+        Ok(receipt) => {
+            collector.note_success();
+            success(&receipt)
+        }
         Err(error) => {
             collector.note_refusal(&error);
             refuse(&error)
@@ -63,7 +66,7 @@ pub(crate) async fn handle(
 }
 
 async fn export(collector: &Collector, request: Request<Incoming>) -> Result<Receipt, ExportError> {
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let config = collector.config();
     let tenant = tenant(&head.headers)?;
     let encoding = encoding(&head.headers)?;
@@ -74,7 +77,7 @@ async fn export(collector: &Collector, request: Request<Incoming>) -> Result<Rec
         time_max: config.body_timeout,
         announced,
     };
-    let framed = receive(body, limits, &mut admitted).await?;
+    let framed = receive(&mut body, limits, &mut admitted).await?;
     let (is_compressed, message) = unframe(framed)?;
     let message = match (is_compressed, encoding) {
         (false, _) => message,

@@ -4,9 +4,11 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER,
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use xxhash_rust::xxh3::xxh3_64;
@@ -35,26 +37,46 @@ pub(crate) async fn handle(
     collector: &Collector,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    let endpoint = match request.uri().path() {
+    let (head, mut body) = request.into_parts();
+    let response = answer_to(collector, &head, &mut body).await;
+    // HTTP/2 refuses one stream, and whoever expects 100-continue has sent nothing yet.
+    let is_unread = head.version < Version::HTTP_2 && !body.is_end_stream();
+    if !response.status().is_success() && is_unread && !head.headers.contains_key(EXPECT) {
+        collector.discard(body);
+    }
+    response
+}
+
+async fn answer_to(
+    collector: &Collector,
+    head: &Parts,
+    body: &mut Incoming,
+) -> Response<Full<Bytes>> {
+    let endpoint = match head.uri.path() {
         "/v1/traces" => Endpoint::Otlp,
         "/api/v2/spans" => Endpoint::Zipkin,
         _ => return empty(StatusCode::NOT_FOUND),
     };
-    if request.method() != Method::POST {
+    if head.method != Method::POST {
         let mut response = empty(StatusCode::METHOD_NOT_ALLOWED);
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
-    let format = match format(endpoint, request.headers()) {
+    let format = match format(endpoint, &head.headers) {
         Ok(format) => format,
         Err(error) => {
             collector.note_refusal(&error);
             return refuse(&error, BodyFormat::Json);
         }
     };
-    match export(collector, request, endpoint, format).await {
-        Ok(_) if endpoint == Endpoint::Zipkin => empty(StatusCode::ACCEPTED),
-        Ok(receipt) => answer(StatusCode::OK, success_body(&receipt, format), format),
+    match export(collector, &head.headers, body, (endpoint, format)).await {
+        Ok(receipt) => {
+            collector.note_success();
+            match endpoint {
+                Endpoint::Otlp => answer(StatusCode::OK, success_body(&receipt, format), format),
+                Endpoint::Zipkin => empty(StatusCode::ACCEPTED),
+            }
+        }
         Err(error) => {
             collector.note_refusal(&error);
             refuse(&error, format)
@@ -64,22 +86,21 @@ pub(crate) async fn handle(
 
 async fn export(
     collector: &Collector,
-    request: Request<Incoming>,
-    endpoint: Endpoint,
-    format: BodyFormat,
+    headers: &HeaderMap,
+    body: &mut Incoming,
+    sent_as: (Endpoint, BodyFormat),
 ) -> Result<Receipt, ExportError> {
-    let (head, body) = request.into_parts();
     let config = collector.config();
-    let tenant = tenant(&head.headers)?;
-    let encoding = encoding(&head.headers)?;
-    let announced = announced_length(&head.headers);
+    let tenant = tenant(headers)?;
+    let encoding = encoding(headers)?;
+    let announced = announced_length(headers);
     let mut admitted = collector.pipeline().admit(announced)?;
     let bytes_max = config.http_body_bytes_max;
     let limits = BodyLimits { bytes_max, time_max: config.body_timeout, announced };
     let sent = receive(body, limits, &mut admitted).await?;
     let body = decompress(sent, encoding, bytes_max, &mut admitted)?;
     let digest = xxh3_64(&body);
-    let body = match (endpoint, format) {
+    let body = match sent_as {
         (Endpoint::Otlp, BodyFormat::Protobuf) => body,
         (Endpoint::Otlp, BodyFormat::Json) => otlp_json::transcode(&body)?,
         (Endpoint::Zipkin, _) => zipkin::translate(&body, config.limits.spans_max)?,

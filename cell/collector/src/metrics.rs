@@ -9,8 +9,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use sampling::DropCause;
 
-use crate::receipt::Rejections;
-use crate::sample::Sampled;
+use crate::receipt::Receipt;
 use crate::status::RefuseReason;
 
 /// What a collector counts. Clones share their values.
@@ -116,23 +115,21 @@ impl CollectorMetrics {
         );
     }
 
-    /// Counts what validation and sampling decided.
-    pub fn count_decisions(&self, sampled: &Sampled<'_>) {
-        self.count_rejections(&sampled.rejected);
+    /// Counts the spans of a request that was taken. One that is refused counts nothing here: its
+    /// sender repeats it.
+    pub fn count_receipt(&self, receipt: &Receipt) {
+        self.accepted_spans.inc_by(u64::from(receipt.accepted));
+        for (rejected, spans) in receipt.rejected.occurred() {
+            let label = reason(rejected.label());
+            self.rejected_spans.get_or_create(&label).inc_by(u64::from(spans));
+        }
         for (cause, spans) in
-            [(DropCause::Rate, sampled.below_rate), (DropCause::UnsampledFlag, sampled.unsampled)]
+            [(DropCause::Rate, receipt.below_rate), (DropCause::UnsampledFlag, receipt.unsampled)]
         {
             if spans > 0 {
                 let label = reason(cause.label());
                 self.sampled_out_spans.get_or_create(&label).inc_by(u64::from(spans));
             }
-        }
-    }
-
-    fn count_rejections(&self, rejections: &Rejections) {
-        for (rejected, spans) in rejections.occurred() {
-            let label = reason(rejected.label());
-            self.rejected_spans.get_or_create(&label).inc_by(u64::from(spans));
         }
     }
 

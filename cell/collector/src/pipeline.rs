@@ -18,7 +18,7 @@ use crate::enrich::enrich;
 use crate::error::ExportError;
 use crate::metrics::CollectorMetrics;
 use crate::receipt::Receipt;
-use crate::sample::{Sampled, sample};
+use crate::sample::sample;
 use crate::validate::validate;
 
 /// A request that was received whole.
@@ -87,8 +87,7 @@ impl Pipeline {
             let misplaced = u64::from(enriched.placed_at_receive_time);
             self.metrics.placed_at_receive_time_spans.inc_by(misplaced);
             let sampled = sample(enriched, self.sampler.as_ref());
-            self.metrics.count_decisions(&sampled);
-            let receipt = receipt(&sampled);
+            let receipt = sampled.receipt;
             (batch(sampled).map_err(ExportError::Batch)?, receipt)
         };
         self.metrics.body_bytes.inc_by(body.len() as u64);
@@ -97,7 +96,7 @@ impl Pipeline {
             admitted.set(batch.encoded().len());
             self.append(batch).await?;
         }
-        self.metrics.accepted_spans.inc_by(u64::from(receipt.accepted));
+        self.metrics.count_receipt(&receipt);
         self.metrics.observe_acknowledgement(self.clock.monotonic().saturating_sub(started));
         Ok(receipt)
     }
@@ -114,11 +113,4 @@ impl Pipeline {
         let (region, collector) = (self.region.clone(), Arc::clone(&self.name));
         BatchSource { tenant, region, collector, receive_time, digest }
     }
-}
-
-fn receipt(sampled: &Sampled<'_>) -> Receipt {
-    let kept = u32::try_from(sampled.spans.len()).unwrap_or(u32::MAX);
-    let sampled_out = sampled.left_out();
-    let accepted = kept.saturating_add(sampled_out);
-    Receipt { accepted, sampled_out, rejected: sampled.rejected }
 }

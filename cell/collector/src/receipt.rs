@@ -128,8 +128,10 @@ impl Rejections {
 pub struct Receipt {
     /// Spans that were acknowledged: durable, or left out by head sampling.
     pub accepted: u32,
-    /// Of these, left out by head sampling.
-    pub sampled_out: u32,
+    /// Of these, left out by the rate of head sampling.
+    pub below_rate: u32,
+    /// Of these, left out since their sender says that their trace is not sampled.
+    pub unsampled: u32,
     /// Spans that were not taken.
     pub rejected: Rejections,
 }

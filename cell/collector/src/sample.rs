@@ -5,7 +5,7 @@ use sampling::{DropCause, HeadDecision, HeadSampler, HeadTrace};
 use trace_model::sampling_threshold::Threshold;
 
 use crate::enrich::Enriched;
-use crate::receipt::Rejections;
+use crate::receipt::Receipt;
 use crate::validate::ValidSpan;
 
 /// The spans that head sampling kept.
@@ -19,20 +19,8 @@ pub struct Sampled<'a> {
     pub spans: Vec<(ValidSpan<'a>, Threshold)>,
     /// Their envelope.
     pub source: BatchSource,
-    /// Spans that validation rejected.
-    pub rejected: Rejections,
-    /// Spans left out by the rate.
-    pub below_rate: u32,
-    /// Spans left out since their sender says that the trace is not sampled.
-    pub unsampled: u32,
-}
-
-impl Sampled<'_> {
-    /// All spans left out.
-    #[must_use]
-    pub const fn left_out(&self) -> u32 {
-        self.below_rate.saturating_add(self.unsampled)
-    }
+    /// What became of all spans of the request, once these are durable.
+    pub receipt: Receipt,
 }
 
 /// Asks the sampler about every span.
@@ -44,17 +32,17 @@ pub fn sample<'a>(enriched: Enriched<'a>, sampler: &dyn HeadSampler) -> Sampled<
         scopes: validated.scopes,
         spans: Vec::with_capacity(validated.spans.len()),
         source,
-        rejected: validated.rejected,
-        below_rate: 0,
-        unsampled: 0,
+        receipt: Receipt { rejected: validated.rejected, ..Receipt::default() },
     };
+    let receipt = &mut sampled.receipt;
     for span in validated.spans {
+        receipt.accepted += 1;
         let trace_id = span.trace_id;
-        let head = HeadTrace { tenant: &sampled.source.tenant, trace_id, flags: span.flags };
+        let head = HeadTrace { tenant: &sampled.source.tenant, trace_id, flags: span.header.flags };
         match sampler.decide(&head) {
             HeadDecision::Keep(threshold) => sampled.spans.push((span, threshold)),
-            HeadDecision::Drop(DropCause::Rate) => sampled.below_rate += 1,
-            HeadDecision::Drop(DropCause::UnsampledFlag) => sampled.unsampled += 1,
+            HeadDecision::Drop(DropCause::Rate) => receipt.below_rate += 1,
+            HeadDecision::Drop(DropCause::UnsampledFlag) => receipt.unsampled += 1,
         }
     }
     sampled

@@ -3,7 +3,7 @@
 //! One shallow walk counts what the request holds, before anything is allocated for it; one deep
 //! walk judges the spans. Spans and contexts stay slices of the body.
 
-use proto::wire::{FieldRef, WireError, fields, tags};
+use proto::wire::{FieldRef, SpanHeader, WireError, fields, tags};
 use trace_model::{SpanId, TraceId};
 
 use crate::config::SpanLimits;
@@ -33,14 +33,10 @@ pub struct Validated<'a> {
 pub struct ValidSpan<'a> {
     /// Its trace.
     pub trace_id: TraceId,
-    /// OTLP flags.
-    pub flags: u32,
+    /// Its header fields.
+    pub header: SpanHeader<'a>,
     /// Place of its scope in [`Validated::scopes`].
     pub scope: u32,
-    /// Start as sent.
-    pub start: u64,
-    /// End as sent.
-    pub end: u64,
     /// Its bytes as sent.
     pub bytes: &'a [u8],
 }
@@ -198,8 +194,7 @@ fn judge<'a>(bytes: &'a [u8], limits: &SpanLimits) -> Result<ValidSpan<'a>, Reje
     let header = check_span(bytes, limits)?;
     let trace_id = TraceId::try_from(header.trace_id).map_err(|_| RejectReason::BadTraceId)?;
     SpanId::try_from(header.span_id).map_err(|_| RejectReason::BadSpanId)?;
-    let (flags, start, end) = (header.flags, header.start, header.end);
-    Ok(ValidSpan { trace_id, flags, scope: 0, start, end, bytes })
+    Ok(ValidSpan { trace_id, header, scope: 0, bytes })
 }
 
 /// Counts are bounded by [`SpanLimits::spans_max`] long before they could not be said.

@@ -1,7 +1,7 @@
 use opentelemetry_proto::tonic::common::v1::{
     AnyValue, ArrayValue, KeyValue, KeyValueList, any_value::Value as Any,
 };
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span, span::Event};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span, Status, span::Event};
 use proptest::prelude::*;
 use prost::Message;
 use proto::wire::{put_bytes_field, put_varint};
@@ -139,14 +139,17 @@ proptest! {
     ) {
         let attributes = vec![attribute(nested(3, true)), attribute(nested(3, false))];
         let events = vec![Event { name: "e".into(), attributes: attributes.clone(), ..Event::default() }];
-        let mut sent = Span { attributes, events, ..span() }.encode_to_vec();
+        let status = Some(Status { code: 2, message: "bad".into() });
+        let mut sent =
+            Span { attributes, events, status, kind: 3, flags: 257, ..span() }.encode_to_vec();
         for (place, value) in flips {
             let place = place.index(sent.len());
             sent[place] = value;
         }
         sent.truncate(sent.len() - cut);
-        if check_bytes(&sent).is_ok() {
+        if let Ok(header) = check_span(&sent, &SpanLimits::default()) {
             prop_assert!(Span::decode(sent.as_slice()).is_ok());
+            prop_assert_eq!(SpanHeader::read(&sent), Ok(header));
         }
     }
 

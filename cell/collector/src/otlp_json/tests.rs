@@ -1,6 +1,7 @@
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use proptest::prelude::*;
 use prost::Message;
 use serde_json::json;
 
@@ -212,5 +213,28 @@ fn the_output_is_not_longer_than_twice_the_input() {
         EXAMPLE.into(),
     ] {
         assert!(transcode(json.as_bytes()).unwrap().len() <= json.len() * 2);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_request_or_an_error(text in any::<String>()) {
+        drop(transcode(text.as_bytes()));
+    }
+
+    #[test]
+    fn damaged_json_never_yields_a_span_that_a_decoder_cannot_read(
+        flips in proptest::collection::vec((any::<proptest::sample::Index>(), 0x20_u8..0x7f), 1..5),
+    ) {
+        let mut json = EXAMPLE.as_bytes().to_vec();
+        for (place, value) in flips {
+            let place = place.index(json.len());
+            json[place] = value;
+        }
+        let Ok(body) = transcode(&json) else { return Ok(()) };
+        let Ok(validated) = validate(&body, &SpanLimits::default()) else { return Ok(()) };
+        for span in &validated.spans {
+            prop_assert!(Span::decode(span.bytes).is_ok());
+        }
     }
 }

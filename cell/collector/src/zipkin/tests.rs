@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -137,4 +138,18 @@ fn what_is_no_list_is_refused_and_so_are_too_many() {
     let many = format!("[{}]", ["{}"; 11].join(","));
     let error = translate(many.as_bytes(), 10).unwrap_err();
     assert!(matches!(error, ExportError::TooManySpans { spans_max: 10 }));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_list_of_spans_or_an_error(text in any::<String>()) {
+        drop(translate(text.as_bytes(), 10));
+    }
+
+    #[test]
+    fn ids_and_tags_of_any_text_never_fail_the_list(id in any::<String>(), tag in any::<String>()) {
+        let mut sent = with("tags", json!({ "error": tag, "otel.status_code": "ERROR" }));
+        sent["id"] = json!(id);
+        prop_assert!(translate(json!([sent]).to_string().as_bytes(), 10).is_ok());
+    }
 }

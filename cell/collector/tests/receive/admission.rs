@@ -85,3 +85,23 @@ async fn an_announced_length_over_the_limit_is_refused_before_the_body() {
     crate::running::within(stream.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
 }
+
+#[tokio::test]
+async fn a_sender_that_is_refused_early_reads_the_answer_after_its_whole_body() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let running = Running::start().await;
+    let body = vec![0; 24 << 20];
+    for (content_type, status) in [(PROTOBUF, "413"), ("text/plain", "415")] {
+        let mut stream = tokio::net::TcpStream::connect(running.http).await.unwrap();
+        let head = format!(
+            "POST /v1/traces HTTP/1.1\r\nhost: c\r\ncontent-type: {content_type}\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        crate::running::within(stream.write_all(&body)).await.unwrap();
+        let mut answer = [0; 12];
+        crate::running::within(stream.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(std::str::from_utf8(&answer).unwrap(), format!("HTTP/1.1 {status}"));
+    }
+}

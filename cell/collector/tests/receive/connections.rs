@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use sampling::HeadRules;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -130,4 +131,22 @@ async fn an_acknowledgement_that_does_not_come_is_a_retryable_refusal() {
     let answer = running.export_grpc("identity", request(spans(10))).await;
     assert_eq!(answer.status.code(), Code::Unavailable);
     assert!(running.metrics().contains("farspan_collector_queue_spans 0"));
+}
+
+#[tokio::test]
+async fn the_http_listener_speaks_http_2_too() {
+    let running = Running::start().await;
+    let stream = TcpStream::connect(running.http).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    running.tracker.spawn(async move { drop(connection.await) });
+    let request = http::Request::post(format!("http://{}/v1/traces", running.http))
+        .header("content-type", PROTOBUF)
+        .body(http_body_util::Full::new(bytes::Bytes::from(request(spans(4)))))
+        .unwrap();
+    let answer = within(sender.send_request(request)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(running.log.span_count(), 4);
 }

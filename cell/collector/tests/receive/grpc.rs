@@ -1,9 +1,13 @@
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use span_log::port::LogError;
 use tonic::Code;
+use tonic::codec::CompressionEncoding;
 use tonic_types::StatusExt;
 
 use crate::fake_log::Behaviour;
@@ -62,6 +66,21 @@ async fn a_full_log_is_unavailable_with_retry_info_and_mends() {
     let answer = running.export_grpc("identity", request(spans(3))).await;
     assert_eq!(answer.status.code(), Code::Ok);
     assert_eq!(running.log.span_count(), 3);
+}
+
+#[tokio::test]
+async fn spans_of_a_refused_request_are_counted_when_it_is_taken() {
+    let running = Running::start().await;
+    let mut sent = spans(3);
+    sent[0].span_id = vec![];
+    running.log.behave(Behaviour::Refuse(LogError::Full));
+    running.export_grpc("identity", request(sent.clone())).await;
+    assert!(!running.metrics().contains("rejected_spans_total{reason"));
+    assert!(running.metrics().contains("refused_requests_total{reason=\"log\"} 1"));
+    running.log.behave(Behaviour::Keep);
+    running.export_grpc("identity", request(sent)).await;
+    assert!(running.metrics().contains("rejected_spans_total{reason=\"bad_span_id\"} 1"));
+    assert!(running.metrics().contains("farspan_collector_accepted_spans_total 2"));
 }
 
 #[tokio::test]
@@ -130,4 +149,36 @@ async fn what_is_not_grpc_is_an_unsupported_media_type() {
     let running = Running::start().await;
     let answer = running.call_as("text/plain", EXPORT, &[], vec![]).await;
     assert_eq!(answer.http_status, 415);
+}
+
+/// A client that knows nothing of how the server frames.
+async fn export_with_tonic(
+    running: &Running,
+    codec: Option<CompressionEncoding>,
+    spans: Vec<Span>,
+) -> Result<ExportTraceServiceResponse, tonic::Status> {
+    let endpoint = tonic::transport::Endpoint::new(format!("http://{}", running.grpc)).unwrap();
+    let mut client = tonic::client::Grpc::new(endpoint.connect().await.unwrap());
+    if let Some(codec) = codec {
+        client = client.send_compressed(codec).accept_compressed(codec);
+    }
+    client.ready().await.unwrap();
+    let request = ExportTraceServiceRequest::decode(request(spans).as_slice()).unwrap();
+    let path = http::uri::PathAndQuery::from_static(EXPORT);
+    let codec = tonic_prost::ProstCodec::default();
+    client.unary(tonic::Request::new(request), path, codec).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn a_stock_grpc_client_is_understood_in_every_codec_that_it_has() {
+    let running = Running::start().await;
+    for codec in [None, Some(CompressionEncoding::Gzip), Some(CompressionEncoding::Zstd)] {
+        let response = export_with_tonic(&running, codec, spans(3_000)).await.unwrap();
+        assert_eq!(response.partial_success, None);
+    }
+    assert_eq!(running.log.span_count(), 9_000);
+    running.log.behave(Behaviour::Refuse(LogError::Full));
+    let status = export_with_tonic(&running, None, spans(3)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.get_details_retry_info().is_some());
 }
