@@ -223,7 +223,7 @@ fn read_head(root: &mut Section<'_>) -> HeadConfig {
     let mut section = root.section("head");
     let head = HeadConfig {
         rate: section.within("rate", 1.0, 0.0..=1.0),
-        is_honouring_flags: section.value("honour_flags", true),
+        is_honouring_flags: section.value("honour_flags", false),
     };
     section.finish();
     head
