@@ -120,16 +120,11 @@ impl World {
         after.pending.clear();
         let percent = [0, 30, 70, 100][self.rng.random_range(0..4)];
         for file in &mut after.files {
-            let mut content = std::mem::take(&mut file.durable);
-            for change in std::mem::take(&mut file.pending) {
-                for part in sectors(change) {
-                    if self.rng.random_range(0..100) < percent {
-                        apply(&mut content, &part);
-                    }
-                }
+            let parts = std::mem::take(&mut file.pending).into_iter().flat_map(sectors);
+            for part in parts.filter(|_| self.rng.random_range(0..100) < percent) {
+                apply(&mut file.durable, &part);
             }
-            file.live.clone_from(&content);
-            file.durable = content;
+            file.live.clone_from(&file.durable);
         }
         after.rng = StdRng::seed_from_u64(self.rng.random());
         after.operations_left = None;

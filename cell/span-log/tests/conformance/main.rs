@@ -9,6 +9,8 @@
 
 mod batches;
 mod bit_flips;
+mod faults;
 mod faulty_disk;
+mod golden;
 mod laws;
 mod power_cut;
