@@ -17,6 +17,7 @@
 //! The header's checksum starts from the log's salt, the segment and the position: bytes of another
 //! place, or bytes that a sender shaped like a block, are not one.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -199,22 +200,53 @@ impl Section {
     }
 }
 
-fn pack(batches: &[Arc<SpanBatch>], raw: &[u8]) -> Section {
-    let prefix = batches.len() * 4;
-    let mut stored = vec![0; prefix + lz4_flex::block::get_maximum_output_size(raw.len())];
-    let compressed = stored
-        .get_mut(prefix..)
-        .map_or(Ok(usize::MAX), |output| lz4_flex::block::compress_into(raw, output));
-    match compressed {
-        Ok(bytes) if bytes < raw.len() => stored.truncate(prefix + bytes),
-        _ => {
-            stored.truncate(prefix);
-            stored.extend_from_slice(raw);
+/// What packing needs again and again: kept for each thread, so that a section costs one
+/// allocation of its true size.
+struct Packer {
+    table: lz4_flex::block::CompressTable,
+    output: Vec<u8>,
+}
+
+/// A larger output buffer is given back after use.
+const OUTPUT_BYTES_KEPT: usize = 2 << 20;
+
+thread_local! {
+    static PACKER: RefCell<Packer> = RefCell::new(Packer {
+        table: lz4_flex::block::CompressTable::large(),
+        output: Vec::new(),
+    });
+}
+
+impl Packer {
+    /// The LZ4 block of the bytes, or `None` where it would not be smaller.
+    fn compress(&mut self, raw: &[u8]) -> Option<&[u8]> {
+        let size = lz4_flex::block::get_maximum_output_size(raw.len());
+        if self.output.len() < size {
+            self.output.resize(size, 0);
+        }
+        let Self { table, output } = self;
+        let written = lz4_flex::block::compress_into_with_table(raw, output, table).ok()?;
+        self.output.get(..written).filter(|packed| packed.len() < raw.len())
+    }
+
+    fn give_back(&mut self) {
+        if self.output.len() > OUTPUT_BYTES_KEPT {
+            self.output = Vec::new();
         }
     }
-    for (slot, batch) in stored.chunks_exact_mut(4).zip(batches) {
-        slot.copy_from_slice(&short(batch.encoded().len()).to_le_bytes());
-    }
+}
+
+fn pack(batches: &[Arc<SpanBatch>], raw: &[u8]) -> Section {
+    let mut stored = Vec::new();
+    PACKER.with_borrow_mut(|packer| {
+        let packed = packer.compress(raw).unwrap_or(raw);
+        stored.reserve_exact(batches.len() * 4 + packed.len());
+        for batch in batches {
+            stored.extend_from_slice(&short(batch.encoded().len()).to_le_bytes());
+        }
+        stored.extend_from_slice(packed);
+        packer.give_back();
+    });
     let records = batches.iter().map(|batch| batch.traces().len()).sum();
     let entry = SectionEntry {
         stored_bytes: short(stored.len()),

@@ -6,6 +6,7 @@
 //! torn write that nobody was told of, unless the checkpoint saw the log end behind it: then it is
 //! damage. With good blocks behind it, it is damage too.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -95,6 +96,7 @@ fn state(segments: Vec<Arc<Segment>>, checkpoint: Checkpoint, witness: u64) -> S
         damaged: Vec::new(),
         dropped: checkpoint.dropped,
         is_dirty: true,
+        groups: BTreeSet::new(),
     }
 }
 
@@ -139,12 +141,21 @@ impl Recovery<'_> {
             None => match self.first_block_offset(file.as_ref(), number, length)? {
                 Some(first_offset) => SegmentHeader { incarnation, number, first_offset },
                 None => {
-                    self.disk.rename(&name, &format!("{name}.unreadable"))?;
+                    self.put_aside(&name, file.as_ref())?;
                     return Ok(None);
                 }
             },
         };
         Ok(Some(Found { header, file, length }))
+    }
+
+    /// A file whose first page was never written is what a crash left of a segment in the making.
+    fn put_aside(&self, name: &str, file: &dyn DiskFile) -> io::Result<()> {
+        if !has_bytes(file, 0, PAGE)? {
+            return self.disk.remove(name);
+        }
+        tracing::error!(name, "a segment of the span log cannot be read and is put aside");
+        self.disk.rename(name, &format!("{name}.unreadable"))
     }
 
     fn first_block_offset(

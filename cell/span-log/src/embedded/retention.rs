@@ -19,7 +19,8 @@ pub(crate) fn expire(shared: &Shared) {
     let oldest_kept = shared.clock.now().minus(nanos(shared.config.retention));
     let _guard = shared.retention.lock().unwrap_or_else(PoisonError::into_inner);
     while let Some(segment) = removable(shared) {
-        if segment.extent().last_time >= oldest_kept || !remove(shared, &segment) {
+        let last_time = segment.extent().last_time;
+        if last_time >= oldest_kept || !remove(shared, &segment) {
             return;
         }
     }

@@ -98,7 +98,6 @@ impl Writer {
             Err(error) => {
                 tracing::warn!(%error, batches = replies.len(), "a group commit was refused");
                 for reply in replies {
-                    self.shared.metrics.refuse(&error);
                     reply.send(Err(error.clone())).ok();
                 }
             }
