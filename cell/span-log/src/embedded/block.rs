@@ -349,3 +349,6 @@ fn unpack_bytes(packed: &[u8], raw_bytes: usize) -> Result<Bytes, &'static str> 
     }
     Ok(Bytes::from(raw))
 }
+
+#[cfg(test)]
+mod tests;

@@ -189,6 +189,7 @@ impl Recovery<'_> {
                 Step::End => break,
             }
         }
+        drop_superseded(found, &segment, limit);
         segment.extent().next_offset = limit;
         if !is_in_tail {
             *segment.tail() = None;
@@ -303,6 +304,16 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Cuts what an abandoned segment holds behind its end: it was never acknowledged, and its offsets
+/// were given again. Where that fails, the next segment's first offset still bounds it.
+fn drop_superseded(found: &Found, segment: &Segment, limit: u64) {
+    let mut extent = segment.extent();
+    let is_complete = extent.next_offset == limit;
+    if is_complete && extent.end < found.length && found.file.truncate(extent.end).is_ok() {
+        extent.disk_bytes = extent.end;
     }
 }
 

@@ -267,6 +267,9 @@ impl Writer {
     /// Ends the active segment at its last block and gives back the room behind it.
     fn seal(&mut self) {
         let Some(active) = self.active.take() else { return };
+        if let Some(tail) = active.segment.tail().as_mut() {
+            tail.shrink();
+        }
         if let Err(error) = end_segment(&active) {
             let segment = active.segment.number;
             tracing::warn!(%error, segment, "a sealed segment keeps its unused room");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use service_kit::ManualClock;
+use span_log::port::{METADATA_PUBLISHER, STORAGE_WRITER};
 use span_log::{EmbeddedConfig, EmbeddedLog, SpanLog};
 use trace_model::{TraceId, UnixNanos};
 
@@ -29,6 +30,8 @@ pub(crate) fn small_config() -> EmbeddedConfig {
 struct Ledger {
     /// Offset and trace of what was acknowledged.
     acknowledged: BTreeMap<u64, TraceId>,
+    /// What the required groups have committed.
+    committed: u64,
     sent: Vec<TraceId>,
 }
 
@@ -51,26 +54,39 @@ async fn send(log: Arc<EmbeddedLog>, first: u64, batches: u64, seed: u64) -> Led
 }
 
 async fn check(log: &EmbeddedLog, ledger: &Ledger, seed: u64) {
-    let records = read_all(log, 0, 100_000).await;
+    let end = log.end(PARTITION).unwrap();
+    assert!(end.first <= ledger.committed, "seed {seed}: expired before it was committed");
+    let records = read_all(log, end.first, 100_000).await;
     assert_eq!(log.damaged(), Vec::new(), "seed {seed}");
     let read: BTreeMap<u64, TraceId> =
         records.iter().map(|record| (record.offset, record.trace_id)).collect();
     assert_eq!(read.len(), records.len(), "seed {seed}: an offset came twice");
-    for (offset, trace_id) in &ledger.acknowledged {
+    for (offset, trace_id) in ledger.acknowledged.range(end.first..) {
         assert_eq!(
             read.get(offset),
             Some(trace_id),
             "seed {seed}: offset {offset} was acknowledged"
         );
+    }
+    for (offset, trace_id) in ledger.acknowledged.range(ledger.committed..) {
         let answer = log.tail(&tenant("default"), *trace_id).await.unwrap();
-        assert!(!answer.spans.is_empty() && !answer.is_damaged, "seed {seed}: {trace_id}");
+        assert!(!answer.spans.is_empty() && !answer.is_damaged, "seed {seed}: offset {offset}");
     }
     for trace_id in read.values() {
         assert!(ledger.sent.contains(trace_id), "seed {seed}: {trace_id} was never sent");
     }
     let offsets: Vec<u64> = read.keys().copied().collect();
+    assert_eq!(offsets, (end.first..end.next).collect::<Vec<_>>(), "seed {seed}: a gap");
+}
+
+/// Commits some of what is there and closes cleanly: from then on it may expire.
+async fn commit_some(log: &EmbeddedLog, ledger: &mut Ledger, rng: &mut StdRng) {
     let end = log.end(PARTITION).unwrap().next;
-    assert_eq!(offsets, (0..end).collect::<Vec<_>>(), "seed {seed}: offsets have a gap");
+    ledger.committed = rng.random_range(ledger.committed..=end);
+    for group in [STORAGE_WRITER, METADATA_PUBLISHER] {
+        log.commit(group, PARTITION, ledger.committed).await.unwrap();
+    }
+    log.close().await.unwrap();
 }
 
 async fn survive(seed: u64) {
@@ -78,12 +94,21 @@ async fn survive(seed: u64) {
     let mut disk = FaultyDisk::new(seed);
     let mut ledger = Ledger::default();
     let clock = Arc::new(ManualClock::at(NOW));
+    let mut config = small_config();
+    if seed.is_multiple_of(2) {
+        config.retention_bytes = 256 << 10;
+    }
+    let open = |disk: &FaultyDisk| {
+        EmbeddedLog::open_on(Arc::new(disk.clone()), config.clone(), clock.clone())
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}"))
+    };
     for round in 0..ROUNDS {
-        let Ok(log) = EmbeddedLog::open_on(Arc::new(disk.clone()), small_config(), clock.clone())
-        else {
-            panic!("seed {seed}: round {round} does not open");
-        };
+        let mut log = open(&disk);
         check(&log, &ledger, seed).await;
+        if rng.random_bool(0.5) {
+            commit_some(&log, &mut ledger, &mut rng).await;
+            log = open(&disk);
+        }
         disk.write_short();
         if rng.random_bool(0.4) {
             disk.fail_syncs_at_random(15);
@@ -102,8 +127,7 @@ async fn survive(seed: u64) {
         drop(log.close().await);
         disk = disk.after_power_cut();
     }
-    let log = EmbeddedLog::open_on(Arc::new(disk), small_config(), clock).unwrap();
-    check(&log, &ledger, seed).await;
+    check(&open(&disk), &ledger, seed).await;
 }
 
 #[test]
