@@ -1,7 +1,7 @@
 //! What the writer, the housekeeper and the readers of one log share, and the rules under which it
 //! changes.
 //!
-//! Locks are taken in this order: retention, state, segment extent, segment tail; the cache's and
+//! Locks are taken in this order: retention, checkpoint, state, segment extent, segment tail; the cache's and
 //! the queue's are taken alone. No lock is held over file work but retention's and the checkpoint's.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use service_kit::ManualClock;
+use service_kit::{ManualClock, SystemClock};
 use span_log::metrics::Refusal;
 use span_log::port::{METADATA_PUBLISHER, STORAGE_WRITER};
 use span_log::{
     EmbeddedConfig, EmbeddedLog, GroupId, LogError, OpenError, SpanLog, TailAnswer, WhenFull,
 };
-use trace_model::LogRange;
+use trace_model::{LogRange, TraceId};
 
 use crate::batches::{PARTITION, batch, batch_of, eventually, read_all, tenant, trace, traces_of};
 use crate::faulty_disk::FaultyDisk;
@@ -215,6 +215,70 @@ async fn senders_that_wait_for_one_sync_are_committed_together_and_the_queue_is_
     assert_eq!(read_all(log.as_ref(), 1, 1 << 20).await.len(), taken);
 }
 
+/// What a group has read, in order; it commits behind itself.
+async fn consume(log: Arc<EmbeddedLog>, group: GroupId, records: usize) -> Vec<TraceId> {
+    let mut read = Vec::new();
+    let mut at = log.committed(group, PARTITION).unwrap();
+    while read.len() < records {
+        log.wait_beyond(PARTITION, at, Duration::from_secs(1)).await.unwrap();
+        for logged in log.read(PARTITION, at, 30_000).await.unwrap() {
+            read.extend(logged.batch.traces().iter().map(|trace| trace.trace_id));
+            at = logged.range.next;
+        }
+        log.commit(group, PARTITION, at).await.unwrap();
+    }
+    read
+}
+
+/// Sends each batch until it is taken.
+async fn send(log: Arc<EmbeddedLog>, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let batch = batch_of("default", &[number], 9_000);
+        while let Err(error) = log.append(batch.clone()).await {
+            assert!(matches!(error, LogError::Full), "{error}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!tail_of(&log, number).await.is_damaged);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_much_smaller_than_its_traffic_holds_senders_back_and_its_groups_miss_nothing() {
+    const BATCHES: u64 = 300;
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = EmbeddedConfig::at(directory.path().to_owned());
+    config.segment_bytes = 64 << 10;
+    config.retention_bytes = 192 << 10;
+    config.disk_reserve_bytes = 0;
+    config.cache_bytes_max = 40_000;
+    let log = EmbeddedLog::open(config, Arc::new(SystemClock::new())).unwrap();
+    let mut groups = tokio::task::JoinSet::new();
+    for group in [STORAGE_WRITER, METADATA_PUBLISHER] {
+        groups.spawn(consume(log.clone(), group, 3 * usize::try_from(BATCHES).unwrap()));
+    }
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..3 {
+        senders.spawn(send(log.clone(), sender * 1_000..sender * 1_000 + BATCHES));
+    }
+    let finished = async {
+        while let Some(sender) = senders.join_next().await {
+            sender.unwrap();
+        }
+        let mut expected: Vec<_> = (0..3)
+            .flat_map(|sender| (0..BATCHES).map(move |number| trace(sender * 1_000 + number)))
+            .collect();
+        expected.sort_unstable();
+        while let Some(read) = groups.join_next().await {
+            let mut read = read.unwrap();
+            read.sort_unstable();
+            assert_eq!(read, expected, "each record once");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), finished).await.unwrap();
+    assert!(log.end(PARTITION).unwrap().first > 0);
+    assert_eq!(log.metrics().dropped_records.get(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_beyond_the_limit_is_refused_for_good_and_one_beyond_a_segment_is_taken() {
     let (disk, clock) = (FaultyDisk::new(1), clock());
@@ -258,11 +322,11 @@ async fn commits_and_the_live_tail_are_there_after_a_kill() {
     let log = open(&disk, small_config(), &clock);
     fill(&log, 0..12).await;
     log.commit(STORAGE_WRITER, PARTITION, 8).await.unwrap();
-    let synced = disk.syncs();
-    eventually("the commit is durable", || disk.syncs() > synced).await;
-    // No close: the copy is what a killed process leaves behind.
-    let killed = disk.after_power_cut();
-    let log = open(&killed, small_config(), &clock);
+    // No close: what is opened is what a killed process leaves behind.
+    let reopened = || open(&disk.after_power_cut(), small_config(), &clock);
+    let committed = || reopened().committed(STORAGE_WRITER, PARTITION).unwrap();
+    eventually("the commit is durable", || committed() == 8).await;
+    let log = reopened();
     assert_eq!(log.committed(STORAGE_WRITER, PARTITION).unwrap(), 8);
     for number in 8..12 {
         assert_eq!(tail_of(&log, number).await.spans.len(), 1, "{number} is not in the stores");
