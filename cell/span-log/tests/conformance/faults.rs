@@ -401,23 +401,59 @@ async fn a_torn_tail_is_cut_and_is_no_damage() {
     assert_eq!(log.damaged(), []);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_is_gone_is_a_named_hole() {
-    use span_log::embedded::disk::Disk;
+/// Opens a log of several segments after its second one was struck.
+async fn check_hole(strike: impl Fn(&FaultyDisk, &str)) {
     let (disk, clock) = (FaultyDisk::new(1), clock());
     let log = open(&disk, small_config(), &clock);
     fill(&log, 0..9).await;
     log.close().await.unwrap();
     assert!(disk.names().contains(&"segment-0000000002.log".to_owned()));
-    disk.remove("segment-0000000001.log").unwrap();
+    strike(&disk, "segment-0000000001.log");
+    // The second opening finds the same.
+    for _ in 0..2 {
+        let log = open(&disk, small_config(), &clock);
+        let damaged = log.damaged();
+        assert_eq!(damaged.len(), 1);
+        let LogRange { first, next, .. } = damaged[0].range;
+        assert!(first > 0 && next > first && next < 9, "{first}..{next}");
+        assert_eq!(log.metrics().damaged_records.get(), next - first);
+        assert!(matches!(log.read(PARTITION, first, 1).await, Err(LogError::Damaged(_))));
+        assert_eq!(read_all(log.as_ref(), next, 1).await.len() as u64, 9 - next);
+        assert!(tail_of(&log, first).await.is_damaged);
+        log.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_gone_is_a_named_hole() {
+    use span_log::embedded::disk::Disk;
+    check_hole(|disk, name| disk.remove(name).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_of_noise_is_a_named_hole() {
+    check_hole(|disk, name| {
+        let length = disk.content(name).len();
+        disk.overwrite(name, 0, &vec![0xa5; length]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_of_a_group_that_stands_still_grows() {
+    let (disk, clock) = (FaultyDisk::new(1), clock());
     let log = open(&disk, small_config(), &clock);
-    let damaged = log.damaged();
-    assert_eq!(damaged.len(), 1);
-    let LogRange { first, next, .. } = damaged[0].range;
-    assert!(first > 0 && next > first && next < 9, "{first}..{next}");
-    assert!(matches!(log.read(PARTITION, first, 1).await, Err(LogError::Damaged(_))));
-    assert_eq!(read_all(log.as_ref(), next, 1).await.len() as u64, 9 - next);
-    assert!(tail_of(&log, first).await.is_damaged);
+    log.append(batch(&[1, 2, 3])).await.unwrap();
+    log.commit(STORAGE_WRITER, PARTITION, 2).await.unwrap();
+    log.append(batch(&[4])).await.unwrap();
+    let mut registry = prometheus_client::registry::Registry::default();
+    log.metrics().register(&mut registry);
+    eventually("the lag is two records", || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text.contains("lag_records{group=\"storage-writer\"} 2")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
