@@ -3,7 +3,8 @@
 //! ```text
 //! header (64 bytes, little-endian)
 //!   magic "FLBK" | crc32c of place, header and table u32 | block bytes u32 | sections u32
-//!   first offset u64 | append time u64 | records u32 | batches u32 | 24 zeros
+//!   first offset u64 | append time u64 | records u32 | batches u32
+//!   first offset of the segment u64 | 16 zeros
 //! table: for each section
 //!   stored bytes u32 | raw bytes u32 | records u32 | batches u32 | crc32c of the section u32
 //! sections, then zeros up to a multiple of 4 KiB
@@ -68,11 +69,21 @@ pub(crate) struct SectionEntry {
 /// A block's header and table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockHeader {
+    /// First offset of the block's segment: any block that survives says where its segment began.
+    pub(crate) segment_first: u64,
     pub(crate) block_bytes: u32,
     pub(crate) first_offset: u64,
     pub(crate) append_time: UnixNanos,
     pub(crate) records: u32,
     pub(crate) sections: Vec<SectionEntry>,
+}
+
+/// What a block is stamped with when it is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) segment_first: u64,
+    pub(crate) first_offset: u64,
+    pub(crate) append_time: UnixNanos,
 }
 
 /// What bytes turned out to be.
@@ -139,6 +150,7 @@ impl BlockHeader {
         }
         let table = bytes.get(HEADER_BYTES..needed).unwrap_or(&[]);
         let header = Self {
+            segment_first: u64_at(bytes, 40),
             block_bytes: u32_at(bytes, 8),
             first_offset: u64_at(bytes, 16),
             append_time: UnixNanos(u64_at(bytes, 24)),
@@ -273,9 +285,8 @@ pub(crate) fn put_block<'a>(
     sections: impl Iterator<Item = &'a Section> + Clone,
     binding: Binding,
     position: u64,
-    start: (u64, UnixNanos),
+    stamp: Stamp,
 ) {
-    let (first_offset, append_time) = start;
     let size = block_bytes(sections.clone());
     let length = usize::try_from(size).unwrap_or(usize::MAX);
     let entries = || sections.clone().map(|section| section.entry);
@@ -285,12 +296,13 @@ pub(crate) fn put_block<'a>(
     output.extend_from_slice(&[0; 4]);
     output.extend_from_slice(&short(length).to_le_bytes());
     output.extend_from_slice(&short(entries().count()).to_le_bytes());
-    output.extend_from_slice(&first_offset.to_le_bytes());
-    output.extend_from_slice(&append_time.0.to_le_bytes());
+    output.extend_from_slice(&stamp.first_offset.to_le_bytes());
+    output.extend_from_slice(&stamp.append_time.0.to_le_bytes());
     let records: u32 = entries().map(|entry| entry.records).sum();
     let batches: u32 = entries().map(|entry| entry.batches).sum();
     output.extend_from_slice(&records.to_le_bytes());
     output.extend_from_slice(&batches.to_le_bytes());
+    output.extend_from_slice(&stamp.segment_first.to_le_bytes());
     output.resize(HEADER_BYTES, 0);
     for SectionEntry { stored_bytes, raw_bytes, records, batches, checksum } in entries() {
         for field in [stored_bytes, raw_bytes, records, batches, checksum] {

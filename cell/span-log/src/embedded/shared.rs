@@ -102,6 +102,7 @@ impl State {
 
     fn checkpoint(&self, ceiling: UnixNanos) -> Checkpoint {
         Checkpoint {
+            first: self.first(),
             end: self.next,
             time_ceiling: ceiling.0,
             commits: self.commits.clone(),

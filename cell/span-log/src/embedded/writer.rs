@@ -12,7 +12,7 @@ use std::sync::Arc;
 use proto::{LoggedBatch, SpanBatch};
 use trace_model::{LogRange, UnixNanos};
 
-use super::block::{PAGE, SECTION_BYTES, Section, block_bytes, put_block};
+use super::block::{PAGE, SECTION_BYTES, Section, Stamp, block_bytes, put_block};
 use super::disk::write_all_at;
 use super::queue::{Append, Work};
 use super::retention::make_room;
@@ -121,8 +121,8 @@ impl Writer {
             (state.next, state.times.begin(now))
         };
         let sections = packed.iter().map(|packed| &packed.section);
-        let start = (first_offset, append_time);
-        put_block(&mut self.buffer, sections, segment.binding, position, start);
+        let stamp = Stamp { segment_first: segment.first_offset, first_offset, append_time };
+        put_block(&mut self.buffer, sections, segment.binding, position, stamp);
         match self.write_durably(&segment, position) {
             Ok(()) => Ok(Written { segment, position, first_offset, append_time }),
             Err(error) => {

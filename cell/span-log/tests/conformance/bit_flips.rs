@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use service_kit::ManualClock;
 use span_log::{EmbeddedLog, LogError, OpenError, SpanLog};
 
@@ -185,5 +187,35 @@ fn bytes_that_a_sender_shaped_like_a_block_are_not_one() {
         let behind = read_all(log.as_ref(), 3, 1).await;
         assert_eq!(behind.len(), 1);
         assert_eq!(behind[0].trace_id, trace(3));
+    });
+}
+
+#[test]
+fn noise_over_any_part_of_a_segment_is_found() {
+    runtime().block_on(async {
+        let disk = three_blocks().await;
+        let content = disk.content(SEGMENT);
+        for seed in 0..400 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let copy = disk.copy();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..content.len());
+                let length = rng.random_range(1..=(content.len() - at).min(6_000));
+                let noise: Vec<u8> = (0..length).map(|_| rng.random()).collect();
+                copy.overwrite(SEGMENT, at, &noise);
+            }
+            let struck = copy.content(SEGMENT);
+            let is_struck = |block: &usize| {
+                let used = block * PAGE..block * PAGE + used_bytes(&content, *block);
+                struck[used.clone()] != content[used]
+            };
+            let expected = (1..=3).filter(is_struck).flat_map(|block| {
+                let first = (block as u64 - 1) * 2;
+                [first, first + 1]
+            });
+            let log = open(copy).unwrap();
+            let damaged = read_past_damage(&log, &format!("seed {seed}")).await;
+            assert_eq!(damaged, expected.collect(), "seed {seed}");
+        }
     });
 }

@@ -440,6 +440,28 @@ async fn a_segment_of_noise_is_a_named_hole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_segment_of_noise_is_a_hole_before_the_first_record() {
+    let (disk, clock) = (FaultyDisk::new(1), clock());
+    let log = open(&disk, small_config(), &clock);
+    fill(&log, 0..9).await;
+    log.close().await.unwrap();
+    let name = "segment-0000000000.log";
+    disk.overwrite(name, 0, &vec![0xa5; disk.content(name).len()]);
+    for opening in 0..2 {
+        let log = open(&disk, small_config(), &clock);
+        let first = log.end(PARTITION).unwrap().first;
+        assert!(first > 0 && log.damaged().len() == 1 - opening);
+        let Err(LogError::Damaged(damaged)) = log.read(PARTITION, 0, 1).await else {
+            panic!("a lost record must be a hole");
+        };
+        assert_eq!((damaged.range.first, damaged.range.next), (0, first));
+        assert!(tail_of(&log, 0).await.is_damaged);
+        assert_eq!(read_all(log.as_ref(), first, 1).await.len() as u64, 9 - first);
+        log.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_lag_of_a_group_that_stands_still_grows() {
     let (disk, clock) = (FaultyDisk::new(1), clock());
     let log = open(&disk, small_config(), &clock);

@@ -176,9 +176,14 @@ impl FaultyDisk {
         Self::of(self.lock().survivor())
     }
 
-    /// A copy of the disk as it is, with one bit of a file flipped.
+    /// A copy of the disk as it is.
+    pub(crate) fn copy(&self) -> Self {
+        Self::of(self.lock().clone())
+    }
+
+    /// A copy with one bit of a file flipped.
     pub(crate) fn with_flipped(&self, name: &str, bit: usize) -> Self {
-        let copy = Self::of(self.lock().clone());
+        let copy = self.copy();
         copy.flip(name, bit);
         copy
     }

@@ -38,7 +38,8 @@ fn batch(names: &[Vec<u8>]) -> Arc<SpanBatch> {
 fn block(groups: &[Vec<Arc<SpanBatch>>], position: u64) -> Vec<u8> {
     let sections: Vec<Section> = groups.iter().map(|group| Section::pack(group)).collect();
     let mut bytes = Vec::new();
-    put_block(&mut bytes, sections.iter(), BINDING, position, (40, UnixNanos(9)));
+    let stamp = Stamp { segment_first: 30, first_offset: 40, append_time: UnixNanos(9) };
+    put_block(&mut bytes, sections.iter(), BINDING, position, stamp);
     assert_eq!(bytes.len() as u64, block_bytes(sections.iter()));
     bytes
 }
@@ -60,6 +61,7 @@ proptest! {
             panic!("its own header is not read");
         };
         prop_assert_eq!((header.first_offset, header.append_time), (40, UnixNanos(9)));
+        prop_assert_eq!(header.segment_first, 30);
         prop_assert_eq!(header.block_bytes as usize, bytes.len());
         let mut offset = 40;
         for (place, group) in header.places(0).iter().zip(&groups) {
