@@ -56,6 +56,8 @@ pub(crate) use self::tail::put_spans;
 /// A batch of this many bytes is packed by its sender, beside the writer and the disk; smaller ones
 /// are packed together by the writer, since alone they would hardly shrink.
 const PACKED_BY_SENDER_BYTES: usize = SECTION_BYTES / 8;
+/// A batch of this many bytes takes milliseconds to pack: not on a thread of the runtime.
+const PACKED_ASIDE_BYTES: usize = 1 << 20;
 
 /// An open log. Close it with [`SpanLog::close`]; dropping it closes it too, and blocks meanwhile.
 pub struct EmbeddedLog {
@@ -162,18 +164,27 @@ impl EmbeddedLog {
         self.shared.queue.admit(bytes)
     }
 
-    fn enqueue(
-        &self,
-        batch: Arc<SpanBatch>,
-    ) -> Result<oneshot::Receiver<Result<Appended, LogError>>, LogError> {
+    /// Packs a batch that is large enough to be a section of its own.
+    async fn pack(&self, batch: &Arc<SpanBatch>) -> Result<Option<Section>, LogError> {
         let bytes = batch.encoded().len();
-        self.admit(bytes)?;
-        let is_large = bytes >= PACKED_BY_SENDER_BYTES;
-        let section = is_large.then(|| Section::pack(std::slice::from_ref(&batch)));
+        if bytes < PACKED_BY_SENDER_BYTES {
+            return Ok(None);
+        }
+        if bytes < PACKED_ASIDE_BYTES {
+            return Ok(Some(Section::pack(std::slice::from_ref(batch))));
+        }
+        let batch = Arc::clone(batch);
+        self.off_thread(move |_| Some(Section::pack(std::slice::from_ref(&batch)))).await
+    }
+
+    async fn append_batch(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
+        self.admit(batch.encoded().len())?;
+        let section = self.pack(&batch).await?;
         let (reply, answer) = oneshot::channel();
         let waiting = self.shared.queue.push(Append { batch, section, reply })?;
         self.shared.metrics.queue_bytes.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        Ok(answer)
+        // The writer answers every batch; it drops an answer only when it is gone.
+        answer.await.unwrap_or(Err(LogError::Closed))
     }
 
     /// An empty batch takes no offset.
@@ -236,9 +247,8 @@ impl SpanLog for EmbeddedLog {
             self.shared.check_open()?;
             return Ok(self.appended_nothing());
         }
-        let answer = self.enqueue(batch).inspect_err(|error| self.shared.metrics.refuse(error))?;
-        // The writer answers every batch; it drops an answer only when it is gone.
-        answer.await.unwrap_or(Err(LogError::Closed))
+        let appended = self.append_batch(batch).await;
+        appended.inspect_err(|error| self.shared.metrics.refuse(error))
     }
 
     async fn read(
@@ -286,7 +296,8 @@ impl SpanLog for EmbeddedLog {
 
     fn committed(&self, group: GroupId, partition: u32) -> Result<u64, LogError> {
         self.check_partition(partition)?;
-        let state = self.shared.state();
+        let mut state = self.shared.state();
+        state.groups.insert(group);
         Ok(state.commits.get(group.0).copied().unwrap_or_else(|| state.first()))
     }
 
@@ -304,8 +315,7 @@ impl SpanLog for EmbeddedLog {
         let next = next.min(end).max(committed);
         state.commits.insert(group.0.to_owned(), next);
         state.is_dirty = true;
-        drop(state);
-        self.shared.metrics.observe_lag(group, end.saturating_sub(next));
+        state.groups.insert(group);
         Ok(())
     }
 

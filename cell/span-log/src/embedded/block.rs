@@ -3,7 +3,8 @@
 //! ```text
 //! header (64 bytes, little-endian)
 //!   magic "FLBK" | crc32c of place, header and table u32 | block bytes u32 | sections u32
-//!   first offset u64 | append time u64 | records u32 | batches u32 | 24 zeros
+//!   first offset u64 | append time u64 | records u32 | batches u32
+//!   first offset of the segment u64 | 16 zeros
 //! table: for each section
 //!   stored bytes u32 | raw bytes u32 | records u32 | batches u32 | crc32c of the section u32
 //! sections, then zeros up to a multiple of 4 KiB
@@ -17,6 +18,7 @@
 //! The header's checksum starts from the log's salt, the segment and the position: bytes of another
 //! place, or bytes that a sender shaped like a block, are not one.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -67,11 +69,21 @@ pub(crate) struct SectionEntry {
 /// A block's header and table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockHeader {
+    /// First offset of the block's segment: any block that survives says where its segment began.
+    pub(crate) segment_first: u64,
     pub(crate) block_bytes: u32,
     pub(crate) first_offset: u64,
     pub(crate) append_time: UnixNanos,
     pub(crate) records: u32,
     pub(crate) sections: Vec<SectionEntry>,
+}
+
+/// What a block is stamped with when it is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) segment_first: u64,
+    pub(crate) first_offset: u64,
+    pub(crate) append_time: UnixNanos,
 }
 
 /// What bytes turned out to be.
@@ -138,6 +150,7 @@ impl BlockHeader {
         }
         let table = bytes.get(HEADER_BYTES..needed).unwrap_or(&[]);
         let header = Self {
+            segment_first: u64_at(bytes, 40),
             block_bytes: u32_at(bytes, 8),
             first_offset: u64_at(bytes, 16),
             append_time: UnixNanos(u64_at(bytes, 24)),
@@ -199,22 +212,53 @@ impl Section {
     }
 }
 
-fn pack(batches: &[Arc<SpanBatch>], raw: &[u8]) -> Section {
-    let prefix = batches.len() * 4;
-    let mut stored = vec![0; prefix + lz4_flex::block::get_maximum_output_size(raw.len())];
-    let compressed = stored
-        .get_mut(prefix..)
-        .map_or(Ok(usize::MAX), |output| lz4_flex::block::compress_into(raw, output));
-    match compressed {
-        Ok(bytes) if bytes < raw.len() => stored.truncate(prefix + bytes),
-        _ => {
-            stored.truncate(prefix);
-            stored.extend_from_slice(raw);
+/// What packing needs again and again: kept for each thread, so that a section costs one
+/// allocation of its true size.
+struct Packer {
+    table: lz4_flex::block::CompressTable,
+    output: Vec<u8>,
+}
+
+/// A larger output buffer is given back after use.
+const OUTPUT_BYTES_KEPT: usize = 2 << 20;
+
+thread_local! {
+    static PACKER: RefCell<Packer> = RefCell::new(Packer {
+        table: lz4_flex::block::CompressTable::large(),
+        output: Vec::new(),
+    });
+}
+
+impl Packer {
+    /// The LZ4 block of the bytes, or `None` where it would not be smaller.
+    fn compress(&mut self, raw: &[u8]) -> Option<&[u8]> {
+        let size = lz4_flex::block::get_maximum_output_size(raw.len());
+        if self.output.len() < size {
+            self.output.resize(size, 0);
+        }
+        let Self { table, output } = self;
+        let written = lz4_flex::block::compress_into_with_table(raw, output, table).ok()?;
+        self.output.get(..written).filter(|packed| packed.len() < raw.len())
+    }
+
+    fn give_back(&mut self) {
+        if self.output.len() > OUTPUT_BYTES_KEPT {
+            self.output = Vec::new();
         }
     }
-    for (slot, batch) in stored.chunks_exact_mut(4).zip(batches) {
-        slot.copy_from_slice(&short(batch.encoded().len()).to_le_bytes());
-    }
+}
+
+fn pack(batches: &[Arc<SpanBatch>], raw: &[u8]) -> Section {
+    let mut stored = Vec::new();
+    PACKER.with_borrow_mut(|packer| {
+        let packed = packer.compress(raw).unwrap_or(raw);
+        stored.reserve_exact(batches.len() * 4 + packed.len());
+        for batch in batches {
+            stored.extend_from_slice(&short(batch.encoded().len()).to_le_bytes());
+        }
+        stored.extend_from_slice(packed);
+        packer.give_back();
+    });
     let records = batches.iter().map(|batch| batch.traces().len()).sum();
     let entry = SectionEntry {
         stored_bytes: short(stored.len()),
@@ -241,9 +285,8 @@ pub(crate) fn put_block<'a>(
     sections: impl Iterator<Item = &'a Section> + Clone,
     binding: Binding,
     position: u64,
-    start: (u64, UnixNanos),
+    stamp: Stamp,
 ) {
-    let (first_offset, append_time) = start;
     let size = block_bytes(sections.clone());
     let length = usize::try_from(size).unwrap_or(usize::MAX);
     let entries = || sections.clone().map(|section| section.entry);
@@ -253,12 +296,13 @@ pub(crate) fn put_block<'a>(
     output.extend_from_slice(&[0; 4]);
     output.extend_from_slice(&short(length).to_le_bytes());
     output.extend_from_slice(&short(entries().count()).to_le_bytes());
-    output.extend_from_slice(&first_offset.to_le_bytes());
-    output.extend_from_slice(&append_time.0.to_le_bytes());
+    output.extend_from_slice(&stamp.first_offset.to_le_bytes());
+    output.extend_from_slice(&stamp.append_time.0.to_le_bytes());
     let records: u32 = entries().map(|entry| entry.records).sum();
     let batches: u32 = entries().map(|entry| entry.batches).sum();
     output.extend_from_slice(&records.to_le_bytes());
     output.extend_from_slice(&batches.to_le_bytes());
+    output.extend_from_slice(&stamp.segment_first.to_le_bytes());
     output.resize(HEADER_BYTES, 0);
     for SectionEntry { stored_bytes, raw_bytes, records, batches, checksum } in entries() {
         for field in [stored_bytes, raw_bytes, records, batches, checksum] {
@@ -317,3 +361,6 @@ fn unpack_bytes(packed: &[u8], raw_bytes: usize) -> Result<Bytes, &'static str> 
     }
     Ok(Bytes::from(raw))
 }
+
+#[cfg(test)]
+mod tests;

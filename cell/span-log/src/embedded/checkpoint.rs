@@ -28,6 +28,8 @@ const FIXED_BYTES: usize = 28;
 /// What is kept across restarts beside the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
+    /// The oldest record that was kept.
+    pub(crate) first: u64,
     /// Everything below was durable when this was written: what is missing below it is damage,
     /// not a torn tail.
     pub(crate) end: u64,
@@ -35,11 +37,12 @@ pub(crate) struct Checkpoint {
     pub(crate) time_ceiling: u64,
     /// Next offset by group.
     pub(crate) commits: BTreeMap<String, u64>,
-    /// Runs dropped while a required group had not read them, oldest first.
+    /// Runs before the first record that a required group may not have read: dropped for room, or
+    /// lost with their file. Oldest first.
     pub(crate) dropped: Vec<DroppedRun>,
 }
 
-/// A run of records that was dropped to make room.
+/// A run of records that is gone unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DroppedRun {
     pub(crate) first: u64,

@@ -109,8 +109,12 @@ impl Housekeeper {
             segment.tail().as_ref().map_or(0, super::tail_index::TailIndex::memory_bytes)
         });
         let tail_bytes: usize = tails.sum();
-        drop(state);
         let metrics = &self.shared.metrics;
+        for group in &state.groups {
+            let committed = state.commits.get(group.0).copied().unwrap_or_else(|| state.first());
+            metrics.observe_lag(*group, state.next.saturating_sub(committed));
+        }
+        drop(state);
         metrics.disk_bytes.set(i64::try_from(disk_bytes).unwrap_or(i64::MAX));
         metrics.tail_index_bytes.set(i64::try_from(tail_bytes).unwrap_or(i64::MAX));
     }

@@ -73,12 +73,17 @@ impl Shared {
         if from >= first {
             return Ok(());
         }
+        let holds_it =
+            |known: &&DamagedRange| (known.range.first..known.range.next).contains(&from);
+        if let Some(known) = state.damaged.iter().find(holds_it) {
+            return Err(LogError::Damaged(known.clone()));
+        }
         let dropped = state.dropped.iter().find(|run| (run.first..run.next).contains(&from));
         let Some(run) = dropped else { return Err(LogError::Expired { wanted: from, first }) };
         Err(LogError::Damaged(DamagedRange {
             range: LogRange { partition: PARTITION, first: run.first, next: run.next },
             append_times: (UnixNanos(run.first_time), UnixNanos(run.last_time)),
-            reason: "dropped unread because the log was full".to_owned(),
+            reason: "dropped because the log was full, or lost with its file".to_owned(),
         }))
     }
 

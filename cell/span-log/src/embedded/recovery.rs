@@ -6,18 +6,19 @@
 //! torn write that nobody was told of, unless the checkpoint saw the log end behind it: then it is
 //! damage. With good blocks behind it, it is damage too.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use trace_model::{Clock, UnixNanos};
 
 use super::block::{Binding, BlockHeader, PAGE, PAGE_BYTES, SectionPlace, is_intact, unpack};
-use super::checkpoint::{Checkpoint, CheckpointFile};
+use super::checkpoint::{Checkpoint, CheckpointFile, DroppedRun};
 use super::disk::{Disk, DiskFile, read_up_to};
 use super::error::OpenError;
 use super::identity::{FileFault, Identity, load_or_create};
 use super::segment::{self, Segment, SegmentHeader, Step, Walk, file_name, number_of};
-use super::shared::{Opened, State};
+use super::shared::{Opened, State, note_dropped};
 use super::tail_index::{SectionRef, TraceHasher};
 use super::times::Times;
 use crate::port::STORAGE_WRITER;
@@ -35,6 +36,8 @@ pub(crate) struct Damage {
 pub(crate) struct Findings {
     pub(crate) damage: Vec<Damage>,
     pub(crate) has_torn_tail: bool,
+    /// A segment of which nothing could be read was put aside.
+    pub(crate) has_lost_file: bool,
     /// Number of the next segment.
     pub(crate) next_number: u64,
     pub(crate) has_lost_checkpoint: bool,
@@ -68,13 +71,22 @@ pub(crate) fn recover(disk: &dyn Disk, clock: &dyn Clock) -> Result<(Opened, Fin
     let has_lost_checkpoint = checkpoint.is_none() && !numbers.is_empty();
     let checkpoint = checkpoint.unwrap_or_default();
     let next_number = numbers.last().map_or(0, |last| last.saturating_add(1));
-    let findings =
-        Findings { damage: Vec::new(), has_torn_tail: false, next_number, has_lost_checkpoint };
+    let findings = Findings {
+        damage: Vec::new(),
+        has_torn_tail: false,
+        has_lost_file: false,
+        next_number,
+        has_lost_checkpoint,
+    };
     let witness = checkpoint.commits.values().copied().max().unwrap_or(0).max(checkpoint.end);
     let tail_from = checkpoint.commits.get(STORAGE_WRITER.0).copied().unwrap_or(0);
     let mut recovery = Recovery { disk, identity, witness, tail_from, findings };
     let segments = recovery.segments(&numbers)?;
-    let state = state(segments, checkpoint, witness);
+    let kept_first = checkpoint.first;
+    let mut state = state(segments, checkpoint, witness);
+    if recovery.findings.has_lost_file && kept_first < state.first() {
+        recovery.lose_front(&mut state, kept_first);
+    }
     let opened = Opened { identity, checkpoint: checkpoint_file, state };
     Ok((opened, recovery.findings))
 }
@@ -95,6 +107,7 @@ fn state(segments: Vec<Arc<Segment>>, checkpoint: Checkpoint, witness: u64) -> S
         damaged: Vec::new(),
         dropped: checkpoint.dropped,
         is_dirty: true,
+        groups: BTreeSet::new(),
     }
 }
 
@@ -119,7 +132,7 @@ impl Recovery<'_> {
     /// Opens a segment file and finds its first offset: from its head, or from its first block. A
     /// file with neither never held an acknowledged record, or all of it is damaged: it is put
     /// aside, and what follows shows the hole.
-    fn find(&self, number: u64) -> Result<Option<Found>, FileFault> {
+    fn find(&mut self, number: u64) -> Result<Option<Found>, FileFault> {
         let name = file_name(number);
         let file = self.disk.open(&name)?;
         let length = file.length()?;
@@ -139,12 +152,22 @@ impl Recovery<'_> {
             None => match self.first_block_offset(file.as_ref(), number, length)? {
                 Some(first_offset) => SegmentHeader { incarnation, number, first_offset },
                 None => {
-                    self.disk.rename(&name, &format!("{name}.unreadable"))?;
+                    self.put_aside(&name, file.as_ref())?;
                     return Ok(None);
                 }
             },
         };
         Ok(Some(Found { header, file, length }))
+    }
+
+    /// A file whose first page was never written is what a crash left of a segment in the making.
+    fn put_aside(&mut self, name: &str, file: &dyn DiskFile) -> io::Result<()> {
+        if !has_bytes(file, 0, PAGE)? {
+            return self.disk.remove(name);
+        }
+        self.findings.has_lost_file = true;
+        tracing::error!(name, "a segment of the span log cannot be read and is put aside");
+        self.disk.rename(name, &format!("{name}.unreadable"))
     }
 
     fn first_block_offset(
@@ -154,10 +177,13 @@ impl Recovery<'_> {
         length: u64,
     ) -> io::Result<Option<u64>> {
         let binding = Binding { salt: self.identity.salt, segment: number };
-        match Walk::of_file(file, binding, length, 0, None).step()? {
-            Step::Block(_, block) => Ok(Some(block.first_offset)),
-            Step::Damaged { next, .. } => Ok(Some(next)),
-            Step::End => Ok(None),
+        let mut walk = Walk::of_file(file, binding, length, 0, None);
+        loop {
+            match walk.step()? {
+                Step::Block(_, block) => return Ok(Some(block.segment_first)),
+                Step::Damaged { .. } => {}
+                Step::End => return Ok(None),
+            }
         }
     }
 
@@ -178,6 +204,7 @@ impl Recovery<'_> {
                 Step::End => break,
             }
         }
+        drop_superseded(found, &segment, limit);
         segment.extent().next_offset = limit;
         if !is_in_tail {
             *segment.tail() = None;
@@ -248,6 +275,20 @@ impl Recovery<'_> {
         Ok(Some(cut))
     }
 
+    /// The oldest records are gone with their file: a hole before the first that is kept.
+    fn lose_front(&mut self, state: &mut State, first: u64) {
+        let next = state.first();
+        let first_time = state.segments.front().and_then(|segment| segment.extent().first_time);
+        let last_time = first_time.unwrap_or(state.times.vouched());
+        note_dropped(
+            &mut state.dropped,
+            DroppedRun { first, next, first_time: 0, last_time: last_time.0 },
+        );
+        let reason = "their file cannot be read";
+        let times = (UnixNanos(0), last_time);
+        self.findings.damage.push(Damage { offsets: (first, next), times, reason });
+    }
+
     fn new_segment(&self, found: &Found) -> Segment {
         let file = Arc::clone(&found.file);
         Segment::new(found.header, self.identity.salt, file, found.length)
@@ -292,6 +333,16 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Cuts what an abandoned segment holds behind its end: it was never acknowledged, and its offsets
+/// were given again. Where that fails, the next segment's first offset still bounds it.
+fn drop_superseded(found: &Found, segment: &Segment, limit: u64) {
+    let mut extent = segment.extent();
+    let is_complete = extent.next_offset == limit;
+    if is_complete && extent.end < found.length && found.file.truncate(extent.end).is_ok() {
+        extent.disk_bytes = extent.end;
     }
 }
 

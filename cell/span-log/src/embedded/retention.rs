@@ -19,7 +19,8 @@ pub(crate) fn expire(shared: &Shared) {
     let oldest_kept = shared.clock.now().minus(nanos(shared.config.retention));
     let _guard = shared.retention.lock().unwrap_or_else(PoisonError::into_inner);
     while let Some(segment) = removable(shared) {
-        if segment.extent().last_time >= oldest_kept || !remove(shared, &segment) {
+        let last_time = segment.extent().last_time;
+        if last_time >= oldest_kept || !remove(shared, &segment) {
             return;
         }
     }
@@ -42,6 +43,7 @@ pub(crate) fn make_room(shared: &Shared, bytes: u64) -> Result<(), LogError> {
     while shared.state().disk_bytes().saturating_add(bytes) > shared.config.retention_bytes {
         match removable(shared) {
             Some(segment) if remove(shared, &segment) => {}
+            _ if has_new_commits(shared) && shared.write_checkpoint(false).is_ok() => {}
             _ => drop_or_refuse(shared)?,
         }
     }
@@ -63,6 +65,12 @@ fn removable(shared: &Shared) -> Option<Arc<Segment>> {
     let floor = state.required_floor(&shared.config.required_groups);
     let oldest = state.segments.front().filter(|_| state.segments.len() > 1)?;
     (oldest.extent().next_offset <= floor).then(|| Arc::clone(oldest))
+}
+
+/// Whether groups have committed since the last checkpoint: made durable, it may free a segment.
+fn has_new_commits(shared: &Shared) -> bool {
+    let state = shared.state();
+    state.commits != state.durable_commits
 }
 
 /// Drops the oldest segment although it is needed, or refuses, as configured.

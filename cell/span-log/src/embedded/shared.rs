@@ -1,10 +1,10 @@
 //! What the writer, the housekeeper and the readers of one log share, and the rules under which it
 //! changes.
 //!
-//! Locks are taken in this order: retention, state, segment extent, segment tail; the cache's and
+//! Locks are taken in this order: retention, checkpoint, state, segment extent, segment tail; the cache's and
 //! the queue's are taken alone. No lock is held over file work but retention's and the checkpoint's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -73,6 +73,8 @@ pub(crate) struct State {
     /// Below this offset the live tail need not answer: storage-writer's commit of a while ago.
     pub(crate) tail_floor: u64,
     pub(crate) is_dirty: bool,
+    /// Groups that have committed since the log was opened: their lag is a metric.
+    pub(crate) groups: BTreeSet<GroupId>,
 }
 
 impl State {
@@ -100,6 +102,7 @@ impl State {
 
     fn checkpoint(&self, ceiling: UnixNanos) -> Checkpoint {
         Checkpoint {
+            first: self.first(),
             end: self.next,
             time_ceiling: ceiling.0,
             commits: self.commits.clone(),

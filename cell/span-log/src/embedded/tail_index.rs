@@ -35,6 +35,9 @@ struct Entry {
     previous: u32,
 }
 
+/// A slot of the table: its value and its tag.
+const SLOT_BYTES: usize = 5;
+
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -127,10 +130,65 @@ impl TailIndex {
         found
     }
 
+    /// Gives back room to grow: the segment is sealed.
+    pub(crate) fn shrink(&mut self) {
+        self.sections.shrink_to_fit();
+        self.entries.shrink_to_fit();
+    }
+
     /// Bytes of memory that the index takes, about.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.sections.capacity() * size_of::<SectionRef>()
             + self.entries.capacity() * size_of::<Entry>()
-            + self.newest.capacity() * 5
+            + self.newest.num_buckets() * SLOT_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(number: u32) -> SectionRef {
+        let first_offset = u64::from(number) * 10;
+        SectionRef { first_offset, records: 10, block_page: number, section: 0 }
+    }
+
+    #[test]
+    fn every_section_of_a_hash_is_found_newest_first_and_once() {
+        let mut index = TailIndex::default();
+        for number in 0..100_u32 {
+            let place = u32::try_from(index.sections.len()).unwrap();
+            index.sections.push(section(number));
+            for hash in [number % 7, 1_000 + number, number % 7] {
+                index.add_trace(hash, place);
+            }
+        }
+        let found: Vec<u32> = index.sections_of(3).iter().map(|one| one.block_page).collect();
+        let expected: Vec<u32> = (0..100).rev().filter(|number| number % 7 == 3).collect();
+        assert_eq!(found, expected);
+        assert_eq!(index.sections_of(1_050), [section(50)]);
+        assert_eq!(index.sections_of(77), []);
+    }
+
+    #[test]
+    fn a_record_of_a_sealed_segment_takes_at_most_24_bytes() {
+        let mut index = TailIndex::default();
+        // The worst case: the table has just doubled.
+        let records = 114_700_u32;
+        for hash in 0..records {
+            index.add_trace(hash.wrapping_mul(2_654_435_761), 0);
+        }
+        index.shrink();
+        let bytes = index.memory_bytes() / records as usize;
+        assert!(bytes <= 24, "{bytes} bytes a record");
+    }
+
+    #[test]
+    fn tenants_hash_one_trace_apart() {
+        let hasher = TraceHasher::new(5);
+        let trace_id = TraceId::from_bytes([3; 16]).unwrap();
+        let of = |tenant| hasher.of_tenant(&TenantId::new(tenant).unwrap()).trace(trace_id);
+        assert_ne!(of("a"), of("b"));
+        assert_eq!(of("a"), of("a"));
     }
 }

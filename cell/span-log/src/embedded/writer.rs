@@ -12,7 +12,7 @@ use std::sync::Arc;
 use proto::{LoggedBatch, SpanBatch};
 use trace_model::{LogRange, UnixNanos};
 
-use super::block::{PAGE, SECTION_BYTES, Section, block_bytes, put_block};
+use super::block::{PAGE, SECTION_BYTES, Section, Stamp, block_bytes, put_block};
 use super::disk::write_all_at;
 use super::queue::{Append, Work};
 use super::retention::make_room;
@@ -98,7 +98,6 @@ impl Writer {
             Err(error) => {
                 tracing::warn!(%error, batches = replies.len(), "a group commit was refused");
                 for reply in replies {
-                    self.shared.metrics.refuse(&error);
                     reply.send(Err(error.clone())).ok();
                 }
             }
@@ -122,8 +121,8 @@ impl Writer {
             (state.next, state.times.begin(now))
         };
         let sections = packed.iter().map(|packed| &packed.section);
-        let start = (first_offset, append_time);
-        put_block(&mut self.buffer, sections, segment.binding, position, start);
+        let stamp = Stamp { segment_first: segment.first_offset, first_offset, append_time };
+        put_block(&mut self.buffer, sections, segment.binding, position, stamp);
         match self.write_durably(&segment, position) {
             Ok(()) => Ok(Written { segment, position, first_offset, append_time }),
             Err(error) => {
@@ -268,6 +267,9 @@ impl Writer {
     /// Ends the active segment at its last block and gives back the room behind it.
     fn seal(&mut self) {
         let Some(active) = self.active.take() else { return };
+        if let Some(tail) = active.segment.tail().as_mut() {
+            tail.shrink();
+        }
         if let Err(error) = end_segment(&active) {
             let segment = active.segment.number;
             tracing::warn!(%error, segment, "a sealed segment keeps its unused room");

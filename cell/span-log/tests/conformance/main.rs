@@ -1,6 +1,16 @@
 //! The conformance suite of the port `SpanLog`, run by every adapter, and the fault tests of the
 //! embedded one.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
 
 mod batches;
+mod bit_flips;
+mod faults;
+mod faulty_disk;
+mod golden;
 mod laws;
+mod power_cut;
