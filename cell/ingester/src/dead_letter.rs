@@ -19,7 +19,9 @@ use bytes::Bytes;
 use proto::SpanBatch;
 use proto::wire::{put_varint, read_varint};
 use span_log::GroupId;
-use trace_model::{LogRange, UnixNanos};
+use trace_model::{LogRange, TenantId, TraceId, UnixNanos};
+
+mod erase;
 
 const MAGIC: &[u8; 8] = b"FSDEADLT";
 const VERSION: u32 = 1;
@@ -164,7 +166,14 @@ impl DeadLetters {
         reason: &str,
         batch: &proto::LoggedBatch,
     ) -> Result<u64, DeadLetterError> {
-        let letter = encode(group, reason, batch);
+        let letter = encode(&DeadLetter {
+            group: group.0.to_owned(),
+            reason: shortened(reason).to_owned(),
+            incarnation: batch.incarnation,
+            range: batch.range,
+            append_time: batch.append_time,
+            encoded: batch.batch.encoded().clone(),
+        });
         let bytes = u64::try_from(letter.len()).unwrap_or(u64::MAX);
         let mut state = self.lock();
         let is_full = state.letters >= self.config.letters_max
@@ -225,6 +234,40 @@ impl DeadLetters {
         (state.letters, state.bytes)
     }
 
+    /// Takes one trace of a tenant out of all letters: its spans are in no letter when this returns.
+    /// A letter that held nothing else goes. Gives how many letters were rewritten or removed and how
+    /// many spans are gone. A letter that cannot be read may hold the trace and is an error.
+    pub fn erase(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<(u64, u64), DeadLetterError> {
+        let (mut letters, mut spans) = (0_u64, 0_u64);
+        for summary in self.list(0, usize::MAX)? {
+            let sequence = summary?.sequence;
+            let Some(letter) = self.take_for_retry(sequence)? else { continue };
+            let Some(erased) = erase::without(&letter, tenant, trace_id) else { continue };
+            letters = letters.saturating_add(1);
+            spans = spans.saturating_add(erased.spans);
+            match erased.left {
+                Some(encoded) => self.rewrite(sequence, &DeadLetter { encoded, ..letter })?,
+                None => drop(self.settle(sequence)?),
+            }
+        }
+        Ok((letters, spans))
+    }
+
+    fn rewrite(&self, sequence: u64, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+        let bytes = encode(letter);
+        let mut state = self.lock();
+        let path = self.path(sequence);
+        let before = length_of(&path)?.unwrap_or(0);
+        write_durably(&self.config.directory, &path, &bytes)?;
+        let after = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        state.bytes = state.bytes.saturating_sub(before).saturating_add(after);
+        Ok(())
+    }
+
     fn summary(&self, sequence: u64) -> Result<Option<DeadLetterSummary>, DeadLetterError> {
         let Some(bytes) = self.read(sequence)? else { return Ok(None) };
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -282,11 +325,11 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn encode(group: GroupId, reason: &str, batch: &proto::LoggedBatch) -> Vec<u8> {
-    let encoded = batch.batch.encoded();
+fn encode(batch: &DeadLetter) -> Vec<u8> {
+    let encoded = &batch.encoded;
     let mut body = Vec::with_capacity(encoded.len().saturating_add(256));
-    put_text(&mut body, group.0);
-    put_text(&mut body, shortened(reason));
+    put_text(&mut body, &batch.group);
+    put_text(&mut body, &batch.reason);
     for number in
         [batch.incarnation, u64::from(batch.range.partition), batch.range.first, batch.range.next]
     {
