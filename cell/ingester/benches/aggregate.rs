@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    missing_docs,
     reason = "a bench says what went wrong by failing"
 )]
 

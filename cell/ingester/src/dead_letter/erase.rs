@@ -1,7 +1,7 @@
 //! A batch without one of its traces.
 
 use bytes::Bytes;
-use proto::{SpanBatch, SpanBatchBuilder};
+use proto::{InvalidBatch, SpanBatch, SpanBatchBuilder};
 use trace_model::{TenantId, TraceId};
 
 use super::DeadLetter;
@@ -16,15 +16,17 @@ pub(super) struct Erased {
 }
 
 /// The letter's batch without the trace; `None` where it does not hold it.
-pub(super) fn without(letter: &DeadLetter, tenant: &TenantId, trace_id: TraceId) -> Option<Erased> {
-    let batch = SpanBatch::decode(letter.encoded.clone()).ok()?;
-    if batch.source().tenant != *tenant {
-        return None;
-    }
-    let erased = batch.traces().iter().find(|trace| trace.trace_id == trace_id)?;
+pub(super) fn without(
+    letter: &DeadLetter,
+    tenant: &TenantId,
+    trace_id: TraceId,
+) -> Result<Option<Erased>, InvalidBatch> {
+    let batch = SpanBatch::decode(letter.encoded.clone())?;
+    let held = batch.traces().iter().find(|trace| trace.trace_id == trace_id);
+    let Some(erased) = held.filter(|_| batch.source().tenant == *tenant) else { return Ok(None) };
     let spans = u64::from(erased.span_count);
     if batch.traces().len() == 1 {
-        return Some(Erased { spans, left: None });
+        return Ok(Some(Erased { spans, left: None }));
     }
     let mut builder = SpanBatchBuilder::new();
     for context in batch.contexts() {
@@ -36,7 +38,6 @@ pub(super) fn without(letter: &DeadLetter, tenant: &TenantId, trace_id: TraceId)
             builder.add_span(trace.trace_id, trace.threshold, span.scope, batch.bytes_of(span));
         }
     }
-    // What was decoded is valid, so that building cannot fail; if it did, all of it would go.
-    let rebuilt = builder.finish(batch.source().clone()).ok();
-    Some(Erased { spans, left: rebuilt.map(|batch| batch.encoded().clone()) })
+    let rebuilt = builder.finish(batch.source().clone())?;
+    Ok(Some(Erased { spans, left: Some(rebuilt.encoded().clone()) }))
 }

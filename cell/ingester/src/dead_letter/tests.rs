@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use proto::{BatchSource, LoggedBatch, SpanBatchBuilder};
+use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
 use tempfile::TempDir;
 use trace_model::{Region, TenantId};
 
+use super::letter::REASON_BYTES_MAX;
 use super::*;
 
 const GROUP: GroupId = GroupId("storage-writer");
