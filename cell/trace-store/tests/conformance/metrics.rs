@@ -426,12 +426,8 @@ async fn a_delta_is_there_whole_or_not_at_all_wherever_the_log_was_cut() {
     let after = everything(&*bench.store).await;
     let bytes = fs::read(newest(directory, "log")).unwrap();
     let name = newest(directory, "log").file_name().unwrap().to_owned();
-    for cut in start..=bytes.len() {
-        let copy = TempDir::new().unwrap();
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-        }
+    for cut in (start..bytes.len()).step_by(7).chain([bytes.len() - 1, bytes.len()]) {
+        let copy = copy_of(directory);
         fs::write(copy.path().join(&name), &bytes[..cut]).unwrap();
         let reopened = open(copy.path(), &bench.clock).unwrap();
         let expected = if cut == bytes.len() { &after } else { &before };
@@ -660,4 +656,26 @@ async fn the_bytes_of_an_erased_trace_are_in_no_file_also_after_a_restart() {
     assert_eq!(holding(), 0);
     assert!(!traces(&reopened, "cart", false, 100).await.contains(&0));
     assert_eq!(reopened.edges(&tenant("default"), minutes(0, 9)).await.unwrap()[0].1.seen, 25);
+}
+
+/// Opens a copy of a directory, since opening may write.
+fn copy_of(directory: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_directory_of_the_first_released_format_is_read() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics-v1");
+    let copy = copy_of(&golden);
+    let store = open(copy.path(), &TestClock::new()).unwrap();
+    let memory = MemoryMetricsStore::new();
+    for next in 1..=12 {
+        memory.apply(some_delta(next, next * 3, u8::try_from(next).unwrap())).await.unwrap();
+    }
+    assert_eq!(everything(&store).await, everything(&memory).await);
 }
