@@ -3,12 +3,6 @@
 //!
 //! One immutable file for each letter, so that one can be taken or erased without touching another.
 //! A full dead letter refuses: the group then waits and shows lag, and nothing is thrown away.
-//!
-//! ```text
-//! magic "FSDEADLT" | version u32 LE | crc32c of what follows u32 LE
-//! group, reason (each: varint length, text) | incarnation, partition, first, next (varints)
-//! append time u64 LE | the batch's encoded form
-//! ```
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,17 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use proto::SpanBatch;
-use proto::wire::{put_varint, read_varint};
 use span_log::GroupId;
-use trace_model::{LogRange, UnixNanos};
+use trace_model::{LogRange, TenantId, TraceId, UnixNanos};
 
-const MAGIC: &[u8; 8] = b"FSDEADLT";
-const VERSION: u32 = 1;
-/// Magic, version and checksum.
-const HEADER_BYTES: usize = 16;
-/// Longest reason kept, in bytes.
-const REASON_BYTES_MAX: usize = 1_024;
+mod erase;
+mod letter;
+
+use letter::{VERSION, decode, encode, shortened};
+
 /// Extension of a letter; others in the directory are left alone.
 const EXTENSION: &str = "letter";
 
@@ -100,7 +91,7 @@ pub struct DeadLetter {
     pub range: LogRange,
     /// When the log appended it.
     pub append_time: UnixNanos,
-    /// The batch's encoded form: decode it with [`SpanBatch::decode`].
+    /// The batch's encoded form: decode it with [`proto::SpanBatch::decode`].
     pub encoded: Bytes,
 }
 
@@ -164,7 +155,14 @@ impl DeadLetters {
         reason: &str,
         batch: &proto::LoggedBatch,
     ) -> Result<u64, DeadLetterError> {
-        let letter = encode(group, reason, batch);
+        let letter = encode(&DeadLetter {
+            group: group.0.to_owned(),
+            reason: shortened(reason).to_owned(),
+            incarnation: batch.incarnation,
+            range: batch.range,
+            append_time: batch.append_time,
+            encoded: batch.batch.encoded().clone(),
+        });
         let bytes = u64::try_from(letter.len()).unwrap_or(u64::MAX);
         let mut state = self.lock();
         let is_full = state.letters >= self.config.letters_max
@@ -225,6 +223,43 @@ impl DeadLetters {
         (state.letters, state.bytes)
     }
 
+    /// Takes one trace of a tenant out of all letters: its spans are in no letter when this returns.
+    /// A letter that held nothing else goes. Gives how many letters were rewritten or removed and how
+    /// many spans are gone. A letter that cannot be read may hold the trace and is an error.
+    pub fn erase(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<(u64, u64), DeadLetterError> {
+        let (mut letters, mut spans) = (0_u64, 0_u64);
+        for summary in self.list(0, usize::MAX)? {
+            let sequence = summary?.sequence;
+            let Some(letter) = self.take_for_retry(sequence)? else { continue };
+            let damaged =
+                |_| DeadLetterError::Damaged { sequence, reason: "its batch cannot be read" };
+            let erased = erase::without(&letter, tenant, trace_id).map_err(damaged)?;
+            let Some(erased) = erased else { continue };
+            letters = letters.saturating_add(1);
+            spans = spans.saturating_add(erased.spans);
+            match erased.left {
+                Some(encoded) => self.rewrite(sequence, &DeadLetter { encoded, ..letter })?,
+                None => drop(self.settle(sequence)?),
+            }
+        }
+        Ok((letters, spans))
+    }
+
+    fn rewrite(&self, sequence: u64, letter: &DeadLetter) -> Result<(), DeadLetterError> {
+        let bytes = encode(letter);
+        let mut state = self.lock();
+        let path = self.path(sequence);
+        let before = length_of(&path)?.unwrap_or(0);
+        write_durably(&self.config.directory, &path, &bytes)?;
+        let after = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        state.bytes = state.bytes.saturating_sub(before).saturating_add(after);
+        Ok(())
+    }
+
     fn summary(&self, sequence: u64) -> Result<Option<DeadLetterSummary>, DeadLetterError> {
         let Some(bytes) = self.read(sequence)? else { return Ok(None) };
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -280,81 +315,6 @@ fn write_durably(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> 
 
 fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
-}
-
-fn encode(group: GroupId, reason: &str, batch: &proto::LoggedBatch) -> Vec<u8> {
-    let encoded = batch.batch.encoded();
-    let mut body = Vec::with_capacity(encoded.len().saturating_add(256));
-    put_text(&mut body, group.0);
-    put_text(&mut body, shortened(reason));
-    for number in
-        [batch.incarnation, u64::from(batch.range.partition), batch.range.first, batch.range.next]
-    {
-        put_varint(&mut body, number);
-    }
-    body.extend_from_slice(&batch.append_time.0.to_le_bytes());
-    body.extend_from_slice(encoded);
-    let mut letter = Vec::with_capacity(body.len().saturating_add(HEADER_BYTES));
-    letter.extend_from_slice(MAGIC);
-    letter.extend_from_slice(&VERSION.to_le_bytes());
-    letter.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-    letter.extend_from_slice(&body);
-    letter
-}
-
-fn put_text(output: &mut Vec<u8>, text: &str) {
-    put_varint(output, u64::try_from(text.len()).unwrap_or(0));
-    output.extend_from_slice(text.as_bytes());
-}
-
-fn shortened(reason: &str) -> &str {
-    let end =
-        (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
-    end.and_then(|end| reason.get(..end)).unwrap_or("")
-}
-
-fn decode(sequence: u64, bytes: Vec<u8>) -> Result<DeadLetter, DeadLetterError> {
-    let damaged = |reason| DeadLetterError::Damaged { sequence, reason };
-    let bytes = Bytes::from(bytes);
-    let (header, body) =
-        bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| damaged("it is cut short"))?;
-    let (magic, rest) = header.split_first_chunk::<8>().ok_or_else(|| damaged("no header"))?;
-    let (version, crc) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("no header"))?;
-    if magic != MAGIC {
-        return Err(damaged("it does not start as a dead letter"));
-    }
-    let found = u32::from_le_bytes(*version);
-    if found > VERSION {
-        return Err(DeadLetterError::NewerFormat { sequence, found });
-    }
-    if crc32c::crc32c(body).to_le_bytes() != *crc {
-        return Err(damaged("its checksum does not fit"));
-    }
-    let (mut letter, rest) = read_fields(body).ok_or_else(|| damaged("its fields do not fit"))?;
-    letter.encoded = bytes.slice_ref(rest);
-    SpanBatch::decode(letter.encoded.clone()).map_err(|_| damaged("its batch cannot be read"))?;
-    Ok(letter)
-}
-
-fn read_fields(body: &[u8]) -> Option<(DeadLetter, &[u8])> {
-    let (group, rest) = read_text(body)?;
-    let (reason, rest) = read_text(rest)?;
-    let (incarnation, rest) = read_varint(rest).ok()?;
-    let (partition, rest) = read_varint(rest).ok()?;
-    let (first, rest) = read_varint(rest).ok()?;
-    let (next, rest) = read_varint(rest).ok()?;
-    let (append_time, rest) = rest.split_first_chunk::<8>()?;
-    let range = LogRange { partition: u32::try_from(partition).ok()?, first, next };
-    let append_time = UnixNanos(u64::from_le_bytes(*append_time));
-    let letter =
-        DeadLetter { group, reason, incarnation, range, append_time, encoded: Bytes::new() };
-    Some((letter, rest))
-}
-
-fn read_text(input: &[u8]) -> Option<(String, &[u8])> {
-    let (length, rest) = read_varint(input).ok()?;
-    let (text, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    Some((std::str::from_utf8(text).ok()?.to_owned(), rest))
 }
 
 #[cfg(test)]

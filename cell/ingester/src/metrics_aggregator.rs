@@ -72,6 +72,14 @@ impl MetricsAggregator {
         metrics: AggregatorMetrics,
     ) -> Result<(Self, CrossBorder), StoreError> {
         let (covered, state) = store.checkpoint().await?;
+        if covered.incarnation > incarnation {
+            // The store drops what comes from an older log, as it must: say so once.
+            tracing::error!(
+                counted = covered.incarnation,
+                log = incarnation,
+                "the metrics store has counted a newer log than this one: nothing will be counted"
+            );
+        }
         let (cross_border, inbox) = cross_border::channel();
         let operations = OperationLimits::new(config.operations_max, config.operation_entries_max);
         let edges = EdgeTable::new(config.traces_per_edge_max);

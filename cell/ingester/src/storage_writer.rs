@@ -78,7 +78,77 @@ pub(crate) fn handle_error(error: StoreError) -> HandleError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use proto::{BatchSource, SpanBatchBuilder};
+    use trace_model::{LogRange, Region, TenantId};
+
     use super::*;
+
+    /// A store that makes durable what it was given when it is forced to.
+    #[derive(Debug)]
+    struct FakeWriter {
+        /// Next offset written, and durable.
+        state: Mutex<(u64, Coverage)>,
+    }
+
+    #[async_trait]
+    impl SpanWriter for FakeWriter {
+        async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+            self.state.lock().unwrap().0 = batches.last().unwrap().range.next;
+            Ok(())
+        }
+
+        async fn flush(&self, _: UnixNanos, force: bool) -> Result<(), StoreError> {
+            let mut state = self.state.lock().unwrap();
+            if force && state.0 > 0 {
+                let next = state.0;
+                state.1.extend(0, next);
+            }
+            Ok(())
+        }
+
+        fn durable(&self) -> Coverage {
+            self.state.lock().unwrap().1.clone()
+        }
+    }
+
+    fn logged(first: u64) -> LoggedBatch {
+        let source = BatchSource {
+            tenant: TenantId::default(),
+            region: Region::new("eu-west-1").unwrap(),
+            collector: "c".into(),
+            receive_time: UnixNanos(1),
+            digest: first,
+        };
+        LoggedBatch {
+            incarnation: 7,
+            range: LogRange { partition: 0, first, next: first + 2 },
+            append_time: UnixNanos(1),
+            batch: Arc::new(SpanBatchBuilder::new().finish(source).unwrap()),
+        }
+    }
+
+    fn damaged(first: u64, next: u64) -> DamagedRange {
+        let range = LogRange { partition: 0, first, next };
+        let append_times = (UnixNanos(0), UnixNanos(1));
+        DamagedRange { range, append_times, reason: "crc".into() }
+    }
+
+    #[tokio::test]
+    async fn only_what_the_store_has_made_durable_is_durable_and_set_aside_records_behind_it() {
+        let writer = Arc::new(FakeWriter { state: Mutex::new((0, Coverage::none(7))) });
+        let mut handler = StorageWriterHandler::new(writer, 7);
+        let next = |handler: &StorageWriterHandler| handler.durable().next.get(&0).copied();
+        handler.skip(&damaged(0, 4)).await.unwrap();
+        assert_eq!(next(&handler), Some(4));
+        handler.handle(&[logged(4), logged(6)]).await.unwrap();
+        handler.skip(&damaged(8, 9)).await.unwrap();
+        handler.tick(UnixNanos(1), None, false).await.unwrap();
+        assert_eq!(next(&handler), None);
+        handler.tick(UnixNanos(1), None, true).await.unwrap();
+        assert_eq!(next(&handler), Some(9));
+    }
 
     #[test]
     fn only_a_refused_record_is_poison() {

@@ -29,6 +29,7 @@ use crate::port::{
 };
 
 mod codec;
+mod erase;
 mod file;
 mod log;
 mod question;

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use trace_model::{Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 use crate::port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
-    StoreError,
+    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore, RedKey,
+    RedQuery, RedRow, StoreError,
 };
 
 /// Newest traces kept of an edge.
@@ -27,6 +27,7 @@ struct State {
     edges: BTreeMap<EdgeKey, EdgeRow>,
     covered: Coverage,
     checkpoint: Vec<u8>,
+    erased: Vec<(TenantId, TraceId)>,
 }
 
 impl MemoryMetricsStore {
@@ -38,6 +39,17 @@ impl MemoryMetricsStore {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn forget(&mut self, tenant: &TenantId, trace_id: TraceId) {
+        for (_, row) in self.red.iter_mut().filter(|(key, _)| key.tenant == *tenant) {
+            row.forget(trace_id);
+        }
+        for (_, row) in self.edges.iter_mut().filter(|(key, _)| key.tenant == *tenant) {
+            row.forget(trace_id);
+        }
     }
 }
 
@@ -141,6 +153,9 @@ impl MetricsStore for MemoryMetricsStore {
         for (key, row) in delta.edges {
             state.edges.entry(key).or_default().merge(&row, TRACES_PER_EDGE_MAX);
         }
+        for (tenant, trace_id) in state.erased.clone() {
+            state.forget(&tenant, trace_id);
+        }
         state.covered.join(&delta.covered);
         if !delta.extends_checkpoint {
             state.checkpoint.clear();
@@ -185,5 +200,19 @@ impl MetricsStore for MemoryMetricsStore {
         }
         drop(state);
         Ok(list.finish())
+    }
+}
+
+#[async_trait]
+impl Eraser for MemoryMetricsStore {
+    async fn erase(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<ErasureReceipt, StoreError> {
+        let mut state = self.lock();
+        state.forget(tenant, trace_id);
+        state.erased.push((tenant.clone(), trace_id));
+        Ok(ErasureReceipt { files: 0, spans: 0 })
     }
 }

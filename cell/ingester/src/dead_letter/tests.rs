@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use proto::{BatchSource, LoggedBatch, SpanBatchBuilder};
+use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
 use tempfile::TempDir;
 use trace_model::{Region, TenantId};
 
+use super::letter::REASON_BYTES_MAX;
 use super::*;
 
 const GROUP: GroupId = GroupId("storage-writer");
@@ -114,4 +115,46 @@ fn a_long_reason_is_cut_between_characters() {
     let sequence = letters.put(GROUP, &"ü".repeat(2_000), &batch(2)).unwrap();
     let reason = letters.take_for_retry(sequence).unwrap().unwrap().reason;
     assert!(reason.len() <= REASON_BYTES_MAX && reason.chars().all(|letter| letter == 'ü'));
+}
+
+#[test]
+fn an_erased_trace_leaves_every_letter_and_other_traces_and_tenants_stay() {
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    let trace = |byte| TraceId::from_bytes([byte; 16]).unwrap();
+    for (first, traces) in [(0, vec![1, 2, 2]), (3, vec![2]), (4, vec![3])] {
+        let encoded: Vec<_> = traces
+            .iter()
+            .map(|byte| {
+                let mut bytes = Vec::new();
+                proto::wire::put_bytes_field(&mut bytes, 1, &[*byte; 16]);
+                proto::wire::put_bytes_field(&mut bytes, 2, &[*byte; 8]);
+                (trace(*byte), bytes)
+            })
+            .collect();
+        let mut builder = SpanBatchBuilder::new();
+        let resource = builder.add_resource(Vec::new());
+        let scope = builder.add_scope(resource, Vec::new());
+        for (trace_id, bytes) in &encoded {
+            let threshold = trace_model::sampling_threshold::Threshold::KEEP_ALL;
+            builder.add_span(*trace_id, threshold, scope, bytes);
+        }
+        let mut logged = batch(first);
+        let source = logged.batch.source().clone();
+        logged.batch = Arc::new(builder.finish(source).unwrap());
+        letters.put(GROUP, "r", &logged).unwrap();
+    }
+    let other = TenantId::new("other").unwrap();
+    assert_eq!(letters.erase(&other, trace(2)).unwrap(), (0, 0));
+    assert_eq!(letters.erase(&TenantId::default(), trace(2)).unwrap(), (2, 3));
+    assert_eq!(letters.erase(&TenantId::default(), trace(2)).unwrap(), (0, 0));
+    let traces: Vec<_> = letters
+        .list(0, 10)
+        .unwrap()
+        .into_iter()
+        .map(|letter| letters.take_for_retry(letter.unwrap().sequence).unwrap().unwrap())
+        .map(|letter| SpanBatch::decode(letter.encoded).unwrap().traces()[0].trace_id)
+        .collect();
+    assert_eq!(traces, [trace(1), trace(3)]);
+    assert_eq!(open(&directory).figures(), letters.figures());
 }

@@ -8,12 +8,11 @@
 use std::sync::Arc;
 
 use proto::wire::{WireError, put_varint, read_varint};
-use rustc_hash::FxHashSet;
 use trace_model::{TenantId, TraceId, UnixNanos};
 
 use super::edges::Callee;
 use super::open_trace::{OpenTrace, Waiting};
-use super::operations::{OperationLimits, Window};
+use super::operations::{OperationLimits, Windows};
 use super::services::{ServiceId, ServiceName, Services};
 use super::shard::{Shard, TraceKey};
 
@@ -162,15 +161,17 @@ pub(super) fn read_services(reader: &mut Reader<'_>, services: &mut Services) ->
 }
 
 pub(super) fn put_operations(writer: &mut Writer, operations: &OperationLimits) {
-    let windows = operations.windows();
-    writer.count(windows.len());
-    for ((service, minute), window) in windows {
-        writer.number(u64::from(service.0));
-        writer.number(u64::from(*minute));
-        writer.number(window.last_used);
-        writer.count(window.operations.len());
-        for operation in &window.operations {
-            writer.fixed(*operation);
+    writer.count(operations.hours().len());
+    for (hour, windows) in operations.hours() {
+        writer.number(u64::from(*hour));
+        writer.count(windows.len());
+        for ((service, minute), operations) in windows {
+            writer.number(u64::from(service.0));
+            writer.number(u64::from(*minute));
+            writer.count(operations.len());
+            for operation in operations {
+                writer.fixed(*operation);
+            }
         }
     }
 }
@@ -180,12 +181,15 @@ pub(super) fn read_operations(
     operations: &mut OperationLimits,
 ) -> Read<()> {
     for _ in 0..reader.count()? {
-        let (service, minute) = (ServiceId(reader.short()?), reader.short()?);
-        let mut window = Window { last_used: reader.number()?, operations: FxHashSet::default() };
+        let hour = reader.short()?;
+        let mut windows = Windows::default();
         for _ in 0..reader.count()? {
-            window.operations.insert(reader.fixed()?);
+            let window = windows.entry((ServiceId(reader.short()?), reader.short()?)).or_default();
+            for _ in 0..reader.count()? {
+                window.insert(reader.fixed()?);
+            }
         }
-        operations.restore(service, minute, window);
+        operations.restore(hour, windows);
     }
     Ok(())
 }

@@ -26,9 +26,11 @@ pub struct AggregatorConfig {
     pub spans_per_trace_max: usize,
     /// Most services over all tenants (default 10,000); beyond, `__other__`.
     pub services_max: usize,
-    /// Most operations of a service and minute (default 1,000); beyond, `__other__`.
+    /// Most operations of a service and minute that arrive within an hour (default 1,000); beyond,
+    /// `__other__`.
     pub operations_max: usize,
-    /// Most operations remembered over all services and minutes (default 1,000,000, 16 B each).
+    /// Most operations remembered over all services and minutes (default 1,000,000, 16 B each);
+    /// beyond, an hour is forgotten early.
     pub operation_entries_max: usize,
     /// Newest traces kept of an edge and bucket (default 128).
     pub traces_per_edge_max: usize,

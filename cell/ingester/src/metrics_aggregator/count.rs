@@ -10,7 +10,7 @@ use trace_model::{SpanKind, StatusCode, UnixNanos};
 
 use super::edges::{Callee, EdgeTable, bucket_of};
 use super::open_trace::{OpenTrace, Waiting};
-use super::operations::OperationLimits;
+use super::operations::{OperationLimits, arrival_hour};
 use super::red::{RedTable, Sample, SeriesKey, minute_of};
 use super::services::{OTHER, ServiceId};
 use crate::metrics::AggregatorMetrics;
@@ -94,7 +94,8 @@ impl Counts {
         let received = record.batch.source().receive_time;
         let placed = place(span.start, span.end, received).time;
         let minute = minute_of(placed);
-        let key = SeriesKey { service, minute, kind: span.kind, status: span.status };
+        let hour = arrival_hour(record.now);
+        let key = SeriesKey { service, minute, kind: span.kind, status: span.status, hour };
         let operation = record.batch.name_of(span);
         let sample = Sample {
             trace_id: record.trace.trace_id,
@@ -104,7 +105,7 @@ impl Counts {
         if !record.is_counted && self.red.add(key, operation, sample) {
             return;
         }
-        let is_admitted = self.operations.admit(service, minute, operation, record.now);
+        let is_admitted = self.operations.admit(hour, service, minute, operation);
         if record.is_counted {
             return;
         }

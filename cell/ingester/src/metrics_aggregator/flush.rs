@@ -13,6 +13,7 @@ use super::checkpoint::{
 use super::config::nanos;
 use super::cross_border::{self, EntryJoin, Inbox, JoinOutcome};
 use super::edges::{Callee, bucket_of};
+use super::operations::arrival_hour;
 use super::services::Found;
 use crate::handler::HandleError;
 use crate::metrics::AggregatorMetrics;
@@ -130,7 +131,7 @@ impl MetricsAggregator {
             is_closing || is_due(now, self.flusher.whole_at, nanos(self.config.checkpoint_every));
         let red = self.counts.red.drain(&self.services);
         let edges = self.counts.edges.drain(&self.services);
-        self.services.retire_idle(self.shards.values().map(|shard| shard.now).max().unwrap_or(now));
+        self.forget_idle();
         let checkpoint = if is_whole { self.whole_state() } else { self.fresh_calls() };
         self.flusher.inbox.fresh.clear();
         if is_whole {
@@ -140,6 +141,14 @@ impl MetricsAggregator {
         self.flusher.cut = Some(Cut { delta, whole_at: is_whole.then_some(position) });
         let open: usize = self.shards.values().map(|shard| shard.open().len()).sum();
         self.metrics.open_traces.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets what no partition will ask for again.
+    fn forget_idle(&mut self) {
+        let times = || self.shards.values().map(|shard| shard.now);
+        let (Some(first), Some(last)) = (times().min(), times().max()) else { return };
+        self.services.retire_idle(last);
+        self.counts.operations.forget_before(arrival_hour(first));
     }
 
     /// Counts the calls across borders that were handed in.

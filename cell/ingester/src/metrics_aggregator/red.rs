@@ -24,6 +24,8 @@ pub(super) struct SeriesKey {
     pub(super) minute: u32,
     pub(super) kind: u8,
     pub(super) status: u8,
+    /// Hour of arrival: a series is let in for one hour at a time ([`super::operations`]).
+    pub(super) hour: u32,
 }
 
 /// One span as it is counted.

@@ -95,7 +95,7 @@ impl Desk {
         let label = GroupLabel::from(self.handler.group());
         match self.parts.log.read(reader.partition, reader.next(), bytes_max).await {
             Ok(batches) => reader.hold(batches),
-            Err(LogError::Damaged(damaged)) => {
+            Err(LogError::Damaged(damaged)) if damaged.range.next > reader.next() => {
                 let records = damaged.range.next.saturating_sub(reader.next());
                 self.parts.metrics.damaged_records.get_or_create(&label).inc_by(records);
                 tracing::warn!(
@@ -105,7 +105,7 @@ impl Desk {
                 );
                 reader.set_aside = Some(damaged);
             }
-            Err(LogError::Expired { wanted, first }) => {
+            Err(LogError::Expired { wanted, first }) if first > reader.next() => {
                 let records = first.saturating_sub(wanted);
                 self.parts.metrics.expired_records.get_or_create(&label).inc_by(records);
                 tracing::warn!(
@@ -120,7 +120,10 @@ impl Desk {
                 | LogError::Disk(_)
                 | LogError::Closed
                 | LogError::TooLarge { .. }
-                | LogError::NoPartition(_)),
+                | LogError::NoPartition(_)
+                // Set aside what lies behind the position would not get the group any further.
+                | LogError::Damaged(_)
+                | LogError::Expired { .. }),
             ) => return Err(retry(&error)),
         }
         Ok(())

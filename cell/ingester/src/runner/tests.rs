@@ -214,6 +214,14 @@ struct Bench {
 impl Bench {
     /// A group over a log that holds `batches` batches of two records each.
     fn start(batches: u64, prepare: impl FnOnce(&FakeLog, &Script)) -> Self {
+        Self::start_with(batches, 100, prepare)
+    }
+
+    fn start_with(
+        batches: u64,
+        letters_max: usize,
+        prepare: impl FnOnce(&FakeLog, &Script),
+    ) -> Self {
         let log = Arc::new(FakeLog::default());
         for place in 0..batches {
             log.with(|state| state.batches.push(logged(place * 2)));
@@ -221,7 +229,10 @@ impl Bench {
         let script = Arc::new(Script::default());
         prepare(&log, &script);
         let directory = TempDir::new().unwrap();
-        let config = DeadLetterConfig::new(directory.path().join("dead"));
+        let config = DeadLetterConfig {
+            letters_max,
+            ..DeadLetterConfig::new(directory.path().join("dead"))
+        };
         let dead_letters = Arc::new(DeadLetters::open(config).unwrap());
         let handler = FakeHandler {
             script: Arc::clone(&script),
@@ -374,6 +385,34 @@ async fn poison_alone_goes_into_the_dead_letter_with_its_reason() {
     let skipped: Vec<_> =
         bench.script.skipped.lock().unwrap().iter().map(|range| range.first).collect();
     assert_eq!(skipped, [6, 12]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn poison_is_not_stepped_over_while_the_dead_letter_is_full() {
+    let bench = Bench::start_with(4, 1, |_, script| script.poison.lock().unwrap().extend([2, 4]));
+    bench.until("5 tries", |bench| bench.retries() > 5).await;
+    assert_eq!((bench.handled(), bench.log.committed_next()), (vec![0], 4));
+    assert!(bench.dead_letters.settle(1).unwrap());
+    bench.until("committed", |bench| bench.log.committed_next() == 8).await;
+    assert_eq!(bench.handled(), [0, 6]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn damage_behind_the_position_does_not_turn_the_group_in_circles() {
+    let bench = Bench::start(3, |log, _| {
+        let range = LogRange { partition: 0, first: 0, next: 2 };
+        let append_times = (UnixNanos(0), UnixNanos(1));
+        let damaged = DamagedRange { range, append_times, reason: "crc".into() };
+        log.with(|state| {
+            state.committed = BTreeMap::from([(0, 2)]);
+            state.faults.push_back(LogError::Damaged(damaged));
+        });
+    });
+    bench.until("committed", |bench| bench.log.committed_next() == 6).await;
+    assert_eq!((bench.handled(), bench.retries()), (vec![2, 4], 1));
+    assert!(bench.script.skipped.lock().unwrap().is_empty());
     bench.stop().await;
 }
 

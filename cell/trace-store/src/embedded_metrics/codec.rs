@@ -59,6 +59,9 @@ pub(super) trait Record: Clone + Ord {
     fn read_row(bytes: &[u8]) -> Read<Self::Row>;
     /// Adds a later row.
     fn merge(row: &mut Self::Row, later: &Self::Row);
+    fn tenant(&self) -> &TenantId;
+    /// Takes a trace out of a row; says whether it was there.
+    fn forget(row: &mut Self::Row, trace_id: TraceId) -> bool;
 }
 
 impl Record for SeriesKey {
@@ -121,6 +124,14 @@ impl Record for SeriesKey {
     fn merge(row: &mut RedRow, later: &RedRow) {
         row.merge(later);
     }
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn forget(row: &mut RedRow, trace_id: TraceId) -> bool {
+        row.forget(trace_id)
+    }
 }
 
 impl Record for EdgeKey {
@@ -171,6 +182,14 @@ impl Record for EdgeKey {
 
     fn merge(row: &mut EdgeRow, later: &EdgeRow) {
         row.merge(later, super::TRACES_PER_EDGE_MAX);
+    }
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn forget(row: &mut EdgeRow, trace_id: TraceId) -> bool {
+        row.forget(trace_id)
     }
 }
 
@@ -328,6 +347,11 @@ impl<'a> Reader<'a> {
 
     fn trace_id(&mut self) -> Read<TraceId> {
         TraceId::from_bytes(self.array()?).map_err(|_| Unfit)
+    }
+
+    pub(super) fn erased_trace(&mut self) -> Read<(TenantId, TraceId)> {
+        let tenant = TenantId::new(self.text()?).map_err(|_| Unfit)?;
+        Ok((tenant, self.trace_id()?))
     }
 
     fn coverage(&mut self) -> Read<Coverage> {

@@ -20,16 +20,19 @@ pub(super) enum FileKind {
     Sealed,
     /// The aggregator's state.
     Checkpoint,
+    /// Traces that were erased.
+    Erased,
 }
 
 impl FileKind {
-    const ALL: [Self; 3] = [Self::Log, Self::Sealed, Self::Checkpoint];
+    const ALL: [Self; 4] = [Self::Log, Self::Sealed, Self::Checkpoint, Self::Erased];
 
     const fn prefix(self) -> &'static str {
         match self {
             Self::Log => "log",
             Self::Sealed => "sealed",
             Self::Checkpoint => "checkpoint",
+            Self::Erased => "erased",
         }
     }
 
@@ -38,6 +41,7 @@ impl FileKind {
             Self::Log => b"FSMETLOG",
             Self::Sealed => b"FSMETSEA",
             Self::Checkpoint => b"FSMETCHK",
+            Self::Erased => b"FSMETERA",
         }
     }
 

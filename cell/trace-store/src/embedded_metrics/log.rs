@@ -11,6 +11,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use trace_model::TraceId;
+
 use super::codec::DeltaFrame;
 use super::file::{self, FileKind, HEADER_BYTES, damaged, disk};
 use crate::port::StoreError;
@@ -65,6 +67,12 @@ impl DeltaLog {
 
     pub(super) const fn bytes(&self) -> u64 {
         self.end
+    }
+
+    /// Whether the id stands somewhere in the log: also in a row that later rows have outdone.
+    pub(super) fn may_hold(&self, trace_id: TraceId) -> Result<bool, StoreError> {
+        let bytes = fs::read(&self.path).map_err(disk)?;
+        Ok(super::erase::may_hold(&bytes, trace_id))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -47,6 +47,7 @@ impl<K> BlockEntry<K> {
 /// An open sealed file.
 #[derive(Debug)]
 pub(super) struct SealedFile {
+    pub(super) sequence: u64,
     pub(super) path: PathBuf,
     pub(super) bytes: u64,
     /// When the last of its rows arrived.
@@ -185,7 +186,7 @@ impl SealedFile {
         let unfit = |error: Unfit| damaged(&path, error);
         let series = read_index(&mut reader).map_err(unfit)?;
         let edges = read_index(&mut reader).map_err(unfit)?;
-        Ok(Self { path, bytes, last_arrival, series, edges, file })
+        Ok(Self { sequence, path, bytes, last_arrival, series, edges, file })
     }
 
     /// Gives each row of a block to `visit`, its bytes unread.

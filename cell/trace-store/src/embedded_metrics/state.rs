@@ -7,6 +7,7 @@ use std::sync::Arc;
 use trace_model::{Coverage, UnixNanos};
 
 use super::codec::{CheckpointChange, DeltaFrame, SeriesKey, Unfit};
+use super::erase::Erased;
 use super::file::{self, FileKind, HEADER_BYTES, damaged, disk};
 use super::log::DeltaLog;
 use super::sealed::SealedFile;
@@ -24,6 +25,7 @@ pub(super) struct Writer {
     /// Checkpoint files that nothing refers to any more.
     old_checkpoints: Vec<u64>,
     checkpoint: Option<u64>,
+    pub(super) erased: Erased,
     /// A seal was begun and not ended.
     pub(super) has_stray_seal: bool,
 }
@@ -37,6 +39,8 @@ pub(super) struct View {
     pub(super) arrivals: (UnixNanos, UnixNanos),
     /// Sealed files, oldest first.
     pub(super) sealed: Vec<Arc<SealedFile>>,
+    /// An erasure has changed the rows in memory and not ended the log yet.
+    pub(super) is_scrubbed: bool,
     /// Sealed files that cannot be read.
     pub(super) damaged: Vec<String>,
     pub(super) covered: Coverage,
@@ -79,6 +83,7 @@ pub(super) fn open(
             Writer::new(log, now)
         }
     };
+    writer.erased = Erased::open(directory)?;
     writer.checkpoint = view.checkpoint.0;
     writer.next_checkpoint = checkpoints.last().map_or(1, |last| last.saturating_add(1));
     writer.old_checkpoints =
@@ -93,13 +98,14 @@ pub(super) fn open(
 }
 
 impl Writer {
-    const fn new(log: DeltaLog, last_arrival: UnixNanos) -> Self {
+    fn new(log: DeltaLog, last_arrival: UnixNanos) -> Self {
         Self {
             log,
             last_arrival,
             next_checkpoint: 1,
             old_checkpoints: Vec::new(),
             checkpoint: None,
+            erased: Erased::default(),
             has_stray_seal: false,
         }
     }
@@ -135,7 +141,8 @@ impl Writer {
         let covered = delta.covered.clone();
         let (red, edges) = DeltaFrame::rows_of(delta);
         let arrival = self.last_arrival.max(now);
-        let frame = DeltaFrame { arrival, covered, checkpoint, red, edges };
+        let mut frame = DeltaFrame { arrival, covered, checkpoint, red, edges };
+        self.erased.scrub(&mut frame);
         self.log.append(&frame)?;
         self.last_arrival = arrival;
         if let CheckpointChange::Replace(sequence, _) = &frame.checkpoint {
@@ -171,6 +178,7 @@ impl View {
             arrivals: (UnixNanos(0), UnixNanos(0)),
             sealed: Vec::new(),
             damaged: Vec::new(),
+            is_scrubbed: false,
             covered: Coverage::none(0),
             checkpoint: (None, Vec::new()),
         }
@@ -187,6 +195,15 @@ impl View {
     pub(super) fn clear_rows(&mut self) {
         self.series = Table::new();
         self.edges = Table::new();
+    }
+
+    /// Puts a rewritten sealed file in the place of the one that it was.
+    pub(super) fn replace_sealed(&mut self, rewritten: &Arc<SealedFile>) {
+        for held in &mut self.sealed {
+            if held.sequence == rewritten.sequence {
+                *held = Arc::clone(rewritten);
+            }
+        }
     }
 
     /// Counts a delta that is durable.

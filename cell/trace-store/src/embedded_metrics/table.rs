@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use trace_model::{TenantId, TraceId};
+
 use super::codec::{EncodedRows, Record, Unfit};
+use super::erase::may_hold;
 
 /// Pieces of a row that may wait before they are made one.
 const PIECES_MAX: usize = 8;
@@ -51,6 +54,25 @@ impl<K: Record> Table<K> {
             }
         }
         Ok(())
+    }
+
+    /// Takes a trace out of a tenant's rows; says whether it was there.
+    pub(super) fn forget(&mut self, tenant: &TenantId, trace_id: TraceId) -> Result<bool, Unfit> {
+        let mut is_found = false;
+        for (key, pieces) in &mut self.rows {
+            let may_hold = pieces.iter().any(|piece| may_hold(piece, trace_id));
+            if key.tenant() != tenant || !may_hold {
+                continue;
+            }
+            let mut row = merged::<K>(pieces)?;
+            // Merging may have left the trace out: its bytes are in a piece all the same.
+            K::forget(&mut row, trace_id);
+            is_found = true;
+            let mut whole = Vec::new();
+            K::put_row(&row, &mut whole);
+            *pieces = vec![whole.into()];
+        }
+        Ok(is_found)
     }
 
     /// Rows from a key on, in order, each read when it is asked for.

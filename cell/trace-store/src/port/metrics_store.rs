@@ -52,6 +52,13 @@ impl RedRow {
     }
 }
 
+impl RedRow {
+    /// Takes a trace out of the exemplars; says whether it was there. Counts stay.
+    pub fn forget(&mut self, trace_id: TraceId) -> bool {
+        self.exemplar.take_if(|(_, exemplar)| *exemplar == trace_id).is_some()
+    }
+}
+
 /// A call between two services within a 10-minute bucket.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EdgeKey {
@@ -91,6 +98,13 @@ impl EdgeRow {
         traces.extend(self.traces.iter().filter(|held| !later.traces.contains(held)));
         traces.truncate(traces_max);
         self.traces = traces;
+    }
+
+    /// Takes a trace out of the list; says whether it was there. Counts stay.
+    pub fn forget(&mut self, trace_id: TraceId) -> bool {
+        let before = self.traces.len();
+        self.traces.retain(|held| *held != trace_id);
+        self.traces.len() < before
     }
 }
 

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use trace_model::{Clock, Coverage, SpanKind, StatusCode, TenantId, TimeRange, TraceId, UnixNanos};
 use trace_store::port::EdgeTraceQuery;
 use trace_store::{
-    EdgeKey, EdgeRow, EmbeddedMetricsConfig, EmbeddedMetricsStore, MemoryMetricsStore,
+    EdgeKey, EdgeRow, EmbeddedMetricsConfig, EmbeddedMetricsStore, Eraser, MemoryMetricsStore,
     MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow, StoreError,
 };
 
@@ -51,9 +51,14 @@ impl Clock for TestClock {
     }
 }
 
+/// What every adapter is.
+trait Adapter: MetricsStore + Eraser {}
+
+impl<A: MetricsStore + Eraser> Adapter for A {}
+
 /// An adapter with the place where it keeps its files, if it has one.
 struct Bench {
-    store: Arc<dyn MetricsStore>,
+    store: Arc<dyn Adapter>,
     directory: Option<TempDir>,
     clock: Arc<TestClock>,
 }
@@ -421,12 +426,8 @@ async fn a_delta_is_there_whole_or_not_at_all_wherever_the_log_was_cut() {
     let after = everything(&*bench.store).await;
     let bytes = fs::read(newest(directory, "log")).unwrap();
     let name = newest(directory, "log").file_name().unwrap().to_owned();
-    for cut in start..=bytes.len() {
-        let copy = TempDir::new().unwrap();
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-        }
+    for cut in (start..bytes.len()).step_by(7).chain([bytes.len() - 1, bytes.len()]) {
+        let copy = copy_of(directory);
         fs::write(copy.path().join(&name), &bytes[..cut]).unwrap();
         let reopened = open(copy.path(), &bench.clock).unwrap();
         let expected = if cut == bytes.len() { &after } else { &before };
@@ -592,4 +593,89 @@ async fn a_store_is_the_same_after_it_was_opened_again_and_leaves_no_old_files()
     }
     assert_eq!((kinds["log"], kinds["checkpoint"]), (1, 1));
     assert!(kinds["sealed"] > 3, "{kinds:?}");
+}
+
+#[tokio::test]
+async fn an_erased_trace_leaves_exemplars_and_edges_and_no_count_and_does_not_come_back() {
+    for (name, bench) in every_adapter() {
+        let store = &*bench.store;
+        let some = |next: u64| {
+            let rows = vec![red(0, "web", None, &[next, 1]), red(next, "web", Some("op"), &[9])];
+            let mut foreign = edge(0, "cart", false, &[0]);
+            foreign.0.tenant = tenant("other");
+            delta(next, rows, vec![edge(0, "cart", false, &[0, next]), foreign])
+        };
+        for next in 1..=12 {
+            store.apply(some(next)).await.unwrap();
+        }
+        store.erase(&tenant("default"), trace(0)).await.unwrap();
+        store.erase(&tenant("default"), trace(0)).await.unwrap();
+        store.apply(some(13)).await.unwrap();
+        let rows = store.red(&query(None, false, minutes(0, 60))).await.unwrap();
+        assert!(
+            rows.iter().all(|(_, row)| row.exemplar.is_none_or(|held| held.1 != trace(0))),
+            "{name}"
+        );
+        assert_eq!(rows.iter().map(|(_, row)| row.seen).sum::<u64>(), 26, "{name}");
+        let found = traces(store, "cart", false, 100).await;
+        assert_eq!(found, (1..=13).rev().collect::<Vec<_>>(), "{name}");
+        let foreign = store.edges(&tenant("other"), minutes(0, 60)).await.unwrap();
+        assert_eq!(foreign[0].1.traces, [trace(0)], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_bytes_of_an_erased_trace_are_in_no_file_also_after_a_restart() {
+    let bench = embedded_that_seals();
+    let directory = bench.directory.as_ref().unwrap().path();
+    for next in 1..=12 {
+        let rows = vec![red(next, "web", None, &[next])];
+        bench
+            .store
+            .apply(delta(next, rows, vec![edge(0, "cart", false, &[0, next])]))
+            .await
+            .unwrap();
+    }
+    let holding = || {
+        let id = *trace(0).as_bytes();
+        let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let holds = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let bytes = fs::read(path).unwrap();
+            !name.starts_with("erased") && bytes.windows(16).any(|window| window == id)
+        };
+        files.filter(holds).count()
+    };
+    assert!(holding() > 0);
+    let receipt = bench.store.erase(&tenant("default"), trace(0)).await.unwrap();
+    assert!(receipt.files > 1 && receipt.spans == 0, "{receipt:?}");
+    assert_eq!(holding(), 0);
+    let reopened = open_small(directory, &bench.clock).unwrap();
+    let rows = vec![red(20, "web", None, &[1])];
+    reopened.apply(delta(20, rows, vec![edge(0, "cart", false, &[0])])).await.unwrap();
+    assert_eq!(holding(), 0);
+    assert!(!traces(&reopened, "cart", false, 100).await.contains(&0));
+    assert_eq!(reopened.edges(&tenant("default"), minutes(0, 9)).await.unwrap()[0].1.seen, 25);
+}
+
+/// Opens a copy of a directory, since opening may write.
+fn copy_of(directory: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_directory_of_the_first_released_format_is_read() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics-v1");
+    let copy = copy_of(&golden);
+    let store = open(copy.path(), &TestClock::new()).unwrap();
+    let memory = MemoryMetricsStore::new();
+    for next in 1..=12 {
+        memory.apply(some_delta(next, next * 3, u8::try_from(next).unwrap())).await.unwrap();
+    }
+    assert_eq!(everything(&store).await, everything(&memory).await);
 }
