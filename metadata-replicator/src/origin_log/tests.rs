@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -351,7 +353,7 @@ async fn a_row_stays_until_a_watermark_stands_behind_its_successor() {
         for record in kinds(chunk) {
             match record {
                 Record::Contribution(wire) => {
-                    seen_row |= wire.trace_id == row(1, 0, "").trace_id.as_bytes()[..]
+                    seen_row |= wire.trace_id == row(1, 0, "").trace_id.as_bytes()[..];
                 }
                 Record::Watermark(_) => {
                     assert!(seen_row, "a watermark vouches for a row that is not there");

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
+
 use std::net::SocketAddr;
 
 use service_kit::SystemClock;
@@ -139,9 +141,9 @@ async fn a_contribution_reaches_a_replica_and_outlives_its_restart() {
     let process = Process::serve(vec![], Some(&replica)).await;
     log.append(&[row("eu-west-1", 1, 3)], Some(&watermark("eu-west-1", 3))).await.unwrap();
     until("the row", || version_in(&replica, 1) == 3).await;
-    until("the watermark", || replica.list_regions()[0].watermark.is_some()).await;
+    until("the whole log", || replica.list_regions()[0].cursor == log.end()).await;
     let state = replica.list_regions().remove(0);
-    assert!(state.is_connected && state.cursor == log.end());
+    assert!(state.is_connected);
     assert_eq!(state.watermark.unwrap().next, [(0, 3)].into());
     process.stop().await;
     let digest = replica.digest();
@@ -242,6 +244,31 @@ async fn an_origin_that_lost_its_disk_takes_its_rows_back_from_a_replica() {
     until("the new epoch", || replica.list_regions()[0].cursor == log.end()).await;
     assert_eq!(replica.digest(), digest, "mending changed nothing");
     process.stop().await;
+    cell.stop().await;
+}
+
+#[tokio::test]
+async fn a_level_subscriber_hears_a_heartbeat_and_no_flood() {
+    let log = memory_log("eu-west-1");
+    let cell = Process::serve(vec![log.clone()], None).await;
+    for is_filled in [false, true] {
+        if is_filled {
+            log.append(&[row("eu-west-1", 1, 1)], None).await.unwrap();
+        }
+        let channel = endpoint(&cell.url()).unwrap().connect().await.unwrap();
+        let (origin, asker) = (region("eu-west-1"), region("us-east-1"));
+        let stream = crate::feed::grpc::subscribe(channel, &origin, &asker, None).await;
+        let mut frames = stream.unwrap();
+        let counted = async {
+            for _ in 0..3 {
+                frames.message().await.unwrap().expect("the stream goes on");
+            }
+        };
+        let quick = Duration::from_millis(400);
+        assert!(tokio::time::timeout(quick, counted).await.is_err(), "three frames at once");
+        let heartbeat = tokio::time::timeout(PATIENCE, frames.message()).await;
+        assert!(heartbeat.unwrap().unwrap().unwrap().records.is_empty());
+    }
     cell.stop().await;
 }
 

@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -48,7 +50,7 @@ fn detail(seed: u64, services: &[u8]) -> Detail {
         start: start.minus(seed),
         span_id,
         duration_nanos: seed << 58,
-        is_error: seed % 2 == 0,
+        is_error: seed.is_multiple_of(2),
     };
     let entry = EntrySpan {
         span_id,
@@ -63,7 +65,7 @@ fn detail(seed: u64, services: &[u8]) -> Detail {
         max_end: start.plus(seed % 7 * MINUTE),
         span_count: counts.len() as u32 * 2,
         error_count: (seed % 3) as u32,
-        is_lower_bound: seed % 11 == 0,
+        is_lower_bound: seed.is_multiple_of(11),
         services: counts,
         root: (seed % 5 < 3).then_some(root),
         entries: vec![entry; (seed % 3) as usize],
