@@ -4,11 +4,12 @@
 pub mod grpc;
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::v1;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use trace_model::Region;
 use trace_model::location::{Cursor, Epoch};
 
@@ -42,7 +43,8 @@ pub trait OriginFeed: Send + Sync + fmt::Debug {
     fn end(&self) -> Option<Cursor>;
 
     /// Records from a cursor on (`None`: from the beginning), at most about `bytes_max` but at
-    /// least one; empty where none lies there or behind.
+    /// least one. Where none lies there or behind, the chunk is empty and its `next` is what to
+    /// wait on.
     async fn read_from(
         &self,
         from: Option<Cursor>,
@@ -61,14 +63,42 @@ pub trait OriginFeed: Send + Sync + fmt::Debug {
     async fn outrun(&self, seen: Cursor) -> Result<(), ReplicatorError>;
 }
 
-/// Waits on a store's end.
-pub(crate) async fn wait_for_end(
-    end: &watch::Sender<Option<Cursor>>,
-    from: Option<Cursor>,
-    at_most: Duration,
-) {
-    let mut end = end.subscribe();
-    let beyond = end.wait_for(|end| *end > from.or(Some(Cursor::default())));
-    // Neither the time-out nor a closed log is a fault: the caller looks again.
-    drop(tokio::time::timeout(at_most, beyond).await);
+/// The end of a log, to look at and to wait on. Waiters wake in the order in which they came, so
+/// that a simulation repeats itself.
+#[derive(Debug)]
+pub(crate) struct EndSignal {
+    end: Mutex<Option<Cursor>>,
+    changed: Notify,
+}
+
+impl EndSignal {
+    pub(crate) fn at(end: Option<Cursor>) -> Self {
+        Self { end: Mutex::new(end), changed: Notify::new() }
+    }
+
+    pub(crate) fn get(&self) -> Option<Cursor> {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, end: Option<Cursor>) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the end lies beyond the cursor, at most so long.
+    pub(crate) async fn wait_beyond(&self, from: Option<Cursor>, at_most: Duration) {
+        let from = from.unwrap_or_default();
+        let wait = async {
+            loop {
+                let mut changed = std::pin::pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if self.get() > Some(from) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        // A time-out is no fault: the caller looks again.
+        drop(tokio::time::timeout(at_most, wait).await);
+    }
 }

@@ -33,5 +33,8 @@ pub use epoch::Entropy;
 pub use error::ReplicatorError;
 pub use feed::OriginFeed;
 pub use metrics::ReplicatorMetrics;
-pub use origin_log::{ContributionLog, MemoryOriginLog, OriginLog, OriginLogConfig, RowKey};
+pub use origin_log::{
+    ContributionLog, MemoryOriginLog, MemoryRecords, OriginLog, OriginLogConfig, Recovered, RowKey,
+    recover_from_peer,
+};
 pub use replica::{OriginEndpoint, Replica, ReplicaConfig, ReplicaServices};

@@ -52,7 +52,9 @@ impl RowKey {
 /// `Ok`; after an `Err` nothing of it is readable, and the caller gives it again.
 /// **Order.** Records are read in the order of their appends; the watermark of a call stands behind
 /// its contributions, and readers never see it without them.
-/// **Idempotence.** The log keeps what it is given; of one row the last append counts.
+/// **Idempotence.** The log keeps what it is given; of one row the last append counts. So a writer
+/// never appends an earlier version behind a later one, nor a lesser content at the same version
+/// (`Contribution::replaces`): the join would choose otherwise than the log does.
 /// **Retention.** A row is kept for the retention after its `last_append`; superseded rows go
 /// earlier.
 #[async_trait]

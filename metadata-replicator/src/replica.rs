@@ -153,6 +153,7 @@ impl Replica {
         let mut rounds = 0_u32;
         loop {
             let is_last = tokio::select! {
+                biased;
                 () = token.cancelled() => true,
                 () = tokio::time::sleep(SYNC_EVERY) => false,
             };

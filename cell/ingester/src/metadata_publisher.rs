@@ -28,7 +28,7 @@ use metadata_replicator::{ContributionLog, ReplicatorError, RowKey};
 use proto::{LoggedBatch, TraceSlice};
 use rustc_hash::FxBuildHasher;
 use span_log::port::METADATA_PUBLISHER;
-use span_log::{DamagedRange, GroupId, LogError, SpanLog};
+use span_log::{DamagedRange, GroupId, LogError, LogIdentity, SpanLog};
 use trace_model::location::{Contribution, WriterId};
 use trace_model::{Clock, Coverage, Region, TenantId, TraceId, UnixNanos};
 
@@ -92,9 +92,27 @@ pub enum PublisherError {
         /// What was published.
         published: u64,
     },
-    /// The span log did not say where it ends.
-    #[error("the span log did not say where it ends")]
-    Log(#[from] LogError),
+}
+
+/// Which span log is read, and where it ends now.
+#[derive(Clone, Debug)]
+pub struct SpanLogState {
+    /// The log.
+    pub identity: LogIdentity,
+    /// The end of each of its partitions.
+    pub ends: BTreeMap<u32, u64>,
+}
+
+impl SpanLogState {
+    /// Asks the log.
+    pub fn of(span_log: &dyn SpanLog) -> Result<Self, LogError> {
+        let identity = span_log.identity();
+        let mut ends = BTreeMap::new();
+        for partition in 0..identity.partitions {
+            ends.insert(partition, span_log.end(partition)?.next);
+        }
+        Ok(Self { identity, ends })
+    }
 }
 
 /// Rows appended in one call.
@@ -133,24 +151,18 @@ impl fmt::Debug for MetadataPublisher {
 }
 
 impl MetadataPublisher {
-    /// Goes on from what `log` has published of `span_log`.
+    /// Goes on from what `log` has published of the span log.
     pub fn new(
         config: PublisherConfig,
-        span_log: &dyn SpanLog,
+        source: &SpanLogState,
         log: Arc<dyn ContributionLog>,
         policy: Arc<dyn IndexPolicy>,
         clock: Arc<dyn Clock>,
         metrics: PublisherMetrics,
     ) -> Result<Self, PublisherError> {
-        let identity = span_log.identity();
         let published = log.published();
-        let mut ends = BTreeMap::new();
-        for partition in 0..identity.partitions {
-            ends.insert(partition, span_log.end(partition)?.next);
-        }
         let may_withhold = policy.may_withhold();
-        let progress =
-            Progress::resume(&config.region, identity, &ends, published.as_ref(), may_withhold)?;
+        let progress = Progress::resume(&config.region, source, published.as_ref(), may_withhold)?;
         let repeats = Repeats::within(config.repeat_window);
         Ok(Self {
             log,
@@ -284,7 +296,13 @@ impl MetadataPublisher {
         }
         going.sort_unstable_by_key(|key| key.trace_id);
         going.dedup();
-        self.publish(&going, log_end, now).await?;
+        if let Err(error) = self.publish(&going, log_end, now).await {
+            // Whatever was due is due again.
+            for key in going.into_iter().chain(quiet) {
+                self.schedule.add(key, now);
+            }
+            return Err(error);
+        }
         for key in quiet {
             if let Some(open) = self.open.remove(&key) {
                 self.held_spans = self.held_spans.saturating_sub(open.held_spans());
@@ -334,7 +352,7 @@ impl MetadataPublisher {
             return Ok(());
         }
         if let Err(error) = self.log.append(&rows, watermark.as_ref()).await {
-            self.hold_again(keys, now);
+            self.hold_again(keys);
             self.metrics.appends_failed.inc();
             return Err(retry(&error));
         }
@@ -346,14 +364,13 @@ impl MetadataPublisher {
         Ok(())
     }
 
-    /// What was not appended is held back again and comes at the next pass.
-    fn hold_again(&mut self, keys: &[TraceKey], now: Duration) {
+    /// What was not appended is held back again.
+    fn hold_again(&mut self, keys: &[TraceKey]) {
         for key in keys {
             let Some(open) = self.open.get(key) else { continue };
             if let Some(offset) = open.first_dirty {
                 self.progress.hold_again(open.partition(), offset);
             }
-            self.schedule.add(*key, now);
         }
         self.progress.forget_released();
     }

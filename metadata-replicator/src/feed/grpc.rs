@@ -6,5 +6,5 @@ mod server;
 
 pub use client::{Dialer, TcpDialer, endpoint};
 pub(crate) use client::{FeedSink, Subscriber, follow, next_frame, subscribe};
-pub(crate) use frames::{FrameCheck, Received, is_level};
+pub(crate) use frames::{FrameCheck, Received};
 pub use server::{ReplicationServer, ServerLimits};

@@ -9,7 +9,7 @@ use proto::convert::index::{contribution_from_wire, contribution_to_wire, waterm
 use proto::v1;
 use proto::v1::origin_record::Record;
 use rustc_hash::FxHashMap;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::Mutex as AsyncMutex;
 use trace_model::location::{Cursor, Epoch};
 use trace_model::{Clock, Contribution, Region, Watermark};
 
@@ -18,7 +18,7 @@ use super::{ContributionLog, RowKey};
 use crate::disk::DiskThreads;
 use crate::epoch::{Entropy, epoch_after, may_outrun};
 use crate::error::ReplicatorError;
-use crate::feed::{Chunk, OriginFeed, wait_for_end};
+use crate::feed::{Chunk, EndSignal, OriginFeed};
 use crate::store::{Framer, JudgeRows, Loaded, Location, RecordStore, StoreConfig};
 
 /// Where an origin log is and how long it keeps.
@@ -70,7 +70,7 @@ pub struct OriginLog {
 struct Inner {
     store: RecordStore,
     rows: Mutex<Rows>,
-    end: watch::Sender<Option<Cursor>>,
+    end: EndSignal,
 }
 
 #[derive(Debug, Default)]
@@ -109,7 +109,7 @@ impl OriginLog {
         })?;
         let epoch = epoch_after(store.end().map(|end| end.epoch), clock.now(), &entropy);
         store.begin(epoch)?;
-        let (end, _) = watch::channel(store.end());
+        let end = EndSignal::at(store.end());
         let inner = Inner { store, rows: Mutex::new(rows), end };
         Ok(Self {
             inner: Arc::new(inner),
@@ -161,6 +161,7 @@ impl OriginLog {
             let before = inner.store.end();
             inner.store.begin(epoch)?;
             *writer = Writer { epoch, sequence: 0, names_saved: 0 };
+            inner.end.set(inner.store.end());
             Ok(before)
         };
         self.disk.run(work).await
@@ -267,7 +268,7 @@ impl Inner {
         let names = self.store.with_services(epoch, |services| services.len());
         writer.names_saved = u32::try_from(names).unwrap_or(u32::MAX);
         let end = self.store.end();
-        self.end.send_replace(end);
+        self.end.set(end);
         Ok(end)
     }
 
@@ -337,7 +338,7 @@ impl OriginFeed for OriginLog {
     }
 
     fn end(&self) -> Option<Cursor> {
-        *self.inner.end.borrow()
+        self.inner.end.get()
     }
 
     async fn read_from(
@@ -350,7 +351,7 @@ impl OriginFeed for OriginLog {
     }
 
     async fn wait_beyond(&self, from: Option<Cursor>, at_most: Duration) {
-        wait_for_end(&self.inner.end, from, at_most).await;
+        self.inner.end.wait_beyond(from, at_most).await;
     }
 
     fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {

@@ -8,21 +8,20 @@ use async_trait::async_trait;
 use proto::convert::index::{ServiceDictionary, contribution_to_wire, watermark_to_wire};
 use proto::v1;
 use proto::v1::origin_record::Record;
-use tokio::sync::watch;
 use trace_model::location::{Cursor, Epoch};
 use trace_model::{Clock, Contribution, Region, Watermark};
 
 use super::{ContributionLog, RowKey};
 use crate::epoch::{Entropy, epoch_after, may_outrun};
 use crate::error::ReplicatorError;
-use crate::feed::{Chunk, OriginFeed, wait_for_end};
+use crate::feed::{Chunk, EndSignal, OriginFeed};
 
 /// What outlives a [`MemoryOriginLog`]: opened again it is a restart.
 #[derive(Debug)]
 pub struct MemoryRecords {
     region: Region,
     state: Mutex<State>,
-    end: watch::Sender<Option<Cursor>>,
+    end: EndSignal,
 }
 
 #[derive(Debug, Default)]
@@ -39,8 +38,7 @@ impl MemoryRecords {
     /// Nothing yet.
     #[must_use]
     pub fn new(region: Region) -> Self {
-        let (end, _) = watch::channel(None);
-        Self { region, state: Mutex::default(), end }
+        Self { region, state: Mutex::default(), end: EndSignal::at(None) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -63,7 +61,7 @@ impl MemoryOriginLog {
     pub fn open(records: Arc<MemoryRecords>, clock: Arc<dyn Clock>, entropy: Entropy) -> Self {
         let last = records.state().epoch;
         let epoch = records.state().begin(epoch_after(last, clock.now(), &entropy));
-        records.end.send_replace(Some(Cursor { epoch, sequence: 0 }));
+        records.end.set(Some(Cursor { epoch, sequence: 0 }));
         Self { records, epoch: Mutex::new(epoch), clock, entropy }
     }
 
@@ -138,11 +136,15 @@ impl OriginFeed for MemoryOriginLog {
             chunk.records.push(v1::OriginRecord { record, sequence: cursor.sequence });
             chunk.next = Cursor { sequence: cursor.sequence.saturating_add(1), ..*cursor };
         }
+        if chunk.records.is_empty() {
+            chunk.next = state.end().map_or(from, |end| end.max(from));
+            chunk.first = chunk.next;
+        }
         Ok(chunk)
     }
 
     async fn wait_beyond(&self, from: Option<Cursor>, at_most: Duration) {
-        wait_for_end(&self.records.end, from, at_most).await;
+        self.records.end.wait_beyond(from, at_most).await;
     }
 
     fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {
@@ -169,7 +171,7 @@ impl OriginFeed for MemoryOriginLog {
         if let Some(watermark) = state.watermark.clone() {
             state.put_watermark(epoch, &watermark);
         }
-        self.records.end.send_replace(state.end());
+        self.records.end.set(state.end());
         Ok(())
     }
 }
@@ -196,7 +198,7 @@ impl ContributionLog for MemoryOriginLog {
         if let Some(watermark) = watermark {
             state.put_watermark(*own, watermark);
         }
-        self.records.end.send_replace(state.end());
+        self.records.end.set(state.end());
         Ok(state.end())
     }
 

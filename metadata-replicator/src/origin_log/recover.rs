@@ -9,7 +9,7 @@ use trace_model::{Contribution, Watermark};
 
 use super::{ContributionLog, RowKey};
 use crate::error::ReplicatorError;
-use crate::feed::grpc::{FrameCheck, Received, is_level, next_frame, subscribe};
+use crate::feed::grpc::{FrameCheck, Received, next_frame, subscribe};
 
 /// What was taken back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,15 +34,15 @@ pub async fn recover_from_peer(
     let mut recovered = Recovered::default();
     while let Some(frame) = next_frame(&mut frames).await? {
         let received = check.take(frame)?;
-        let end = received.end;
-        if let Some(end) = end {
+        if let Some(end) = received.end {
             log.outrun(end).await?;
         }
-        recovered.rows = recovered.rows.saturating_add(recovery.take(received).await?);
-        if is_level(check.at, end) {
+        if received.chunk.records.is_empty() {
+            // A heartbeat: there is no more.
             recovered.has_watermark = recovery.take_watermark().await?;
             return Ok(recovered);
         }
+        recovered.rows = recovered.rows.saturating_add(recovery.take(received).await?);
     }
     Err(ReplicatorError::Peer("the stream ended before its end was reached".to_owned()))
 }

@@ -8,7 +8,7 @@ use proto::convert::index::{contribution_from_wire, watermark_from_wire};
 use proto::v1;
 use proto::v1::origin_record::Record;
 use rustc_hash::FxHashMap;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::Mutex as AsyncMutex;
 use trace_model::location::{Cursor, Epoch, RegionState};
 use trace_model::{Clock, Contribution, Region, TraceId, UnixNanos, Watermark, WriterId};
 
@@ -16,7 +16,7 @@ use super::ReplicaConfig;
 use crate::disk::DiskThreads;
 use crate::error::ReplicatorError;
 use crate::feed::grpc::{FeedSink, Received};
-use crate::feed::{Chunk, OriginFeed, wait_for_end};
+use crate::feed::{Chunk, EndSignal, OriginFeed};
 use crate::index::hot::HotIndex;
 use crate::metrics::{OriginLabel, ReplicatorMetrics};
 use crate::store::{Framer, JudgeRows, Loaded, Location, RecordStore, StoreConfig};
@@ -39,7 +39,7 @@ pub(super) struct Origin {
 struct Shared {
     store: RecordStore,
     index: Arc<RwLock<HotIndex>>,
-    end: watch::Sender<Option<Cursor>>,
+    end: EndSignal,
 }
 
 /// What is known beside the records.
@@ -87,7 +87,7 @@ impl Origin {
         let horizon = clock.now().minus(retention_nanos);
         let store = RecordStore::open(store, &mut |loaded| load(loaded, region, index, horizon))?;
         let cursor = store.end();
-        let (end, _) = watch::channel(cursor);
+        let end = EndSignal::at(cursor);
         let heard = Heard { cursor, at: clock.monotonic(), ..Heard::default() };
         let mut writer = Writer::default();
         if let Some(cursor) = cursor {
@@ -269,7 +269,7 @@ impl Shared {
         if let Some(watermark) = judged.watermark.take() {
             self.store.note_watermark(watermark);
         }
-        self.end.send_replace(self.store.end());
+        self.end.set(self.store.end());
         Ok(judged)
     }
 }
@@ -314,7 +314,7 @@ impl OriginFeed for Origin {
     }
 
     fn end(&self) -> Option<Cursor> {
-        *self.shared.end.borrow()
+        self.shared.end.get()
     }
 
     async fn read_from(
@@ -327,7 +327,7 @@ impl OriginFeed for Origin {
     }
 
     async fn wait_beyond(&self, from: Option<Cursor>, at_most: Duration) {
-        wait_for_end(&self.shared.end, from, at_most).await;
+        self.shared.end.wait_beyond(from, at_most).await;
     }
 
     fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {

@@ -237,6 +237,8 @@ impl Segments {
             }
             from = chunk.next;
         }
+        // A file that was begun and holds nothing yet is passed, or a waiting reader would not wait.
+        let from = self.end().map_or(from, |end| end.max(from));
         Ok(RawChunk { first: from, next: from, records: Vec::new() })
     }
 

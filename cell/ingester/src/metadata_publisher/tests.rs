@@ -1,1 +1,597 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use metadata_replicator::feed::Chunk;
+use metadata_replicator::{Entropy, MemoryOriginLog, MemoryRecords, OriginFeed};
+use proptest::prelude::*;
+use proto::wire::{put_bytes_field, put_varint};
+use proto::{BatchSource, SpanBatchBuilder};
+use service_kit::ManualClock;
+use trace_model::locality::IndexMode;
+use trace_model::location::{Cursor, Epoch, Keep};
+use trace_model::sampling_threshold::Threshold;
+use trace_model::{LogRange, TimeRange, Watermark};
+
+use super::*;
+
+const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
+const MILLIS: u64 = 1_000_000;
+
+/// A span for a test: times are milliseconds after [`NOW`].
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    trace: u8,
+    id: u8,
+    parent: u8,
+    start: u64,
+    end: u64,
+    is_error: bool,
+}
+
+fn span(trace: u8, id: u8, parent: u8) -> Span {
+    let start = u64::from(id);
+    Span { trace, id, parent, start, end: start + 10, is_error: id % 4 == 0 }
+}
+
+impl Span {
+    fn bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_bytes_field(&mut bytes, 1, &[self.trace; 16]);
+        put_bytes_field(&mut bytes, 2, &[self.id; 8]);
+        if self.parent > 0 {
+            put_bytes_field(&mut bytes, 4, &[self.parent; 8]);
+        }
+        put_bytes_field(&mut bytes, 5, format!("op-{}", self.id).as_bytes());
+        for (number, millis) in [(7, self.start), (8, self.end)] {
+            put_varint(&mut bytes, number << 3 | 1);
+            bytes.extend_from_slice(&(NOW.0 + millis * MILLIS).to_le_bytes());
+        }
+        if self.is_error {
+            put_bytes_field(&mut bytes, 15, &[3 << 3, 2]);
+        }
+        bytes
+    }
+
+    fn service(self) -> &'static str {
+        ["web", "cart", "payment"][usize::from(self.id % 3)]
+    }
+}
+
+fn resource(service: &str) -> Vec<u8> {
+    let (mut any, mut pair, mut resource, mut frame) = (vec![], vec![], vec![], vec![]);
+    put_bytes_field(&mut any, 1, service.as_bytes());
+    put_bytes_field(&mut pair, 1, b"service.name");
+    put_bytes_field(&mut pair, 2, &any);
+    put_bytes_field(&mut resource, 1, &pair);
+    put_bytes_field(&mut frame, 1, &resource);
+    frame
+}
+
+fn region() -> Region {
+    Region::new("eu-west-1").unwrap()
+}
+
+fn batch_of(spans: &[Span], first: u64, partition: u32, digest: u64) -> LoggedBatch {
+    let all: Vec<_> = spans.iter().map(|span| (*span, span.bytes())).collect();
+    let mut builder = SpanBatchBuilder::new();
+    let scopes: BTreeMap<_, _> = ["web", "cart", "payment"]
+        .into_iter()
+        .map(|service| {
+            let resource = builder.add_resource(resource(service));
+            (service, builder.add_scope(resource, vec![]))
+        })
+        .collect();
+    for (span, bytes) in &all {
+        let trace_id = TraceId::from_bytes([span.trace; 16]).unwrap();
+        builder.add_span(trace_id, Threshold::KEEP_ALL, scopes[span.service()], bytes);
+    }
+    let source = BatchSource {
+        tenant: TenantId::default(),
+        region: region(),
+        collector: "c1".into(),
+        receive_time: NOW.plus(50 * MILLIS),
+        digest,
+    };
+    let batch = builder.finish(source).unwrap();
+    let next = first + batch.traces().len() as u64;
+    LoggedBatch {
+        incarnation: 1,
+        range: LogRange { partition, first, next },
+        append_time: NOW.plus(1_000 + first),
+        batch: Arc::new(batch),
+    }
+}
+
+/// An origin log that can be told to fail.
+#[derive(Debug)]
+struct Unreliable {
+    log: MemoryOriginLog,
+    fails: AtomicBool,
+}
+
+#[async_trait]
+impl OriginFeed for Unreliable {
+    fn origin(&self) -> &Region {
+        self.log.origin()
+    }
+    fn end(&self) -> Option<Cursor> {
+        self.log.end()
+    }
+    async fn read_from(
+        &self,
+        from: Option<Cursor>,
+        bytes_max: usize,
+    ) -> Result<Chunk, ReplicatorError> {
+        self.log.read_from(from, bytes_max).await
+    }
+    async fn wait_beyond(&self, from: Option<Cursor>, at_most: Duration) {
+        self.log.wait_beyond(from, at_most).await;
+    }
+    fn names(&self, epoch: Epoch) -> Vec<proto::v1::ServiceName> {
+        self.log.names(epoch)
+    }
+    async fn outrun(&self, seen: Cursor) -> Result<(), ReplicatorError> {
+        self.log.outrun(seen).await
+    }
+}
+
+#[async_trait]
+impl ContributionLog for Unreliable {
+    fn epoch(&self) -> Epoch {
+        self.log.epoch()
+    }
+    async fn append(
+        &self,
+        rows: &[Contribution],
+        watermark: Option<&Watermark>,
+    ) -> Result<Option<Cursor>, ReplicatorError> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(ReplicatorError::Closed);
+        }
+        self.log.append(rows, watermark).await
+    }
+    async fn own_rows(
+        &self,
+        keys: &[RowKey],
+    ) -> Result<Vec<Option<Contribution>>, ReplicatorError> {
+        self.log.own_rows(keys).await
+    }
+    fn published(&self) -> Option<Watermark> {
+        self.log.published()
+    }
+}
+
+/// A publisher with its world.
+struct Bench {
+    records: Arc<MemoryRecords>,
+    clock: Arc<ManualClock>,
+    log: Arc<Unreliable>,
+    publisher: MetadataPublisher,
+    mode: IndexMode,
+    incarnation: u64,
+    next: u64,
+}
+
+impl Bench {
+    fn new(mode: IndexMode) -> Self {
+        let records = Arc::new(MemoryRecords::new(region()));
+        let clock = Arc::new(ManualClock::at(NOW));
+        let config = PublisherConfig::new(region());
+        let (log, publisher) = Self::open(&records, &clock, mode, 1, 1_000, config).unwrap();
+        Self { records, clock, log, publisher, mode, incarnation: 1, next: 0 }
+    }
+
+    fn open(
+        records: &Arc<MemoryRecords>,
+        clock: &Arc<ManualClock>,
+        mode: IndexMode,
+        incarnation: u64,
+        end: u64,
+        config: PublisherConfig,
+    ) -> Result<(Arc<Unreliable>, MetadataPublisher), PublisherError> {
+        let timed: Arc<dyn Clock> = Arc::clone(clock) as Arc<dyn Clock>;
+        let log =
+            MemoryOriginLog::open(Arc::clone(records), Arc::clone(&timed), Entropy::seeded(1));
+        let log = Arc::new(Unreliable { log, fails: AtomicBool::new(false) });
+        let source = SpanLogState {
+            identity: LogIdentity { incarnation, partitions: 1 },
+            ends: BTreeMap::from([(0, end)]),
+        };
+        let publisher = MetadataPublisher::new(
+            config,
+            &source,
+            Arc::clone(&log) as Arc<dyn ContributionLog>,
+            Arc::new(FixedPolicy(mode)),
+            timed,
+            PublisherMetrics::default(),
+        )?;
+        Ok((log, publisher))
+    }
+
+    /// The process is killed and started again on the same logs.
+    fn restart(&mut self) {
+        let config = PublisherConfig::new(region());
+        let opened =
+            Self::open(&self.records, &self.clock, self.mode, self.incarnation, 1_000, config);
+        (self.log, self.publisher) = opened.unwrap();
+    }
+
+    async fn give(&mut self, spans: &[Span]) -> LoggedBatch {
+        let batch = batch_of(spans, self.next, 0, self.next + 77);
+        self.next = batch.range.next;
+        self.publisher.handle(std::slice::from_ref(&batch)).await.unwrap();
+        batch
+    }
+
+    async fn tick(&mut self, after_millis: u64) {
+        self.clock.advance(Duration::from_millis(after_millis));
+        self.publisher.tick(self.clock.now(), None, false).await.unwrap();
+    }
+
+    async fn row(&self, trace: u8) -> Option<Contribution> {
+        let key = RowKey {
+            tenant: TenantId::default(),
+            trace_id: TraceId::from_bytes([trace; 16]).unwrap(),
+            incarnation: 1,
+            partition: 0,
+        };
+        self.log.own_rows(&[key]).await.unwrap().remove(0)
+    }
+
+    async fn detail(&self, trace: u8) -> trace_model::location::Detail {
+        self.row(trace).await.unwrap().detail.unwrap()
+    }
+
+    fn durable(&self) -> u64 {
+        self.publisher.durable().next[&0]
+    }
+
+    fn appended(&self) -> u64 {
+        self.log.end().unwrap().sequence
+    }
+}
+
+#[tokio::test]
+async fn the_first_contribution_goes_out_at_first_sight() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.tick(0).await;
+    bench.give(&[span(1, 1, 0), span(1, 4, 1), span(1, 3, 9)]).await;
+    assert_eq!((bench.row(1).await, bench.durable()), (None, 0));
+    bench.tick(100).await;
+    let row = bench.row(1).await.unwrap();
+    assert_eq!((row.version, row.keep, bench.durable()), (1, Keep::Keep, 1));
+    let detail = row.detail.unwrap();
+    assert_eq!((detail.span_count, detail.error_count), (3, 1));
+    assert_eq!((detail.min_start, detail.max_end), (NOW.plus(MILLIS), NOW.plus(14 * MILLIS)));
+    let services: Vec<_> =
+        detail.services.iter().map(|count| (&*count.service, count.spans)).collect();
+    assert_eq!(services, [("cart", 2), ("web", 1)]);
+    assert_eq!(&*detail.root.unwrap().operation, "op-1");
+    let entries: Vec<_> =
+        detail.entries.iter().map(|entry| entry.parent_span_id.as_bytes()[0]).collect();
+    assert_eq!(entries, [9]);
+    assert!(!detail.is_lower_bound);
+}
+
+#[tokio::test]
+async fn a_growing_trace_is_published_every_second_and_closed_when_quiet() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0)]).await;
+    bench.tick(100).await;
+    for id in 2..10 {
+        bench.give(&[span(1, id, 1)]).await;
+        bench.tick(100).await;
+    }
+    let version = bench.row(1).await.map(|row| row.version);
+    assert_eq!((version, bench.durable()), (Some(1), 1), "not before a second has passed");
+    bench.tick(300).await;
+    assert_eq!((bench.detail(1).await.span_count, bench.durable()), (9, 9));
+    assert_eq!(bench.publisher.open.len(), 1);
+    for _ in 0..60 {
+        bench.tick(100).await;
+    }
+    assert_eq!((bench.publisher.open.len(), bench.publisher.held_spans), (0, 0));
+}
+
+#[tokio::test]
+async fn entry_spans_go_when_their_parents_come() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 5, 2), span(1, 6, 2), span(1, 7, 99)]).await;
+    bench.tick(100).await;
+    assert_eq!(bench.detail(1).await.entries.len(), 3);
+    bench.give(&[span(1, 2, 98)]).await;
+    bench.tick(1_000).await;
+    let entries = bench.detail(1).await.entries;
+    let parents: Vec<_> = entries.iter().map(|entry| entry.parent_span_id.as_bytes()[0]).collect();
+    assert_eq!(parents.len(), 2);
+    assert!(parents.contains(&98) && parents.contains(&99));
+}
+
+#[tokio::test]
+async fn the_earliest_32_entry_spans_are_published() {
+    let mut bench = Bench::new(IndexMode::Full);
+    let spans: Vec<_> = (1..60).rev().map(|id| span(1, id, 200)).collect();
+    bench.give(&spans).await;
+    bench.tick(100).await;
+    let mut ids: Vec<_> =
+        bench.detail(1).await.entries.iter().map(|entry| entry.span_id.as_bytes()[0]).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..33).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_retry_of_the_same_bytes_counts_once_also_when_the_trace_is_closed() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0), span(2, 2, 0)]).await;
+    for _ in 0..70 {
+        bench.tick(100).await;
+    }
+    assert!(bench.publisher.open.is_empty());
+    let retry = batch_of(&[span(1, 1, 0), span(2, 2, 0)], 2, 0, 77);
+    bench.publisher.handle(&[retry]).await.unwrap();
+    bench.tick(100).await;
+    assert_eq!((bench.detail(1).await.span_count, bench.durable()), (1, 4));
+    let other_part = batch_of(&[span(3, 1, 0)], 4, 0, 77);
+    bench.publisher.handle(&[other_part]).await.unwrap();
+    bench.tick(100).await;
+    assert_eq!(bench.detail(3).await.span_count, 1, "another part of the same request counts");
+}
+
+#[tokio::test]
+async fn a_span_that_is_sent_again_within_an_open_trace_counts_once() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0), span(1, 2, 1)]).await;
+    bench.give(&[span(1, 2, 1), span(1, 3, 1)]).await;
+    let same_id = Span { end: 99, ..span(1, 2, 1) };
+    bench.give(&[same_id]).await;
+    bench.tick(100).await;
+    assert_eq!(bench.detail(1).await.span_count, 4, "one that shares an id and differs is another");
+}
+
+#[tokio::test]
+async fn late_spans_are_folded_onto_the_published_row() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0)]).await;
+    for _ in 0..70 {
+        bench.tick(100).await;
+    }
+    assert!(bench.publisher.open.is_empty());
+    bench.give(&[span(1, 2, 1)]).await;
+    bench.tick(100).await;
+    let row = bench.row(1).await.unwrap();
+    assert_eq!(row.version, 2);
+    let detail = row.detail.unwrap();
+    assert_eq!((detail.span_count, detail.is_lower_bound), (2, true));
+    assert!(detail.root.is_some());
+}
+
+#[tokio::test]
+async fn a_replay_after_a_restart_changes_nothing() {
+    let mut bench = Bench::new(IndexMode::Full);
+    let mut batches = Vec::new();
+    for id in 1..6 {
+        batches.push(bench.give(&[span(1, id, 0), span(2, id, 1)]).await);
+        bench.tick(400).await;
+    }
+    bench.tick(1_000).await;
+    let before = (bench.row(1).await, bench.row(2).await);
+    bench.restart();
+    assert_eq!(bench.durable(), 10);
+    bench.publisher.handle(&batches).await.unwrap();
+    bench.tick(100).await;
+    assert_eq!((bench.row(1).await, bench.row(2).await), before);
+}
+
+#[tokio::test]
+async fn a_failing_origin_log_holds_everything_back_and_loses_nothing() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.tick(0).await;
+    let published = bench.log.published();
+    bench.log.fails.store(true, Ordering::SeqCst);
+    bench.give(&[span(1, 1, 0), span(2, 1, 0)]).await;
+    for _ in 0..100 {
+        bench.clock.advance(Duration::from_millis(100));
+        let tick =
+            bench.publisher.tick(bench.clock.now(), Some(NOW.plus(u64::MAX / 4)), false).await;
+        assert!(matches!(tick, Err(HandleError::Retry(_))));
+        assert_eq!(bench.durable(), 0);
+    }
+    assert_eq!(bench.log.published(), published);
+    bench.log.fails.store(false, Ordering::SeqCst);
+    bench.tick(100).await;
+    assert_eq!((bench.detail(1).await.span_count, bench.durable()), (1, 2));
+    assert!(bench.log.published().unwrap().as_of <= NOW.plus(1_001));
+}
+
+#[tokio::test]
+async fn the_watermark_stays_below_what_is_not_published_and_follows_an_idle_log() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0)]).await;
+    bench.tick(100).await;
+    let first = bench.log.published().unwrap();
+    assert_eq!((first.as_of, first.next[&0]), (NOW.plus(999), 1));
+    let held = bench.give(&[span(1, 2, 1)]).await;
+    let end = NOW.plus(1_000_000);
+    bench.clock.advance(Duration::from_millis(600));
+    bench.publisher.tick(bench.clock.now(), Some(end), false).await.unwrap();
+    let second = bench.log.published().unwrap();
+    assert_eq!((second.as_of, second.next[&0]), (held.append_time.minus(1), 1));
+    bench.clock.advance(Duration::from_millis(600));
+    bench.publisher.tick(bench.clock.now(), Some(end), false).await.unwrap();
+    let third = bench.log.published().unwrap();
+    assert_eq!((third.as_of, third.next[&0]), (end.minus(1), 2));
+    let before = bench.appended();
+    for _ in 0..4 {
+        bench.clock.advance(Duration::from_millis(100));
+        let end = end.plus(bench.clock.now().0);
+        bench.publisher.tick(bench.clock.now(), Some(end), false).await.unwrap();
+    }
+    assert_eq!(bench.appended(), before, "an idle watermark keeps its pace");
+    bench.publisher.tick(NOW, Some(NOW), true).await.unwrap();
+    assert!(bench.log.published().unwrap().as_of >= third.as_of, "never backwards");
+}
+
+#[tokio::test]
+async fn lost_records_make_a_hole_before_the_group_goes_on_behind_them() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0)]).await;
+    bench.tick(100).await;
+    let range = LogRange { partition: 0, first: 1, next: 5 };
+    let times = (NOW.plus(2_000), NOW.plus(3_000));
+    let damaged = DamagedRange { range, append_times: times, reason: "flipped".to_owned() };
+    bench.publisher.skip(&damaged).await.unwrap();
+    assert_eq!(bench.durable(), 1, "no watermark shows the hole yet");
+    bench.tick(100).await;
+    assert_eq!(bench.durable(), 5);
+    let hole = TimeRange { start: times.0, end: times.1.plus(1) };
+    assert_eq!(bench.log.published().unwrap().holes, [hole]);
+    bench.restart();
+    bench.tick(600).await;
+    assert_eq!(bench.log.published().unwrap().holes, [hole], "it stays over a restart");
+}
+
+#[tokio::test]
+async fn index_mode_routing_lets_out_the_route_alone() {
+    let mut bench = Bench::new(IndexMode::Routing);
+    bench.give(&[span(1, 1, 0)]).await;
+    bench.tick(100).await;
+    let row = bench.row(1).await.unwrap();
+    assert_eq!((row.detail, row.version), (None, 1));
+    assert!(bench.log.names(bench.log.epoch()).is_empty(), "no service name either");
+    assert!(bench.log.published().unwrap().holes.is_empty());
+}
+
+#[tokio::test]
+async fn index_mode_none_lets_nothing_out_and_proves_nothing() {
+    let mut bench = Bench::new(IndexMode::None);
+    bench.give(&[span(1, 1, 0)]).await;
+    bench.tick(100).await;
+    assert_eq!((bench.row(1).await, bench.durable()), (None, 1));
+    assert_eq!(bench.log.published().unwrap().holes, [TimeRange::ALL]);
+    assert_eq!(bench.appended(), 1, "the watermark and nothing else");
+    bench.mode = IndexMode::Full;
+    bench.restart();
+    bench.give(&[span(2, 1, 0)]).await;
+    bench.tick(100).await;
+    assert!(bench.row(2).await.is_some());
+    let holes = bench.log.published().unwrap().holes;
+    let withheld = TimeRange { start: UnixNanos(0), end: NOW.plus(1_000) };
+    assert_eq!(holes, [withheld], "what was withheld stays unprovable");
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_back_holds_nothing_up() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.tick(100).await;
+    bench.clock.set_wall(NOW.minus(3_600_000 * MILLIS));
+    bench.give(&[span(1, 1, 0)]).await;
+    bench.tick(100).await;
+    assert!(bench.row(1).await.is_some());
+}
+
+#[tokio::test]
+async fn a_log_that_ends_below_what_was_published_is_refused() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0), span(2, 1, 0)]).await;
+    bench.tick(100).await;
+    let open = |incarnation, end| {
+        let config = PublisherConfig::new(region());
+        Bench::open(&bench.records, &bench.clock, IndexMode::Full, incarnation, end, config)
+    };
+    let refused = open(1, 1).map(|_| ());
+    let expected = PublisherError::LogWentBack { partition: 0, end: 1, published: 2 };
+    assert_eq!(refused.unwrap_err().to_string(), expected.to_string());
+    let born = NOW.millis() + 60_000;
+    let (log, mut publisher) = open(born, 0).unwrap();
+    bench.clock.advance(Duration::from_millis(600));
+    publisher.tick(bench.clock.now(), None, false).await.unwrap();
+    let watermark = log.published().unwrap();
+    assert_eq!((watermark.incarnation, watermark.next[&0]), (born, 0));
+    assert_eq!(watermark.holes.len(), 1, "what the old log had not published is lost");
+    assert!(watermark.holes[0].contains(NOW.plus(30_000 * MILLIS)));
+}
+
+#[tokio::test]
+async fn traces_beyond_the_limit_are_published_and_closed() {
+    let records = Arc::new(MemoryRecords::new(region()));
+    let clock = Arc::new(ManualClock::at(NOW));
+    let config = PublisherConfig { open_traces_max: 20, ..PublisherConfig::new(region()) };
+    let opened = Bench::open(&records, &clock, IndexMode::Full, 1, 1_000, config).unwrap();
+    let (log, publisher) = opened;
+    let mode = IndexMode::Full;
+    let mut bench = Bench { records, clock, log, publisher, mode, incarnation: 1, next: 0 };
+    for round in 0..3 {
+        for trace in 1..100 {
+            bench.give(&[span(trace, 1 + round, 0)]).await;
+            assert!(bench.publisher.open.len() <= 20);
+        }
+    }
+    bench.tick(2_000).await;
+    for trace in 1..100 {
+        assert_eq!(bench.detail(trace).await.span_count, 3, "trace {trace}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_peers_would_refuse_are_cut() {
+    let mut bench = Bench::new(IndexMode::Full);
+    let mut bytes = span(1, 1, 0).bytes();
+    put_bytes_field(&mut bytes, 5, "ü".repeat(9_000).as_bytes());
+    let mut builder = SpanBatchBuilder::new();
+    let resource = builder.add_resource(resource(&"s".repeat(9_000)));
+    let scope = builder.add_scope(resource, vec![]);
+    builder.add_span(TraceId::from_bytes([1; 16]).unwrap(), Threshold::KEEP_ALL, scope, &bytes);
+    let source = batch_of(&[], 0, 0, 1).batch.source().clone();
+    let batch = LoggedBatch {
+        batch: Arc::new(builder.finish(source).unwrap()),
+        ..batch_of(&[span(1, 1, 0)], 0, 0, 1)
+    };
+    bench.publisher.handle(&[batch]).await.unwrap();
+    bench.tick(100).await;
+    let detail = bench.detail(1).await;
+    let root = detail.root.unwrap();
+    assert_eq!((root.operation.len(), root.service.len()), (4096, 4096));
+    assert_eq!(detail.services[0].service, root.service);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However records are batched, wherever the process is killed, whatever is given again: the
+    /// rows end as one fold over all records gives them.
+    #[test]
+    fn kills_and_replays_do_not_change_what_is_counted(
+        steps in proptest::collection::vec((1_u8..5, 0_u8..4, 0_u64..1_500), 1..40)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut bench = Bench::new(IndexMode::Full);
+            let mut counts: BTreeMap<u8, u32> = BTreeMap::new();
+            let mut batches: Vec<LoggedBatch> = Vec::new();
+            for (number, (trace, action, wait)) in (1_u8..).zip(&steps) {
+                batches.push(bench.give(&[span(*trace, number, 0)]).await);
+                *counts.entry(*trace).or_default() += 1;
+                if *action == 1 {
+                    bench.tick(*wait).await;
+                }
+                if *action == 2 {
+                    let committed = bench.durable();
+                    bench.restart();
+                    let again: Vec<_> = batches
+                        .iter()
+                        .filter(|batch| batch.range.next > committed)
+                        .cloned()
+                        .collect();
+                    bench.publisher.handle(&again).await.unwrap();
+                }
+                if *action == 3 {
+                    bench.publisher.handle(&batches).await.unwrap();
+                }
+            }
+            bench.publisher.tick(NOW, None, true).await.unwrap();
+            assert_eq!(bench.durable(), bench.next);
+            for (trace, count) in counts {
+                assert_eq!(bench.detail(trace).await.span_count, count, "trace {trace}");
+            }
+        });
+    }
+}

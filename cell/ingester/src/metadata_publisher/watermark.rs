@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use span_log::{DamagedRange, LogIdentity};
+use span_log::DamagedRange;
 use trace_model::{Coverage, Region, TimeRange, UnixNanos, Watermark};
 
-use super::PublisherError;
+use super::{PublisherError, SpanLogState};
 
 /// Most holes in a watermark; beyond it the oldest grow together.
 const HOLES_MAX: usize = 64;
@@ -43,16 +43,15 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn resume(
         region: &Region,
-        identity: LogIdentity,
-        ends: &BTreeMap<u32, u64>,
+        source: &SpanLogState,
         published: Option<&Watermark>,
         may_withhold: bool,
     ) -> Result<Self, PublisherError> {
-        let incarnation = identity.incarnation;
+        let incarnation = source.identity.incarnation;
         let same = published.filter(|published| published.incarnation == incarnation);
         let as_of = published.map_or(UnixNanos(0), |published| published.as_of);
         let mut partitions = BTreeMap::new();
-        for (partition, end) in ends {
+        for (partition, end) in &source.ends {
             let next = same.and_then(|same| same.next.get(partition)).copied().unwrap_or(0);
             if next > *end {
                 let (partition, end) = (*partition, *end);
@@ -166,12 +165,11 @@ impl Progress {
     /// The watermark to append now; `None` where the last one says the same, or was appended less
     /// than `every` ago and nothing new must be shown.
     pub(super) fn watermark(
-        &mut self,
+        &self,
         log_end: Option<UnixNanos>,
         now: Duration,
         every: Duration,
     ) -> Option<Watermark> {
-        self.as_of = self.as_of.max(self.bound(log_end));
         let mut holes = self.holes.clone();
         if self.may_withhold {
             holes.insert(0, UNPROVABLE);
@@ -179,7 +177,7 @@ impl Progress {
         let watermark = Watermark {
             region: self.region.clone(),
             incarnation: self.incarnation,
-            as_of: self.as_of,
+            as_of: self.as_of.max(self.bound(log_end)),
             next: self.partitions.iter().map(|(id, state)| (*id, state.published())).collect(),
             holes,
         };
@@ -200,6 +198,7 @@ impl Progress {
 
     /// A watermark is durable.
     pub(super) fn note_appended(&mut self, watermark: Watermark, now: Duration) {
+        self.as_of = watermark.as_of;
         self.appended = Some((watermark, now));
         self.unshown.clear();
     }

@@ -103,6 +103,7 @@ pub(crate) async fn follow(
         let mut is_heard = false;
         let stream = stream_once(&subscriber, url, sink.as_ref(), &mut is_heard);
         let ended = tokio::select! {
+            biased;
             () = token.cancelled() => break,
             ended = stream => ended,
         };
@@ -122,6 +123,7 @@ pub(crate) async fn follow(
         let pause = pause(failures, &subscriber.entropy);
         failures = failures.saturating_add(1);
         tokio::select! {
+            biased;
             () = token.cancelled() => break,
             () = tokio::time::sleep(pause) => {}
         }

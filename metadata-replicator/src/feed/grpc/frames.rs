@@ -70,11 +70,6 @@ fn check_records(chunk: &Chunk) -> Result<(), ReplicatorError> {
     Ok(())
 }
 
-/// Whether a subscriber at `at` has all that the sender has.
-pub(crate) fn is_level(at: Option<Cursor>, end: Option<Cursor>) -> bool {
-    end.is_none_or(|end| end.sequence == 0 || at.is_some_and(|at| at >= end))
-}
-
 #[cfg(test)]
 mod tests {
     use trace_model::location::Epoch;

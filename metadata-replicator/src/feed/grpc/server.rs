@@ -124,8 +124,9 @@ impl Served {
     async fn next_frame(&mut self) -> Result<Option<v1::OriginFrame>, ReplicatorError> {
         let mut chunk = self.feed.read_from(self.at, self.limits.frame_bytes).await?;
         if chunk.records.is_empty() && self.is_greeted {
-            let wait = self.feed.wait_beyond(self.at, self.limits.heartbeat_every);
+            let wait = self.feed.wait_beyond(Some(chunk.next), self.limits.heartbeat_every);
             tokio::select! {
+                biased;
                 () = self.token.cancelled() => return Ok(None),
                 () = wait => {}
             }
@@ -144,6 +145,7 @@ impl Served {
             end: self.feed.end().map(v1::Cursor::from),
             ..v1::OriginFrame::default()
         };
+        self.at = Some(chunk.next);
         if chunk.records.is_empty() {
             return frame;
         }
@@ -151,7 +153,6 @@ impl Served {
         frame.next = Some(chunk.next.into());
         frame.records = self.names_before(&chunk);
         frame.records.extend(chunk.records);
-        self.at = Some(chunk.next);
         frame
     }
 

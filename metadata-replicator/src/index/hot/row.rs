@@ -180,16 +180,25 @@ impl<'a> RowView<'a> {
         self.head().is_some_and(|(_, _, _, errors, _)| errors > 0)
     }
 
-    /// Numbers of its services.
+    /// Numbers of its services, the root's among them (which no well-meant row leaves out).
     pub(super) fn services(&self) -> impl Iterator<Item = u32> {
         let reader = self.head().map(|(_, _, _, _, reader)| reader);
         let mut reader = reader.unwrap_or(Reader { rest: &[] });
-        let count = reader.varint().unwrap_or(0);
-        (0..count).map_while(move |_| {
-            let service = reader.short()?;
-            reader.varint()?;
-            reader.varint()?;
-            Some(service)
+        let mut left = reader.varint().unwrap_or(0);
+        let mut has_root = self.has(ROOT);
+        std::iter::from_fn(move || {
+            if let Some(fewer) = left.checked_sub(1) {
+                left = fewer;
+                let service = reader.short()?;
+                reader.varint()?;
+                reader.varint()?;
+                return Some(service);
+            }
+            if std::mem::take(&mut has_root) {
+                reader.span_id()?;
+                return reader.short();
+            }
+            None
         })
     }
 

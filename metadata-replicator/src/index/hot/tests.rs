@@ -1,1 +1,321 @@
+#![expect(clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use trace_model::location::{Detail, EntrySpan, Keep, RootSpan, ServiceCount, SummaryQuery};
+use trace_model::{Region, SpanId, TimeRange};
+
+use super::summaries::answers;
+use super::*;
+
+const MINUTE: u64 = 60_000_000_000;
+const NOW: u64 = 1_790_000_000_000_000_000;
+
+fn tenant(number: u8) -> TenantId {
+    TenantId::new(["team-a", "team-b"][usize::from(number % 2)]).unwrap()
+}
+
+fn trace(number: u8) -> TraceId {
+    TraceId::from_bytes([number + 1; 16]).unwrap()
+}
+
+fn writer(number: u8) -> WriterId {
+    let region = ["eu-west-1", "us-east-1", "ap-southeast-1"][usize::from(number % 3)];
+    WriterId {
+        region: Region::new(region).unwrap(),
+        incarnation: 1 + u64::from(number / 6),
+        partition: u32::from(number / 3 % 2),
+    }
+}
+
+fn service(number: u8) -> Arc<str> {
+    ["web", "cart", "payment", "fraud"][usize::from(number % 4)].into()
+}
+
+fn detail(seed: u64, services: &[u8]) -> Detail {
+    let start = UnixNanos(NOW - seed % 40 * MINUTE);
+    let span_id = SpanId::from_bytes([1 + (seed % 200) as u8; 8]).unwrap();
+    let mut counts: Vec<_> = services
+        .iter()
+        .map(|number| ServiceCount { service: service(*number), spans: 2, errors: 0 })
+        .collect();
+    counts.sort();
+    counts.dedup();
+    let root = RootSpan {
+        service: service((seed % 4) as u8),
+        operation: format!("op-{}", seed % 3).as_str().into(),
+        start: start.minus(seed),
+        span_id,
+        duration_nanos: seed << 58,
+        is_error: seed.is_multiple_of(2),
+    };
+    let entry = EntrySpan {
+        span_id,
+        parent_span_id: span_id,
+        service: service((seed % 3) as u8),
+        start: start.plus(seed % 9),
+        duration_nanos: seed * 1_000,
+        is_error: false,
+    };
+    Detail {
+        min_start: start,
+        max_end: start.plus(seed % 7 * MINUTE),
+        span_count: counts.len() as u32 * 2,
+        error_count: (seed % 3) as u32,
+        is_lower_bound: seed.is_multiple_of(11),
+        services: counts,
+        root: (seed % 5 < 3).then_some(root),
+        entries: vec![entry; (seed % 3) as usize],
+    }
+}
+
+fn row() -> impl Strategy<Value = Contribution> {
+    let ids = (0_u8..2, 0_u8..6, 0_u8..7);
+    (ids, 0_u64..5, 0_u64..90, vec(0_u8..4, 0..4), 0_u8..12).prop_map(
+        |((tenant_number, trace_number, writer_number), version, seed, services, special)| {
+            Contribution {
+                version,
+                tenant: tenant(tenant_number),
+                trace_id: trace(trace_number),
+                writer: writer(writer_number),
+                last_append: UnixNanos(NOW - seed * MINUTE / 3),
+                keep: [Keep::Pending, Keep::SampledOut, Keep::Keep][usize::from(special % 3)],
+                is_erased: special == 7,
+                detail: (special != 5).then(|| detail(seed, &services)),
+            }
+        },
+    )
+}
+
+type Oracle = BTreeMap<(TenantId, TraceId), TraceEntry>;
+
+fn oracle_of(rows: &[Contribution]) -> Oracle {
+    let mut oracle = Oracle::new();
+    for row in rows {
+        oracle.entry((row.tenant.clone(), row.trace_id)).or_default().join(row.clone());
+    }
+    oracle
+}
+
+fn index_of(rows: &[Contribution]) -> HotIndex {
+    let mut index = HotIndex::new(1 << 20);
+    for row in rows {
+        index.join(row);
+    }
+    index
+}
+
+fn agree(index: &HotIndex, oracle: &Oracle) -> Result<(), TestCaseError> {
+    prop_assert_eq!(index.traces(), oracle.len());
+    let rows: usize = oracle.values().map(|entry| entry.contributions.len()).sum();
+    prop_assert_eq!(index.rows(), rows);
+    for ((tenant, trace_id), entry) in oracle {
+        prop_assert_eq!(&index.look_up(tenant, *trace_id), entry);
+    }
+    Ok(())
+}
+
+fn query() -> impl Strategy<Value = SummaryQuery> {
+    let names = (proptest::option::of(0_u8..4), proptest::option::of(0_u8..4), 0_u64..5);
+    (names, 0_u64..60, 0_u64..60, 0_u64..5, 0_u8..4, 1_usize..9).prop_map(
+        |((named, root, operation), back, length, minutes, flags, limit)| SummaryQuery {
+            tenant: tenant(flags),
+            range: TimeRange {
+                start: UnixNanos(NOW - back * MINUTE),
+                end: UnixNanos(NOW - back * MINUTE + length * MINUTE),
+            },
+            service: named.map(service),
+            root_service: root.map(service),
+            root_operation: (operation < 2).then(|| format!("op-{operation}").as_str().into()),
+            duration_nanos_min: minutes.saturating_sub(2) * MINUTE,
+            duration_nanos_max: (minutes == 1).then_some(3 * MINUTE),
+            only_errors: flags == 3,
+            limit,
+        },
+    )
+}
+
+/// The answer by looking at everything.
+fn expected(oracle: &Oracle, query: &SummaryQuery) -> Vec<(TraceId, TraceEntry)> {
+    let of_tenant = oracle.iter().filter(|((tenant, _), _)| *tenant == query.tenant);
+    let mut found: Vec<_> = of_tenant
+        .filter_map(|((_, id), entry)| Some((answers(query, entry)?, *id, entry.clone())))
+        .collect();
+    found.sort_by(|left, right| right.0.cmp(&left.0).then(left.1.cmp(&right.1)));
+    found.into_iter().take(query.limit).map(|(_, id, entry)| (id, entry)).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_order_and_any_number_of_deliveries_give_the_same_index(
+        rows in vec(row(), 0..60), order in vec(any::<prop::sample::Index>(), 0..120)
+    ) {
+        let index = index_of(&rows);
+        agree(&index, &oracle_of(&rows))?;
+        let mut other = HotIndex::new(1 << 20);
+        for place in order.iter().filter(|_| !rows.is_empty()) {
+            other.join(&rows[place.index(rows.len())]);
+        }
+        for row in rows.iter().rev() {
+            other.join(row);
+        }
+        prop_assert_eq!(other.digest(), index.digest());
+        agree(&other, &oracle_of(&rows))?;
+    }
+
+    #[test]
+    fn summaries_are_what_looking_at_every_trace_gives(
+        rows in vec(row(), 0..60), queries in vec(query(), 1..8)
+    ) {
+        let index = index_of(&rows);
+        let oracle = oracle_of(&rows);
+        for query in &queries {
+            prop_assert_eq!(index.summaries(query).entries, expected(&oracle, query));
+        }
+    }
+
+    #[test]
+    fn expiry_takes_what_arrived_before_the_horizon_and_nothing_else(
+        rows in vec(row(), 0..60), minutes in 0_u64..40, queries in vec(query(), 1..4)
+    ) {
+        let mut index = index_of(&rows);
+        let horizon = UnixNanos(NOW - minutes * MINUTE + 7);
+        let mut oracle = oracle_of(&rows);
+        for entry in oracle.values_mut() {
+            entry.contributions.retain(|_, row| row.last_append >= horizon);
+        }
+        oracle.retain(|_, entry| !entry.contributions.is_empty());
+        let before = index.rows();
+        let expired = index.expire(horizon);
+        prop_assert_eq!(before - expired, index.rows());
+        agree(&index, &oracle)?;
+        for query in &queries {
+            prop_assert_eq!(index.summaries(query).entries, expected(&oracle, query));
+        }
+        prop_assert!(index.evicted_until().is_none());
+    }
+
+    #[test]
+    fn a_full_index_keeps_the_newest_arrivals_and_says_what_it_let_go(
+        rows in vec(row(), 1..80), rows_max in 1_usize..20
+    ) {
+        let mut index = HotIndex::new(rows_max);
+        for row in &rows {
+            index.join(row);
+            prop_assert!(index.rows() <= rows_max);
+        }
+        let everything = oracle_of(&rows);
+        for ((tenant, trace_id), entry) in &everything {
+            let held = index.look_up(tenant, *trace_id);
+            for (writer, row) in &entry.contributions {
+                if held.contributions.get(writer) != Some(row) {
+                    prop_assert!(index.evicted_until().is_some());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn replay_below_the_version_changes_nothing() {
+    let make = |version| Contribution {
+        version,
+        tenant: tenant(0),
+        trace_id: trace(0),
+        writer: writer(0),
+        last_append: UnixNanos(NOW),
+        keep: Keep::Keep,
+        is_erased: false,
+        detail: Some(detail(version, &[0])),
+    };
+    let mut index = HotIndex::new(10);
+    assert!(index.join(&make(5)));
+    assert!(!index.join(&make(4)));
+    assert!(!index.join(&make(5)));
+    assert!(index.join(&make(6)));
+    assert_eq!(index.rows(), 1);
+    assert_eq!(index.version_of("team-a", trace(0), &writer(0)), Some(6));
+    assert_eq!(index.version_of("team-b", trace(0), &writer(0)), None);
+}
+
+#[test]
+fn a_trace_of_three_services_takes_at_most_200_bytes() {
+    let mut index = HotIndex::new(1 << 20);
+    let traces = 200_000_u64;
+    for number in 0..traces {
+        let mut id = [7_u8; 16];
+        id[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        let start = UnixNanos(NOW + number * 10_000_000);
+        let services = ["cart", "payment", "web"].map(|name| ServiceCount {
+            service: name.into(),
+            spans: 3,
+            errors: 0,
+        });
+        let root = RootSpan {
+            service: "web".into(),
+            operation: format!("GET /{}", number % 50).as_str().into(),
+            start,
+            span_id: SpanId::from_bytes(id[..8].try_into().unwrap())
+                .unwrap_or(SpanId::from_bytes([1; 8]).unwrap()),
+            duration_nanos: 80_000_000,
+            is_error: false,
+        };
+        index.join(&Contribution {
+            version: number + 1,
+            tenant: TenantId::default(),
+            trace_id: TraceId::from_bytes(id).unwrap(),
+            writer: writer(0),
+            last_append: start.plus(300_000_000),
+            keep: Keep::Keep,
+            is_erased: false,
+            detail: Some(Detail {
+                min_start: start,
+                max_end: start.plus(80_000_000),
+                span_count: 9,
+                error_count: 0,
+                is_lower_bound: false,
+                services: services.to_vec(),
+                root: Some(root),
+                entries: Vec::new(),
+            }),
+        });
+    }
+    let each = index.bytes() as u64 / traces;
+    assert!((80..=200).contains(&each), "{each} bytes a trace");
+}
+
+#[test]
+fn a_rare_service_is_found_without_looking_at_every_row() {
+    let mut index = HotIndex::new(1 << 20);
+    for number in 0..2_000_u32 {
+        let mut id = [1_u8; 16];
+        id[..4].copy_from_slice(&number.to_le_bytes());
+        let rare = number % 500 == 0;
+        index.join(&Contribution {
+            version: 1,
+            tenant: tenant(0),
+            trace_id: TraceId::from_bytes(id).unwrap(),
+            writer: writer(0),
+            last_append: UnixNanos(NOW),
+            keep: Keep::Keep,
+            is_erased: false,
+            detail: Some(Detail { root: None, ..detail(1, if rare { &[0, 3] } else { &[0] }) }),
+        });
+    }
+    let query = SummaryQuery {
+        tenant: tenant(0),
+        range: TimeRange { start: UnixNanos(0), end: UnixNanos::MAX },
+        service: Some("fraud".into()),
+        root_service: None,
+        root_operation: None,
+        duration_nanos_min: 0,
+        duration_nanos_max: None,
+        only_errors: false,
+        limit: 100,
+    };
+    let found = index.summaries(&query);
+    assert_eq!((found.entries.len(), found.rows_scanned), (4, 4));
+}

@@ -1,0 +1,323 @@
+//! Three origins and three replicas over a simulated network, with cuts, stalls, crashes, restarts,
+//! clocks that disagree and a lost disk: afterwards every replica holds the same index, and it is
+//! the one that the origins wrote.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test may stop where it fails"
+)]
+
+mod network;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use metadata_replicator::feed::grpc::{Dialer, ReplicationServer, ServerLimits};
+use metadata_replicator::{
+    ContributionLog, DiskThreads, Entropy, OriginEndpoint, OriginFeed, OriginLog, OriginLogConfig,
+    Replica, ReplicaConfig, ReplicatorMetrics, recover_from_peer,
+};
+use network::{PORT, SimulatedClock, SimulatedDialer, incoming};
+use plan::{Plan, REGIONS};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use trace_model::Region;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Seeds of an ordinary run; a longer one is `FIRST_SEED..FIRST_SEED + n`.
+const SEEDS: std::ops::Range<u64> = 1..5;
+/// How long faults go on, and how long the federation then has to become whole.
+const FAULTS: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
+
+type Fallible = turmoil::Result<()>;
+
+/// What the hosts of a run share with the test.
+#[derive(Clone)]
+struct World {
+    seed: u64,
+    directory: PathBuf,
+    replicas: Arc<Mutex<BTreeMap<String, Weak<Replica>>>>,
+    /// Cells that have written their whole plan.
+    written: Arc<Mutex<BTreeMap<String, bool>>>,
+}
+
+fn region(name: &str) -> Region {
+    Region::new(name).unwrap()
+}
+
+fn cell(name: &str) -> String {
+    format!("cell-{name}")
+}
+
+fn replicator(name: &str) -> String {
+    format!("replicator-{name}")
+}
+
+fn url(host: &str) -> String {
+    format!("http://{host}:{PORT}")
+}
+
+/// Each region's wall clock is off by so many seconds.
+fn clock_of(name: &str) -> Arc<SimulatedClock> {
+    let off_by = REGIONS.iter().position(|region| *region == name).unwrap_or(0) as u64;
+    Arc::new(SimulatedClock::off_by(Duration::from_secs(off_by * 7)))
+}
+
+/// A cell: opens its origin log (takes it back from its replicator where the disk is gone), goes on
+/// with its plan, serves.
+async fn run_cell(world: World, name: &'static str) -> Fallible {
+    let clock = clock_of(name);
+    let directory = world.directory.join(cell(name));
+    let is_lost = !directory.exists() && directory.with_extension("once").exists();
+    std::fs::write(directory.with_extension("once"), [])?;
+    let config = OriginLogConfig {
+        disk: DiskThreads::Inline,
+        segment_bytes_max: 2_000,
+        ..OriginLogConfig::new(&directory, region(name))
+    };
+    let log = OriginLog::open(config, clock.clone(), Entropy::seeded(world.seed))?;
+    if is_lost {
+        recover(&log, name).await;
+    }
+    let log = Arc::new(log);
+    let token = CancellationToken::new();
+    let feeds = [Arc::clone(&log) as Arc<dyn OriginFeed>];
+    let server = ReplicationServer::new(feeds, clock, ServerLimits::default(), token);
+    let serve =
+        Server::builder().add_service(server.into_service()).serve_with_incoming(incoming().await?);
+    let write = async {
+        let plan = Plan::of(world.seed, name);
+        while let Some((rows, watermark)) = plan.step_after(log.published().as_ref()) {
+            log.append(&rows, Some(&watermark)).await?;
+            log.maintain().await?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        world.written.lock().unwrap().insert(cell(name), true);
+        std::future::pending::<Fallible>().await
+    };
+    tokio::select! {
+        biased;
+        served = serve => Ok(served?),
+        written = write => written,
+    }
+}
+
+/// Asks every replicator until each has answered: one may lag behind another.
+async fn recover(log: &OriginLog, name: &str) {
+    for peer in REGIONS {
+        let mut is_done = false;
+        while !is_done {
+            if let Ok(channel) = SimulatedDialer.dial(&url(&replicator(peer))).await {
+                is_done = recover_from_peer(log, channel).await.is_ok();
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+    tracing::debug!(name, "took the log back");
+}
+
+/// A replicator: follows its own cell, and the other regions by their replicators or, failing
+/// those, their cells.
+async fn run_replicator(world: World, name: &'static str) -> Fallible {
+    let clock = clock_of(name);
+    let mut origins = Vec::new();
+    for origin in REGIONS {
+        let hosts = [cell(origin), replicator(origin)];
+        let hosts = if origin == name { &hosts[..1] } else { &hosts[..] };
+        for host in hosts.iter().rev() {
+            origins.push(OriginEndpoint { region: region(origin), url: url(host) });
+        }
+    }
+    let config = ReplicaConfig {
+        disk: DiskThreads::Inline,
+        dialer: Arc::new(SimulatedDialer),
+        segment_bytes_max: 3_000,
+        ..ReplicaConfig::new(region(name), world.directory.join(replicator(name)), origins)
+    };
+    let metrics = ReplicatorMetrics::default();
+    let replica = Replica::open(config, clock, Entropy::seeded(world.seed ^ 5), metrics)?;
+    let replica = Arc::new(replica);
+    world.replicas.lock().unwrap().insert(name.to_owned(), Arc::downgrade(&replica));
+    let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+    replica.spawn(&tracker, &token);
+    let services = replica.grpc_services(&token);
+    let served = Server::builder()
+        .add_service(services.replication)
+        .add_service(services.index)
+        .serve_with_incoming(incoming().await?);
+    Ok(served.await?)
+}
+
+/// The faults of a run, drawn from its seed.
+struct Faults {
+    random: SmallRng,
+    hosts: Vec<String>,
+    down: Vec<String>,
+    directory: PathBuf,
+    lost_disk: bool,
+}
+
+impl Faults {
+    fn pair(&mut self) -> (String, String) {
+        let first = self.random.random_range(0..self.hosts.len());
+        let second = (first + self.random.random_range(1..self.hosts.len())) % self.hosts.len();
+        (self.hosts[first].clone(), self.hosts[second].clone())
+    }
+
+    fn strike(&mut self, sim: &mut turmoil::Sim<'_>) {
+        let (one, two) = self.pair();
+        match self.random.random_range(0..9_u8) {
+            0 | 1 => sim.partition(one, two),
+            2 | 3 => sim.repair(one, two),
+            4 => sim.hold(one, two),
+            5 => sim.release(one, two),
+            6 | 7 if !self.down.contains(&one) => {
+                sim.crash(one.clone());
+                self.lose_disk(&one);
+                self.down.push(one);
+            }
+            _ => {
+                if let Some(host) = self.down.pop() {
+                    sim.bounce(host);
+                }
+            }
+        }
+    }
+
+    /// Once in a run a cell that is down loses its disk.
+    fn lose_disk(&mut self, host: &str) {
+        let directory = self.directory.join(host);
+        if self.lost_disk || !host.starts_with("cell") || !directory.exists() {
+            return;
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+        self.lost_disk = true;
+    }
+
+    fn heal(&mut self, sim: &mut turmoil::Sim<'_>) {
+        for (place, one) in self.hosts.iter().enumerate() {
+            for two in &self.hosts[place + 1..] {
+                sim.release(one.clone(), two.clone());
+                sim.repair(one.clone(), two.clone());
+            }
+        }
+        for host in self.down.drain(..) {
+            sim.bounce(host);
+        }
+    }
+}
+
+/// The digests of the replicas that are up.
+fn digests(world: &World) -> BTreeMap<String, u128> {
+    let replicas = world.replicas.lock().unwrap();
+    let up = replicas.iter().filter_map(|(name, replica)| Some((name, replica.upgrade()?)));
+    up.map(|(name, replica)| (name.clone(), replica.digest())).collect()
+}
+
+fn is_whole(world: &World, expected: u128) -> bool {
+    let written = world.written.lock().unwrap().len();
+    let digests = digests(world);
+    written == REGIONS.len()
+        && digests.len() == REGIONS.len()
+        && digests.values().all(|digest| *digest == expected)
+}
+
+/// What each replica holds of each origin, for the one who looks for the fault.
+fn state_of(world: &World, expected: u128) -> String {
+    let mut text = format!(" written {:?}", world.written.lock().unwrap());
+    let replicas = world.replicas.lock().unwrap();
+    for replica in replicas.values().filter_map(Weak::upgrade) {
+        let is_right = replica.digest() == expected;
+        text.push_str(&format!("\n{} right: {is_right}", replica.region()));
+        for state in replica.list_regions() {
+            let (up, lag) = (state.is_connected, state.lag_records);
+            let next = state.watermark.map(|mark| mark.next);
+            text.push_str(&format!(
+                "\n  {}: {:?} up {up} lag {lag} next {next:?}",
+                state.region, state.cursor
+            ));
+        }
+    }
+    text
+}
+
+/// Runs one seed to its end; gives a hash of how the replicas' indexes changed, and when.
+fn run(seed: u64, directory: &Path) -> u64 {
+    println!("seed {seed}");
+    let world = World {
+        seed,
+        directory: directory.to_path_buf(),
+        replicas: Arc::default(),
+        written: Arc::default(),
+    };
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(seed)
+        .tick_duration(Duration::from_millis(10))
+        .min_message_latency(Duration::from_millis(5))
+        .max_message_latency(Duration::from_millis(150))
+        .simulation_duration(FAULTS + PATIENCE + Duration::from_secs(1))
+        .tcp_capacity(4_096)
+        .build();
+    let mut hosts = Vec::new();
+    for name in REGIONS {
+        let shared = world.clone();
+        sim.host(cell(name), move || run_cell(shared.clone(), name));
+        let shared = world.clone();
+        sim.host(replicator(name), move || run_replicator(shared.clone(), name));
+        hosts.extend([cell(name), replicator(name)]);
+    }
+    let mut faults = Faults {
+        random: SmallRng::seed_from_u64(seed),
+        hosts,
+        down: Vec::new(),
+        directory: world.directory.clone(),
+        lost_disk: false,
+    };
+    let expected = plan::expected_digest(seed);
+    let mut history = Xxh3::new();
+    let mut steps = 0_u64;
+    while sim.elapsed() < FAULTS {
+        sim.step().unwrap();
+        steps += 1;
+        if steps.is_multiple_of(25) {
+            faults.strike(&mut sim);
+            history.update(format!("{steps} {:?}", digests(&world)).as_bytes());
+        }
+    }
+    faults.heal(&mut sim);
+    while !is_whole(&world, expected) {
+        let late = sim.elapsed() > FAULTS + PATIENCE;
+        assert!(!late, "seed {seed} is not whole:{}", state_of(&world, expected));
+        sim.step().unwrap();
+    }
+    println!("seed {seed}: whole {:?} after the faults", sim.elapsed().saturating_sub(FAULTS));
+    history.update(&sim.elapsed().as_nanos().to_le_bytes());
+    history.digest()
+}
+
+fn run_fresh(seed: u64) -> u64 {
+    let directory = tempfile::tempdir().unwrap();
+    run(seed, directory.path())
+}
+
+#[test]
+fn replicas_converge_after_any_faults() {
+    for seed in SEEDS {
+        run_fresh(seed);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    assert_eq!(run_fresh(SEEDS.start), run_fresh(SEEDS.start));
+}
