@@ -37,3 +37,6 @@ pub fn endpoint(url: &str) -> Result<Endpoint, Error> {
         .keep_alive_timeout(KEEP_ALIVE_TIME_MAX)
         .keep_alive_while_idle(true))
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,13 @@ mod region_read;
 mod route;
 mod search;
 
+#[cfg(test)]
+mod fakes;
+#[cfg(test)]
+mod find_trace_tests;
+#[cfg(test)]
+mod oracle_tests;
+
 pub use assembled::{Standing, TraceAnswer};
 pub use catalog::{CatalogAnswer, DependencyLink, RegionHealth, SummaryAnswer};
 pub use certify::certify;

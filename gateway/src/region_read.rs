@@ -225,6 +225,3 @@ fn invalid(reason: &str) -> CellError {
 
 /// The region's client, shared by the questions of a gateway.
 pub(crate) type SharedClient = Arc<dyn CellClient>;
-
-#[cfg(test)]
-mod tests;

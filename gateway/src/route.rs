@@ -166,6 +166,3 @@ impl<'a> Known<'a> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

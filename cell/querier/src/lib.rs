@@ -22,3 +22,6 @@ pub use find_trace::CellTrace;
 pub use port::{CellStatus, GroupLag, LiveTail, LogStatus, PortError, QuerierPorts, TailRead};
 pub use querier::{Querier, server};
 pub use status::QuerierError;
+
+#[cfg(test)]
+mod tests;

@@ -56,9 +56,7 @@ fn cell_error(status: &Status) -> CellError {
     tracing::debug!(code = ?status.code(), message = status.message(), "a cell did not answer");
     let broken = status.source().is_some();
     match status.code() {
-        Code::DeadlineExceeded | Code::Cancelled => {
-            CellError::TimedOut("it ran out of time".to_owned())
-        }
+        Code::DeadlineExceeded => CellError::TimedOut("it ran out of time".to_owned()),
         Code::ResourceExhausted => CellError::Refused("it is too busy".to_owned()),
         Code::Unauthenticated | Code::PermissionDenied => {
             CellError::Refused("it refuses this gateway".to_owned())
@@ -71,7 +69,9 @@ fn cell_error(status: &Status) -> CellError {
         // tonic reports messages that are too large, or are none, without a cause of their own.
         Code::OutOfRange => CellError::Invalid("a message larger than allowed".to_owned()),
         Code::Internal if !broken => CellError::Invalid("a message that is none".to_owned()),
-        Code::Unknown
+        // A connection that breaks under a question cancels it.
+        Code::Cancelled
+        | Code::Unknown
         | Code::Ok
         | Code::AlreadyExists
         | Code::Aborted
@@ -176,7 +176,7 @@ mod tests {
         use RegionOutcome as Outcome;
         for (code, outcome) in [
             (Code::DeadlineExceeded, Outcome::TimedOut),
-            (Code::Cancelled, Outcome::TimedOut),
+            (Code::Cancelled, Outcome::Unavailable),
             (Code::ResourceExhausted, Outcome::Unavailable),
             (Code::Unavailable, Outcome::Unavailable),
             (Code::Unknown, Outcome::Unavailable),

@@ -1,0 +1,393 @@
+//! The service over fake ports: order of reads, policy, limits, deadlines.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use prometheus_client::registry::Registry;
+use proto::convert::query::{id_bytes, unpack_frame};
+use proto::v1;
+use proto::v1::cell_query_server::CellQuery;
+use proto::wire::put_bytes_field;
+use service_kit::ManualClock;
+use tonic::{Code, Request};
+use trace_model::locality::SpanMode;
+use trace_model::merge::{Envelope, content_hash};
+use trace_model::query::SearchStats;
+use trace_model::{
+    Coverage, Region, ScopeContext, SearchQuery, SpanId, SpanKey, StoredSpan, TenantId, TimeRange,
+    TraceId, UnixNanos,
+};
+use trace_store::port::{
+    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, Operation, RedKey, RedQuery,
+    RedRow, SearchAnswer, ServiceCatalog, StoreError, StoreFigures, TraceRead, TraceReader,
+    TraceSearch,
+};
+
+use crate::{
+    CellStatus, GroupLag, LiveTail, LogStatus, PortError, Querier, QuerierConfig, QuerierPorts,
+    TailRead,
+};
+
+/// A cell whose storage-writer moves one record from tail to store whenever it is told to, or
+/// between the two reads of a question.
+#[derive(Debug, Default)]
+struct Cell {
+    /// Spans of the only partition, one a record.
+    records: Mutex<Vec<StoredSpan>>,
+    committed: AtomicU64,
+    commits_between_reads: AtomicU64,
+    delay_millis: AtomicU64,
+    reads: AtomicUsize,
+    is_failing: Mutex<bool>,
+}
+
+fn cover(next: u64) -> Coverage {
+    let mut cover = Coverage::none(3);
+    cover.extend(0, next);
+    cover
+}
+
+impl Cell {
+    fn split(&self) -> (Vec<StoredSpan>, Vec<StoredSpan>, u64, u64) {
+        let records = self.records.lock().unwrap();
+        let committed = self.committed.load(Ordering::SeqCst);
+        let (stored, tail) = records.split_at(usize::try_from(committed).unwrap());
+        (stored.to_vec(), tail.to_vec(), committed, records.len() as u64)
+    }
+
+    async fn touch(&self) {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let millis = self.delay_millis.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+}
+
+#[async_trait]
+impl LiveTail for Cell {
+    async fn read_tail(&self, _: &TenantId, _: TraceId) -> Result<TailRead, PortError> {
+        self.touch().await;
+        let (_, spans, committed, end) = self.split();
+        let moved = self.commits_between_reads.load(Ordering::SeqCst);
+        self.committed.store((committed + moved).min(end), Ordering::SeqCst);
+        Ok(TailRead { spans, from: cover(committed), covered: cover(end), is_damaged: false })
+    }
+}
+
+#[async_trait]
+impl TraceReader for Cell {
+    async fn read_trace(&self, _: &TenantId, _: TraceId) -> Result<TraceRead, StoreError> {
+        self.touch().await;
+        if *self.is_failing.lock().unwrap() {
+            return Err(StoreError::Unavailable("disk".to_owned()));
+        }
+        let (spans, _, committed, _) = self.split();
+        Ok(TraceRead { spans, covered: cover(committed), is_damaged: false })
+    }
+
+    fn figures(&self) -> StoreFigures {
+        StoreFigures { spans: 7, bytes: 8, segments: 1 }
+    }
+}
+
+#[async_trait]
+impl TraceSearch for Cell {
+    async fn search(&self, _: &SearchQuery) -> Result<SearchAnswer, StoreError> {
+        self.touch().await;
+        Ok(SearchAnswer {
+            matches: Vec::new(),
+            stats: SearchStats { spans_scanned: 9, ..SearchStats::default() },
+            covered: cover(4),
+            is_damaged: true,
+        })
+    }
+}
+
+#[async_trait]
+impl ServiceCatalog for Cell {
+    async fn services(&self, _: &TenantId, _: TimeRange) -> Result<Vec<Arc<str>>, StoreError> {
+        self.touch().await;
+        Ok(vec!["web".into()])
+    }
+
+    async fn operations(
+        &self,
+        _: &TenantId,
+        _: &str,
+        _: TimeRange,
+    ) -> Result<Vec<Operation>, StoreError> {
+        self.touch().await;
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl MetricsStore for Cell {
+    async fn apply(&self, _: MetricsDelta) -> Result<(), StoreError> {
+        Err(StoreError::Unsupported("read only".to_owned()))
+    }
+
+    async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError> {
+        Err(StoreError::Unsupported("read only".to_owned()))
+    }
+
+    async fn red(&self, _: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
+        self.touch().await;
+        Ok(Vec::new())
+    }
+
+    async fn edges(
+        &self,
+        _: &TenantId,
+        _: TimeRange,
+    ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
+        self.touch().await;
+        Ok(Vec::new())
+    }
+
+    async fn edge_traces(&self, _: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+        self.touch().await;
+        Ok(vec![id(5)])
+    }
+}
+
+#[async_trait]
+impl CellStatus for Cell {
+    async fn log_status(&self) -> Result<LogStatus, PortError> {
+        let lag =
+            GroupLag { group: "storage-writer".into(), records: 2, age_millis: 3, dead_letters: 4 };
+        Ok(LogStatus { log_end: cover(6), groups: vec![lag] })
+    }
+}
+
+fn id(number: u8) -> TraceId {
+    TraceId::from_bytes([number; 16]).unwrap()
+}
+
+fn span(number: u8) -> StoredSpan {
+    let mut bytes = Vec::new();
+    put_bytes_field(&mut bytes, 1, &[5; 16]);
+    put_bytes_field(&mut bytes, 2, &[number; 8]);
+    let span = Bytes::from(bytes);
+    StoredSpan {
+        key: SpanKey {
+            span_id: SpanId::from_bytes([number; 8]).unwrap(),
+            kind: 0,
+            content: content_hash(b"", b"", &span),
+        },
+        span,
+        context: Arc::new(ScopeContext {
+            resource: Bytes::new(),
+            scope: Bytes::new(),
+            service: "web".into(),
+        }),
+        envelope: Arc::new(Envelope {
+            receive_time: UnixNanos(1),
+            region: Region::new("eu").unwrap(),
+            collector: "c".into(),
+        }),
+    }
+}
+
+fn querier_with(adjust: impl FnOnce(&mut QuerierConfig)) -> (Querier, Arc<Cell>) {
+    let cell = Arc::new(Cell::default());
+    *cell.records.lock().unwrap() = (1..=4).map(span).collect();
+    let ports = QuerierPorts {
+        traces: Arc::clone(&cell) as Arc<dyn TraceReader>,
+        search: Arc::clone(&cell) as Arc<dyn TraceSearch>,
+        catalog: Arc::clone(&cell) as Arc<dyn ServiceCatalog>,
+        metrics: Arc::clone(&cell) as Arc<dyn MetricsStore>,
+        tail: Arc::clone(&cell) as Arc<dyn LiveTail>,
+        status: Arc::clone(&cell) as Arc<dyn CellStatus>,
+        clock: Arc::new(ManualClock::at(UnixNanos(99))),
+    };
+    let mut config = QuerierConfig::new(Region::new("eu").unwrap());
+    adjust(&mut config);
+    (Querier::new(config, ports, &mut Registry::default()), cell)
+}
+
+fn caller(region: &str) -> Option<v1::Caller> {
+    Some(v1::Caller {
+        tenant: "default".to_owned(),
+        region: region.to_owned(),
+        ..v1::Caller::default()
+    })
+}
+
+fn ask(region: &str, is_miss_round: bool) -> Request<v1::FindTraceRequest> {
+    let (caller, trace_id) = (caller(region), id_bytes(id(5)));
+    Request::new(v1::FindTraceRequest { caller, trace_id, is_miss_round })
+}
+
+async fn find(querier: &Querier, region: &str) -> (Vec<StoredSpan>, v1::FindTraceSummary) {
+    let frames = querier.find_trace(ask(region, false)).await.unwrap().into_inner();
+    let frames: Vec<_> = frames.map(Result::unwrap).collect().await;
+    let mut spans = Vec::new();
+    let mut summary = None;
+    for frame in frames {
+        assert!(summary.is_none(), "a frame behind the summary");
+        summary.clone_from(&frame.summary);
+        spans.extend(unpack_frame(frame, id(5)).unwrap());
+    }
+    (spans, summary.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_missed_when_storage_writer_commits_between_the_reads() {
+    for committed in 0..=4 {
+        for moved in 0..=4 {
+            let (querier, cell) = querier_with(|_| {});
+            cell.committed.store(committed, Ordering::SeqCst);
+            cell.commits_between_reads.store(moved, Ordering::SeqCst);
+            let (spans, summary) = find(&querier, "us").await;
+            assert_eq!(spans.len(), 4, "{committed} {moved}");
+            assert_eq!(summary.span_count, 4);
+            assert_eq!(Coverage::from(summary.coverage.unwrap()), cover(4));
+            assert_eq!(summary.region, "eu");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_cell_lets_one_word_out_and_reads_nothing_for_it() {
+    let (querier, cell) = querier_with(|config| config.locality.spans = SpanMode::Closed);
+    let (spans, summary) = find(&querier, "us").await;
+    assert!(spans.is_empty());
+    let word = v1::FindTraceSummary {
+        outcome: v1::CellOutcome::Forbidden.into(),
+        region: "eu".to_owned(),
+        ..v1::FindTraceSummary::default()
+    };
+    assert_eq!(summary, word);
+    let range = Some(TimeRange::ALL.into());
+    let search = v1::SearchTracesRequest {
+        caller: caller("us"),
+        range,
+        limit: 5,
+        ..v1::SearchTracesRequest::default()
+    };
+    let search = querier.search_traces(Request::new(search)).await.unwrap().into_inner();
+    assert_eq!(search.outcome(), v1::CellOutcome::Forbidden);
+    assert_eq!((search.stats, search.coverage, search.is_damaged), (None, None, false));
+    let services = v1::ListServicesRequest { caller: caller("us"), range };
+    let services = querier.list_services(Request::new(services)).await.unwrap().into_inner();
+    assert_eq!(services.outcome(), v1::CellOutcome::Forbidden);
+    assert!(services.services.is_empty());
+    let operations =
+        v1::ListOperationsRequest { caller: caller("us"), service: "web".into(), range };
+    let operations = querier.list_operations(Request::new(operations)).await.unwrap().into_inner();
+    assert_eq!(operations.outcome(), v1::CellOutcome::Forbidden);
+    let edges = v1::ListEdgesRequest { caller: caller("us"), range };
+    let edges = querier.list_edges(Request::new(edges)).await.unwrap().into_inner();
+    assert_eq!(edges.outcome(), v1::CellOutcome::Forbidden);
+    let red = v1::QueryRedRequest { caller: caller("us"), range, ..Default::default() };
+    let red = querier.query_red(Request::new(red)).await.unwrap().into_inner();
+    assert_eq!(red.outcome(), v1::CellOutcome::Forbidden);
+    let traces = v1::FindEdgeTracesRequest {
+        caller: caller("us"),
+        range,
+        limit: 5,
+        ..v1::FindEdgeTracesRequest::default()
+    };
+    let traces = querier.find_edge_traces(Request::new(traces)).await.unwrap().into_inner();
+    assert_eq!(traces.outcome(), v1::CellOutcome::Forbidden);
+    assert!(traces.trace_ids.is_empty());
+    assert_eq!(cell.reads.load(Ordering::SeqCst), 0);
+    let (own, _) = find(&querier, "eu").await;
+    assert_eq!(own.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_for_unknown_traces_have_a_budget_of_their_own() {
+    let (querier, cell) = querier_with(|config| config.miss_rounds_max = 1);
+    cell.delay_millis.store(100, Ordering::SeqCst);
+    let (first, second, known) = tokio::join!(
+        querier.find_trace(ask("us", true)),
+        querier.find_trace(ask("us", true)),
+        querier.find_trace(ask("us", false)),
+    );
+    assert!(first.is_ok() && known.is_ok());
+    assert_eq!(second.err().unwrap().code(), Code::ResourceExhausted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_keeps_its_place_until_its_last_frame_is_out() {
+    let (querier, _) = querier_with(|config| config.queries_max = 1);
+    let held = querier.find_trace(ask("us", false)).await.unwrap();
+    let refused = querier.find_trace(ask("us", false)).await;
+    assert_eq!(refused.err().unwrap().code(), Code::ResourceExhausted);
+    drop(held);
+    assert!(querier.find_trace(ask("us", false)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_ends_at_the_callers_deadline() {
+    let (querier, cell) = querier_with(|_| {});
+    cell.delay_millis.store(400, Ordering::SeqCst);
+    let mut request = ask("us", false);
+    request.set_timeout(Duration::from_millis(250));
+    let started = tokio::time::Instant::now();
+    let refused = querier.find_trace(request).await;
+    assert_eq!(refused.err().unwrap().code(), Code::DeadlineExceeded);
+    assert_eq!(started.elapsed(), Duration::from_millis(250));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_an_error_and_no_short_answer() {
+    let (querier, cell) = querier_with(|_| {});
+    *cell.is_failing.lock().unwrap() = true;
+    let refused = querier.find_trace(ask("us", false)).await;
+    assert_eq!(refused.err().unwrap().code(), Code::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_traces_come_in_the_order_asked_each_with_its_summary() {
+    let (querier, _) = querier_with(|config| config.traces_per_request_max = 2);
+    let ids = |numbers: &[u8]| numbers.iter().map(|number| id_bytes(id(*number))).collect();
+    let request =
+        |numbers: &[u8]| v1::FindTracesRequest { caller: caller("us"), trace_ids: ids(numbers) };
+    let frames = querier.find_traces(Request::new(request(&[5, 5]))).await.unwrap().into_inner();
+    let frames: Vec<_> = frames.map(Result::unwrap).collect().await;
+    assert_eq!(frames.iter().filter(|frame| frame.summary.is_some()).count(), 2);
+    assert!(frames.last().unwrap().summary.is_some());
+    for wrong in [&[][..], &[1, 2, 3]] {
+        let refused = querier.find_traces(Request::new(request(wrong))).await;
+        assert_eq!(refused.err().unwrap().code(), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_checked_at_their_edges() {
+    let (querier, _) = querier_with(|_| {});
+    for (limit, is_taken) in
+        [(0, false), (1, true), (2_000, true), (2_001, false), (u32::MAX, false)]
+    {
+        let request = v1::SearchTracesRequest {
+            caller: caller("us"),
+            range: Some(TimeRange::ALL.into()),
+            limit,
+            ..v1::SearchTracesRequest::default()
+        };
+        let answer = querier.search_traces(Request::new(request)).await;
+        assert_eq!(answer.is_ok(), is_taken, "{limit}");
+        if let Ok(answer) = answer {
+            assert!(answer.into_inner().is_damaged);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_shows_the_log_and_the_lag_of_each_group() {
+    let (querier, _) = querier_with(|_| {});
+    let request = v1::GetCellStatusRequest { caller: caller("us") };
+    let status = querier.get_cell_status(Request::new(request)).await.unwrap().into_inner();
+    assert_eq!(status.region, "eu");
+    assert_eq!(Coverage::from(status.log_end.unwrap()), cover(6));
+    assert_eq!((status.groups[0].records, status.groups[0].dead_letters), (2, 4));
+    assert_eq!((status.spans_stored, status.now_unix_nano), (7, 99));
+    let nobody = querier.get_cell_status(Request::new(v1::GetCellStatusRequest::default())).await;
+    assert_eq!(nobody.err().unwrap().code(), Code::Unauthenticated);
+}

@@ -1,0 +1,495 @@
+//! Cells and an index for tests: they answer as told, also wrongly.
+#![expect(clippy::wildcard_enum_match_arm, reason = "each place names the manners that it changes")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
+use prometheus_client::registry::Registry;
+use prost::Message;
+use proto::convert::query::{FramePacker, id_bytes};
+use proto::v1;
+use service_kit::ManualClock;
+use trace_model::location::Keep;
+use trace_model::merge::{Envelope, content_hash};
+use trace_model::{
+    Contribution, Coverage, Region, ScopeContext, SearchQuery, SpanId, SpanKey, StoredSpan,
+    TenantId, TimeRange, TraceEntry, TraceId, UnixNanos, Watermark, WriterId,
+};
+
+use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryContext};
+use crate::gateway::Gateway;
+use crate::port::{
+    Caller, CellClient, CellError, FrameStream, IndexError, IndexRegions, LookUp, MetadataIndex,
+    RegionState, SummaryPage, SummaryQuery, TraceAsk,
+};
+
+pub(crate) const INCARNATION: u64 = 7;
+pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
+
+/// How a cell answers by trace id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    Honest,
+    /// Its stores and tail reach one record less than it published, and miss the last span.
+    Behind,
+    Damaged,
+    Forbidding,
+    Late(Duration),
+    Hanging,
+    HangingAfterAFrame,
+    Unreachable,
+    ResetAfterAFrame,
+    EndingWithoutSummary,
+    OtherTrace,
+    OtherTracesSpan,
+    Garbage,
+    OtherRegionsName,
+    OtherRegionsSpans,
+    Miscounting,
+    Endless,
+    EndlessEmptyFrames,
+    GoingOnAfterTheSummary,
+}
+
+pub(crate) fn region(name: &str) -> Region {
+    Region::new(name).unwrap()
+}
+
+pub(crate) fn id(number: u8) -> TraceId {
+    TraceId::from_bytes([number; 16]).unwrap()
+}
+
+/// A span as a cell of this region holds it.
+pub(crate) fn span(trace_id: TraceId, number: u16, region: &Region) -> StoredSpan {
+    let [high, low] = number.to_be_bytes();
+    let span = Span {
+        trace_id: trace_id.as_bytes().to_vec(),
+        span_id: vec![1, 0, 0, 0, 0, 0, high, low],
+        parent_span_id: if number == 0 { vec![] } else { vec![1, 0, 0, 0, 0, 0, 0, 0] },
+        name: format!("operation {number}"),
+        kind: 2,
+        start_time_unix_nano: NOW.0 + u64::from(number) * 1_000,
+        end_time_unix_nano: NOW.0 + u64::from(number) * 1_000 + 5_000,
+        ..Span::default()
+    };
+    stored(&span, &resource("web"), region)
+}
+
+pub(crate) fn resource(service: &str) -> ResourceSpans {
+    let value = Some(AnyValue { value: Some(Value::StringValue(service.to_owned())) });
+    let name = KeyValue { key: "service.name".to_owned(), value, ..KeyValue::default() };
+    ResourceSpans {
+        resource: Some(Resource { attributes: vec![name], ..Resource::default() }),
+        ..ResourceSpans::default()
+    }
+}
+
+pub(crate) fn stored(span: &Span, resource: &ResourceSpans, region: &Region) -> StoredSpan {
+    let resource = Bytes::from(resource.encode_to_vec());
+    let service = proto::wire::service_name(&resource).unwrap().unwrap_or("").into();
+    let bytes = Bytes::from(span.encode_to_vec());
+    StoredSpan {
+        key: SpanKey {
+            span_id: SpanId::try_from(span.span_id.as_slice()).unwrap(),
+            kind: u8::try_from(span.kind).unwrap(),
+            content: content_hash(&resource, b"", &bytes),
+        },
+        span: bytes,
+        context: Arc::new(ScopeContext { resource, scope: Bytes::new(), service }),
+        envelope: Arc::new(Envelope {
+            receive_time: NOW,
+            region: region.clone(),
+            collector: "c".into(),
+        }),
+    }
+}
+
+/// A cell.
+#[derive(Debug)]
+pub(crate) struct FakeCell {
+    pub(crate) region: Region,
+    pub(crate) manner: Mutex<Manner>,
+    pub(crate) spans: Mutex<BTreeMap<TraceId, Vec<StoredSpan>>>,
+    pub(crate) asks: Mutex<Vec<TraceAsk>>,
+    pub(crate) searches: AtomicUsize,
+    pub(crate) matches: Mutex<Vec<v1::TraceMatch>>,
+    pub(crate) services: Mutex<Vec<String>>,
+    pub(crate) edges: Mutex<Vec<v1::Edge>>,
+}
+
+impl FakeCell {
+    pub(crate) fn new(name: &str) -> Arc<Self> {
+        Arc::new(Self {
+            region: region(name),
+            manner: Mutex::new(Manner::Honest),
+            spans: Mutex::default(),
+            asks: Mutex::default(),
+            searches: AtomicUsize::new(0),
+            matches: Mutex::default(),
+            services: Mutex::default(),
+            edges: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn behave(&self, manner: Manner) {
+        *self.manner.lock().unwrap() = manner;
+    }
+
+    pub(crate) fn hold(&self, trace_id: TraceId, numbers: std::ops::Range<u16>) {
+        let spans = numbers.map(|number| span(trace_id, number, &self.region));
+        self.spans.lock().unwrap().entry(trace_id).or_default().extend(spans);
+    }
+
+    pub(crate) fn ask_count(&self) -> usize {
+        self.asks.lock().unwrap().len()
+    }
+
+    /// The contribution that its publisher has sent: one record for each span.
+    pub(crate) fn contribution(&self, trace_id: TraceId) -> Contribution {
+        let spans = self.spans.lock().unwrap().get(&trace_id).map_or(0, Vec::len);
+        contribution(&self.region, trace_id, spans as u64)
+    }
+
+    fn manner(&self) -> Manner {
+        *self.manner.lock().unwrap()
+    }
+
+    fn frames(&self, trace_id: TraceId) -> Vec<Result<v1::FindTraceResponse, CellError>> {
+        let manner = self.manner();
+        let mut spans = self.spans.lock().unwrap().get(&trace_id).cloned().unwrap_or_default();
+        let mut coverage = Coverage::none(INCARNATION);
+        coverage.extend(0, spans.len() as u64);
+        if manner == Manner::Behind && spans.pop().is_some() {
+            coverage = Coverage::none(INCARNATION);
+            coverage.extend(0, spans.len() as u64);
+        }
+        if manner == Manner::Forbidding {
+            spans.clear();
+        }
+        if manner == Manner::OtherRegionsSpans {
+            spans.push(span(trace_id, 900, &region("elsewhere")));
+        }
+        let count = spans.len() as u64;
+        let mut frames: Vec<_> = FramePacker::new(trace_id, spans.into_iter()).collect();
+        let name =
+            if manner == Manner::OtherRegionsName { "elsewhere" } else { self.region.as_str() };
+        let outcome = match manner {
+            Manner::Forbidding => v1::CellOutcome::Forbidden,
+            _ => v1::CellOutcome::Answered,
+        };
+        frames.push(v1::FindTraceResponse {
+            trace_id: id_bytes(trace_id),
+            summary: Some(v1::FindTraceSummary {
+                outcome: outcome.into(),
+                coverage: Some((&coverage).into()),
+                span_count: if manner == Manner::Miscounting { count + 1 } else { count },
+                is_damaged: manner == Manner::Damaged,
+                region: name.to_owned(),
+            }),
+            ..v1::FindTraceResponse::default()
+        });
+        frames.into_iter().map(Ok).collect()
+    }
+
+    fn stream(&self, trace_ids: &[TraceId]) -> FrameStream {
+        let frames: Vec<_> = trace_ids.iter().flat_map(|id| self.frames(*id)).collect();
+        let first = trace_ids[0];
+        let one = self.one_frame(first, first);
+        match self.manner() {
+            Manner::HangingAfterAFrame => stream::iter([Ok(one)]).chain(stream::pending()).boxed(),
+            Manner::ResetAfterAFrame => {
+                let reset = CellError::Unavailable("reset".to_owned());
+                stream::iter([Ok(one), Err(reset)]).boxed()
+            }
+            Manner::EndingWithoutSummary => stream::iter([Ok(one)]).boxed(),
+            Manner::OtherTrace => stream::iter([Ok(self.one_frame(id(0xee), id(0xee)))]).boxed(),
+            Manner::OtherTracesSpan => stream::iter([Ok(self.one_frame(first, id(0xee)))]).boxed(),
+            Manner::Garbage => {
+                let mut garbage = one;
+                garbage.spans[0].span = Bytes::from_static(&[0xff; 40]);
+                stream::iter([Ok(garbage)]).boxed()
+            }
+            Manner::Endless => stream::repeat_with(move || Ok(one.clone())).boxed(),
+            Manner::EndlessEmptyFrames => {
+                let empty = v1::FindTraceResponse { spans: vec![], ..one };
+                stream::repeat_with(move || Ok(empty.clone())).boxed()
+            }
+            Manner::GoingOnAfterTheSummary => {
+                stream::iter(frames).chain(stream::iter([Ok(one)])).boxed()
+            }
+            _ => stream::iter(frames).boxed(),
+        }
+    }
+
+    fn one_frame(&self, trace_id: TraceId, spans_of: TraceId) -> v1::FindTraceResponse {
+        let spans = std::iter::once(span(spans_of, 700, &self.region));
+        let mut frame = FramePacker::new(trace_id, spans).next().unwrap();
+        frame.trace_id = id_bytes(trace_id);
+        frame
+    }
+}
+
+#[async_trait]
+impl CellClient for FakeCell {
+    fn region(&self) -> &Region {
+        &self.region
+    }
+
+    async fn find_traces(&self, ask: TraceAsk) -> Result<FrameStream, CellError> {
+        let trace_ids = ask.trace_ids.clone();
+        self.asks.lock().unwrap().push(ask);
+        match self.manner() {
+            Manner::Hanging => std::future::pending().await,
+            Manner::Late(by) => tokio::time::sleep(by).await,
+            Manner::Unreachable => {
+                return Err(CellError::Unavailable("it could not be reached".to_owned()));
+            }
+            _ => {}
+        }
+        Ok(self.stream(&trace_ids))
+    }
+
+    async fn search(
+        &self,
+        _: &Caller,
+        query: &SearchQuery,
+        _: Duration,
+    ) -> Result<v1::SearchTracesResponse, CellError> {
+        self.searches.fetch_add(1, Ordering::Relaxed);
+        if self.manner() == Manner::Unreachable {
+            return Err(CellError::Unavailable("it could not be reached".to_owned()));
+        }
+        let key = |found: &v1::TraceMatch| {
+            let id = TraceId::try_from(found.trace_id.as_ref()).unwrap();
+            (std::cmp::Reverse(UnixNanos(found.newest_match_unix_nano)), id)
+        };
+        let mut matches = self.matches.lock().unwrap().clone();
+        let before = query.before.map(|(time, id)| (std::cmp::Reverse(time), id));
+        matches.retain(|found| before.is_none_or(|before| key(found) > before));
+        matches.retain(|found| query.range.contains(UnixNanos(found.newest_match_unix_nano)));
+        matches.sort_by_key(key);
+        let limit = if self.manner() == Manner::Endless { usize::MAX } else { query.limit };
+        matches.truncate(limit);
+        if self.manner() == Manner::Garbage {
+            matches.reverse();
+        }
+        Ok(v1::SearchTracesResponse {
+            outcome: v1::CellOutcome::Answered.into(),
+            matches,
+            region: self.region.as_str().to_owned(),
+            is_damaged: self.manner() == Manner::Damaged,
+            ..v1::SearchTracesResponse::default()
+        })
+    }
+
+    async fn services(
+        &self,
+        _: &Caller,
+        _: TimeRange,
+        _: Duration,
+    ) -> Result<v1::ListServicesResponse, CellError> {
+        match self.manner() {
+            Manner::Hanging => std::future::pending().await,
+            Manner::Unreachable => Err(CellError::Unavailable("gone".to_owned())),
+            _ => Ok(v1::ListServicesResponse {
+                outcome: v1::CellOutcome::Answered.into(),
+                services: self.services.lock().unwrap().clone(),
+                region: self.region.as_str().to_owned(),
+            }),
+        }
+    }
+
+    async fn operations(
+        &self,
+        _: &Caller,
+        service: &str,
+        _: TimeRange,
+        _: Duration,
+    ) -> Result<v1::ListOperationsResponse, CellError> {
+        let operations = vec![
+            v1::Operation { name: format!("GET {service}"), kind: 2 },
+            v1::Operation { name: format!("GET {service}"), kind: 3 },
+        ];
+        Ok(v1::ListOperationsResponse {
+            outcome: v1::CellOutcome::Answered.into(),
+            operations,
+            region: self.region.as_str().to_owned(),
+        })
+    }
+
+    async fn edges(
+        &self,
+        _: &Caller,
+        _: TimeRange,
+        _: Duration,
+    ) -> Result<v1::ListEdgesResponse, CellError> {
+        Ok(v1::ListEdgesResponse {
+            outcome: v1::CellOutcome::Answered.into(),
+            edges: self.edges.lock().unwrap().clone(),
+            region: self.region.as_str().to_owned(),
+        })
+    }
+
+    async fn status(
+        &self,
+        _: &Caller,
+        _: Duration,
+    ) -> Result<v1::GetCellStatusResponse, CellError> {
+        match self.manner() {
+            Manner::Hanging => std::future::pending().await,
+            Manner::Unreachable => Err(CellError::Unavailable("gone".to_owned())),
+            _ => Ok(v1::GetCellStatusResponse {
+                region: self.region.as_str().to_owned(),
+                groups: vec![v1::GroupLag {
+                    group: "storage-writer".to_owned(),
+                    records: 3,
+                    age_millis: 40,
+                    dead_letters: 0,
+                }],
+                ..v1::GetCellStatusResponse::default()
+            }),
+        }
+    }
+}
+
+pub(crate) fn contribution(region: &Region, trace_id: TraceId, version: u64) -> Contribution {
+    Contribution {
+        version,
+        tenant: TenantId::default(),
+        trace_id,
+        writer: WriterId { region: region.clone(), incarnation: INCARNATION, partition: 0 },
+        last_append: NOW,
+        keep: Keep::Pending,
+        is_erased: false,
+        detail: None,
+    }
+}
+
+/// What the replica shows of a region whose index is level and whole.
+pub(crate) fn level(name: &str) -> RegionState {
+    let region = region(name);
+    let watermark = Watermark {
+        region,
+        incarnation: INCARNATION,
+        as_of: NOW,
+        next: BTreeMap::new(),
+        holes: Vec::new(),
+    };
+    RegionState { watermark: Some(watermark), ..silent(name) }
+}
+
+/// What the replica shows of a region that it has no watermark of.
+pub(crate) fn silent(name: &str) -> RegionState {
+    RegionState {
+        region: region(name),
+        cursor: None,
+        watermark: None,
+        silent_millis: 0,
+        is_connected: true,
+        lag_records: 0,
+        lag_millis: 0,
+    }
+}
+
+/// A region whose watermark has a hole.
+pub(crate) fn holed(name: &str) -> RegionState {
+    let mut state = level(name);
+    if let Some(watermark) = &mut state.watermark {
+        watermark.holes.push(TimeRange { start: UnixNanos(1), end: UnixNanos(2) });
+    }
+    state
+}
+
+/// An index.
+#[derive(Debug, Default)]
+pub(crate) struct FakeIndex {
+    pub(crate) entries: Mutex<BTreeMap<TraceId, TraceEntry>>,
+    pub(crate) states: Mutex<Vec<RegionState>>,
+    pub(crate) is_down: Mutex<bool>,
+}
+
+impl FakeIndex {
+    pub(crate) fn with_states(states: Vec<RegionState>) -> Arc<Self> {
+        Arc::new(Self { states: Mutex::new(states), ..Self::default() })
+    }
+
+    pub(crate) fn know(&self, contribution: Contribution) {
+        let mut entries = self.entries.lock().unwrap();
+        entries.entry(contribution.trace_id).or_default().join(contribution);
+    }
+
+    fn check(&self) -> Result<(), IndexError> {
+        if *self.is_down.lock().unwrap() {
+            return Err(IndexError::Unavailable("down".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl MetadataIndex for FakeIndex {
+    async fn look_up(&self, _: &TenantId, ids: &[TraceId]) -> Result<LookUp, IndexError> {
+        self.check()?;
+        let entries = self.entries.lock().unwrap();
+        Ok(LookUp {
+            entries: ids.iter().map(|id| entries.get(id).cloned().unwrap_or_default()).collect(),
+            regions: self.states.lock().unwrap().clone(),
+        })
+    }
+
+    async fn list_summaries(&self, query: &SummaryQuery) -> Result<SummaryPage, IndexError> {
+        self.check()?;
+        let entries = self.entries.lock().unwrap();
+        let traces = entries.iter().map(|(id, entry)| (*id, entry.clone()));
+        Ok(SummaryPage {
+            traces: traces.take(query.limit as usize).collect(),
+            regions: self.states.lock().unwrap().clone(),
+            rows_scanned: 1,
+        })
+    }
+
+    async fn regions(&self) -> Result<IndexRegions, IndexError> {
+        self.check()?;
+        let regions = self.states.lock().unwrap().clone();
+        Ok(IndexRegions { regions, traces_held: 1 })
+    }
+}
+
+/// A gateway of the first cell's region, with a clock that stands still.
+pub(crate) fn gateway(cells: &[Arc<FakeCell>], index: &Arc<FakeIndex>) -> Arc<Gateway> {
+    gateway_with(cells, index, |_| {})
+}
+
+pub(crate) fn gateway_with(
+    cells: &[Arc<FakeCell>],
+    index: &Arc<FakeIndex>,
+    adjust: impl FnOnce(&mut GatewayConfig),
+) -> Arc<Gateway> {
+    let endpoints = cells.iter().map(|cell| CellEndpoint {
+        region: cell.region.clone(),
+        endpoint: "http://127.0.0.1:1".to_owned(),
+    });
+    let mut config = GatewayConfig::new(cells[0].region.clone(), endpoints.collect());
+    adjust(&mut config);
+    let clients: Vec<Arc<dyn CellClient>> =
+        cells.iter().map(|cell| Arc::clone(cell) as Arc<dyn CellClient>).collect();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let index = Arc::clone(index) as Arc<dyn MetadataIndex>;
+    Arc::new(Gateway::new(config, index, clients, clock, &mut Registry::default()))
+}
+
+pub(crate) fn context(freshness: Freshness) -> QueryContext {
+    QueryContext {
+        tenant: TenantId::default(),
+        freshness,
+        patience: Patience { first_frame: Duration::from_secs(2), total: Duration::from_secs(30) },
+    }
+}
