@@ -199,3 +199,22 @@ async fn start_role(file: &Path) -> anyhow::Result<RunningRole> {
         Config::Gateway(config) => wiring::start_gateway(*config, context).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_before_anything_is_started() {
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = held.local_addr().unwrap().port();
+        let regions = [Region::new("eu-west-1").unwrap()];
+        let directory = tempfile::tempdir().unwrap();
+        let plan = DemoPlan::new(&regions, directory.path().into(), Some(port)).unwrap();
+        let error = Federation::start(plan, WanMode::Off).await.unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains(&format!("port {port} on 127.0.0.1 is taken")), "{text}");
+        assert!(text.contains("--base-port"), "{text}");
+        assert!(!directory.path().join("eu-west-1").exists(), "something was written");
+    }
+}
