@@ -105,8 +105,10 @@ impl CellQuery for Cell {
 
     async fn get_cell_status(
         &self,
-        _: Request<v1::GetCellStatusRequest>,
+        request: Request<v1::GetCellStatusRequest>,
     ) -> Answer<v1::GetCellStatusResponse> {
+        let caller = request.into_inner().caller.unwrap();
+        assert!(trace_model::Region::new(&caller.region).is_ok(), "a caller has a region");
         let region = "eu-west-1".to_owned();
         Ok(Response::new(v1::GetCellStatusResponse {
             region,
