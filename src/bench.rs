@@ -49,18 +49,28 @@ pub(crate) async fn run(
 /// What was measured: named values in order, and whether everything came back as it should.
 #[derive(Debug)]
 struct Report {
-    values: Map<String, Value>,
+    values: Vec<(String, Value)>,
     is_well: bool,
 }
 
 impl Report {
     fn new() -> Self {
-        Self { values: Map::new(), is_well: true }
+        Self { values: Vec::new(), is_well: true }
     }
 
+    /// Adds a value, or replaces the one of that name.
     fn add(&mut self, name: &str, value: impl Into<Value>) -> &mut Self {
-        self.values.insert(name.to_owned(), value.into());
+        let value = value.into();
+        match self.values.iter_mut().find(|(known, _)| known == name) {
+            Some((_, slot)) => *slot = value,
+            None => self.values.push((name.to_owned(), value)),
+        }
         self
+    }
+
+    #[cfg(test)]
+    fn value(&self, name: &str) -> &Value {
+        self.values.iter().find(|(known, _)| known == name).map(|(_, value)| value).unwrap()
     }
 
     /// Adds a number with two decimals.
@@ -79,7 +89,8 @@ impl Report {
 
     fn print(&self, output: &mut Output) -> std::io::Result<()> {
         if output.is_json {
-            return output.line(&Value::Object(self.values.clone()).to_string());
+            let object: Map<String, Value> = self.values.iter().cloned().collect();
+            return output.line(&Value::Object(object).to_string());
         }
         for (name, value) in &self.values {
             let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
@@ -88,3 +99,6 @@ impl Report {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

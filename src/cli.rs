@@ -86,20 +86,7 @@ enum Command {
 pub(crate) async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     let Arguments { global, command } = arguments;
     let mut output = Output::to_stdout(global.color, global.width, global.json);
-    let client = || GatewayClient::new(&global.gateway, global.tenant.as_deref());
-    let result = match command {
-        Command::Demo(arguments) => demo::run(arguments, &mut output).await,
-        Command::Cell(arguments) => roles::run_cell(&arguments).await,
-        Command::Replicator(arguments) => roles::run_replicator(&arguments).await,
-        Command::Gateway(arguments) => roles::run_gateway(&arguments).await,
-        Command::Trace(arguments) => trace::run(&arguments, &client()?, &mut output).await,
-        Command::Search(arguments) => search::run(&arguments, &client()?, &mut output).await,
-        Command::Services(arguments) => services::run(&arguments, &client()?, &mut output).await,
-        Command::Regions => regions::run(&client()?, &mut output).await,
-        Command::Config(command) => config::run(&command, &mut output),
-        Command::Bench(command) => bench::run(command, &client()?, &mut output).await,
-    };
-    match result {
+    match dispatch(&global, command, &mut output).await {
         // The reader went away (`| head`): nobody is there to be told.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             Ok(Outcome::Done)
@@ -108,30 +95,25 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn bad_usage_is_code_2() {
-        for line in [&["farspan"][..], &["farspan", "tarce"], &["farspan", "demo", "--rate", "x"]] {
-            let error = Arguments::try_parse_from(line).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_global_may_stand_behind_the_subcommand() {
-        let line = ["farspan", "regions", "--json", "--gateway", "http://h:1"];
-        let arguments = Arguments::try_parse_from(line).unwrap();
-        assert!(arguments.global.json);
-        assert_eq!(arguments.global.gateway, "http://h:1");
+async fn dispatch(
+    global: &Global,
+    command: Command,
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    let client = || GatewayClient::new(&global.gateway, global.tenant.as_deref());
+    match command {
+        Command::Demo(arguments) => demo::run(arguments, output).await,
+        Command::Cell(arguments) => roles::run_cell(&arguments).await,
+        Command::Replicator(arguments) => roles::run_replicator(&arguments).await,
+        Command::Gateway(arguments) => roles::run_gateway(&arguments).await,
+        Command::Trace(arguments) => trace::run(&arguments, &client()?, output).await,
+        Command::Search(arguments) => search::run(&arguments, &client()?, output).await,
+        Command::Services(arguments) => services::run(&arguments, &client()?, output).await,
+        Command::Regions => regions::run(&client()?, output).await,
+        Command::Config(command) => config::run(&command, output),
+        Command::Bench(command) => bench::run(command, &client()?, output).await,
     }
 }
+
+#[cfg(test)]
+mod tests;

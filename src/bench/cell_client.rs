@@ -13,6 +13,9 @@ use crate::cli::failure::Failure;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// The region of a caller that does not know where it is.
+const REGION_UNKNOWN: &str = "bench";
+
 /// A cell.
 #[derive(Clone, Debug)]
 pub(super) struct CellClient {
@@ -30,7 +33,12 @@ impl CellClient {
         let channel = endpoint.connect().await;
         let channel = channel.with_context(|| format!("no cell answers at {url}"))?;
         let mut client = CellQueryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let caller = v1::Caller { tenant: tenant.to_owned(), ..v1::Caller::default() };
+        // A caller has a region; ours is not known before the cell has said its own.
+        let caller = v1::Caller {
+            tenant: tenant.to_owned(),
+            region: REGION_UNKNOWN.to_owned(),
+            ..v1::Caller::default()
+        };
         let status = v1::GetCellStatusRequest { caller: Some(caller.clone()) };
         let status = client.get_cell_status(status).await;
         let region = status.context("the cell does not say its region")?.into_inner().region;

@@ -53,6 +53,20 @@ impl Output {
         }
     }
 
+    /// To a buffer, without colours, as wide as by default.
+    #[cfg(test)]
+    pub(crate) fn to_buffer(is_json: bool) -> (Self, Buffer) {
+        let buffer = Buffer::default();
+        let output = Self {
+            writer: Box::new(buffer.clone()),
+            width: WIDTH_DEFAULT,
+            is_json,
+            is_terminal: false,
+            is_colored: false,
+        };
+        (output, buffer)
+    }
+
     /// Writes a line.
     pub(crate) fn line(&mut self, text: &str) -> std::io::Result<()> {
         writeln!(self.writer, "{text}")
@@ -73,6 +87,30 @@ impl Output {
 impl std::fmt::Debug for Output {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Output").field("width", &self.width).finish_non_exhaustive()
+    }
+}
+
+/// What was written, for tests.
+#[cfg(test)]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Buffer(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl Buffer {
+    /// All of it.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

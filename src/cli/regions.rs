@@ -38,6 +38,8 @@ struct GroupState {
     lag_records: u64,
     #[serde(deserialize_with = "number")]
     lag_millis: u64,
+    #[serde(deserialize_with = "number")]
+    dead_letters: u64,
 }
 
 /// Shows the regions.
@@ -64,7 +66,12 @@ fn row(region: &RegionState, own: &str) -> Vec<String> {
     let here = if region.region == own { " (own)" } else { "" };
     let millis = |millis: u64| duration(millis.saturating_mul(1_000_000));
     let group = |group: &GroupState| {
-        format!("{} {} ({})", group.group, group.lag_records, millis(group.lag_millis))
+        let dead = match group.dead_letters {
+            0 => String::new(),
+            letters => format!(", {letters} dead letters"),
+        };
+        let lag = millis(group.lag_millis);
+        format!("{} {} ({lag}{dead})", group.group, group.lag_records)
     };
     let lags: Vec<String> = region.groups.iter().map(group).collect();
     let reason = region.reason.as_deref().unwrap_or("does not answer");
@@ -88,12 +95,13 @@ mod tests {
     fn a_region_that_says_little_is_still_shown() {
         let json = r#"{"gatewayRegion":"a","regions":[{"region":"a","isHealthy":true,
             "indexLagMillis":"12","isIndexConnected":true,"later":1,"groups":[
-            {"group":"storage-writer","lagRecords":3,"lagMillis":40}]},
+            {"group":"storage-writer","lagRecords":3,"lagMillis":40,
+            "deadLetters":2}]},
             {"region":"b","reason":"connection refused"}]}"#;
         let answer: RegionsAnswer = serde_json::from_str(json).unwrap();
         let rows: Vec<_> = answer.regions.iter().map(|region| row(region, "a")).collect();
         assert_eq!(rows[0][..4], ["a (own)", "ok", "connected", "12.0 ms"]);
-        assert_eq!(rows[0][5], "storage-writer 3 (40.0 ms)");
+        assert_eq!(rows[0][5], "storage-writer 3 (40.0 ms, 2 dead letters)");
         assert_eq!(rows[1][..5], ["b", "connection refused", "cut off", "-", "none"]);
     }
 }

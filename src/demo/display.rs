@@ -50,7 +50,7 @@ impl Display {
     ) -> std::io::Result<()> {
         let example = sent.and_then(|sent| self.example(sent)).unwrap_or_default();
         let mut lines: Vec<String> =
-            regions.iter().map(|region| self.region_line(region)).collect();
+            regions.iter().flat_map(|region| self.region_lines(region)).collect();
         lines.push(totals_line(sent));
         let width = output.width;
         let mut text = String::new();
@@ -89,7 +89,8 @@ impl Display {
         ])
     }
 
-    fn region_line(&mut self, snapshot: &RegionSnapshot) -> String {
+    /// Two lines, so that neither is cut on a narrow terminal.
+    fn region_lines(&mut self, snapshot: &RegionSnapshot) -> [String; 2] {
         let RegionSnapshot { region, state } = snapshot;
         let now = self.clock.monotonic();
         let last = self.last.insert(region.clone(), (now, state.spans));
@@ -97,13 +98,12 @@ impl Display {
         let seconds = now.saturating_sub(since).as_secs_f64().max(0.001);
         let spans = u32::try_from(state.spans.saturating_sub(before)).unwrap_or(u32::MAX);
         let rate = f64::from(spans) / seconds;
-        format!(
-            "{:<15} {rate:>7.0} spans/s {:>8} traces | log lag {} | index lag {}",
-            region.as_str(),
-            state.traces,
-            group_lags(&state.groups),
-            index_lags(&state.index),
-        )
+        let (name, traces) = (region.as_str(), state.traces);
+        let index = index_lags(&state.index);
+        [
+            format!("{name:<15} {rate:>7.0} spans/s {traces:>8} traces | index lag {index}"),
+            format!("{:<15} log lag {}", "", group_lags(&state.groups)),
+        ]
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_one_line_with_its_rate_since_the_last_one() {
+    fn a_region_shows_its_rate_since_the_last_time_and_its_lags() {
         let clock = Arc::new(ManualClock::at(UnixNanos(1)));
         let plan = DemoPlan::new(&[region("eu-west-1")], "/d".into(), None).unwrap();
         let mut display = Display::new(&plan, clock.clone());
@@ -179,12 +179,14 @@ mod tests {
                 }],
             },
         };
-        display.region_line(&snapshot(1_000));
+        display.region_lines(&snapshot(1_000));
         clock.advance(Duration::from_secs(2));
         assert_eq!(
-            display.region_line(&snapshot(2_000)),
-            "eu-west-1           500 spans/s        7 traces | log lag storage-writer 3 (40.0 ms) \
-             | index lag us-east-1 120 ms"
+            display.region_lines(&snapshot(2_000)),
+            [
+                "eu-west-1           500 spans/s        7 traces | index lag us-east-1 120 ms",
+                "                log lag storage-writer 3 (40.0 ms)",
+            ]
         );
     }
 }

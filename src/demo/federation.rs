@@ -16,6 +16,8 @@ use crate::wiring;
 
 /// What one role may take to drain.
 const ROLE_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// The flag that changes the ports of a demo.
+const CHANGE_PORT_WITH: &str = "--base-port";
 /// Roles that drain at once.
 const DRAINING_MAX: usize = 16;
 
@@ -48,6 +50,7 @@ pub(crate) struct RegionSnapshot {
 impl Federation {
     /// Starts the distance between the regions, then every role.
     pub(crate) async fn start(plan: DemoPlan, mode: WanMode) -> anyhow::Result<Self> {
+        check_ports(&plan).await?;
         let wires = Drain::default();
         let stage = wires.stage("wan");
         let mut regions = Vec::new();
@@ -133,6 +136,16 @@ impl Federation {
     }
 }
 
+/// Binds every port and lets go of it: a taken one is named before anything is started.
+async fn check_ports(plan: &DemoPlan) -> anyhow::Result<()> {
+    for ports in plan.regions.iter().map(|plan| plan.ports) {
+        for port in ports.all() {
+            drop(service_kit::listen::bind(local(port), CHANGE_PORT_WITH).await?);
+        }
+    }
+    Ok(())
+}
+
 /// Where `own` reaches the other regions: every byte goes through a proxy.
 async fn connect_peers(
     own: &RegionPlan,
@@ -179,10 +192,29 @@ async fn start_region(own: &RegionPlan) -> anyhow::Result<RunningRegion> {
 }
 
 async fn start_role(file: &Path) -> anyhow::Result<RunningRole> {
-    let context = RoleContext::new("--base-port");
+    let context = RoleContext::new(CHANGE_PORT_WITH);
     match load(file)?.config {
         Config::Cell(config) => wiring::start_cell(*config, context).await,
         Config::Replicator(config) => wiring::start_replicator(*config, context).await,
         Config::Gateway(config) => wiring::start_gateway(*config, context).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_before_anything_is_started() {
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = held.local_addr().unwrap().port();
+        let regions = [Region::new("eu-west-1").unwrap()];
+        let directory = tempfile::tempdir().unwrap();
+        let plan = DemoPlan::new(&regions, directory.path().into(), Some(port)).unwrap();
+        let error = Federation::start(plan, WanMode::Off).await.unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains(&format!("port {port} on 127.0.0.1 is taken")), "{text}");
+        assert!(text.contains("--base-port"), "{text}");
+        assert!(!directory.path().join("eu-west-1").exists(), "something was written");
     }
 }

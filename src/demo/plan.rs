@@ -80,6 +80,14 @@ impl Ports {
     }
 }
 
+impl Ports {
+    /// All of them.
+    pub(crate) fn all(self) -> impl Iterator<Item = u16> {
+        let Self { otlp_grpc, otlp_http, zipkin, gateway, cell, replicator, admin } = self;
+        [otlp_grpc, otlp_http, zipkin, gateway, cell, replicator].into_iter().chain(admin)
+    }
+}
+
 /// An address of this machine.
 pub(crate) const fn local(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
@@ -216,13 +224,8 @@ mod tests {
         for base in [None, Some(20_000)] {
             let plan = DemoPlan::new(&names, "/d".into(), base).unwrap();
             let mut seen = std::collections::BTreeSet::new();
-            for ports in plan.regions.iter().map(|plan| plan.ports) {
-                let Ports { otlp_grpc, otlp_http, zipkin, gateway, cell, replicator, admin } =
-                    ports;
-                let own = [otlp_grpc, otlp_http, zipkin, gateway, cell, replicator];
-                for port in own.into_iter().chain(admin) {
-                    assert!(seen.insert(port), "{port} twice with base {base:?}");
-                }
+            for port in plan.regions.iter().flat_map(|plan| plan.ports.all()) {
+                assert!(seen.insert(port), "{port} twice with base {base:?}");
             }
         }
     }

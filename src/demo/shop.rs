@@ -24,6 +24,8 @@ pub(crate) const SERVICES: [&str; 10] = [
     "email",
 ];
 
+/// The service that has most spans of a wide story.
+pub(crate) const WIDE_SERVICE: &str = "catalog";
 /// Levels of the deep story.
 const DEEP_LEVELS: usize = 60;
 /// Spans of the wide story, about.
@@ -234,7 +236,7 @@ fn descend(parent: &mut Draft, world: &mut World, region: usize, levels: usize) 
 
 /// A wide trace: one job that updates many prices, some at the same time.
 fn price_update(world: &mut World, home: usize) -> Told {
-    let place = at("catalog", home);
+    let place = at(WIDE_SERVICE, home);
     let mut job = Draft::begin(place, "update prices", SpanKind::Internal, Duration::ZERO);
     let mut left = WIDE_ITEMS;
     while left > 0 {

@@ -36,9 +36,11 @@ use super::wan::WanMode;
 const EXPORT_DELAY: Duration = Duration::from_millis(200);
 /// Spans of one export.
 const EXPORT_SPANS: usize = 512;
-/// Smallest and largest queue of a provider. The SDK drops what does not fit: a wide trace ends
-/// its 1,100 spans of one service at once, and a collector may be slow for a second.
-const QUEUE_SPANS: (usize, usize) = (4_096, 32_768);
+/// Smallest and largest queue of a provider. The SDK drops what does not fit, when a collector is
+/// slow for a while.
+const QUEUE_SPANS: (usize, usize) = (2_048, 32_768);
+/// Room beside it where a wide trace ends its 1,100 spans of one service at once.
+const QUEUE_SPANS_WIDE: usize = 8_192;
 /// How often stories are told; several at once where the rate is higher.
 const TICK: Duration = Duration::from_millis(20);
 /// Messages that a later story may link to.
@@ -176,6 +178,7 @@ impl Service {
             reason = "a rate of at most 10,000, and a float-to-int cast saturates"
         )]
         let queue = ((rate * 10.0) as usize).clamp(QUEUE_SPANS.0, QUEUE_SPANS.1);
+        let queue = if name == shop::WIDE_SERVICE { queue + QUEUE_SPANS_WIDE } else { queue };
         let config = BatchConfigBuilder::default()
             .with_max_queue_size(queue)
             .with_max_export_batch_size(EXPORT_SPANS)

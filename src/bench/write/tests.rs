@@ -111,8 +111,8 @@ async fn every_acknowledged_span_arrived_once_over_either_transport() {
         let more = ["--transport", transport, "--spans", "20000", "--ledger", ledger_path];
         let report = run(arguments(&url, &more), &gateway()).await.unwrap();
         // Whole requests: 40 of 512 spans.
-        assert_eq!(report.values["acknowledged_spans"], 20_480, "{report:?}");
-        assert_eq!(report.values["refused_requests"], 3);
+        assert_eq!(*report.value("acknowledged_spans"), 20_480, "{report:?}");
+        assert_eq!(*report.value("refused_requests"), 3);
         assert!(report.is_well);
         let seen = collector.0.lock().unwrap();
         assert_eq!((seen.spans, seen.span_ids.len()), (20_480, 20_480), "{transport}");
@@ -128,7 +128,7 @@ async fn a_rate_is_kept_and_time_ends_a_run() {
     let url = serve_grpc(&collector).await;
     let more = ["--rate", "10240", "--spans", "1000000", "--seconds", "1"];
     let report = run(arguments(&url, &more), &gateway()).await.unwrap();
-    let spans = report.values["acknowledged_spans"].as_u64().unwrap();
+    let spans = report.value("acknowledged_spans").as_u64().unwrap();
     assert!((5_000..=14_000).contains(&spans), "{report:?}");
 }
 
@@ -139,7 +139,7 @@ async fn the_own_process_can_be_the_server_and_settles() {
     let pid = std::process::id().to_string();
     let report = run(arguments(&url, &["--spans", "5000", "--server-pid", &pid]), &gateway()).await;
     let report = report.unwrap();
-    assert!(report.values["server_anonymous_peak_bytes"].as_u64().unwrap() > 0, "{report:?}");
+    assert!(report.value("server_anonymous_peak_bytes").as_u64().unwrap() > 0, "{report:?}");
 }
 
 #[tokio::test]

@@ -1,15 +1,13 @@
 //! The types that a value can have: how each is read from a node and written back.
 
+mod words;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use trace_model::Region;
-use trace_model::locality::{IndexMode, SpanMode};
 
-use super::Kind;
-use super::cell::{Profile, WhenFull};
-use super::listen::LogFormat;
 use super::tree::Node;
 
 /// A type of value.
@@ -67,19 +65,6 @@ fn needs(wanted: &str, node: &Node) -> String {
 fn text_of<'a>(node: &'a Node, wanted: &str) -> Result<&'a str, String> {
     let Node::Text(text) = node else { return Err(needs(wanted, node)) };
     Ok(text)
-}
-
-/// One of a few words.
-fn word_of<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
-    let known = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-    let text = text_of(node, &format!("one of {known}"))?;
-    let found = words.iter().find(|(word, _)| *word == text);
-    found.map(|(_, value)| *value).ok_or_else(|| format!("`{text}` is not one of {known}"))
-}
-
-fn word_for<T: PartialEq>(value: &T, words: &[(&str, T)]) -> String {
-    let found = words.iter().find(|(_, known)| known == value);
-    found.map_or("", |(word, _)| word).to_owned()
 }
 
 /// A number with a unit behind, as `1.5h`; `units` are (suffix, factor).
@@ -306,107 +291,5 @@ impl Setting for ServiceUrl {
 
     fn show(&self) -> String {
         self.0.clone()
-    }
-}
-
-const KINDS: [(&str, Kind); 3] =
-    [("cell", Kind::Cell), ("replicator", Kind::Replicator), ("gateway", Kind::Gateway)];
-
-impl Setting for Kind {
-    const WANTED: &'static str = "cell, replicator or gateway";
-
-    fn read(node: &Node) -> Result<Self, String> {
-        word_of(node, &KINDS)
-    }
-
-    fn show(&self) -> String {
-        word_for(self, &KINDS)
-    }
-}
-
-const WHEN_FULL: [(&str, WhenFull); 2] =
-    [("refuse", WhenFull::Refuse), ("drop_oldest", WhenFull::DropOldest)];
-
-impl Setting for WhenFull {
-    const WANTED: &'static str = "refuse or drop_oldest";
-
-    fn read(node: &Node) -> Result<Self, String> {
-        word_of(node, &WHEN_FULL)
-    }
-
-    fn show(&self) -> String {
-        word_for(self, &WHEN_FULL)
-    }
-}
-
-const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-
-impl Setting for LogFormat {
-    const WANTED: &'static str = "text or json";
-
-    fn read(node: &Node) -> Result<Self, String> {
-        word_of(node, &LOG_FORMATS)
-    }
-
-    fn show(&self) -> String {
-        word_for(self, &LOG_FORMATS)
-    }
-}
-
-impl Setting for Profile {
-    const WANTED: &'static str = "embedded";
-
-    fn read(node: &Node) -> Result<Self, String> {
-        let text = text_of(node, Self::WANTED)?;
-        match text {
-            "embedded" => Ok(Self::Embedded),
-            "startup" | "growth" | "scale" | "hyperscale" => {
-                Err(format!("the profile `{text}` is not served yet; use embedded"))
-            }
-            _ => Err(format!("`{text}` is not a profile; use embedded")),
-        }
-    }
-
-    fn show(&self) -> String {
-        "embedded".to_owned()
-    }
-}
-
-const INDEX_MODES: [(&str, IndexMode); 3] =
-    [("full", IndexMode::Full), ("routing", IndexMode::Routing), ("none", IndexMode::None)];
-
-impl Setting for IndexMode {
-    const WANTED: &'static str = "full, routing or none";
-
-    fn read(node: &Node) -> Result<Self, String> {
-        if matches!(node, Node::Text(text) if text == "filter") {
-            return Err("the index mode `filter` does not exist yet: routing lets ids out, none \
-                        lets nothing out"
-                .to_owned());
-        }
-        word_of(node, &INDEX_MODES)
-    }
-
-    fn show(&self) -> String {
-        word_for(self, &INDEX_MODES)
-    }
-}
-
-const SPAN_MODES: [(&str, SpanMode); 2] = [("open", SpanMode::Open), ("closed", SpanMode::Closed)];
-
-impl Setting for SpanMode {
-    const WANTED: &'static str = "open or closed";
-
-    fn read(node: &Node) -> Result<Self, String> {
-        if matches!(node, Node::Text(text) if text == "masked") {
-            return Err(
-                "the span mode `masked` does not exist yet: closed lets nothing out".to_owned()
-            );
-        }
-        word_of(node, &SPAN_MODES)
-    }
-
-    fn show(&self) -> String {
-        word_for(self, &SPAN_MODES)
     }
 }

@@ -1,3 +1,5 @@
+//! Tests of assembly.
+
 use std::sync::Arc;
 
 use proptest::collection::vec;
