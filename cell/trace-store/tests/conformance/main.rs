@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod differential;
 mod fixture;
 mod suite;
 
