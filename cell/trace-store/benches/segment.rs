@@ -2,12 +2,11 @@
 //! store first, then criterion's figures.
 //!
 //! `cargo bench -p trace-store --bench segment`; the number of spans stored for reads and searches
-//! is the environment's to say (`STORE_SPANS`, 3,000,000 by default).
+//! is the environment's to say (`STORE_SPANS`; 3,000,000 where it says nothing).
 #![expect(
     clippy::expect_used,
     clippy::print_stdout,
     clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::disallowed_methods,
     reason = "a benchmark"
@@ -21,9 +20,10 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use service_kit::ManualClock;
 use tokio::runtime::Runtime;
 use trace_model::query::{CompareOp, Field, Literal, Place};
-use trace_model::{Filter, SearchQuery, TenantId, TimeRange};
+use trace_model::{Filter, SearchQuery, TenantId, TimeRange, UnixNanos};
 use trace_store::{EmbeddedStore, EmbeddedStoreConfig, SpanWriter, TraceReader, TraceSearch};
 
+#[path = "../tests/conformance/workload.rs"]
 mod workload;
 
 use workload::{BEGIN, REQUEST_SPANS, Workload};
@@ -89,7 +89,8 @@ fn fill(runtime: &Runtime, spans: usize) -> Filled {
 }
 
 fn query(filter: Filter, filled: &Filled) -> SearchQuery {
-    let range = TimeRange { start: BEGIN.minus(60_000_000_000), end: filled.workload.now() };
+    let range =
+        TimeRange { start: BEGIN.minus(60_000_000_000), end: UnixNanos(filled.workload.now) };
     SearchQuery { tenant: TenantId::default(), filter, range, limit: 20, before: None }
 }
 

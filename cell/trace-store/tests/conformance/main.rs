@@ -10,8 +10,11 @@
 )]
 
 mod differential;
+mod files;
 mod fixture;
+mod rare_values;
 mod suite;
+mod workload;
 
 mod memory {
     crate::suite::every_fact!(MEMORY);

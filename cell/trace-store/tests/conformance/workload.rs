@@ -26,7 +26,8 @@ pub(crate) const SERVICES: [&str; 6] = ["web", "cart", "payment", "inventory", "
 #[derive(Debug)]
 pub(crate) struct Workload {
     random: SmallRng,
-    now: u64,
+    /// The time that it has reached.
+    pub(crate) now: u64,
     nanos_per_request: u64,
     next: u64,
     frames: Vec<(Vec<u8>, Vec<u8>)>,
@@ -55,11 +56,6 @@ impl Workload {
             frames,
             sample: Vec::new(),
         }
-    }
-
-    /// The time that it has reached.
-    pub(crate) const fn now(&self) -> UnixNanos {
-        UnixNanos(self.now)
     }
 
     /// The next request, as the log gives it.
