@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::template::{Part, Tag};
+use super::template::{Code, Part, Tag};
 
 /// Tokens and nodes at which a span is kept whole instead: a bound against senders whose attribute
 /// keys never repeat.
@@ -51,13 +51,18 @@ pub(crate) struct TokenTable {
 }
 
 impl TokenTable {
+    /// A table that knows the span kept whole: where no new template has room, that one has.
     pub(crate) fn new() -> Self {
-        Self {
+        let mut table = Self {
             tokens: Vec::new(),
             by_name: HashTable::new(),
             nodes: vec![Node { token: u32::MAX, parent: ROOT, guess: ROOT }],
             children: FxHashMap::default(),
-        }
+        };
+        let tag = Tag { code: Code::Whole, argument: 0 };
+        let whole = table.child(ROOT, &Part { tag, key: &[], text: &[], number: 0 });
+        debug_assert!(whole.is_some(), "an empty table has room");
+        table
     }
 
     /// More than half of the room is used: time to begin anew, between two blocks.
@@ -137,5 +142,41 @@ impl TokenTable {
         }
         tokens.reverse();
         tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part<'a>(code: Code, key: &'a [u8]) -> Part<'a> {
+        Part { tag: Tag { code, argument: 0 }, key, text: &[], number: 0 }
+    }
+
+    #[test]
+    fn a_template_is_found_again_and_gives_its_tokens_back() {
+        let mut table = TokenTable::new();
+        let (mut first, mut again) = (Vec::new(), Vec::new());
+        let parts = [part(Code::Name, b""), part(Code::Text, b"a"), part(Code::Text, b"a")];
+        let template = table.resolve(&parts, &mut first).unwrap();
+        let other = table.resolve(&parts[..2], &mut again).unwrap();
+        assert_ne!(template, other);
+        assert_eq!(table.resolve(&parts, &mut again), Some(template));
+        assert_eq!(first, again);
+        assert_eq!(table.tokens_of(template), first);
+        assert_eq!(first[1], first[2]);
+    }
+
+    #[test]
+    fn a_full_table_refuses_new_templates_and_still_takes_a_whole_span() {
+        let mut table = TokenTable::new();
+        let mut tokens = Vec::new();
+        let refused = (0..10_000).find(|number| {
+            let key = format!("key.{number}");
+            table.resolve(&[part(Code::Text, key.as_bytes())], &mut tokens).is_none()
+        });
+        assert!(refused.is_some() && table.is_crowded());
+        assert!(table.resolve(&[part(Code::Whole, b"")], &mut tokens).is_some());
+        assert_eq!(tokens.len(), 1);
     }
 }

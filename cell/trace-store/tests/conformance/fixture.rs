@@ -76,6 +76,7 @@ pub(crate) fn scope(name: &str, attributes: &[KeyValue]) -> Vec<u8> {
 pub(crate) type Group = (Vec<u8>, Vec<u8>, Vec<Vec<u8>>);
 
 /// What becomes a batch.
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) tenant: &'static str,
     pub(crate) region: &'static str,

@@ -9,9 +9,13 @@
     reason = "tests"
 )]
 
+mod differential;
+mod files;
 mod fixture;
 mod metrics;
+mod rare_values;
 mod suite;
+mod workload;
 
 mod memory {
     crate::suite::every_fact!(MEMORY);

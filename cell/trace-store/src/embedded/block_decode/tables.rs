@@ -1,11 +1,13 @@
 //! The tables at the head of a block, each count and place checked before it is used.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use trace_model::merge::Envelope;
 use trace_model::sampling_threshold::Threshold;
 use trace_model::{Region, TraceId, UnixNanos};
+use zstd::bulk::Decompressor;
 
 use super::{BlockColumn, IDS_CHUNK, TraceRun};
 use crate::embedded::block_encode::Source;
@@ -45,8 +47,24 @@ pub(super) fn load(
     match raw {
         0 => Ok(stored.to_vec()),
         raw if raw > CHUNK_BYTES_MAX => Err(Corrupt("a chunk too large")),
-        raw => zstd::bulk::decompress(stored, raw).map_err(|_| Corrupt("a chunk that is not zstd")),
+        raw => decompress(stored, raw),
     }
+}
+
+thread_local! {
+    /// A decompressor's context is large; making one costs more than most chunks do.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn decompress(stored: &[u8], raw: usize) -> Result<Vec<u8>, Corrupt> {
+    let corrupt = |_| Corrupt("a chunk that is not zstd");
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = match slot {
+            Some(decompressor) => decompressor,
+            None => slot.insert(Decompressor::new().map_err(corrupt)?),
+        };
+        decompressor.decompress(stored, raw).map_err(corrupt)
+    })
 }
 
 pub(super) fn read_columns(cursor: &mut Cursor<'_>) -> Result<Vec<BlockColumn>, Corrupt> {

@@ -1,0 +1,346 @@
+//! What only a store with files promises: damage is said, a full disk passes, leftovers vanish,
+//! merges and retention change no answer that they should not.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use service_kit::ManualClock;
+use trace_model::query::Field;
+use trace_model::{Filter, LogPosition, TenantId, UnixNanos};
+use trace_store::{
+    EmbeddedStore, EmbeddedStoreConfig, Eraser, SearchIndexer, SpanWriter, StoreError, TraceReader,
+    TraceSearch,
+};
+
+use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
+use crate::suite::{EMBEDDED, Harness, equals, files_with, query, small_config, tag};
+
+fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 0x40;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn open(config: EmbeddedStoreConfig, clock: &Arc<ManualClock>) -> Arc<EmbeddedStore> {
+    EmbeddedStore::open(config, clock.clone()).unwrap()
+}
+
+/// A request of so many traces of two spans, each with an order number.
+fn orders(first: u64, count: u64) -> Request {
+    let spans: Vec<_> = (first..first + count)
+        .flat_map(|trace| {
+            [0, 1].map(|id| {
+                let mut span = span(trace, trace % 40 + id, "order");
+                span.attributes = vec![attribute("order", text(&format!("o-{trace}")))];
+                span
+            })
+        })
+        .collect();
+    Request::of("shop", &spans)
+}
+
+#[tokio::test]
+async fn every_flipped_byte_of_a_segment_is_said_or_harmless() {
+    let mut harness = Harness::new(EMBEDDED);
+    harness.write_sealed(&orders(0, 12)).await;
+    let expected = harness.read(trace_id(3)).await;
+    let path = files(harness.directory.path(), "seg").remove(0);
+    let whole = std::fs::read(&path).unwrap();
+    drop(harness.store);
+    for at in (0..whole.len()).step_by(7) {
+        flip(&path, at);
+        let clock = Arc::new(ManualClock::at(NOW));
+        let opened = EmbeddedStore::open(small_config(harness.directory.path()), clock);
+        match opened {
+            Ok(store) => {
+                let read = store.read_trace(&TenantId::default(), trace_id(3)).await.unwrap();
+                assert!(read.is_damaged || read.spans.len() == expected.len(), "byte {at}");
+                let answer = store.search(&query(tag("order", "o-3"))).await.unwrap();
+                assert!(answer.is_damaged || answer.matches.len() == 1, "byte {at}");
+            }
+            Err(error) => assert!(matches!(error, StoreError::NewerFormat { .. }), "{error}"),
+        }
+        std::fs::write(&path, &whole).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_index_makes_searches_slower_and_not_shorter_and_is_built_anew() {
+    let mut harness = Harness::new(EMBEDDED);
+    harness.write_sealed(&orders(0, 40)).await;
+    let path = files(harness.directory.path(), "idx").remove(0);
+    let length = std::fs::metadata(&path).unwrap().len();
+    for at in (12..usize::try_from(length).unwrap()).step_by(53) {
+        let path = files(harness.directory.path(), "idx").remove(0);
+        flip(&path, at % usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap());
+        harness = harness.reopen();
+        assert_eq!(harness.find(tag("order", "o-3")).await, [trace_id(3)], "byte {at}");
+        SearchIndexer::flush(&*harness.store, NOW, true).await.unwrap();
+        assert_eq!(harness.store.indexed(), harness.store.durable());
+        let stats = harness.search(tag("order", "o-3")).await.stats;
+        assert!(stats.buckets_checked > 0 && stats.blocks_opened <= 2, "{stats:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_index_holds_back_the_indexer_alone() {
+    let mut harness = Harness::new(EMBEDDED);
+    harness.write_sealed(&orders(0, 40)).await;
+    std::fs::remove_file(files(harness.directory.path(), "idx").remove(0)).unwrap();
+    let harness = harness.reopen();
+    let first = LogPosition { partition: 0, offset: 0 };
+    assert!(harness.store.durable().covers(INCARNATION, first));
+    assert!(!harness.store.indexed().covers(INCARNATION, first));
+    assert_eq!(harness.find(tag("order", "o-3")).await, [trace_id(3)]);
+    SearchIndexer::flush(&*harness.store, NOW, false).await.unwrap();
+    assert!(harness.store.indexed().covers(INCARNATION, first));
+    assert_eq!(harness.read(trace_id(3)).await.len(), 2);
+}
+
+#[tokio::test]
+async fn files_of_a_newer_release_are_refused_by_name() {
+    for (extension, at) in [("seg", 8), ("idx", 8)] {
+        let mut harness = Harness::new(EMBEDDED);
+        harness.write_sealed(&orders(0, 4)).await;
+        let path = files(harness.directory.path(), extension).remove(0);
+        drop(harness.store);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] = 9;
+        std::fs::write(&path, bytes).unwrap();
+        let config = small_config(harness.directory.path());
+        let error = EmbeddedStore::open(config, harness.clock).unwrap_err();
+        assert!(matches!(error, StoreError::NewerFormat { found: 9, known: 1, .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_is_one_process_at_a_time() {
+    let harness = Harness::new(EMBEDDED);
+    let error = EmbeddedStore::open(small_config(harness.directory.path()), harness.clock.clone());
+    assert!(matches!(error, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn leftovers_of_a_crash_vanish_and_nothing_else_does() {
+    let mut harness = Harness::new(EMBEDDED);
+    harness.write_sealed(&orders(0, 4)).await;
+    let directory = harness.directory.path().to_owned();
+    let segment = files(&directory, "seg").remove(0);
+    for name in ["0000000900.seg", "0000000900.idx", "0000000901.seg.tmp", "manifest.tmp"] {
+        std::fs::copy(&segment, directory.join(name)).unwrap();
+    }
+    std::fs::write(directory.join("notes.txt"), "not ours").unwrap();
+    let harness = harness.reopen();
+    assert_eq!(files(&directory, "seg"), [segment]);
+    assert!(files(&directory, "tmp").is_empty());
+    assert!(directory.join("notes.txt").exists());
+    assert_eq!(harness.read(trace_id(1)).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_for_a_while_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let config = EmbeddedStoreConfig { segment_spans_max: 30, ..small_config(directory.path()) };
+    let store = open(config, &clock);
+    let mut log = Log::new();
+    // Writing to this device fails as on a disk without room.
+    for id in 1..40 {
+        let full = directory.path().join(format!("{id:010}.seg.tmp"));
+        std::os::unix::fs::symlink("/dev/full", full).unwrap();
+    }
+    let batches: Vec<_> = (0..6).map(|at| log.append(&orders(at * 10, 10))).collect();
+    let error = store.write(&batches).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full) && error.is_retryable(), "{error}");
+    let again = store.write(&batches).await.unwrap_err();
+    assert!(again.is_retryable());
+    assert!(store.durable().next.is_empty());
+    for id in 1..40 {
+        drop(std::fs::remove_file(directory.path().join(format!("{id:010}.seg.tmp"))));
+    }
+    store.write(&batches).await.unwrap();
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    assert!(store.durable().covers(INCARNATION, LogPosition { partition: 0, offset: 59 }));
+    assert_eq!(store.figures().spans, 120);
+}
+
+#[tokio::test]
+async fn what_waits_is_sealed_when_it_is_old_and_not_before() {
+    let mut harness = Harness::new(EMBEDDED);
+    harness.write(&orders(0, 4)).await;
+    SpanWriter::flush(&*harness.store, NOW, false).await.unwrap();
+    assert!(harness.store.durable().next.is_empty());
+    harness.clock.set_wall(NOW.minus(3_600_000_000_000));
+    harness.clock.advance(Duration::from_secs(2));
+    SpanWriter::flush(&*harness.store, UnixNanos(0), false).await.unwrap();
+    assert_eq!(harness.store.durable().next.get(&0), Some(&4));
+}
+
+#[tokio::test]
+async fn merging_changes_no_answer_and_leaves_fewer_segments() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(small_config(directory.path()), &clock);
+    let mut log = Log::new();
+    for round in 0..9 {
+        store.write(&[log.append(&orders(round * 3, 6))]).await.unwrap();
+        SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    }
+    let tenant = TenantId::default();
+    let before = store.search(&query(Filter::All)).await.unwrap().matches;
+    let spans_before = store.read_trace(&tenant, trace_id(4)).await.unwrap().spans.len();
+    store.maintain().await.unwrap();
+    let figures = store.figures();
+    assert!(figures.segments <= 3, "{figures:?}");
+    assert_eq!(files(directory.path(), "seg").len() as u64, figures.segments);
+    let after = store.search(&query(Filter::All)).await.unwrap().matches;
+    let ids = |found: &[trace_model::TraceMatch]| {
+        found.iter().map(trace_model::TraceMatch::order_key).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&after), ids(&before));
+    // The rounds overlap: the same spans came twice, and the merge keeps each once.
+    assert!(after.iter().all(|found| found.matched_spans == 2));
+    assert_eq!(spans_before, 4);
+    assert_eq!(store.read_trace(&tenant, trace_id(4)).await.unwrap().spans.len(), 2);
+    drop(store);
+    let store = open(small_config(directory.path()), &clock);
+    assert_eq!(ids(&store.search(&query(Filter::All)).await.unwrap().matches), ids(&before));
+    assert_eq!(store.durable().next.get(&0), Some(&54));
+}
+
+#[tokio::test]
+async fn retention_counts_from_arrival_and_takes_whole_segments() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let config = EmbeddedStoreConfig {
+        retention: Duration::from_secs(3_600),
+        merge_fan_in: 100,
+        ..small_config(directory.path())
+    };
+    let store = open(config.clone(), &clock);
+    let mut log = Log::new();
+    for round in 0..3 {
+        log.append_time = NOW.plus(round * 1_800_000_000_000);
+        store.write(&[log.append(&orders(round * 10, 10))]).await.unwrap();
+        SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    }
+    clock.set_wall(NOW.plus(2 * 1_800_000_000_000 + 1));
+    store.maintain().await.unwrap();
+    assert_eq!(store.figures().segments, 2);
+    let tenant = TenantId::default();
+    assert!(store.read_trace(&tenant, trace_id(1)).await.unwrap().spans.is_empty());
+    assert_eq!(store.read_trace(&tenant, trace_id(11)).await.unwrap().spans.len(), 2);
+    drop(store);
+    let config = EmbeddedStoreConfig { bytes_max: 1, ..config };
+    let store = open(config, &clock);
+    store.maintain().await.unwrap();
+    assert_eq!(store.figures().segments, 0);
+    assert!(files(directory.path(), "seg").is_empty());
+    assert_eq!(store.durable().next.get(&0), Some(&30));
+}
+
+#[tokio::test]
+async fn an_erasure_that_a_crash_cut_short_is_finished_by_upkeep() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(small_config(directory.path()), &clock);
+    let mut log = Log::new();
+    store.write(&[log.append(&orders(0, 20))]).await.unwrap();
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    // The rewritten file cannot be made: the tombstone stands, the bytes are still there.
+    for id in 2..40 {
+        let full = directory.path().join(format!("{id:010}.seg.tmp"));
+        std::os::unix::fs::symlink("/dev/full", full).unwrap();
+    }
+    let tenant = TenantId::default();
+    let error = store.erase(&tenant, trace_id(7)).await.unwrap_err();
+    assert!(error.is_retryable());
+    assert!(store.read_trace(&tenant, trace_id(7)).await.unwrap().spans.is_empty());
+    assert!(store.search(&query(tag("order", "o-7"))).await.unwrap().matches.is_empty());
+    for id in 2..40 {
+        drop(std::fs::remove_file(directory.path().join(format!("{id:010}.seg.tmp"))));
+    }
+    assert!(!files_with(directory.path(), trace_id(7).as_bytes()).is_empty());
+    drop(store);
+    let store = open(small_config(directory.path()), &clock);
+    store.maintain().await.unwrap();
+    assert_eq!(files_with(directory.path(), trace_id(7).as_bytes()), Vec::<String>::new());
+    assert!(store.read_trace(&tenant, trace_id(7)).await.unwrap().spans.is_empty());
+    assert_eq!(store.read_trace(&tenant, trace_id(8)).await.unwrap().spans.len(), 2);
+}
+
+#[tokio::test]
+async fn reads_go_on_while_segments_are_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(small_config(directory.path()), &clock);
+    let mut log = Log::new();
+    for round in 0..12 {
+        store.write(&[log.append(&orders(round * 10, 10))]).await.unwrap();
+        SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    }
+    let tenant = TenantId::default();
+    let reads = async {
+        for trace in (0..120).cycle().take(600) {
+            let read = store.read_trace(&tenant, trace_id(trace)).await.unwrap();
+            assert_eq!((read.spans.len(), read.is_damaged), (2, false));
+        }
+    };
+    let ((), merged) = tokio::join!(reads, store.maintain());
+    merged.unwrap();
+    assert!(store.figures().segments < 12);
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_keys_cost_no_more_index_than_their_entries() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(EmbeddedStoreConfig::at(directory.path()), &clock);
+    let mut log = Log::new();
+    for round in 0..100_u64 {
+        let spans: Vec<_> = (0..100_u64)
+            .map(|trace| {
+                let mut span = span(round * 100 + trace, 0, "op");
+                span.attributes = (0..10)
+                    .map(|key| attribute(&format!("key.{round}.{trace}.{key}"), text("v")))
+                    .collect();
+                span
+            })
+            .collect();
+        store.write(&[log.append(&Request::of("web", &spans))]).await.unwrap();
+    }
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    let index = files(directory.path(), "idx").remove(0);
+    let bytes = std::fs::metadata(index).unwrap().len();
+    // Per key: its entry and its presence, at 10 bits each, once in the bucket and once in a block.
+    assert!(bytes < 100_000 * 6, "{bytes}");
+    for key in ["key.0.0.0", "key.99.99.9", "key.50.3.7"] {
+        let answer = store.search(&query(tag(key, "v"))).await.unwrap();
+        assert_eq!(answer.matches.len(), 1);
+        assert!(answer.stats.blocks_opened <= 2, "{:?}", answer.stats);
+    }
+    let answer = store.search(&query(tag("key.0.0.0", "other"))).await.unwrap();
+    assert!(answer.matches.is_empty() && answer.stats.blocks_opened <= 1, "{:?}", answer.stats);
+}
+
+#[tokio::test]
+async fn a_service_of_a_few_spans_is_found_without_opening_every_block() {
+    let mut harness = Harness::new(EMBEDDED);
+    harness.write(&orders(0, 90)).await;
+    harness.write_sealed(&Request::of("rare-service", &[span(200, 0, "once")])).await;
+    let answer = harness.search(equals(Field::Service, "rare-service")).await;
+    assert_eq!(answer.matches.len(), 1);
+    assert_eq!(answer.stats.blocks_opened, 1);
+    assert!(answer.stats.blocks_total > 10);
+}
