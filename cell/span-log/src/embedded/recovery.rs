@@ -36,8 +36,8 @@ pub(crate) struct Damage {
 pub(crate) struct Findings {
     pub(crate) damage: Vec<Damage>,
     pub(crate) has_torn_tail: bool,
-    /// A segment of which nothing could be read was put aside.
-    pub(crate) has_lost_file: bool,
+    /// Nothing could be read of the oldest segment.
+    pub(crate) has_lost_front: bool,
     /// Number of the next segment.
     pub(crate) next_number: u64,
     pub(crate) has_lost_checkpoint: bool,
@@ -74,7 +74,7 @@ pub(crate) fn recover(disk: &dyn Disk, clock: &dyn Clock) -> Result<(Opened, Fin
     let findings = Findings {
         damage: Vec::new(),
         has_torn_tail: false,
-        has_lost_file: false,
+        has_lost_front: false,
         next_number,
         has_lost_checkpoint,
     };
@@ -84,7 +84,7 @@ pub(crate) fn recover(disk: &dyn Disk, clock: &dyn Clock) -> Result<(Opened, Fin
     let segments = recovery.segments(&numbers)?;
     let kept_first = checkpoint.first;
     let mut state = state(segments, checkpoint, witness);
-    if recovery.findings.has_lost_file && kept_first < state.first() {
+    if recovery.findings.has_lost_front && kept_first < state.first() {
         recovery.lose_front(&mut state, kept_first);
     }
     let opened = Opened { identity, checkpoint: checkpoint_file, state };
@@ -115,7 +115,9 @@ impl Recovery<'_> {
     fn segments(&mut self, numbers: &[u64]) -> Result<Vec<Arc<Segment>>, FileFault> {
         let mut found = Vec::with_capacity(numbers.len());
         for number in numbers {
-            found.extend(self.find(*number)?);
+            let one = self.find(*number)?;
+            self.findings.has_lost_front |= one.is_none() && found.is_empty();
+            found.extend(one);
         }
         let mut segments = Vec::with_capacity(found.len());
         let mut follows = found.iter().skip(1).map(|found| found.header.first_offset);
@@ -132,7 +134,7 @@ impl Recovery<'_> {
     /// Opens a segment file and finds its first offset: from its head, or from its first block. A
     /// file with neither never held an acknowledged record, or all of it is damaged: it is put
     /// aside, and what follows shows the hole.
-    fn find(&mut self, number: u64) -> Result<Option<Found>, FileFault> {
+    fn find(&self, number: u64) -> Result<Option<Found>, FileFault> {
         let name = file_name(number);
         let file = self.disk.open(&name)?;
         let length = file.length()?;
@@ -161,11 +163,10 @@ impl Recovery<'_> {
     }
 
     /// A file whose first page was never written is what a crash left of a segment in the making.
-    fn put_aside(&mut self, name: &str, file: &dyn DiskFile) -> io::Result<()> {
+    fn put_aside(&self, name: &str, file: &dyn DiskFile) -> io::Result<()> {
         if !has_bytes(file, 0, PAGE)? {
             return self.disk.remove(name);
         }
-        self.findings.has_lost_file = true;
         tracing::error!(name, "a segment of the span log cannot be read and is put aside");
         self.disk.rename(name, &format!("{name}.unreadable"))
     }
