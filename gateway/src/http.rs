@@ -6,6 +6,7 @@
 
 mod certificate_json;
 mod farspan;
+mod farspan_json;
 mod filter_text;
 mod jaeger;
 mod jaeger_json;

@@ -241,3 +241,63 @@ fn read_id(bytes: &[u8]) -> Result<TraceId, IndexError> {
 fn read_span_id(bytes: &[u8]) -> Result<SpanId, IndexError> {
     SpanId::try_from(bytes).map_err(|_| nonsense("an invalid span id"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(trace: u8, keep: u32) -> v1::LookUpEntry {
+        let id = vec![trace; 16];
+        let root = v1::RootSpan { span_id: vec![1; 8].into(), service: 4, ..Default::default() };
+        let detail = v1::Detail { span_count: 3, root: Some(root), ..v1::Detail::default() };
+        let contribution = v1::Contribution {
+            tenant: "default".to_owned(),
+            trace_id: id.into(),
+            version: 12,
+            keep,
+            detail: Some(detail),
+            ..v1::Contribution::default()
+        };
+        v1::LookUpEntry {
+            trace_id: vec![5; 16].into(),
+            contributions: vec![v1::RegionContribution {
+                region: "eu".to_owned(),
+                contribution: Some(contribution),
+                services: vec![v1::ServiceName { id: 4, name: "web".to_owned() }],
+            }],
+        }
+    }
+
+    #[test]
+    fn an_entry_is_read_with_its_services_spelled_out() {
+        let (trace_id, entry) = read_entry(message(5, 2)).unwrap();
+        assert_eq!(trace_id.as_bytes(), &[5; 16]);
+        let held = entry.contributions.values().next().unwrap();
+        assert_eq!((held.version, held.keep, held.writer.region.as_str()), (12, Keep::Keep, "eu"));
+        assert_eq!(&*entry.summary().root.unwrap().service, "web");
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_right_is_refused_whole() {
+        assert!(read_entry(message(6, 0)).is_err(), "about another trace");
+        assert!(read_entry(message(5, 3)).is_err(), "an unknown decision");
+        let mut nameless = message(5, 0);
+        nameless.contributions[0].region = "EU".to_owned();
+        assert!(read_entry(nameless).is_err());
+        let mut empty = message(5, 0);
+        empty.contributions[0].contribution = None;
+        assert!(read_entry(empty).is_err());
+    }
+
+    #[test]
+    fn a_region_without_a_watermark_proves_nothing() {
+        let state = v1::RegionState { region: "eu".to_owned(), ..v1::RegionState::default() };
+        assert!(!read_state(state.clone()).unwrap().proves_absence());
+        let whole = v1::Watermark::default();
+        let state = v1::RegionState { watermark: Some(whole.clone()), ..state };
+        assert!(read_state(state.clone()).unwrap().proves_absence());
+        let holed = v1::Watermark { holes: vec![v1::Hole::default()], ..whole };
+        let state = v1::RegionState { watermark: Some(holed), ..state };
+        assert!(!read_state(state).unwrap().proves_absence());
+    }
+}

@@ -144,3 +144,53 @@ impl Serving {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn slow() -> &'static str {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        "done"
+    }
+
+    async fn peer(ConnectInfo(peer): ConnectInfo<SocketAddr>) -> String {
+        peer.ip().to_string()
+    }
+
+    async fn read(mut stream: TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn running_requests_finish_when_the_listener_stops() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/slow", get(slow)).route("/peer", get(peer));
+        let (token, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let serving = serve(listener, router, 4, token.clone(), tracker.clone());
+        let asking = async {
+            let answer = read(TcpStream::connect(address).await.unwrap(), "/peer").await;
+            assert!(answer.ends_with("127.0.0.1"), "{answer}");
+            let running = read(TcpStream::connect(address).await.unwrap(), "/slow");
+            let stopping = async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                token.cancel();
+            };
+            let (answer, ()) = tokio::join!(running, stopping);
+            assert!(answer.ends_with("done"), "{answer}");
+        };
+        let (served, ()) = tokio::join!(serving, asking);
+        served.unwrap();
+        tracker.close();
+        tokio::time::timeout(Duration::from_secs(5), tracker.wait()).await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}

@@ -1,0 +1,118 @@
+//! An index that knows what it was told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use trace_model::location::Keep;
+use trace_model::{
+    Contribution, Region, TenantId, TimeRange, TraceEntry, TraceId, UnixNanos, Watermark, WriterId,
+};
+
+use super::{INCARNATION, NOW, region};
+use crate::port::{
+    IndexError, IndexRegions, LookUp, MetadataIndex, RegionState, SummaryPage, SummaryQuery,
+};
+
+pub(crate) fn contribution(region: &Region, trace_id: TraceId, version: u64) -> Contribution {
+    Contribution {
+        version,
+        tenant: TenantId::default(),
+        trace_id,
+        writer: WriterId { region: region.clone(), incarnation: INCARNATION, partition: 0 },
+        last_append: NOW,
+        keep: Keep::Pending,
+        is_erased: false,
+        detail: None,
+    }
+}
+
+/// What the replica shows of a region whose index is level and whole.
+pub(crate) fn level(name: &str) -> RegionState {
+    let region = region(name);
+    let watermark = Watermark {
+        region,
+        incarnation: INCARNATION,
+        as_of: NOW,
+        next: BTreeMap::new(),
+        holes: Vec::new(),
+    };
+    RegionState { watermark: Some(watermark), ..silent(name) }
+}
+
+/// What the replica shows of a region that it has no watermark of.
+pub(crate) fn silent(name: &str) -> RegionState {
+    RegionState {
+        region: region(name),
+        cursor: None,
+        watermark: None,
+        silent_millis: 0,
+        is_connected: true,
+        lag_records: 0,
+        lag_millis: 0,
+    }
+}
+
+/// A region whose watermark has a hole.
+pub(crate) fn holed(name: &str) -> RegionState {
+    let mut state = level(name);
+    if let Some(watermark) = &mut state.watermark {
+        watermark.holes.push(TimeRange { start: UnixNanos(1), end: UnixNanos(2) });
+    }
+    state
+}
+
+/// An index.
+#[derive(Debug, Default)]
+pub(crate) struct FakeIndex {
+    pub(crate) entries: Mutex<BTreeMap<TraceId, TraceEntry>>,
+    pub(crate) states: Mutex<Vec<RegionState>>,
+    pub(crate) is_down: Mutex<bool>,
+}
+
+impl FakeIndex {
+    pub(crate) fn with_states(states: Vec<RegionState>) -> Arc<Self> {
+        Arc::new(Self { states: Mutex::new(states), ..Self::default() })
+    }
+
+    pub(crate) fn know(&self, contribution: Contribution) {
+        let mut entries = self.entries.lock().unwrap();
+        entries.entry(contribution.trace_id).or_default().join(contribution);
+    }
+
+    fn check(&self) -> Result<(), IndexError> {
+        if *self.is_down.lock().unwrap() {
+            return Err(IndexError::Unavailable("down".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl MetadataIndex for FakeIndex {
+    async fn look_up(&self, _: &TenantId, ids: &[TraceId]) -> Result<LookUp, IndexError> {
+        self.check()?;
+        let entries = self.entries.lock().unwrap();
+        Ok(LookUp {
+            entries: ids.iter().map(|id| entries.get(id).cloned().unwrap_or_default()).collect(),
+            regions: self.states.lock().unwrap().clone(),
+        })
+    }
+
+    async fn list_summaries(&self, query: &SummaryQuery) -> Result<SummaryPage, IndexError> {
+        self.check()?;
+        let entries = self.entries.lock().unwrap();
+        let traces = entries.iter().map(|(id, entry)| (*id, entry.clone()));
+        Ok(SummaryPage {
+            traces: traces.take(query.limit as usize).collect(),
+            regions: self.states.lock().unwrap().clone(),
+            rows_scanned: 1,
+        })
+    }
+
+    async fn regions(&self) -> Result<IndexRegions, IndexError> {
+        self.check()?;
+        let regions = self.states.lock().unwrap().clone();
+        Ok(IndexRegions { regions, traces_held: 1 })
+    }
+}
