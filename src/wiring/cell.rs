@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use collector::{Collector, CollectorConfig};
 use ingester::metadata_publisher::{
-    FixedPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics,
+    FixedPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics, SpanLogState,
 };
 use ingester::{
     AggregatorConfig, AggregatorMetrics, DeadLetterConfig, DeadLetters, GroupHandler,
@@ -60,7 +60,7 @@ pub(crate) async fn start_cell(
         start_groups(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
     keep_house(&keepers, &stages.house);
     close_at_the_end(&keepers, &stages.log);
-    let admin = (context.readiness.clone(), context.registry);
+    let admin = (context.readiness.clone(), Arc::new(context.registry));
     let change = context.change_port_with;
     endpoints
         .push(("admin", serve_admin(config.listen.admin, change, admin, &stages.admin).await?));
@@ -257,7 +257,7 @@ async fn start_groups(
     let (aggregator, _cross_border) = aggregator.await.context("the metrics store")?;
     let publisher = MetadataPublisher::new(
         PublisherConfig::new(config.region.clone()),
-        log.as_ref(),
+        &SpanLogState::of(log.as_ref())?,
         Arc::clone(&keepers.origin) as _,
         Arc::new(FixedPolicy(config.locality.index)),
         Arc::clone(&context.clock),
@@ -287,6 +287,8 @@ async fn start_groups(
 const HOUSE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// The same for the origin log, whose rows are compacted.
 const ORIGIN_ROUNDS: u32 = 30;
+/// Retention of the counts: a cell that gets spans does it by itself.
+const COUNTS_ROUNDS: u32 = 3_600;
 
 fn keep_house(keepers: &Keepers, stage: &Stage) {
     let (store, stopping) = (Arc::clone(&keepers.store), stage.stopping.clone());
@@ -294,6 +296,15 @@ fn keep_house(keepers: &Keepers, stage: &Stage) {
         while stopping.run_until_cancelled(tokio::time::sleep(HOUSE_EVERY)).await.is_some() {
             if let Err(error) = store.maintain().await {
                 tracing::warn!(%error, "merging or retention of the store failed");
+            }
+        }
+    });
+    let (counts, stopping) = (Arc::clone(&keepers.metrics), stage.stopping.clone());
+    stage.spawn(async move {
+        let pause = HOUSE_EVERY * COUNTS_ROUNDS;
+        while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            if let Err(error) = counts.retain().await {
+                tracing::warn!(%error, "retention of the counts failed");
             }
         }
     });

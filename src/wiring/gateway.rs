@@ -32,7 +32,9 @@ pub(crate) async fn start_gateway(
     let serving = context.drain.stage("http");
     let listener = listen::bind(config.listen_http, context.change_port_with).await?;
     let http = listener.local_addr()?;
-    let router = gateway::http::router(Arc::new(gateway));
+    let registry = Arc::new(context.registry);
+    let health = service_kit::admin::router(context.readiness.clone(), Arc::clone(&registry));
+    let router = gateway::http::router(Arc::new(gateway)).merge(health);
     let (stopping, tracker) = (serving.stopping.clone(), serving.tracker.clone());
     serving.spawn(async move {
         let served =
@@ -42,7 +44,7 @@ pub(crate) async fn start_gateway(
         }
     });
     let admin = context.drain.stage("admin");
-    let endpoints = (context.readiness.clone(), context.registry);
+    let endpoints = (context.readiness.clone(), registry);
     let change = context.change_port_with;
     let admin = serve_admin(config.listen_admin, change, endpoints, &admin).await?;
     ready.pass();

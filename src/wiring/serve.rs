@@ -20,12 +20,12 @@ const STREAMS_MAX: u32 = 1_024;
 pub(super) async fn serve_admin(
     address: SocketAddr,
     change_port_with: &str,
-    (readiness, registry): (Readiness, Registry),
+    (readiness, registry): (Readiness, Arc<Registry>),
     stage: &Stage,
 ) -> anyhow::Result<SocketAddr> {
     let listener = listen::bind(address, change_port_with).await?;
     let bound = listener.local_addr()?;
-    let router = admin::router(readiness, Arc::new(registry));
+    let router = admin::router(readiness, registry);
     let stopping = stage.stopping.clone();
     let (limit, tracker) = (ADMIN_CONNECTIONS_MAX, stage.tracker.clone());
     stage.spawn(async move {
