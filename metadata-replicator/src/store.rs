@@ -4,6 +4,8 @@
 //! A store is a run of segment files, each of one epoch, in the order of their cursors. It never
 //! gives back bytes whose checksum does not hold, and never steps over a damaged run in silence.
 
+mod files;
+mod part;
 mod records;
 mod segment;
 mod segments;

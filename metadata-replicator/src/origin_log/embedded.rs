@@ -1,5 +1,7 @@
 //! The origin log in files of the cell's machine.
 
+mod judge;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +10,6 @@ use async_trait::async_trait;
 use proto::convert::index::{contribution_from_wire, contribution_to_wire, watermark_to_wire};
 use proto::v1;
 use proto::v1::origin_record::Record;
-use rustc_hash::FxHashMap;
 use tokio::sync::Mutex as AsyncMutex;
 use trace_model::location::{Cursor, Epoch};
 use trace_model::{Clock, Contribution, Region, Watermark};
@@ -19,7 +20,8 @@ use crate::disk::DiskThreads;
 use crate::epoch::{Entropy, epoch_after, may_outrun};
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, EndSignal, OriginFeed};
-use crate::store::{Framer, JudgeRows, Loaded, Location, RecordStore, StoreConfig};
+use crate::store::{Framer, Loaded, Location, RecordStore, StoreConfig};
+use judge::Judge;
 
 /// Where an origin log is and how long it keeps.
 #[derive(Clone, Debug)]
@@ -128,7 +130,7 @@ impl OriginLog {
         let now = self.clock.now();
         let work = move || {
             let _writer = guard;
-            inner.store.maintain(now, &mut Judge { rows: &inner.rows, kept: FxHashMap::default() })
+            inner.store.maintain(now, &mut Judge::of(&inner.rows))
         };
         self.disk.run(work).await
     }
@@ -292,41 +294,6 @@ impl Inner {
         }
         if let Some(offset) = mark {
             rows.watermark = Some(at(offset));
-        }
-    }
-}
-
-/// Keeps the latest version of each row, and those whose successor no watermark covers yet.
-struct Judge<'a> {
-    rows: &'a Mutex<Rows>,
-    /// Latest versions that stay, until it is known where they went.
-    kept: FxHashMap<Location, Fingerprint>,
-}
-
-impl JudgeRows for Judge<'_> {
-    fn stays(&mut self, location: Location, row: &v1::Contribution, is_expired: bool) -> bool {
-        let fingerprint = fingerprint(row);
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = rows.map.get(fingerprint);
-        if is_expired {
-            if latest == Some(location) {
-                rows.map.remove(fingerprint);
-            }
-            return false;
-        }
-        if latest == Some(location) {
-            self.kept.insert(location, fingerprint);
-        }
-        latest.is_none_or(|latest| latest == location || Some(latest) > rows.watermark)
-    }
-
-    fn moved(&mut self, from: Location, to: Location) {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fingerprint) = self.kept.remove(&from) {
-            rows.map.insert(fingerprint, to);
-        }
-        if rows.watermark == Some(from) {
-            rows.watermark = Some(to);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A directory of segment files: opening, appending, reading from a cursor, taking records out.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trace_model::location::{Cursor, Epoch};
 
+use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
+use super::part::{Part, Segment};
 use super::segment::{
-    BadHeader, HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, VERSION,
-    put_record, read_range, record_at,
+    HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, read_range,
+    record_at,
 };
 use crate::error::ReplicatorError;
-
-/// Distance of the places at which a read can enter a file.
-const MARK_BYTES: u64 = 32 << 10;
 
 /// What is met while a directory is opened.
 #[derive(Clone, Copy, Debug)]
@@ -60,19 +59,6 @@ pub(crate) struct RawChunk {
     pub(crate) first: Cursor,
     pub(crate) next: Cursor,
     pub(crate) records: Vec<(u64, Vec<u8>)>,
-}
-
-#[derive(Debug)]
-struct Segment {
-    number: u32,
-    file: Arc<File>,
-    path: PathBuf,
-    next_sequence: u64,
-    length: u64,
-    marks: Vec<(u64, u64)>,
-    stamp: u64,
-    is_compacted: bool,
-    is_sealed: bool,
 }
 
 /// What maintenance needs to know about a segment.
@@ -350,226 +336,4 @@ impl Segments {
         self.state().by_number.remove(&segment.number);
         std::fs::remove_file(&segment.path).map_err(ReplicatorError::disk("remove", &segment.path))
     }
-}
-
-impl Segment {
-    const fn empty(number: u32, file: Arc<File>, path: PathBuf, first: Cursor) -> Self {
-        Self {
-            number,
-            file,
-            path,
-            next_sequence: first.sequence,
-            length: HEADER_BYTES as u64,
-            marks: Vec::new(),
-            stamp: 0,
-            is_compacted: false,
-            is_sealed: false,
-        }
-    }
-
-    /// Notes that records from this sequence on begin at the offset.
-    fn mark(&mut self, sequence: u64, offset: u64) {
-        let is_due = self
-            .marks
-            .last()
-            .is_none_or(|(held, at)| *held < sequence && offset.saturating_sub(*at) >= MARK_BYTES);
-        if is_due {
-            self.marks.push((sequence, offset));
-        }
-    }
-
-    fn part(&self, first: Cursor, sequence: u64) -> Part {
-        let place = self.marks.partition_point(|(held, _)| *held <= sequence);
-        let mark = place.checked_sub(1).and_then(|place| self.marks.get(place));
-        Part {
-            file: Arc::clone(&self.file),
-            path: self.path.clone(),
-            offset: mark.map_or(HEADER_BYTES as u64, |(_, offset)| *offset),
-            length: self.length,
-            first: Cursor { epoch: first.epoch, sequence },
-            next_sequence: self.next_sequence,
-        }
-    }
-}
-
-/// A part of a segment, readable without the lock.
-#[derive(Debug)]
-struct Part {
-    file: Arc<File>,
-    path: PathBuf,
-    offset: u64,
-    length: u64,
-    first: Cursor,
-    next_sequence: u64,
-}
-
-impl Part {
-    fn bytes(&self) -> Result<Vec<u8>, ReplicatorError> {
-        let length = usize::try_from(self.length).unwrap_or(usize::MAX);
-        read_range(&self.file, 0, length).map_err(ReplicatorError::disk("read", &self.path))
-    }
-
-    /// Records of the part; a run of equal sequences is never cut.
-    fn read(&self, bytes_max: usize) -> Result<RawChunk, ReplicatorError> {
-        let reach = (bytes_max as u64)
-            .saturating_add(2 * MARK_BYTES)
-            .saturating_add(super::segment::PAYLOAD_BYTES_MAX as u64);
-        let left = self.length.saturating_sub(self.offset);
-        let length = usize::try_from(left.min(reach)).unwrap_or(usize::MAX);
-        let bytes = read_range(&self.file, self.offset, length);
-        let bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
-        let mut chunk = RawChunk { first: self.first, next: self.first, records: Vec::new() };
-        let mut taken = 0_usize;
-        let mut is_cut = left > reach;
-        for scanned in Scan::new(&bytes, 0, 0) {
-            let Scanned::Record(record) = scanned else { continue };
-            if record.sequence < self.first.sequence {
-                continue;
-            }
-            let last = chunk.records.last().map(|(sequence, _)| *sequence);
-            if taken >= bytes_max && last != Some(record.sequence) {
-                is_cut = true;
-                break;
-            }
-            taken = taken.saturating_add(record.payload.len());
-            chunk.records.push((record.sequence, record.payload.to_vec()));
-        }
-        let last = chunk.records.last().map(|(sequence, _)| sequence.saturating_add(1));
-        chunk.next.sequence = match last {
-            Some(after) if is_cut => after,
-            Some(_) | None => self.next_sequence,
-        };
-        Ok(chunk)
-    }
-}
-
-fn short(offset: usize) -> Result<u32, ReplicatorError> {
-    u32::try_from(offset).map_err(|_| ReplicatorError::Record)
-}
-
-/// Sorts by cursor as text.
-fn file_name(first: Cursor) -> String {
-    let Cursor { epoch, sequence } = first;
-    format!("{:020}-{:020}-{sequence:020}.log", epoch.millis, epoch.random)
-}
-
-fn lock(directory: &Path) -> Result<File, ReplicatorError> {
-    let path = directory.join("LOCK");
-    let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = options.map_err(ReplicatorError::disk("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(ReplicatorError::InUse(directory.to_path_buf()))
-        }
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(ReplicatorError::disk("lock", &path)(error))
-        }
-    }
-}
-
-/// The segment files in order; what an unfinished rewrite left is removed.
-fn segment_paths(directory: &Path) -> Result<Vec<PathBuf>, ReplicatorError> {
-    let failed = || ReplicatorError::disk("list", directory);
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed())? {
-        let path = entry.map_err(failed())?.path();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("log") => paths.push(path),
-            Some("tmp") => {
-                std::fs::remove_file(&path).map_err(ReplicatorError::disk("remove", &path))?;
-            }
-            Some(_) | None => {}
-        }
-    }
-    paths.sort_unstable();
-    Ok(paths)
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> Result<Arc<File>, ReplicatorError> {
-    let options = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path);
-    let file = options.map_err(ReplicatorError::disk("create", path))?;
-    file.write_all_at(bytes, 0)
-        .and_then(|()| file.sync_data())
-        .map_err(ReplicatorError::disk("write", path))?;
-    Ok(Arc::new(file))
-}
-
-fn sync_directory(directory: &Path) -> Result<(), ReplicatorError> {
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(ReplicatorError::disk("sync", directory))
-}
-
-/// Reads a file; `None` where it holds no header and can hold nothing else.
-fn load(
-    path: PathBuf,
-    number: u32,
-    is_last: bool,
-    meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
-) -> Result<Option<(Cursor, Segment)>, ReplicatorError> {
-    let failed = |action| ReplicatorError::disk(action, &path);
-    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open"))?;
-    let length = file.metadata().map_err(failed("read"))?.len();
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    let bytes = read_range(&file, 0, length).map_err(failed("read"))?;
-    let header = match Header::decode(&bytes) {
-        Ok(header) => header,
-        Err(BadHeader::Newer(version)) => {
-            return Err(ReplicatorError::NewerVersion { path, version, newest: VERSION });
-        }
-        Err(BadHeader::Damaged) if is_last && bytes.len() <= HEADER_BYTES => {
-            std::fs::remove_file(&path).map_err(failed("remove"))?;
-            return Ok(None);
-        }
-        Err(BadHeader::Damaged) => {
-            meet(Met::Damaged { path: &path, bytes: bytes.len() })?;
-            return Ok(None);
-        }
-    };
-    let mut segment = Segment::empty(number, Arc::new(file), path, header.first);
-    segment.is_compacted = header.is_compacted;
-    segment.is_sealed = true;
-    load_records(&mut segment, header.first, &bytes, is_last, meet)?;
-    Ok(Some((header.first, segment)))
-}
-
-fn load_records(
-    segment: &mut Segment,
-    first: Cursor,
-    bytes: &[u8],
-    is_last: bool,
-    meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
-) -> Result<(), ReplicatorError> {
-    segment.length = bytes.len() as u64;
-    for scanned in Scan::new(bytes, HEADER_BYTES, first.sequence) {
-        match scanned {
-            Scanned::Record(record) => {
-                let cursor = Cursor { epoch: first.epoch, sequence: record.sequence };
-                let location = Location { segment: segment.number, offset: short(record.offset)? };
-                let stamp = meet(Met::Record { cursor, location, payload: record.payload })?;
-                segment.stamp = segment.stamp.max(stamp);
-                segment.mark(record.sequence, record.offset as u64);
-                segment.next_sequence = record.sequence.saturating_add(1);
-            }
-            Scanned::Torn { offset } if is_last => {
-                let cut = bytes.len().saturating_sub(offset);
-                tracing::warn!(path = %segment.path.display(), bytes = cut, "a torn tail was cut");
-                segment.length = offset as u64;
-                segment
-                    .file
-                    .set_len(segment.length)
-                    .and_then(|()| segment.file.sync_data())
-                    .map_err(ReplicatorError::disk("cut", &segment.path))?;
-            }
-            Scanned::Torn { offset } => {
-                let bytes = bytes.len().saturating_sub(offset);
-                meet(Met::Damaged { path: &segment.path, bytes })?;
-            }
-            Scanned::Damaged { offset, end } => {
-                let bytes = end.saturating_sub(offset);
-                meet(Met::Damaged { path: &segment.path, bytes })?;
-            }
-        }
-    }
-    Ok(())
 }

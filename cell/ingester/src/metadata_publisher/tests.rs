@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use metadata_replicator::feed::Chunk;
@@ -6,6 +7,7 @@ use proptest::prelude::*;
 use proto::wire::{put_bytes_field, put_varint};
 use proto::{BatchSource, SpanBatchBuilder};
 use service_kit::ManualClock;
+use span_log::LogIdentity;
 use trace_model::locality::IndexMode;
 use trace_model::location::{Cursor, Epoch, Keep};
 use trace_model::sampling_threshold::Threshold;
@@ -29,7 +31,7 @@ struct Span {
 
 fn span(trace: u8, id: u8, parent: u8) -> Span {
     let start = u64::from(id);
-    Span { trace, id, parent, start, end: start + 10, is_error: id % 4 == 0 }
+    Span { trace, id, parent, start, end: start + 10, is_error: id.is_multiple_of(4) }
 }
 
 impl Span {

@@ -1,0 +1,146 @@
+//! The files of a directory: names, lock, creation, and how one is read when it is opened.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use trace_model::location::Cursor;
+
+use super::part::Segment;
+use super::segment::{
+    BadHeader, HEADER_BYTES, Header, Location, Scan, Scanned, VERSION, read_range,
+};
+use super::segments::Met;
+use crate::error::ReplicatorError;
+
+pub(super) fn short(offset: usize) -> Result<u32, ReplicatorError> {
+    u32::try_from(offset).map_err(|_| ReplicatorError::Record)
+}
+
+/// Sorts by cursor as text.
+pub(super) fn file_name(first: Cursor) -> String {
+    let Cursor { epoch, sequence } = first;
+    format!("{:020}-{:020}-{sequence:020}.log", epoch.millis, epoch.random)
+}
+
+pub(super) fn lock(directory: &Path) -> Result<File, ReplicatorError> {
+    let path = directory.join("LOCK");
+    let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = options.map_err(ReplicatorError::disk("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(ReplicatorError::InUse(directory.to_path_buf()))
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(ReplicatorError::disk("lock", &path)(error))
+        }
+    }
+}
+
+/// The segment files in order; what an unfinished rewrite left is removed.
+pub(super) fn segment_paths(directory: &Path) -> Result<Vec<PathBuf>, ReplicatorError> {
+    let failed = || ReplicatorError::disk("list", directory);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed())? {
+        let path = entry.map_err(failed())?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("log") => paths.push(path),
+            Some("tmp") => {
+                std::fs::remove_file(&path).map_err(ReplicatorError::disk("remove", &path))?;
+            }
+            Some(_) | None => {}
+        }
+    }
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<Arc<File>, ReplicatorError> {
+    let options = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path);
+    let file = options.map_err(ReplicatorError::disk("create", path))?;
+    file.write_all_at(bytes, 0)
+        .and_then(|()| file.sync_data())
+        .map_err(ReplicatorError::disk("write", path))?;
+    Ok(Arc::new(file))
+}
+
+pub(super) fn sync_directory(directory: &Path) -> Result<(), ReplicatorError> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(ReplicatorError::disk("sync", directory))
+}
+
+/// Reads a file; `None` where it holds no header and can hold nothing else.
+pub(super) fn load(
+    path: PathBuf,
+    number: u32,
+    is_last: bool,
+    meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
+) -> Result<Option<(Cursor, Segment)>, ReplicatorError> {
+    let failed = |action| ReplicatorError::disk(action, &path);
+    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open"))?;
+    let length = file.metadata().map_err(failed("read"))?.len();
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let bytes = read_range(&file, 0, length).map_err(failed("read"))?;
+    let header = match Header::decode(&bytes) {
+        Ok(header) => header,
+        Err(BadHeader::Newer(version)) => {
+            return Err(ReplicatorError::NewerVersion { path, version, newest: VERSION });
+        }
+        Err(BadHeader::Damaged) if is_last && bytes.len() <= HEADER_BYTES => {
+            std::fs::remove_file(&path).map_err(failed("remove"))?;
+            return Ok(None);
+        }
+        Err(BadHeader::Damaged) => {
+            meet(Met::Damaged { path: &path, bytes: bytes.len() })?;
+            return Ok(None);
+        }
+    };
+    let mut segment = Segment::empty(number, Arc::new(file), path, header.first);
+    segment.is_compacted = header.is_compacted;
+    segment.is_sealed = true;
+    load_records(&mut segment, header.first, &bytes, is_last, meet)?;
+    Ok(Some((header.first, segment)))
+}
+
+fn load_records(
+    segment: &mut Segment,
+    first: Cursor,
+    bytes: &[u8],
+    is_last: bool,
+    meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
+) -> Result<(), ReplicatorError> {
+    segment.length = bytes.len() as u64;
+    for scanned in Scan::new(bytes, HEADER_BYTES, first.sequence) {
+        match scanned {
+            Scanned::Record(record) => {
+                let cursor = Cursor { epoch: first.epoch, sequence: record.sequence };
+                let location = Location { segment: segment.number, offset: short(record.offset)? };
+                let stamp = meet(Met::Record { cursor, location, payload: record.payload })?;
+                segment.stamp = segment.stamp.max(stamp);
+                segment.mark(record.sequence, record.offset as u64);
+                segment.next_sequence = record.sequence.saturating_add(1);
+            }
+            Scanned::Torn { offset } if is_last => {
+                let cut = bytes.len().saturating_sub(offset);
+                tracing::warn!(path = %segment.path.display(), bytes = cut, "a torn tail was cut");
+                segment.length = offset as u64;
+                segment
+                    .file
+                    .set_len(segment.length)
+                    .and_then(|()| segment.file.sync_data())
+                    .map_err(ReplicatorError::disk("cut", &segment.path))?;
+            }
+            Scanned::Torn { offset } => {
+                let bytes = bytes.len().saturating_sub(offset);
+                meet(Met::Damaged { path: &segment.path, bytes })?;
+            }
+            Scanned::Damaged { offset, end } => {
+                let bytes = end.saturating_sub(offset);
+                meet(Met::Damaged { path: &segment.path, bytes })?;
+            }
+        }
+    }
+    Ok(())
+}

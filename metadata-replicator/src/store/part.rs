@@ -1,0 +1,119 @@
+//! A segment as it is held open, and a part of it to read without any lock.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use trace_model::location::Cursor;
+
+use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Scan, Scanned, read_range};
+use super::segments::RawChunk;
+use crate::error::ReplicatorError;
+
+/// Distance of the places at which a read can enter a file.
+const MARK_BYTES: u64 = 32 << 10;
+
+/// An open segment file.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) number: u32,
+    pub(super) file: Arc<File>,
+    pub(super) path: PathBuf,
+    pub(super) next_sequence: u64,
+    pub(super) length: u64,
+    pub(super) marks: Vec<(u64, u64)>,
+    pub(super) stamp: u64,
+    pub(super) is_compacted: bool,
+    pub(super) is_sealed: bool,
+}
+
+impl Segment {
+    pub(super) const fn empty(number: u32, file: Arc<File>, path: PathBuf, first: Cursor) -> Self {
+        Self {
+            number,
+            file,
+            path,
+            next_sequence: first.sequence,
+            length: HEADER_BYTES as u64,
+            marks: Vec::new(),
+            stamp: 0,
+            is_compacted: false,
+            is_sealed: false,
+        }
+    }
+
+    /// Notes that records from this sequence on begin at the offset.
+    pub(super) fn mark(&mut self, sequence: u64, offset: u64) {
+        let is_due = self
+            .marks
+            .last()
+            .is_none_or(|(held, at)| *held < sequence && offset.saturating_sub(*at) >= MARK_BYTES);
+        if is_due {
+            self.marks.push((sequence, offset));
+        }
+    }
+
+    pub(super) fn part(&self, first: Cursor, sequence: u64) -> Part {
+        let place = self.marks.partition_point(|(held, _)| *held <= sequence);
+        let mark = place.checked_sub(1).and_then(|place| self.marks.get(place));
+        Part {
+            file: Arc::clone(&self.file),
+            path: self.path.clone(),
+            offset: mark.map_or(HEADER_BYTES as u64, |(_, offset)| *offset),
+            length: self.length,
+            first: Cursor { epoch: first.epoch, sequence },
+            next_sequence: self.next_sequence,
+        }
+    }
+}
+
+/// A part of a segment, readable without the lock.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) file: Arc<File>,
+    pub(super) path: PathBuf,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) first: Cursor,
+    pub(super) next_sequence: u64,
+}
+
+impl Part {
+    pub(super) fn bytes(&self) -> Result<Vec<u8>, ReplicatorError> {
+        let length = usize::try_from(self.length).unwrap_or(usize::MAX);
+        read_range(&self.file, 0, length).map_err(ReplicatorError::disk("read", &self.path))
+    }
+
+    /// Records of the part; a run of equal sequences is never cut.
+    pub(super) fn read(&self, bytes_max: usize) -> Result<RawChunk, ReplicatorError> {
+        let reach = (bytes_max as u64)
+            .saturating_add(2 * MARK_BYTES)
+            .saturating_add(PAYLOAD_BYTES_MAX as u64);
+        let left = self.length.saturating_sub(self.offset);
+        let length = usize::try_from(left.min(reach)).unwrap_or(usize::MAX);
+        let bytes = read_range(&self.file, self.offset, length);
+        let bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
+        let mut chunk = RawChunk { first: self.first, next: self.first, records: Vec::new() };
+        let mut taken = 0_usize;
+        let mut is_cut = left > reach;
+        for scanned in Scan::new(&bytes, 0, 0) {
+            let Scanned::Record(record) = scanned else { continue };
+            if record.sequence < self.first.sequence {
+                continue;
+            }
+            let last = chunk.records.last().map(|(sequence, _)| *sequence);
+            if taken >= bytes_max && last != Some(record.sequence) {
+                is_cut = true;
+                break;
+            }
+            taken = taken.saturating_add(record.payload.len());
+            chunk.records.push((record.sequence, record.payload.to_vec()));
+        }
+        let last = chunk.records.last().map(|(sequence, _)| sequence.saturating_add(1));
+        chunk.next.sequence = match last {
+            Some(after) if is_cut => after,
+            Some(_) | None => self.next_sequence,
+        };
+        Ok(chunk)
+    }
+}
