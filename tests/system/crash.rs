@@ -107,7 +107,7 @@ async fn search_all(federation: &Federation, started: u64) -> Result<BTreeSet<St
     let mut cursor = String::new();
     loop {
         let url = format!(
-            "{}/api/farspan/v1/search?service=crash-load&tags=crash.mark%3Dm1&start={}&limit=500{cursor}",
+            "{}/api/farspan/v1/search?service=crash-load&tag=crash.mark:m1&start={}&limit=500{cursor}",
             federation.gateway_url(0),
             started / 1_000,
         );

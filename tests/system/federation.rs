@@ -1,7 +1,7 @@
 //! A federation of regions, each as three processes: cell, replicator, gateway.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -87,10 +87,6 @@ impl Federation {
         federation
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
     fn file(&self, index: usize, kind: &str) -> PathBuf {
         self.directory.path().join(format!("{}-{kind}.yaml", self.regions[index].name))
     }
@@ -115,7 +111,8 @@ impl Federation {
         );
         let mut gateway = format!(
             "kind: gateway\nregion: {name}\nlisten:\n  http: 127.0.0.1:{}\n  admin: 127.0.0.1:{}\n\
-             replicator: http://127.0.0.1:{}\ncells:\n",
+             replicator: http://127.0.0.1:{}\nrate_limit:\n  per_second: 100000\n  \
+             burst: 100000\ncells:\n",
             ports.gateway, ports.gateway_admin, ports.replicator
         );
         for other in &self.regions {
@@ -152,6 +149,18 @@ impl Federation {
 
     pub(crate) fn start_gateway(&mut self, index: usize) {
         self.regions[index].gateway = Some(self.launch(index, "gateway"));
+    }
+
+    /// Starts a region's gateway again, with this at the end of its file.
+    pub(crate) async fn restart_gateway_with(&mut self, index: usize, extra: &str) {
+        if let Some(mut gateway) = self.regions[index].gateway.take() {
+            gateway.kill();
+        }
+        let file = self.file(index, "gateway");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}{extra}")).unwrap();
+        self.start_gateway(index);
+        self.wait_ready(index).await;
     }
 
     /// SIGKILL of a region's cell.
@@ -242,7 +251,7 @@ impl Federation {
     ) -> Result<(String, Vec<String>), String> {
         let answer = self.trace_json(index, trace_id).await?;
         let json = answer.json();
-        let line = json.pointer("/certificate/text").and_then(|text| text.as_str());
+        let line = json.pointer("/completeness/text").and_then(|text| text.as_str());
         let line = line.ok_or_else(|| format!("{} {json}", answer.status))?;
         let mut ids = Vec::new();
         for resource in json["resourceSpans"].as_array().into_iter().flatten() {

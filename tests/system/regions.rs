@@ -33,7 +33,8 @@ async fn a_closed_region_is_forbidden_to_others_and_open_to_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_without_an_index_is_not_provable_and_turns_no_answer_partial() {
     let silent = "locality:\n  index: none\n";
-    let federation = Federation::start(&REGIONS, &[("eu-west-1", silent)]).await;
+    let mut federation = Federation::start(&REGIONS, &[("eu-west-1", silent)]).await;
+    federation.restart_gateway_with(1, "unindexed: [eu-west-1]\n").await;
     let trace = random_trace_id();
     federation.send_spans(1, "cart", vec![span(trace, 1, 0, "load")]).await;
     eventually("the answer is complete", PATIENCE, || async {
