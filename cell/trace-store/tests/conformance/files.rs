@@ -220,6 +220,53 @@ async fn merging_changes_no_answer_and_leaves_fewer_segments() {
 }
 
 #[tokio::test]
+async fn full_segments_are_merged_only_where_there_are_too_many() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let config = EmbeddedStoreConfig { segment_spans_max: 20, ..small_config(directory.path()) };
+    let store = open(config.clone(), &clock);
+    let mut log = Log::new();
+    for round in 0..6 {
+        store.write(&[log.append(&orders(round * 10, 10))]).await.unwrap();
+    }
+    store.maintain().await.unwrap();
+    assert_eq!(store.figures().segments, 6);
+    drop(store);
+    let store = open(EmbeddedStoreConfig { segments_max: 4, ..config }, &clock);
+    store.maintain().await.unwrap();
+    assert!(store.figures().segments <= 4, "{:?}", store.figures());
+    assert_eq!(store.figures().spans, 120);
+    let answer = store.search(&query(tag("order", "o-37"))).await.unwrap();
+    assert_eq!(answer.matches.len(), 1);
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_read_makes_every_answer_say_so_until_it_expires() {
+    let mut harness = Harness::new(EMBEDDED);
+    harness.write_sealed(&orders(0, 10)).await;
+    harness.write_sealed(&orders(10, 10)).await;
+    let directory = harness.directory.path().to_owned();
+    let first = files(&directory, "seg").remove(0);
+    let cut = std::fs::metadata(&first).unwrap().len() / 2;
+    std::fs::File::options().write(true).open(&first).unwrap().set_len(cut).unwrap();
+    let clock = harness.clock.clone();
+    drop(harness.store);
+    let store = open(small_config(&directory), &clock);
+    let tenant = TenantId::default();
+    let read = store.read_trace(&tenant, trace_id(15)).await.unwrap();
+    assert!(read.is_damaged && read.spans.len() == 2);
+    assert!(store.search(&query(Filter::All)).await.unwrap().is_damaged);
+    assert!(matches!(store.erase(&tenant, trace_id(15)).await, Err(StoreError::Damaged(_))));
+    assert_eq!(store.durable().next.get(&0), Some(&20));
+    // Files are as old as the machine's clock says: far before the clock that the store is given.
+    clock.set_wall(UnixNanos(u64::MAX));
+    store.maintain().await.unwrap();
+    let read = store.read_trace(&tenant, trace_id(15)).await.unwrap();
+    assert!(!read.is_damaged);
+    assert!(!first.exists());
+}
+
+#[tokio::test]
 async fn retention_counts_from_arrival_and_takes_whole_segments() {
     let directory = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(NOW));

@@ -12,6 +12,7 @@
 mod differential;
 mod files;
 mod fixture;
+mod golden;
 mod rare_values;
 mod suite;
 mod workload;
