@@ -262,6 +262,26 @@ pub(crate) async fn a_long_trace_is_whole(adapter: Adapter) {
     assert_eq!(bytes_of(&read), sent);
 }
 
+pub(crate) async fn a_trace_of_large_spans_is_whole(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let large = |id: u64| {
+        let mut span = span(1, id, "large");
+        let value: String =
+            (0..600_000).map(|at| char::from(b'a' + ((at * at + id) % 26) as u8)).collect();
+        span.attributes =
+            vec![attribute("body", text(&value)), attribute("id", text(&id.to_string()))];
+        span
+    };
+    let spans: Vec<_> = (0..20).map(large).collect();
+    let request = Request::of("web", &spans);
+    harness.write_sealed(&request).await;
+    let read = harness.read(trace_id(1)).await;
+    let mut sent = request.groups[0].2.clone();
+    sent.sort();
+    assert!(bytes_of(&read) == sent);
+    assert_eq!(harness.find(tag("id", "19")).await, [trace_id(1)]);
+}
+
 pub(crate) async fn what_is_written_is_found_before_and_after_it_is_sealed(adapter: Adapter) {
     let mut harness = Harness::new(adapter);
     let mut tagged = span(1, 0, "pay");
@@ -422,6 +442,7 @@ macro_rules! every_fact {
             a_replayed_batch_is_not_visible_twice,
             durable_says_how_far_and_holds_after_reopening,
             a_long_trace_is_whole,
+            a_trace_of_large_spans_is_whole,
             what_is_written_is_found_before_and_after_it_is_sealed,
             results_are_newest_first_and_pages_follow_without_gap_or_repeat,
             a_time_range_holds_for_the_spans_that_match,
