@@ -13,6 +13,7 @@ mod differential;
 mod files;
 mod fixture;
 mod golden;
+mod kills;
 mod rare_values;
 mod suite;
 mod workload;
