@@ -20,7 +20,7 @@ use super::directory::{
 };
 use super::evaluate::matching_rows;
 use super::found::Found;
-use super::index_build::BUCKET_NANOS;
+use super::index_build::{ANY_BUCKET, BUCKET_NANOS};
 use super::probe::{Probe, presence};
 use super::scan::scan;
 use super::segment_read::Segment;
@@ -290,7 +290,7 @@ impl Search<'_> {
 fn overlaps_bucket(range: TimeRange, group: &DirectoryGroup) -> bool {
     let first = group.bucket.saturating_mul(BUCKET_NANOS);
     let last = first.saturating_add(BUCKET_NANOS - 1);
-    group.service.is_none() || range.overlaps(UnixNanos(first), UnixNanos(last))
+    group.bucket == ANY_BUCKET || range.overlaps(UnixNanos(first), UnixNanos(last))
 }
 
 /// Whether a block's filter can say anything that its list of services has not said.

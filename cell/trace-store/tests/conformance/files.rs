@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use service_kit::ManualClock;
 use trace_model::query::Field;
-use trace_model::{Filter, LogPosition, TenantId, UnixNanos};
+use trace_model::{Filter, LogPosition, SearchQuery, TenantId, TimeRange, UnixNanos};
 use trace_store::{
-    EmbeddedStore, EmbeddedStoreConfig, Eraser, SearchIndexer, SpanWriter, StoreError, TraceReader,
-    TraceSearch,
+    EmbeddedStore, EmbeddedStoreConfig, Eraser, SearchIndexer, ServiceCatalog, SpanWriter,
+    StoreError, TraceReader, TraceSearch,
 };
 
 use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
@@ -379,6 +379,41 @@ async fn a_hundred_thousand_keys_cost_no_more_index_than_their_entries() {
     }
     let answer = store.search(&query(tag("key.0.0.0", "other"))).await.unwrap();
     assert!(answer.matches.is_empty() && answer.stats.blocks_opened <= 1, "{:?}", answer.stats);
+}
+
+#[tokio::test]
+async fn a_back_fill_over_thousands_of_buckets_is_found_by_service_value_and_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(EmbeddedStoreConfig::at(directory.path()), &clock);
+    let mut log = Log::new();
+    let bucket_nanos = 600_000_000_000;
+    for service in ["web", "cart"] {
+        let spans: Vec<_> = (0..3_000)
+            .map(|bucket| {
+                let mut span = span(bucket, 0, "old");
+                span.start_time_unix_nano -= bucket * bucket_nanos;
+                span.end_time_unix_nano -= bucket * bucket_nanos;
+                span.attributes = vec![attribute("order", text(&format!("o-{bucket}")))];
+                span
+            })
+            .collect();
+        store.write(&[log.append(&Request::of(service, &spans))]).await.unwrap();
+    }
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    for bucket in [0, 1_500, 2_999] {
+        let start = NOW.minus(bucket * bucket_nanos);
+        let range = TimeRange { start, end: start.plus(1) };
+        let services = store.services(&TenantId::default(), range).await.unwrap();
+        assert_eq!(services, ["cart".into(), "web".into()]);
+        let parts = vec![equals(Field::Service, "cart"), tag("order", &format!("o-{bucket}"))];
+        let search = SearchQuery { range, ..query(Filter::And(parts)) };
+        let answer = store.search(&search).await.unwrap();
+        assert_eq!(answer.matches.len(), 1);
+        assert_eq!(answer.stats.blocks_opened, 1);
+        let search = SearchQuery { range, ..query(tag("order", "o-7")) };
+        assert!(store.search(&search).await.unwrap().matches.is_empty());
+    }
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ async fn what_was_durable_before_a_kill_is_whole_and_once_after_it() {
                 assert!(read.spans.is_empty(), "trace {trace} in cycle {cycle}");
             }
         }
-        for trace in [1, said / 2 | 1, said - 3] {
+        for trace in [1, (said / 2) | 1, said - 3] {
             let answer = store.search(&query(tag("order", &format!("o-{trace}")))).await.unwrap();
             let is_erased = trace % ERASED_EVERY == 0;
             assert!(is_erased || answer.matches.len() == 1, "trace {trace}");
