@@ -13,7 +13,7 @@ use trace_store::{
 };
 
 use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
-use crate::suite::{equals, query, small_config, tag};
+use crate::harness::{equals, query, small_config, tag};
 
 fn golden(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)

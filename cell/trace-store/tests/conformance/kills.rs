@@ -13,7 +13,7 @@ use trace_store::{
 };
 
 use crate::fixture::{Log, NOW, Request, attribute, span, text, trace_id};
-use crate::suite::{query, small_config, tag};
+use crate::harness::{query, small_config, tag};
 
 const CYCLES: u32 = 8;
 /// Every such trace is erased by the writer.

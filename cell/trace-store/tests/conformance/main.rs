@@ -13,9 +13,11 @@ mod differential;
 mod files;
 mod fixture;
 mod golden;
+mod harness;
 mod kills;
 mod rare_values;
 mod suite;
+mod upkeep;
 mod workload;
 
 mod memory {
