@@ -1,9 +1,9 @@
 //! The embedded adapter: one directory of immutable segments on one machine.
 //!
-//! Writing: batches wait in memory ([`pending`]), are sealed into a segment ([`seal`],
-//! [`segment_write`]) whose blocks keep spans column by column ([`template`], [`block_encode`]), and
-//! the index is gathered on the way ([`index_build`], [`directory`]). The manifest names what there
-//! is. Reading: a trace by id ([`read`]), a search ([`search`]), the catalogue ([`catalog`]).
+//! Writing: batches wait in memory (`pending`), are sealed into a segment (`seal`,
+//! `segment_write`) whose blocks keep spans column by column (`template`, `block_encode`), and
+//! the index is gathered on the way (`index_build`, `directory`). The manifest names what there
+//! is. Reading: a trace by id (`read`), a search (`search`), the catalogue (`catalog`).
 //!
 //! Nothing sealed is ever changed in place; what is damaged is said and never passed over. Readers
 //! take one short lock to see a consistent set of segments and then no lock at all.

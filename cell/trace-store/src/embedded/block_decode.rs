@@ -307,3 +307,6 @@ fn id_at(ids: &[u8], offset: usize) -> Result<SpanId, Corrupt> {
     let bytes = bytes.ok_or(Corrupt("an id that is not there"))?;
     SpanId::from_bytes(*bytes).map_err(|_| Corrupt("an id of zeros"))
 }
+
+#[cfg(test)]
+mod tests;

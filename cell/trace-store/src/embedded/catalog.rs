@@ -6,7 +6,7 @@ use std::sync::Arc;
 use trace_model::time::place;
 use trace_model::{SpanKind, TenantId, TimeRange, UnixNanos};
 
-use super::index_build::BUCKET_NANOS;
+use super::index_build::{ANY_BUCKET, BUCKET_NANOS};
 use super::pending::PendingBatch;
 use super::segment_read::Segment;
 use super::state::State;
@@ -128,5 +128,6 @@ fn visit_segment(
 /// Whether the bucket touches the range.
 fn is_in_buckets(bucket: u64, range: TimeRange) -> bool {
     let first = bucket.saturating_mul(BUCKET_NANOS);
-    range.overlaps(UnixNanos(first), UnixNanos(first.saturating_add(BUCKET_NANOS - 1)))
+    bucket == ANY_BUCKET
+        || range.overlaps(UnixNanos(first), UnixNanos(first.saturating_add(BUCKET_NANOS - 1)))
 }

@@ -16,6 +16,9 @@ pub struct EmbeddedStoreConfig {
     pub block_spans: usize,
     /// What waits is sealed after this time, however little it is.
     pub flush_interval: Duration,
+    /// Where there are more segments than this, full ones are merged as well: each costs a probe per
+    /// read and two open files.
+    pub segments_max: usize,
     /// So many small segments are merged into one.
     pub merge_fan_in: usize,
     /// Segments go when the last of them arrived so long ago.
@@ -36,6 +39,7 @@ impl EmbeddedStoreConfig {
             segment_bytes_max: 80 << 20,
             block_spans: 2_048,
             flush_interval: Duration::from_secs(2),
+            segments_max: 256,
             merge_fan_in: 8,
             retention: Duration::from_secs(7 * 24 * 3_600),
             bytes_max: 20 << 30,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bloom;
 use super::cursor::{Corrupt, Cursor, put_sized};
-use super::index_build::{BlockEntries, Group, IndexBuilder};
+use super::index_build::{Group, IndexBuilder, IndexedBlock};
 use super::sealed_file::{Format, SealedFile, SealedWriter, Section, damaged};
 use crate::StoreError;
 
@@ -37,6 +37,17 @@ pub(crate) struct IndexFooter {
 pub(crate) struct FilterRef {
     offset: u64,
     entries: usize,
+}
+
+impl FilterRef {
+    fn byte_length(self) -> u64 {
+        let length = if self.entries > EXACT_ENTRIES_MAX {
+            bloom::byte_length(self.entries, bloom::VALUES)
+        } else {
+            self.entries * 8
+        };
+        length as u64
+    }
 }
 
 /// A group of the directory.
@@ -122,7 +133,7 @@ pub(crate) fn write(path: &Path, index: IndexBuilder, spans: u64) -> Result<u64,
     }
     put_varint(&mut directory, index.blocks.len() as u64);
     for block in index.blocks {
-        put_block(block, &mut directory, &mut filters);
+        put_block(&block, &mut directory, &mut filters);
     }
     let mut file = SealedWriter::create(path, INDEX_FORMAT)?;
     let directory = file.section(&directory, true)?;
@@ -139,9 +150,9 @@ fn put_group(group: Group, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
     put_varint(directory, own.len() as u64);
     for (key, entries) in own {
         directory.extend_from_slice(&key.to_le_bytes());
-        put_filter(entries, directory, filters);
+        EncodedFilter::of(entries).put(directory, filters);
     }
-    put_filter(group.shared, directory, filters);
+    EncodedFilter::of(group.shared).put(directory, filters);
     let mut operations: Vec<_> = group.operations.into_iter().collect();
     operations.sort_unstable();
     put_varint(directory, operations.len() as u64);
@@ -151,26 +162,39 @@ fn put_group(group: Group, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
     }
 }
 
-fn put_block(block: BlockEntries, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
-    put_filter(block.entries, directory, filters);
+fn put_block(block: &IndexedBlock, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
+    block.filter.put(directory, filters);
     put_varint(directory, block.services.len() as u64);
-    for (service, latest) in block.services {
-        put_varint(directory, u64::from(service));
-        put_varint(directory, latest);
+    for (service, latest) in &block.services {
+        put_varint(directory, u64::from(*service));
+        put_varint(directory, *latest);
     }
 }
 
-fn put_filter(mut entries: Vec<u64>, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
-    entries.sort_unstable();
-    entries.dedup();
-    put_varint(directory, filters.len() as u64);
-    put_varint(directory, entries.len() as u64);
-    if entries.len() > EXACT_ENTRIES_MAX {
-        filters.extend_from_slice(&bloom::build(&entries, bloom::VALUES));
-        return;
+/// A filter ready to be written.
+#[derive(Debug)]
+pub(crate) struct EncodedFilter {
+    entries: usize,
+    bytes: Vec<u8>,
+}
+
+impl EncodedFilter {
+    /// The filter of these entries, each counted once.
+    pub(crate) fn of(mut entries: Vec<u64>) -> Self {
+        entries.sort_unstable();
+        entries.dedup();
+        let bytes = if entries.len() > EXACT_ENTRIES_MAX {
+            bloom::build(&entries, bloom::VALUES)
+        } else {
+            entries.iter().flat_map(|entry| entry.to_le_bytes()).collect()
+        };
+        Self { entries: entries.len(), bytes }
     }
-    for entry in entries {
-        filters.extend_from_slice(&entry.to_le_bytes());
+
+    fn put(&self, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
+        put_varint(directory, filters.len() as u64);
+        put_varint(directory, self.entries as u64);
+        filters.extend_from_slice(&self.bytes);
     }
 }
 
@@ -198,34 +222,37 @@ impl IndexFile {
         read_directory(&bytes).map_err(|error| damaged(self.file.path(), &error))
     }
 
-    /// The bytes of a filter.
-    pub(crate) fn filter(&self, filter: FilterRef) -> Result<Filter, StoreError> {
-        let length = if filter.entries > EXACT_ENTRIES_MAX {
-            bloom::byte_length(filter.entries, bloom::VALUES)
-        } else {
-            filter.entries * 8
-        };
-        let offset = self.footer.filters.offset.saturating_add(filter.offset);
-        let bytes = self.file.read(offset, length as u64)?;
-        Ok(Filter { bytes, is_exact: filter.entries <= EXACT_ENTRIES_MAX })
+    /// Reads filters that lie side by side, at once. The first and the last bound the run.
+    pub(crate) fn filters(
+        &self,
+        first: FilterRef,
+        last: FilterRef,
+    ) -> Result<FilterRun, StoreError> {
+        let length = (last.offset + last.byte_length()).saturating_sub(first.offset);
+        let offset = self.footer.filters.offset.saturating_add(first.offset);
+        Ok(FilterRun { bytes: self.file.read(offset, length)?, offset: first.offset })
     }
 }
 
-/// A filter, read.
+/// Filters read together.
 #[derive(Debug)]
-pub(crate) struct Filter {
+pub(crate) struct FilterRun {
     bytes: Vec<u8>,
-    is_exact: bool,
+    offset: u64,
 }
 
-impl Filter {
-    /// Whether the entry may be in it.
-    pub(crate) fn contains(&self, entry: u64) -> bool {
-        if self.is_exact {
+impl FilterRun {
+    /// Whether the entry may be in a filter of the run. A filter outside it may hold anything.
+    pub(crate) fn contains(&self, filter: FilterRef, entry: u64) -> bool {
+        let start = usize::try_from(filter.offset.saturating_sub(self.offset));
+        let length = usize::try_from(filter.byte_length());
+        let (Ok(start), Ok(length)) = (start, length) else { return true };
+        let Some(bytes) = self.bytes.get(start..start.saturating_add(length)) else { return true };
+        if filter.entries <= EXACT_ENTRIES_MAX {
             let entry = entry.to_le_bytes();
-            return self.bytes.chunks_exact(8).any(|known| known == entry);
+            return bytes.chunks_exact(8).any(|known| known == entry);
         }
-        bloom::contains(&self.bytes, entry, bloom::VALUES)
+        bloom::contains(bytes, entry, bloom::VALUES)
     }
 
     pub(crate) const fn bytes(&self) -> u64 {

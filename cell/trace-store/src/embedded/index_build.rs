@@ -10,21 +10,25 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use trace_model::AnyValue;
 
+use super::directory::EncodedFilter;
 use super::hash::{OPERATION_KEY, STATUS_KEY, entry_hash, key_hash, presence_hash, value_hash};
 
 /// Width of a bucket: 10 minutes.
 pub(crate) const BUCKET_NANOS: u64 = 600 * 1_000_000_000;
 /// Keys of a group that have a filter of their own; the rest share one.
 pub(crate) const OWN_KEYS_MAX: usize = 256;
-/// Groups of a segment; spans beyond are gathered in one group that any service may be in.
+/// Groups of a segment; further ones are not told apart by time (back-fills), then, at twice the
+/// number, not by service either.
 const GROUPS_MAX: usize = 2_048;
+/// The bucket of groups that are not told apart by time.
+pub(crate) const ANY_BUCKET: u64 = u64::MAX;
 /// Operations of a group that are listed.
 const OPERATIONS_MAX: usize = 16_384;
 /// Groups that a block tells apart when it drops repeated entries.
 const LOCAL_GROUPS_MAX: usize = 64;
 
 /// Whose entries.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct GroupKey {
     /// The tenant's place in the segment.
     pub(crate) tenant: u32,
@@ -46,12 +50,19 @@ pub(crate) struct Group {
     pub(crate) operations: FxHashSet<(Box<str>, u8)>,
 }
 
-/// A block gathered.
-#[derive(Debug, Default)]
-pub(crate) struct BlockEntries {
-    pub(crate) entries: Vec<u64>,
+/// A block gathered: its filter is built at once, being an eighth of its entries.
+#[derive(Debug)]
+pub(crate) struct IndexedBlock {
+    pub(crate) filter: EncodedFilter,
     /// Services in it, with the latest placement time of each.
     pub(crate) services: Vec<(u32, u64)>,
+}
+
+/// A block being gathered.
+#[derive(Debug, Default)]
+struct BlockEntries {
+    entries: Vec<u64>,
+    services: Vec<(u32, u64)>,
 }
 
 /// A context as the index knows it.
@@ -88,7 +99,7 @@ pub(crate) struct IndexBuilder {
     block_contexts: Vec<u32>,
     pub(crate) groups: Vec<Group>,
     group_places: FxHashMap<GroupKey, u32>,
-    pub(crate) blocks: Vec<BlockEntries>,
+    pub(crate) blocks: Vec<IndexedBlock>,
     block: BlockEntries,
     /// Place of each service in `block.services`, plus one.
     block_services: Vec<u32>,
@@ -174,7 +185,7 @@ impl IndexBuilder {
         {
             return *group;
         }
-        let group = self.group(key.clone());
+        let group = self.group(key);
         let known = self.local_groups.iter().position(|known| *known == group);
         let local = known.unwrap_or(self.local_groups.len());
         if known.is_none() && local < LOCAL_GROUPS_MAX {
@@ -197,25 +208,32 @@ impl IndexBuilder {
         }
     }
 
+    /// The group of the key; where there are too many, that of its service at any time, then that of
+    /// any service.
     fn group(&mut self, key: GroupKey) -> u32 {
-        if let Some(place) = self.group_places.get(&key) {
-            return *place;
+        let at_any_time = GroupKey { bucket: ANY_BUCKET, ..key };
+        let of_any_service = GroupKey { service: None, ..at_any_time };
+        let limits = [GROUPS_MAX, 2 * GROUPS_MAX, usize::MAX];
+        for (key, limit) in [key, at_any_time, of_any_service].into_iter().zip(limits) {
+            if let Some(place) = self.group_places.get(&key) {
+                return *place;
+            }
+            if self.groups.len() < limit {
+                return self.add_group(key);
+            }
         }
-        let key = if self.groups.len() < GROUPS_MAX {
-            key
-        } else {
-            GroupKey { tenant: key.tenant, service: None, bucket: 0 }
-        };
-        let next = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
-        let place = *self.group_places.entry(key.clone()).or_insert(next);
-        if place == next {
-            self.groups.push(Group {
-                key,
-                own: FxHashMap::default(),
-                shared: Vec::new(),
-                operations: FxHashSet::default(),
-            });
-        }
+        u32::MAX
+    }
+
+    fn add_group(&mut self, key: GroupKey) -> u32 {
+        let place = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
+        self.group_places.insert(key, place);
+        self.groups.push(Group {
+            key,
+            own: FxHashMap::default(),
+            shared: Vec::new(),
+            operations: FxHashSet::default(),
+        });
         place
     }
 
@@ -264,10 +282,9 @@ impl IndexBuilder {
                 context.groups = None;
             }
         }
-        let mut block = std::mem::take(&mut self.block);
-        block.entries.sort_unstable();
-        block.entries.dedup();
-        self.blocks.push(block);
+        let block = std::mem::take(&mut self.block);
+        let filter = EncodedFilter::of(block.entries);
+        self.blocks.push(IndexedBlock { filter, services: block.services });
         self.local_groups.clear();
         self.last = None;
     }

@@ -2,10 +2,12 @@
 //!
 //! Merging is by size: what slow traffic seals every few seconds is small and costs every read a
 //! probe, so neighbours are merged until they have the size of a full segment. Full segments are
-//! left alone: rewriting them would cost as much CPU as writing them did.
+//! left alone until there are very many: rewriting them costs as much CPU as writing them did.
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
+use super::commit::{commit, remove_files};
 use super::erase::finish_erasures;
 use super::replace::{replace, swap};
 use super::segment_read::Segment;
@@ -18,9 +20,10 @@ const TOMBSTONE_MARGIN_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
 /// One round.
 pub(crate) fn maintain(state: &State) -> Result<(), StoreError> {
     let _one_at_a_time = lock(&state.maintenance);
-    finish_erasures(state)?;
-    expire(state)?;
-    merge(state)
+    let expired = expire(state);
+    let erased = finish_erasures(state);
+    // One kind of upkeep that fails does not hold up the others.
+    merge(state).and(expired).and(erased)
 }
 
 /// Removes segments that are too old, then the oldest while there are too many bytes. Retention
@@ -29,6 +32,7 @@ fn expire(state: &State) -> Result<(), StoreError> {
     let now = state.clock.now();
     let retention = u64::try_from(state.config.retention.as_nanos()).unwrap_or(u64::MAX);
     let oldest = now.minus(retention).0;
+    expire_damaged(state, oldest)?;
     let segments = state.segments();
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes()).sum();
     let mut expired = Vec::new();
@@ -47,6 +51,36 @@ fn expire(state: &State) -> Result<(), StoreError> {
         })?;
         state.metrics.expired_segments.inc_by(expired.len() as u64);
     }
+    Ok(())
+}
+
+/// Removes segments that cannot be read, once their files are too old: until then every answer says
+/// that something may be missing.
+fn expire_damaged(state: &State, oldest: u64) -> Result<(), StoreError> {
+    let damaged = state.view().damaged.clone();
+    let written = |id: u64| {
+        let modified = std::fs::metadata(state.segment_path(id)).and_then(|meta| meta.modified());
+        let since = modified.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        since.and_then(|since| u64::try_from(since.as_nanos()).ok())
+    };
+    // A file that is gone has no age: it counts as old as its successor.
+    let successor =
+        |id: u64| state.segments().iter().map(|other| other.id).find(|other| *other > id);
+    let is_old = |id: u64| {
+        let time = written(id).or_else(|| successor(id).and_then(written));
+        time.is_some_and(|time| time < oldest)
+    };
+    let expired: Vec<u64> = damaged.into_iter().filter(|id| is_old(*id)).collect();
+    if expired.is_empty() {
+        return Ok(());
+    }
+    commit(
+        state,
+        |manifest| manifest.segments.retain(|id| !expired.contains(id)),
+        |view| view.damaged.retain(|id| !expired.contains(id)),
+    )?;
+    expired.iter().for_each(|id| remove_files(state, *id));
+    state.metrics.expired_segments.inc_by(expired.len() as u64);
     Ok(())
 }
 
@@ -72,10 +106,12 @@ fn merge(state: &State) -> Result<(), StoreError> {
 /// class, together not larger than a full segment.
 fn next_merge(state: &State) -> Option<Vec<Arc<Segment>>> {
     let segments = state.segments();
-    let spans_max = state.config.segment_spans_max as u64;
     let fan_in = state.config.merge_fan_in.max(2);
+    let full = state.config.segment_spans_max as u64;
+    let are_too_many = segments.len() > state.config.segments_max;
+    let spans_max = if are_too_many { full.saturating_mul(2 * fan_in as u64) } else { full };
     for (at, first) in segments.iter().enumerate() {
-        let class = size_class(first, fan_in);
+        let class = size_class(first.footer.spans, fan_in);
         let mut spans = 0;
         let run: Vec<Arc<Segment>> = segments
             .iter()
@@ -83,12 +119,13 @@ fn next_merge(state: &State) -> Option<Vec<Arc<Segment>>> {
             .take_while(|segment| {
                 spans += segment.footer.spans;
                 spans <= spans_max
-                    && size_class(segment, fan_in) <= class
+                    && size_class(segment.footer.spans, fan_in) <= class
                     && !segment.is_set_aside_from_merging()
             })
             .cloned()
             .collect();
-        if run.len() >= fan_in {
+        let is_small = class < size_class(full, fan_in) || are_too_many;
+        if run.len() >= fan_in && is_small {
             return Some(run.into_iter().take(fan_in.saturating_mul(2)).collect());
         }
     }
@@ -97,6 +134,6 @@ fn next_merge(state: &State) -> Option<Vec<Arc<Segment>>> {
 
 /// Segments of one class differ by less than the fan-in in size: each span is rewritten once a
 /// class.
-fn size_class(segment: &Segment, fan_in: usize) -> u32 {
-    segment.footer.spans.max(1).ilog(fan_in as u64)
+fn size_class(spans: u64, fan_in: usize) -> u32 {
+    spans.max(1).ilog(fan_in as u64)
 }

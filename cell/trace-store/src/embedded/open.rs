@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use trace_model::Clock;
 
 use super::config::EmbeddedStoreConfig;
@@ -24,6 +25,7 @@ pub(crate) fn open(
     let directory = config.directory.clone();
     std::fs::create_dir_all(&directory).map_err(|error| disk_error(&directory, &error))?;
     let directory_lock = lock_directory(&directory)?;
+    allow_open_files();
     let manifest = Manifest::load(&directory)?;
     remove_leftovers(&directory, &manifest)?;
     let mut segments = Vec::with_capacity(manifest.segments.len());
@@ -54,6 +56,16 @@ pub(crate) fn open_segment(directory: &Path, id: u64) -> Result<Segment, StoreEr
         Err(error) => return Err(error),
     }
     Ok(segment)
+}
+
+/// Lets the process open as many files as it may: each segment keeps two open, and the usual limit
+/// is one for interactive programs.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
 }
 
 fn lock_directory(directory: &Path) -> Result<File, StoreError> {

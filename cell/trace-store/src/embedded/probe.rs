@@ -135,3 +135,71 @@ fn of_attribute(key: u64, test: Test<'_>) -> Probe {
 pub(crate) const fn presence(key: u64) -> u64 {
     presence_hash(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::index_build::attribute_entry;
+
+    fn values() -> Vec<AnyValue> {
+        let integers = [0, 1, -1, 500, i64::MAX, i64::MIN, (1 << 53) - 1, 1 << 53, (1 << 53) + 1];
+        let doubles =
+            [0.0, -0.0, 1.0, 0.5, 500.0, 1e300, f64::NAN, f64::INFINITY, 9_007_199_254_740_992.0];
+        let texts = ["0", "-0", "1", "0.5", "500", "true", "NaN", "inf", ""];
+        let mut values: Vec<AnyValue> = integers.map(AnyValue::Int).to_vec();
+        values.extend(doubles.map(AnyValue::Double));
+        values.extend(texts.map(|text| AnyValue::Str(text.to_owned())));
+        values.extend([AnyValue::Bool(true), AnyValue::Bool(false), AnyValue::Empty]);
+        values
+    }
+
+    fn literals() -> Vec<Literal> {
+        let literal = |value: AnyValue| match value {
+            AnyValue::Int(value) => vec![Literal::Int(value)],
+            AnyValue::Double(value) => vec![Literal::Double(value)],
+            AnyValue::Bool(value) => vec![Literal::Bool(value)],
+            AnyValue::Str(text) => vec![Literal::Text(text.clone()), Literal::Str(text)],
+            AnyValue::Empty | AnyValue::Bytes(_) | AnyValue::Array(_) | AnyValue::KvList(_) => {
+                vec![]
+            }
+        };
+        values().into_iter().flat_map(literal).collect()
+    }
+
+    #[test]
+    fn whatever_a_literal_equals_is_among_the_entries_that_it_demands() {
+        let key = key_hash(b"k");
+        let mut equal = 0;
+        for literal in literals() {
+            for value in values() {
+                let probe = of_attribute(key, Test::Compare(CompareOp::Eq, &literal));
+                let entry = attribute_entry("k", &value).entry;
+                if !literal.compares(CompareOp::Eq, &value) {
+                    continue;
+                }
+                equal += 1;
+                let has_entry = matches!(
+                    &probe,
+                    Probe::Entries { entries, .. } if entries.contains(&entry)
+                );
+                let demands_little = probe == Probe::Present(key);
+                assert!(has_entry || demands_little, "{literal:?} equals {value:?}");
+            }
+        }
+        assert!(equal > 50, "{equal}");
+    }
+
+    #[test]
+    fn a_status_demands_its_code_however_it_is_said() {
+        let error = of_texts(key_hash(STATUS_KEY), &["2"]);
+        for literal in [
+            Literal::Text("error".to_owned()),
+            Literal::Text("2".to_owned()),
+            Literal::Str("error".to_owned()),
+            Literal::Int(2),
+            Literal::Double(2.0),
+        ] {
+            assert_eq!(of_status(Test::Compare(CompareOp::Eq, &literal)), error, "{literal:?}");
+        }
+    }
+}

@@ -2,11 +2,12 @@
 //!
 //! A queue holds segments by the latest placement time in them. A segment that comes to the front
 //! is asked, by the filters of its groups, whether it can hold a match at all; its blocks go into
-//! the queue by the latest time of a service that is meant. A block that comes to the front is
-//! asked by its own filter, then read and judged. The search ends when the front is older than the
+//! the queue by the latest time of a service that is meant, unless their own filters rule them out. A
+//! block that comes to the front is read and judged. The search ends when the front is older than the
 //! last trace within the limit.
 
 use std::collections::BinaryHeap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use trace_model::query::SearchStats;
@@ -14,10 +15,12 @@ use trace_model::{SearchQuery, TimeRange, UnixNanos};
 
 use super::block_decode::Block;
 use super::contexts::ReadContext;
-use super::directory::{Directory, DirectoryGroup, FilterRef, IndexFile, KeyFilter};
+use super::directory::{
+    Directory, DirectoryBlock, DirectoryGroup, FilterRef, FilterRun, IndexFile, KeyFilter,
+};
 use super::evaluate::matching_rows;
 use super::found::Found;
-use super::index_build::BUCKET_NANOS;
+use super::index_build::{ANY_BUCKET, BUCKET_NANOS};
 use super::probe::{Probe, presence};
 use super::scan::scan;
 use super::segment_read::Segment;
@@ -152,7 +155,33 @@ impl Search<'_> {
             let newest = if is_any_service { Some(latest(block)) } else { newest };
             candidates.extend(newest.map(|newest| (self.cap(newest), block)));
         }
-        Ok(candidates)
+        self.rule_out(&index, &directory, candidates)
+    }
+
+    /// Keeps the blocks whose own filter does not rule them out.
+    fn rule_out(
+        &mut self,
+        index: &IndexFile,
+        directory: &Directory,
+        candidates: Vec<(u64, usize)>,
+    ) -> Result<Vec<(u64, usize)>, StoreError> {
+        let block_of = |(_, block): &(u64, usize)| directory.blocks.get(*block);
+        let (first, last) = (candidates.first(), candidates.last());
+        let ends = first.and_then(block_of).zip(last.and_then(block_of));
+        let Some((first, last)) = ends.filter(|_| demands_entries(&self.probe)) else {
+            return Ok(candidates);
+        };
+        let filters = index.filters(first.filter, last.filter)?;
+        self.stats.bytes_read += filters.bytes();
+        let mut kept = Vec::new();
+        for candidate in candidates {
+            let may_match = match block_of(&candidate) {
+                Some(block) => self.may_match_block(&filters, directory, block),
+                None => true,
+            };
+            kept.extend(may_match.then_some(candidate));
+        }
+        Ok(kept)
     }
 
     /// The segment's index. A damaged one is as good as none: slower, not shorter.
@@ -195,32 +224,27 @@ impl Search<'_> {
         })
     }
 
-    fn may_match_block(&mut self, segment: &Segment, place: usize) -> Result<bool, StoreError> {
-        let Some((index, directory)) = self.index_of(segment) else { return Ok(true) };
-        let Some(block) = directory.blocks.get(place) else { return Ok(true) };
-        if !demands_entries(&self.probe) {
-            return Ok(true);
-        }
-        let filter = index.filter(block.filter)?;
-        self.stats.bytes_read += filter.bytes();
-        self.probe.holds(&mut |leaf| {
-            Ok(match leaf {
+    fn may_match_block(
+        &self,
+        filters: &FilterRun,
+        directory: &Directory,
+        block: &DirectoryBlock,
+    ) -> bool {
+        let has = |entry: u64| filters.contains(block.filter, entry);
+        let holds = self.probe.holds(&mut |leaf| {
+            Ok::<bool, Infallible>(match leaf {
                 Probe::Service(wanted) => block.services.iter().any(|(service, _)| {
                     directory.service(*service).is_some_and(|name| **name == **wanted)
                 }),
-                Probe::Entries { entries, .. } => {
-                    entries.iter().any(|entry| filter.contains(*entry))
-                }
-                Probe::Present(key) => filter.contains(presence(*key)),
+                Probe::Entries { entries, .. } => entries.iter().any(|entry| has(*entry)),
+                Probe::Present(key) => has(presence(*key)),
                 Probe::Anything | Probe::All(_) | Probe::Any(_) => true,
             })
-        })
+        });
+        holds.unwrap_or(true)
     }
 
     fn search_block(&mut self, segment: &Segment, place: usize) -> Result<(), StoreError> {
-        if !self.may_match_block(segment, place)? {
-            return Ok(());
-        }
         let mut block = segment.block(place)?;
         self.stats.blocks_opened += 1;
         self.stats.spans_scanned += block.rows() as u64;
@@ -266,7 +290,7 @@ impl Search<'_> {
 fn overlaps_bucket(range: TimeRange, group: &DirectoryGroup) -> bool {
     let first = group.bucket.saturating_mul(BUCKET_NANOS);
     let last = first.saturating_add(BUCKET_NANOS - 1);
-    group.service.is_none() || range.overlaps(UnixNanos(first), UnixNanos(last))
+    group.bucket == ANY_BUCKET || range.overlaps(UnixNanos(first), UnixNanos(last))
 }
 
 /// Whether a block's filter can say anything that its list of services has not said.
@@ -284,7 +308,7 @@ fn has_one(
     entries: &[u64],
     stats: &mut SearchStats,
 ) -> Result<bool, StoreError> {
-    let filter = index.filter(filter)?;
-    stats.bytes_read += filter.bytes();
-    Ok(entries.iter().any(|entry| filter.contains(*entry)))
+    let filters = index.filters(filter, filter)?;
+    stats.bytes_read += filters.bytes();
+    Ok(entries.iter().any(|entry| filters.contains(filter, *entry)))
 }

@@ -81,18 +81,36 @@ impl SegmentWriter {
         let (tenant, seed) = self.tenant(tenant);
         self.trace_hashes.push(trace_hash(seed, trace_id));
         let is_other_tenant = self.open_block.is_some_and(|block| block.tenant != tenant);
-        let does_not_fit = self.encoder.rows() + rows.len() > self.block_spans
-            || self.block_raw_bytes > BLOCK_RAW_BYTES_MAX;
-        if self.encoder.rows() > 0 && (is_other_tenant || does_not_fit) {
+        if is_other_tenant || !self.has_room(rows) {
             self.finish_block()?;
         }
-        for part in rows.chunks(self.block_spans) {
-            if self.encoder.rows() + part.len() > self.block_spans {
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(self.fitting(rest));
+            self.push_rows(tenant, trace_id, part);
+            rest = others;
+            if !rest.is_empty() {
                 self.finish_block()?;
             }
-            self.push_rows(tenant, trace_id, part);
         }
         Ok(())
+    }
+
+    /// Whether the open block takes these rows as well.
+    fn has_room(&self, rows: &[Row<'_>]) -> bool {
+        let bytes: usize = rows.iter().map(|row| row.bytes.len()).sum();
+        self.encoder.rows() + rows.len() <= self.block_spans
+            && self.block_raw_bytes.saturating_add(bytes) <= BLOCK_RAW_BYTES_MAX
+    }
+
+    /// How many of the rows an empty block takes: at least one.
+    fn fitting(&self, rows: &[Row<'_>]) -> usize {
+        let mut bytes = 0_usize;
+        let within = rows.iter().take(self.block_spans).take_while(|row| {
+            bytes = bytes.saturating_add(row.bytes.len());
+            bytes <= BLOCK_RAW_BYTES_MAX
+        });
+        within.count().max(1)
     }
 
     fn tenant(&mut self, tenant: &TenantId) -> (u32, u64) {

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use service_kit::ManualClock;
 use trace_model::query::Field;
-use trace_model::{Filter, LogPosition, TenantId, UnixNanos};
+use trace_model::{Filter, LogPosition, SearchQuery, TenantId, TimeRange, UnixNanos};
 use trace_store::{
-    EmbeddedStore, EmbeddedStoreConfig, Eraser, SearchIndexer, SpanWriter, StoreError, TraceReader,
-    TraceSearch,
+    EmbeddedStore, EmbeddedStoreConfig, SearchIndexer, ServiceCatalog, SpanWriter, StoreError,
+    TraceReader, TraceSearch,
 };
 
 use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
-use crate::suite::{EMBEDDED, Harness, equals, files_with, query, small_config, tag};
+use crate::harness::{EMBEDDED, Harness, equals, query, small_config, tag};
 
-fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -32,12 +32,12 @@ fn flip(path: &Path, at: usize) {
     std::fs::write(path, bytes).unwrap();
 }
 
-fn open(config: EmbeddedStoreConfig, clock: &Arc<ManualClock>) -> Arc<EmbeddedStore> {
+pub(crate) fn open(config: EmbeddedStoreConfig, clock: &Arc<ManualClock>) -> Arc<EmbeddedStore> {
     EmbeddedStore::open(config, clock.clone()).unwrap()
 }
 
 /// A request of so many traces of two spans, each with an order number.
-fn orders(first: u64, count: u64) -> Request {
+pub(crate) fn orders(first: u64, count: u64) -> Request {
     let spans: Vec<_> = (first..first + count)
         .flat_map(|trace| {
             [0, 1].map(|id| {
@@ -188,121 +188,6 @@ async fn what_waits_is_sealed_when_it_is_old_and_not_before() {
 }
 
 #[tokio::test]
-async fn merging_changes_no_answer_and_leaves_fewer_segments() {
-    let directory = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::at(NOW));
-    let store = open(small_config(directory.path()), &clock);
-    let mut log = Log::new();
-    for round in 0..9 {
-        store.write(&[log.append(&orders(round * 3, 6))]).await.unwrap();
-        SpanWriter::flush(&*store, NOW, true).await.unwrap();
-    }
-    let tenant = TenantId::default();
-    let before = store.search(&query(Filter::All)).await.unwrap().matches;
-    let spans_before = store.read_trace(&tenant, trace_id(4)).await.unwrap().spans.len();
-    store.maintain().await.unwrap();
-    let figures = store.figures();
-    assert!(figures.segments <= 3, "{figures:?}");
-    assert_eq!(files(directory.path(), "seg").len() as u64, figures.segments);
-    let after = store.search(&query(Filter::All)).await.unwrap().matches;
-    let ids = |found: &[trace_model::TraceMatch]| {
-        found.iter().map(trace_model::TraceMatch::order_key).collect::<Vec<_>>()
-    };
-    assert_eq!(ids(&after), ids(&before));
-    // The rounds overlap: the same spans came twice, and the merge keeps each once.
-    assert!(after.iter().all(|found| found.matched_spans == 2));
-    assert_eq!(spans_before, 4);
-    assert_eq!(store.read_trace(&tenant, trace_id(4)).await.unwrap().spans.len(), 2);
-    drop(store);
-    let store = open(small_config(directory.path()), &clock);
-    assert_eq!(ids(&store.search(&query(Filter::All)).await.unwrap().matches), ids(&before));
-    assert_eq!(store.durable().next.get(&0), Some(&54));
-}
-
-#[tokio::test]
-async fn retention_counts_from_arrival_and_takes_whole_segments() {
-    let directory = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::at(NOW));
-    let config = EmbeddedStoreConfig {
-        retention: Duration::from_secs(3_600),
-        merge_fan_in: 100,
-        ..small_config(directory.path())
-    };
-    let store = open(config.clone(), &clock);
-    let mut log = Log::new();
-    for round in 0..3 {
-        log.append_time = NOW.plus(round * 1_800_000_000_000);
-        store.write(&[log.append(&orders(round * 10, 10))]).await.unwrap();
-        SpanWriter::flush(&*store, NOW, true).await.unwrap();
-    }
-    clock.set_wall(NOW.plus(2 * 1_800_000_000_000 + 1));
-    store.maintain().await.unwrap();
-    assert_eq!(store.figures().segments, 2);
-    let tenant = TenantId::default();
-    assert!(store.read_trace(&tenant, trace_id(1)).await.unwrap().spans.is_empty());
-    assert_eq!(store.read_trace(&tenant, trace_id(11)).await.unwrap().spans.len(), 2);
-    drop(store);
-    let config = EmbeddedStoreConfig { bytes_max: 1, ..config };
-    let store = open(config, &clock);
-    store.maintain().await.unwrap();
-    assert_eq!(store.figures().segments, 0);
-    assert!(files(directory.path(), "seg").is_empty());
-    assert_eq!(store.durable().next.get(&0), Some(&30));
-}
-
-#[tokio::test]
-async fn an_erasure_that_a_crash_cut_short_is_finished_by_upkeep() {
-    let directory = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::at(NOW));
-    let store = open(small_config(directory.path()), &clock);
-    let mut log = Log::new();
-    store.write(&[log.append(&orders(0, 20))]).await.unwrap();
-    SpanWriter::flush(&*store, NOW, true).await.unwrap();
-    // The rewritten file cannot be made: the tombstone stands, the bytes are still there.
-    for id in 2..40 {
-        let full = directory.path().join(format!("{id:010}.seg.tmp"));
-        std::os::unix::fs::symlink("/dev/full", full).unwrap();
-    }
-    let tenant = TenantId::default();
-    let error = store.erase(&tenant, trace_id(7)).await.unwrap_err();
-    assert!(error.is_retryable());
-    assert!(store.read_trace(&tenant, trace_id(7)).await.unwrap().spans.is_empty());
-    assert!(store.search(&query(tag("order", "o-7"))).await.unwrap().matches.is_empty());
-    for id in 2..40 {
-        drop(std::fs::remove_file(directory.path().join(format!("{id:010}.seg.tmp"))));
-    }
-    assert!(!files_with(directory.path(), trace_id(7).as_bytes()).is_empty());
-    drop(store);
-    let store = open(small_config(directory.path()), &clock);
-    store.maintain().await.unwrap();
-    assert_eq!(files_with(directory.path(), trace_id(7).as_bytes()), Vec::<String>::new());
-    assert!(store.read_trace(&tenant, trace_id(7)).await.unwrap().spans.is_empty());
-    assert_eq!(store.read_trace(&tenant, trace_id(8)).await.unwrap().spans.len(), 2);
-}
-
-#[tokio::test]
-async fn reads_go_on_while_segments_are_replaced() {
-    let directory = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::at(NOW));
-    let store = open(small_config(directory.path()), &clock);
-    let mut log = Log::new();
-    for round in 0..12 {
-        store.write(&[log.append(&orders(round * 10, 10))]).await.unwrap();
-        SpanWriter::flush(&*store, NOW, true).await.unwrap();
-    }
-    let tenant = TenantId::default();
-    let reads = async {
-        for trace in (0..120).cycle().take(600) {
-            let read = store.read_trace(&tenant, trace_id(trace)).await.unwrap();
-            assert_eq!((read.spans.len(), read.is_damaged), (2, false));
-        }
-    };
-    let ((), merged) = tokio::join!(reads, store.maintain());
-    merged.unwrap();
-    assert!(store.figures().segments < 12);
-}
-
-#[tokio::test]
 async fn a_hundred_thousand_keys_cost_no_more_index_than_their_entries() {
     let directory = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(NOW));
@@ -332,6 +217,41 @@ async fn a_hundred_thousand_keys_cost_no_more_index_than_their_entries() {
     }
     let answer = store.search(&query(tag("key.0.0.0", "other"))).await.unwrap();
     assert!(answer.matches.is_empty() && answer.stats.blocks_opened <= 1, "{:?}", answer.stats);
+}
+
+#[tokio::test]
+async fn a_back_fill_over_thousands_of_buckets_is_found_by_service_value_and_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(EmbeddedStoreConfig::at(directory.path()), &clock);
+    let mut log = Log::new();
+    let bucket_nanos = 600_000_000_000;
+    for service in ["web", "cart"] {
+        let spans: Vec<_> = (0..3_000)
+            .map(|bucket| {
+                let mut span = span(bucket, 0, "old");
+                span.start_time_unix_nano -= bucket * bucket_nanos;
+                span.end_time_unix_nano -= bucket * bucket_nanos;
+                span.attributes = vec![attribute("order", text(&format!("o-{bucket}")))];
+                span
+            })
+            .collect();
+        store.write(&[log.append(&Request::of(service, &spans))]).await.unwrap();
+    }
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    for bucket in [0, 1_500, 2_999] {
+        let start = NOW.minus(bucket * bucket_nanos);
+        let range = TimeRange { start, end: start.plus(1) };
+        let services = store.services(&TenantId::default(), range).await.unwrap();
+        assert_eq!(services, ["cart".into(), "web".into()]);
+        let parts = vec![equals(Field::Service, "cart"), tag("order", &format!("o-{bucket}"))];
+        let search = SearchQuery { range, ..query(Filter::And(parts)) };
+        let answer = store.search(&search).await.unwrap();
+        assert_eq!(answer.matches.len(), 1);
+        assert_eq!(answer.stats.blocks_opened, 1);
+        let search = SearchQuery { range, ..query(tag("order", "o-7")) };
+        assert!(store.search(&search).await.unwrap().matches.is_empty());
+    }
 }
 
 #[tokio::test]

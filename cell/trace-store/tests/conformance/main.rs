@@ -12,9 +12,13 @@
 mod differential;
 mod files;
 mod fixture;
+mod golden;
+mod harness;
+mod kills;
 mod metrics;
 mod rare_values;
 mod suite;
+mod upkeep;
 mod workload;
 
 mod memory {

@@ -7,7 +7,7 @@ use trace_model::Filter;
 use trace_model::query::{Field, SearchStats};
 use trace_store::{EmbeddedStore, EmbeddedStoreConfig, SpanWriter, TraceReader, TraceSearch};
 
-use crate::suite::{equals, query, tag};
+use crate::harness::{equals, query, tag};
 use crate::workload::{BEGIN, Workload};
 
 async fn filled(requests: usize) -> (Arc<EmbeddedStore>, tempfile::TempDir, Workload) {

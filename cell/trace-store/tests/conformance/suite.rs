@@ -1,147 +1,10 @@
-//! What every adapter promises, once, and the harness that opens and reopens one.
+//! What every adapter promises, once.
 
-use std::path::Path;
-use std::sync::Arc;
+use trace_model::query::Field;
+use trace_model::{Filter, LogPosition, SearchQuery, StoredSpan, TenantId, TimeRange};
 
-use service_kit::ManualClock;
-use trace_model::query::{CompareOp, Field, Literal, Place};
-use trace_model::{
-    Clock, Filter, LogPosition, SearchQuery, StoredSpan, TenantId, TimeRange, TraceId,
-};
-use trace_store::{
-    EmbeddedStore, EmbeddedStoreConfig, Eraser, MemoryStore, SearchAnswer, SearchIndexer,
-    ServiceCatalog, SpanWriter, TraceReader, TraceSearch,
-};
-
-use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
-
-/// All ports of one store.
-pub(crate) trait Store:
-    SpanWriter + TraceReader + Eraser + SearchIndexer + TraceSearch + ServiceCatalog
-{
-}
-
-impl<T: SpanWriter + TraceReader + Eraser + SearchIndexer + TraceSearch + ServiceCatalog> Store
-    for T
-{
-}
-
-/// How an adapter is opened.
-#[derive(Clone, Copy)]
-pub(crate) struct Adapter {
-    pub(crate) open: fn(&Path, Arc<dyn Clock>) -> Arc<dyn Store>,
-    /// What was sealed is there after it is opened again.
-    pub(crate) is_durable: bool,
-}
-
-pub(crate) const MEMORY: Adapter =
-    Adapter { open: |_, _| Arc::new(MemoryStore::new()), is_durable: false };
-pub(crate) const EMBEDDED: Adapter = Adapter {
-    open: |directory, clock| EmbeddedStore::open(small_config(directory), clock).unwrap(),
-    is_durable: true,
-};
-
-/// Small blocks and segments, so that few spans fill several.
-pub(crate) fn small_config(directory: &Path) -> EmbeddedStoreConfig {
-    EmbeddedStoreConfig {
-        block_spans: 16,
-        segment_spans_max: 200,
-        merge_fan_in: 3,
-        ..EmbeddedStoreConfig::at(directory)
-    }
-}
-
-/// A store in a directory of its own.
-pub(crate) struct Harness {
-    pub(crate) adapter: Adapter,
-    pub(crate) directory: tempfile::TempDir,
-    pub(crate) clock: Arc<ManualClock>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) log: Log,
-}
-
-impl Harness {
-    pub(crate) fn new(adapter: Adapter) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::at(NOW));
-        let store = (adapter.open)(directory.path(), clock.clone());
-        Self { adapter, directory, clock, store, log: Log::new() }
-    }
-
-    pub(crate) async fn write(&mut self, request: &Request) {
-        let batch = self.log.append(request);
-        self.store.write(std::slice::from_ref(&batch)).await.unwrap();
-        self.store.index(&[batch]).await.unwrap();
-    }
-
-    pub(crate) async fn seal(&self) {
-        SpanWriter::flush(&*self.store, NOW, true).await.unwrap();
-        SearchIndexer::flush(&*self.store, NOW, true).await.unwrap();
-    }
-
-    pub(crate) async fn write_sealed(&mut self, request: &Request) {
-        self.write(request).await;
-        self.seal().await;
-    }
-
-    /// Closes and opens again, where the adapter keeps anything.
-    pub(crate) fn reopen(self) -> Self {
-        let Self { adapter, directory, clock, store, log } = self;
-        if !adapter.is_durable {
-            return Self { adapter, directory, clock, store, log };
-        }
-        drop(store);
-        let store = (adapter.open)(directory.path(), clock.clone());
-        Self { adapter, directory, clock, store, log }
-    }
-
-    pub(crate) async fn read(&self, trace: TraceId) -> Vec<StoredSpan> {
-        self.read_of(&TenantId::default(), trace).await
-    }
-
-    /// The spans of a trace, each once.
-    pub(crate) async fn read_of(&self, tenant: &TenantId, trace: TraceId) -> Vec<StoredSpan> {
-        let read = self.store.read_trace(tenant, trace).await.unwrap();
-        assert!(!read.is_damaged);
-        let mut spans = trace_model::TraceSpans::new(trace);
-        for span in read.spans {
-            spans.insert(span);
-        }
-        spans.into_spans().collect()
-    }
-
-    pub(crate) async fn search(&self, filter: Filter) -> SearchAnswer {
-        self.store.search(&query(filter)).await.unwrap()
-    }
-
-    /// The traces that a filter finds, newest first.
-    pub(crate) async fn find(&self, filter: Filter) -> Vec<TraceId> {
-        let answer = self.search(filter).await;
-        assert!(!answer.is_damaged);
-        answer.matches.iter().map(|found| found.trace_id).collect()
-    }
-}
-
-/// A search over all of time.
-pub(crate) fn query(filter: Filter) -> SearchQuery {
-    SearchQuery {
-        tenant: TenantId::default(),
-        filter,
-        range: TimeRange::ALL,
-        limit: 100,
-        before: None,
-    }
-}
-
-/// Spans whose attribute, wherever it stands, prints so.
-pub(crate) fn tag(key: &str, value: &str) -> Filter {
-    equals(Field::Attribute { place: Place::Any, key: key.to_owned() }, value)
-}
-
-/// Spans whose field prints so.
-pub(crate) fn equals(field: Field, value: &str) -> Filter {
-    Filter::Compare { field, op: CompareOp::Eq, literal: Literal::Text(value.to_owned()) }
-}
+use crate::fixture::{INCARNATION, NOW, Request, attribute, span, text, trace_id};
+use crate::harness::{Adapter, Harness, equals, files_with, query, tag};
 
 fn bytes_of(spans: &[StoredSpan]) -> Vec<Vec<u8>> {
     let mut bytes: Vec<Vec<u8>> = spans.iter().map(|stored| stored.span.to_vec()).collect();
@@ -262,6 +125,26 @@ pub(crate) async fn a_long_trace_is_whole(adapter: Adapter) {
     assert_eq!(bytes_of(&read), sent);
 }
 
+pub(crate) async fn a_trace_of_large_spans_is_whole(adapter: Adapter) {
+    let mut harness = Harness::new(adapter);
+    let large = |id: u64| {
+        let mut span = span(1, id, "large");
+        let value: String =
+            (0..600_000).map(|at| char::from(b'a' + ((at * at + id) % 26) as u8)).collect();
+        span.attributes =
+            vec![attribute("body", text(&value)), attribute("id", text(&id.to_string()))];
+        span
+    };
+    let spans: Vec<_> = (0..20).map(large).collect();
+    let request = Request::of("web", &spans);
+    harness.write_sealed(&request).await;
+    let read = harness.read(trace_id(1)).await;
+    let mut sent = request.groups[0].2.clone();
+    sent.sort();
+    assert!(bytes_of(&read) == sent);
+    assert_eq!(harness.find(tag("id", "19")).await, [trace_id(1)]);
+}
+
 pub(crate) async fn what_is_written_is_found_before_and_after_it_is_sealed(adapter: Adapter) {
     let mut harness = Harness::new(adapter);
     let mut tagged = span(1, 0, "pay");
@@ -377,36 +260,13 @@ pub(crate) async fn an_erased_trace_is_gone_for_good(adapter: Adapter) {
     }
 }
 
-/// Names of the files below a directory whose bytes, decompressed where they are frames of zstd,
-/// hold the needle.
-pub(crate) fn files_with(directory: &Path, needle: &[u8]) -> Vec<String> {
-    let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let bytes = std::fs::read(&path).unwrap();
-        let frames = (0..bytes.len())
-            .filter(|at| bytes[*at..].starts_with(&[0x28, 0xb5, 0x2f, 0xfd]))
-            .any(|at| {
-                let mut decoder = zstd::stream::read::Decoder::new(&bytes[at..]).unwrap();
-                let mut frame = Vec::new();
-                drop(std::io::Read::read_to_end(&mut decoder, &mut frame));
-                holds(&frame)
-            });
-        if frames || holds(&bytes) {
-            found.push(path.display().to_string());
-        }
-    }
-    found
-}
-
 /// Runs every fact of the suite on an adapter.
 macro_rules! conformance {
     ($adapter:ident: $($fact:ident),* $(,)?) => {
         $(
             #[tokio::test]
             async fn $fact() {
-                crate::suite::$fact(crate::suite::$adapter).await;
+                crate::suite::$fact(crate::harness::$adapter).await;
             }
         )*
     };
@@ -422,6 +282,7 @@ macro_rules! every_fact {
             a_replayed_batch_is_not_visible_twice,
             durable_says_how_far_and_holds_after_reopening,
             a_long_trace_is_whole,
+            a_trace_of_large_spans_is_whole,
             what_is_written_is_found_before_and_after_it_is_sealed,
             results_are_newest_first_and_pages_follow_without_gap_or_repeat,
             a_time_range_holds_for_the_spans_that_match,
