@@ -1,4 +1,4 @@
-//! `farspan bench write|read|search`: a load generator, to size a cell and to measure ours.
+//! `farspan bench write|receive|read|search`: a load generator, to size a cell and to measure ours.
 //!
 //! It must cost little beside what it measures: requests are encoded once and only ids, times and
 //! rare values are patched in.
@@ -7,6 +7,7 @@ mod cell_client;
 mod latency;
 mod ledger;
 mod read;
+mod receive;
 mod search;
 mod server;
 mod template;
@@ -25,6 +26,8 @@ use crate::cli::output::Output;
 pub(crate) enum BenchCommand {
     /// Send spans to a collector as fast as it takes them.
     Write(write::WriteArguments),
+    /// A collector and its log alone, for `bench write` to send to.
+    Receive(receive::ReceiveArguments),
     /// Read traces by id that `bench write` recorded.
     Read(read::ReadArguments),
     /// Search by service, or by a rare attribute that `bench write` recorded.
@@ -38,6 +41,7 @@ pub(crate) async fn run(
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
     let report = match command {
+        BenchCommand::Receive(arguments) => return receive::run(&arguments, output).await,
         BenchCommand::Write(arguments) => write::run(arguments, client).await?,
         BenchCommand::Read(arguments) => read::run(arguments, client).await?,
         BenchCommand::Search(arguments) => search::run(&arguments, client).await?,

@@ -9,6 +9,6 @@ mod ports;
 mod replicator;
 mod serve;
 
-pub(crate) use cell::start_cell;
+pub(crate) use cell::{start_cell, start_receiver};
 pub(crate) use gateway::start_gateway;
 pub(crate) use replicator::start_replicator;

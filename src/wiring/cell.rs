@@ -72,6 +72,19 @@ pub(crate) async fn start_cell(
     })
 }
 
+/// Starts a collector over a span log that nothing reads, to measure receiving alone.
+pub(crate) async fn start_receiver(
+    config: CellConfig,
+    mut context: RoleContext,
+) -> anyhow::Result<RunningRole> {
+    let keepers = open(&config, Arc::clone(&context.clock)).await?;
+    let stages = Stages::of(&context);
+    let collector = collector(&config, &keepers, &mut context)?;
+    let endpoints = serve_receivers(&config, &collector, &context, &stages.receivers).await?;
+    close_at_the_end(&keepers, &stages.log);
+    Ok(RunningRole { endpoints, drain: context.drain, snapshot: Box::new(RoleSnapshot::default) })
+}
+
 /// The parts of a cell in the order in which they stop.
 #[derive(Debug)]
 struct Stages {
