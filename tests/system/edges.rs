@@ -6,6 +6,12 @@ use crate::http::{eventually, get};
 
 const REGIONS: [&str; 3] = ["eu-west-1", "us-east-1", "ap-southeast-1"];
 
+fn edge(link: &serde_json::Value) -> String {
+    let name = |key: &str| link.get(key).and_then(|name| name.as_str()).unwrap_or_default();
+    let calls = link.get("callCount").and_then(serde_json::Value::as_u64).unwrap_or_default();
+    format!("{}→{} {calls}", name("parent"), name("child"))
+}
+
 /// Edges as `caller→callee count`, ordered, from one gateway.
 async fn edges(federation: &Federation, gateway: usize) -> Result<Vec<String>, String> {
     let millis = now_nanos() / 1_000_000 + 60_000;
@@ -16,14 +22,9 @@ async fn edges(federation: &Federation, gateway: usize) -> Result<Vec<String>, S
         return Err(format!("{}", answer.status));
     }
     let json = answer.json();
-    let links = json["data"].as_array().or(json.as_array()).ok_or_else(|| json.to_string())?;
-    let mut edges: Vec<String> = links
-        .iter()
-        .map(|link| {
-            let name = |key: &str| link[key].as_str().unwrap_or_default().to_owned();
-            format!("{}→{} {}", name("parent"), name("child"), link["callCount"])
-        })
-        .collect();
+    let links = json.pointer("/data").and_then(serde_json::Value::as_array);
+    let links = links.ok_or_else(|| json.to_string())?;
+    let mut edges: Vec<String> = links.iter().map(edge).collect();
     edges.sort();
     Ok(edges)
 }
@@ -63,4 +64,22 @@ async fn a_call_into_another_region_is_one_edge_also_after_restarts() {
     federation.send_spans(0, "web", vec![span(trace, 1, 0, "GET /cart")]).await;
     federation.send_spans(1, "cart", vec![span(trace, 3, 1, "load cart")]).await;
     until(&federation, 0, &["cart→fraud 1", "web→cart 2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_replicator_a_cell_takes_spans_and_its_edges_follow_later() {
+    let mut federation = Federation::start(&REGIONS[..2], &[]).await;
+    let mut replicator = federation.regions[0].replicator.take().unwrap();
+    replicator.kill();
+    let trace = random_trace_id();
+    federation.send_spans(0, "web", vec![span(trace, 1, 0, "GET /cart")]).await;
+    federation.send_spans(1, "cart", vec![span(trace, 2, 1, "load cart")]).await;
+    // The called side's region sees its own half alone, and guesses nothing.
+    until(&federation, 1, &[]).await;
+
+    federation.start_replicator(0);
+    federation.wait_ready(0).await;
+    for gateway in 0..2 {
+        until(&federation, gateway, &["web→cart 1"]).await;
+    }
 }

@@ -87,7 +87,7 @@ fn a_cell_may_name_its_replicator_and_does_not_have_to() {
     assert_eq!(address("kind: cell\nregion: a\n"), None);
     let named = "kind: cell\nregion: a\nreplicator: http://127.0.0.1:17401\n";
     assert_eq!(address(named).as_deref(), Some("http://127.0.0.1:17401"));
-    let found = faults("kind: cell\nregion: a\nreplicator: 127.0.0.1:17401\n");
+    let found = faults("kind: cell\nregion: a\nreplicator: nowhere\n");
     assert!(found.len() == 1 && found[0].0 == 3, "{found:?}");
 }
 
