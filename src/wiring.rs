@@ -3,6 +3,7 @@
 //! Each role is started from its configuration alone. Stages are added in the order in which they
 //! must stop: receivers first, the log last.
 
+mod border;
 mod cell;
 mod gateway;
 mod ports;

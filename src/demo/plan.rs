@@ -138,13 +138,15 @@ impl RegionPlan {
         format!(
             "# The cell of {region} in `farspan demo`. `farspan config print` shows the defaults.\n\
              kind: cell\nregion: {region}\ndata_dir: {}\nlisten:\n  otlp_grpc: {}\n  otlp_http: \
-             {}\n  zipkin: {}\n  internal: {}\n  admin: {}\ndrain_timeout: 5s\n",
+             {}\n  zipkin: {}\n  internal: {}\n  admin: {}\nreplicator: http://{}\n\
+             drain_timeout: 5s\n",
             quoted(&directory.join("cell")),
             local(ports.otlp_grpc),
             local(ports.otlp_http),
             local(ports.zipkin),
             local(ports.cell),
             local(admin),
+            local(ports.replicator),
         )
     }
 

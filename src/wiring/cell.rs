@@ -8,6 +8,7 @@ use collector::{Collector, CollectorConfig};
 use ingester::metadata_publisher::{
     FixedPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics, SpanLogState,
 };
+use ingester::metrics_aggregator::CrossBorder;
 use ingester::{
     AggregatorConfig, AggregatorMetrics, DeadLetterConfig, DeadLetters, GroupHandler,
     IngesterMetrics, IngesterParts, IngesterService, LagBoard, MetricsAggregator, RunnerConfig,
@@ -26,17 +27,18 @@ use trace_model::Clock;
 use trace_store::embedded::{EmbeddedStore, EmbeddedStoreConfig};
 use trace_store::embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 
+use super::border::join_calls;
 use super::ports::{LogAndGroups, LogTail};
 use super::serve::{serve_admin, serve_grpc};
 use crate::seam::{GroupLag, RoleContext, RoleSnapshot, RunningRole};
 
 /// What a cell keeps on disk.
 #[derive(Clone, Debug)]
-struct Keepers {
-    log: Arc<EmbeddedLog>,
-    store: Arc<EmbeddedStore>,
+pub(super) struct Keepers {
+    pub(super) log: Arc<EmbeddedLog>,
+    pub(super) store: Arc<EmbeddedStore>,
     metrics: Arc<EmbeddedMetricsStore>,
-    origin: Arc<OriginLog>,
+    pub(super) origin: Arc<OriginLog>,
     dead_letters: Arc<DeadLetters>,
 }
 
@@ -56,8 +58,9 @@ pub(crate) async fn start_cell(
     let internal = internal_routes(&config, &keepers, &lag, &mut context, &stages.answering);
     let address = (config.listen.internal, context.change_port_with);
     endpoints.push(("cell gRPC", serve_grpc("cell", address, internal, &stages.answering).await?));
-    let publishing =
+    let (publishing, calls) =
         start_groups(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
+    join_calls(&config, &keepers, calls, &mut context, &stages.border)?;
     keep_house(&keepers, &stages.house);
     close_at_the_end(&keepers, &stages.log);
     let admin = (context.readiness.clone(), Arc::new(context.registry));
@@ -90,6 +93,7 @@ pub(crate) async fn start_receiver(
 struct Stages {
     receivers: Stage,
     answering: Stage,
+    border: Stage,
     groups: Stage,
     house: Stage,
     log: Stage,
@@ -102,6 +106,7 @@ impl Stages {
         Self {
             receivers: drain.stage("receivers"),
             answering: drain.stage("answers"),
+            border: drain.stage("calls across borders"),
             groups: drain.stage("consumer groups"),
             house: drain.stage("merging and retention"),
             log: drain.stage("span log"),
@@ -253,7 +258,7 @@ async fn start_groups(
     lag: LagBoard,
     context: &mut RoleContext,
     stage: &Stage,
-) -> anyhow::Result<PublisherMetrics> {
+) -> anyhow::Result<(PublisherMetrics, CrossBorder)> {
     let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as Arc<dyn SpanLog>;
     let (ingester_metrics, counting) = (IngesterMetrics::default(), AggregatorMetrics::default());
     let publishing = PublisherMetrics::default();
@@ -267,7 +272,7 @@ async fn start_groups(
         AggregatorConfig::default(),
         counting,
     );
-    let (aggregator, _cross_border) = aggregator.await.context("the metrics store")?;
+    let (aggregator, calls) = aggregator.await.context("the metrics store")?;
     let publisher = MetadataPublisher::new(
         PublisherConfig::new(config.region.clone()),
         &SpanLogState::of(log.as_ref())?,
@@ -293,7 +298,7 @@ async fn start_groups(
     };
     let parts = IngesterParts { runner, handlers };
     let _service = IngesterService::spawn(&stage.tracker, &stage.stopping, parts);
-    Ok(publishing)
+    Ok((publishing, calls))
 }
 
 /// How often segments are merged and what has passed its retention goes.

@@ -98,8 +98,13 @@ impl Federation {
         let mut cell = format!(
             "kind: cell\nregion: {name}\ndata_dir: {data}/cell\nlisten:\n  otlp_grpc: 127.0.0.1:{}\n  \
              otlp_http: 127.0.0.1:{}\n  zipkin: 127.0.0.1:{}\n  internal: 127.0.0.1:{}\n  \
-             admin: 127.0.0.1:{}\n",
-            ports.otlp_grpc, ports.otlp_http, ports.zipkin, ports.internal, ports.cell_admin
+             admin: 127.0.0.1:{}\nreplicator: http://127.0.0.1:{}\n",
+            ports.otlp_grpc,
+            ports.otlp_http,
+            ports.zipkin,
+            ports.internal,
+            ports.cell_admin,
+            ports.replicator,
         );
         for (_, extra) in cell_extra.iter().filter(|(region, _)| *region == name) {
             cell.push_str(extra);

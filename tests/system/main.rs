@@ -7,6 +7,7 @@
 )]
 
 mod crash;
+mod edges;
 mod federation;
 mod fixture;
 mod http;

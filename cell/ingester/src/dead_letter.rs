@@ -299,8 +299,8 @@ fn length_of(path: &Path) -> io::Result<Option<u64>> {
     }
 }
 
-/// A letter is whole under its own name, or it is not there.
-fn write_durably(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// A file is whole under its own name, or it is not there.
+pub(crate) fn write_durably(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let partial = path.with_extension("partial");
     let written = File::create(&partial).and_then(|mut file| {
         file.write_all(bytes)?;

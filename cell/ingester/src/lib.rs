@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod backoff;
+pub mod border;
 pub mod dead_letter;
 pub mod handler;
 pub mod lag;
@@ -18,12 +19,16 @@ pub mod search_indexer;
 pub mod service;
 pub mod storage_writer;
 
+pub use border::{
+    BorderConfig, BorderJoiner, BorderParts, LookupError, OwnRows, OwnTraces, ParentLookup,
+    ReplicatorAddress,
+};
 pub use dead_letter::{
     DeadLetter, DeadLetterConfig, DeadLetterError, DeadLetterSummary, DeadLetters,
 };
 pub use handler::{GroupHandler, HandleError};
 pub use lag::{GroupLag, LagBoard};
-pub use metrics::{AggregatorMetrics, IngesterMetrics};
+pub use metrics::{AggregatorMetrics, BorderMetrics, IngesterMetrics};
 pub use metrics_aggregator::{AggregatorConfig, MetricsAggregator};
 pub use runner::{ConsumerRunner, RunnerConfig, RunnerError, RunnerParts};
 pub use search_indexer::SearchIndexerHandler;

@@ -133,3 +133,45 @@ impl AggregatorMetrics {
         );
     }
 }
+
+/// Figures of joining calls across borders, over all origins.
+#[derive(Clone, Debug, Default)]
+pub struct BorderMetrics {
+    /// Calls whose edge was counted here.
+    pub joined: Counter,
+    /// Calls that had been counted before.
+    pub repeated: Counter,
+    /// Calls within one service: no edge.
+    pub same_service: Counter,
+    /// Calls whose parent did not come here in time. Most have it in a third region.
+    pub dropped: Counter,
+    /// Entry spans that came too late to be told from counted ones.
+    pub late: Counter,
+    /// Looks for a parent that failed and are made again.
+    pub failed_looks: Counter,
+    /// Traces read to find a parent.
+    pub reads: Counter,
+    /// Calls under way: waiting for a parent or being counted.
+    pub pending: Gauge,
+}
+
+impl BorderMetrics {
+    /// Adds all figures to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let mut put = |name: &str, help: &str, metric: &Counter| {
+            registry.register(format!("farspan_border_{name}"), help, metric.clone());
+        };
+        put("joined_calls", "Calls across regions counted here", &self.joined);
+        put("repeated_calls", "Calls across regions that were counted before", &self.repeated);
+        put("same_service_calls", "Calls across regions within a service", &self.same_service);
+        put("dropped_calls", "Calls whose parent did not come here in time", &self.dropped);
+        put("late_calls", "Calls that came too late to be counted", &self.late);
+        put("failed_looks", "Looks for a parent that failed", &self.failed_looks);
+        put("read_traces", "Traces read to find a parent", &self.reads);
+        registry.register(
+            "farspan_border_pending_calls",
+            "Calls across regions under way",
+            self.pending.clone(),
+        );
+    }
+}

@@ -24,7 +24,7 @@ const WINDOW_BYTES: u32 = 8 << 20;
 /// A sender is heard twice a second; after this long a stream is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a connection and for the answer to `Subscribe`.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first pause before another attempt.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest.
@@ -194,13 +194,16 @@ pub(crate) async fn next_frame(
     within(SILENCE_MAX, frames.message()).await?.map_err(|status| peer_error(&status))
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, ReplicatorError> {
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, ReplicatorError> {
     let late = |_| ReplicatorError::Peer("no answer in time".to_owned());
     tokio::time::timeout(limit, work).await.map_err(late)
 }
 
 /// A frame that cannot be decoded or is too large breaks the contract; all else may pass.
-fn peer_error(status: &tonic::Status) -> ReplicatorError {
+pub(super) fn peer_error(status: &tonic::Status) -> ReplicatorError {
     let code = status.code();
     if code == tonic::Code::OutOfRange {
         return ReplicatorError::Protocol("a frame that is too large");

@@ -10,7 +10,7 @@ use trace_model::locality::{IndexMode, Locality, SpanMode};
 use super::home::default_data_dir;
 use super::listen::{ConnectionLimits, Listeners, TelemetryConfig, read_limits, read_telemetry};
 use super::section::Section;
-use super::setting::Bytes;
+use super::setting::{Bytes, ServiceUrl};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -61,6 +61,9 @@ pub struct CellConfig {
     pub locality: Locality,
     /// The querier.
     pub querier: QuerierConfig,
+    /// The region's replicator, from which the cell learns of calls that enter other regions;
+    /// without it such calls are not counted.
+    pub replicator: Option<ServiceUrl>,
     /// Time to finish what is under way when the process stops.
     pub drain_timeout: Duration,
     /// Logging.
@@ -153,6 +156,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let log = read_log(root, retention);
     let locality = read_locality(root);
     let querier = read_querier(root);
+    let replicator = root.optional::<ServiceUrl>("replicator");
     let drain_timeout = read_drain_timeout(root);
     let telemetry = read_telemetry(root);
     Some(CellConfig {
@@ -168,6 +172,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
         retention_bytes: retention_bytes.0,
         locality,
         querier,
+        replicator,
         drain_timeout,
         telemetry,
     })

@@ -82,6 +82,16 @@ fn values_are_read_with_their_units() {
 }
 
 #[test]
+fn a_cell_may_name_its_replicator_and_does_not_have_to() {
+    let address = |text: &str| cell(text).replicator.map(|url| url.as_str().to_owned());
+    assert_eq!(address("kind: cell\nregion: a\n"), None);
+    let named = "kind: cell\nregion: a\nreplicator: http://127.0.0.1:17401\n";
+    assert_eq!(address(named).as_deref(), Some("http://127.0.0.1:17401"));
+    let found = faults("kind: cell\nregion: a\nreplicator: nowhere\n");
+    assert!(found.len() == 1 && found[0].0 == 3, "{found:?}");
+}
+
+#[test]
 fn modes_and_profiles_that_do_not_exist_yet_are_refused_by_name() {
     let found = faults(
         "kind: cell\nregion: a\nprofile: growth\nlocality:\n  index: filter\n  spans: masked\n",
