@@ -12,7 +12,7 @@ use ingester::metadata_publisher::{
 };
 use ingester::{
     DeadLetterConfig, DeadLetters, GroupHandler, IngesterMetrics, IngesterParts, IngesterService,
-    LagBoard, RunnerConfig, RunnerParts, SearchIndexerHandler, StorageWriterHandler,
+    LagBoard, RunnerConfig, RunnerParts, StorageWriterHandler,
 };
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
 use metadata_replicator::{DiskThreads, Entropy, OriginFeed, OriginLog, OriginLogConfig};
@@ -37,6 +37,7 @@ use trace_model::{Clock, TenantId};
 use trace_store::{MemoryMetricsStore, MemoryStore};
 
 use crate::hosts::{Fallible, cell, clock_of, region};
+use crate::late_writer::LateWriter;
 use crate::ledger::{Disk, World};
 use crate::network::incoming;
 use crate::ports::{LogAndGroups, LogTail};
@@ -129,9 +130,9 @@ impl Opened {
             PublisherMetrics::default(),
         )?;
         let store = &self.disk.store;
+        let writer = LateWriter::new(Arc::clone(store), Arc::clone(&self.clock));
         Ok(vec![
-            Box::new(StorageWriterHandler::new(Arc::clone(store) as _, incarnation)),
-            Box::new(SearchIndexerHandler::new(Arc::clone(store) as _, incarnation)),
+            Box::new(StorageWriterHandler::new(Arc::new(writer), incarnation)),
             Box::new(publisher),
         ])
     }

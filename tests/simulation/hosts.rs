@@ -54,7 +54,7 @@ pub(crate) fn url(host: &str) -> String {
 /// Each region's wall clock is off by so many seconds.
 pub(crate) fn clock_of(name: &str) -> Arc<SimulatedClock> {
     let place = REGIONS.iter().position(|region| *region == name).unwrap_or(0);
-    Arc::new(SimulatedClock::off_by(Duration::from_secs(place as u64 * 7)))
+    Arc::new(SimulatedClock::off_by(Duration::from_secs(place as u64 * 2)))
 }
 
 /// A channel as a gateway has it, over the simulated network.
@@ -98,7 +98,7 @@ pub(crate) async fn run_replicator(world: World, name: &'static str) -> Fallible
     Ok(served.await?)
 }
 
-/// A gateway and its two users: they ask at random until all is settled, then for everything.
+/// A gateway and its three users: they ask at random until all is settled, then for everything.
 pub(crate) async fn run_gateway(world: World, name: &'static str) -> Fallible {
     let index = Arc::new(GrpcMetadataIndex::new(channel(&replicator(name))?));
     let mut cells: Vec<Arc<dyn CellClient>> = Vec::new();
@@ -110,7 +110,11 @@ pub(crate) async fn run_gateway(world: World, name: &'static str) -> Fallible {
     let gateway = Gateway::new(config, index, cells, clock_of(name), registry);
     let users = Users { world, name, gateway };
     let starts = users.world.count_start(name);
-    tokio::join!(users.ask_at_random(starts * 2), users.ask_at_random(starts * 2 + 1));
+    tokio::join!(
+        users.ask_at_random(starts * 3),
+        users.ask_at_random(starts * 3 + 1),
+        users.ask_at_random(starts * 3 + 2)
+    );
     while !users.see_all_whole().await {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -130,12 +134,14 @@ impl Users {
         let mut random =
             SmallRng::seed_from_u64(self.world.seed ^ (place + 1) << 32 ^ number << 40);
         while self.world.phase() == Phase::Unrest {
-            let traces = self.world.traces();
+            let traces = match random.random_range(0..4_u8) {
+                0 => self.world.traces(),
+                _ => self.world.newest(10),
+            };
             let trace_id = match traces.len() {
                 0 => unknown(&mut random),
                 _ if random.random_range(0..10_u8) == 0 => unknown(&mut random),
-                // The newest are the ones of which something may be missing.
-                all => traces[random.random_range(all.saturating_sub(12)..all)],
+                all => traces[random.random_range(0..all)],
             };
             let freshness = match random.random_range(0..5_u8) {
                 0 | 1 => Freshness::Auto,
@@ -143,7 +149,7 @@ impl Users {
                 _ => Freshness::Now,
             };
             self.ask(trace_id, freshness).await;
-            let pause = Duration::from_millis(random.random_range(20..150));
+            let pause = Duration::from_millis(random.random_range(10..100));
             tokio::time::sleep(pause).await;
         }
     }

@@ -54,6 +54,8 @@ pub(crate) struct Figures {
 struct State {
     phase: Phase,
     sent: BTreeMap<TraceId, BTreeMap<SpanId, Sent>>,
+    /// The trace of each span that was sent, the newest last.
+    order: Vec<TraceId>,
     acknowledged: BTreeMap<TraceId, Acknowledged>,
     disks: BTreeMap<Region, Disk>,
     replicas: BTreeMap<Region, Weak<Replica>>,
@@ -78,6 +80,7 @@ impl World {
         let state = State {
             phase: Phase::Unrest,
             sent: BTreeMap::new(),
+            order: Vec::new(),
             acknowledged: BTreeMap::new(),
             disks: BTreeMap::new(),
             replicas: BTreeMap::new(),
@@ -114,6 +117,7 @@ impl World {
     /// Before a span leaves: from here on an answer may hold it.
     pub(crate) fn note_sent(&self, trace_id: TraceId, span_id: SpanId, bytes: &Bytes, to: &Region) {
         let mut state = self.state();
+        state.order.push(trace_id);
         let spans = state.sent.entry(trace_id).or_default();
         let new = || Sent { bytes: bytes.clone(), regions: BTreeSet::new() };
         spans.entry(span_id).or_insert_with(new).regions.insert(to.clone());
@@ -137,6 +141,11 @@ impl World {
     /// Traces of which something was sent.
     pub(crate) fn traces(&self) -> Vec<TraceId> {
         self.state().sent.keys().copied().collect()
+    }
+
+    /// The traces of the last spans that were sent: of them something may be missing.
+    pub(crate) fn newest(&self, spans_max: usize) -> Vec<TraceId> {
+        self.state().order.iter().rev().take(spans_max).copied().collect()
     }
 
     pub(crate) fn disk(&self, region: &Region, new: impl FnOnce() -> Disk) -> Disk {

@@ -26,6 +26,7 @@ mod application;
 mod cell;
 mod faults;
 mod hosts;
+mod late_writer;
 mod laws;
 mod ledger;
 /// The simulated network of the metadata replicator's own simulation.
@@ -44,7 +45,7 @@ use ledger::{Figures, World};
 
 /// Seeds of an ordinary run; a longer one is `FIRST_SEED..FIRST_SEED + n`.
 const FIRST_SEED: u64 = 1;
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 5;
 /// How long faults go on, and how long the federation then has to become whole.
 const FAULTS: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(90);
