@@ -1,0 +1,166 @@
+//! A cell on the simulated network: collector, span log, consumer groups, stores, querier and origin
+//! log, wired as the binary wires them. A crash takes the process; the log and the store stand for
+//! what a disk keeps.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use collector::{Collector, CollectorConfig, ExportRequest};
+use ingester::metadata_publisher::{
+    FixedPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics, SpanLogState,
+};
+use ingester::{
+    DeadLetterConfig, DeadLetters, GroupHandler, IngesterMetrics, IngesterParts, IngesterService,
+    LagBoard, RunnerConfig, RunnerParts, StorageWriterHandler,
+};
+use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
+use metadata_replicator::{DiskThreads, Entropy, OriginFeed, OriginLog, OriginLogConfig};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use prometheus_client::registry::Registry;
+use prost::Message;
+use querier::{Querier, QuerierConfig, QuerierPorts};
+use sampling::{HeadRules, RateSampler};
+use span_log::SpanLog;
+use span_log::memory::{MemoryConfig, MemoryLog};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+use trace_model::locality::IndexMode;
+use trace_model::{Clock, TenantId};
+use trace_store::{MemoryMetricsStore, MemoryStore};
+
+use crate::hosts::{Fallible, cell, clock_of, region};
+use crate::late_writer::LateWriter;
+use crate::ledger::{Disk, World};
+use crate::network::incoming;
+use crate::ports::{LogAndGroups, LogTail};
+
+/// OTLP into the collector's stages: the collector's own listeners want real sockets.
+struct Receiver(Arc<Collector>);
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let body = Bytes::from(request.into_inner().encode_to_vec());
+        let mut digest = DefaultHasher::new();
+        body.hash(&mut digest);
+        let pipeline = self.0.pipeline();
+        let refused = |error: collector::ExportError| Status::unavailable(error.to_string());
+        let admitted = pipeline.admit(body.len()).map_err(refused)?;
+        let (tenant, digest) = (TenantId::default(), digest.finish());
+        let request = ExportRequest { tenant, body, digest, admitted };
+        pipeline.export(request).await.map_err(refused)?;
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+/// What a cell's process opens when it starts.
+struct Opened {
+    disk: Disk,
+    origin: Arc<OriginLog>,
+    dead_letters: Arc<DeadLetters>,
+    clock: Arc<dyn Clock>,
+    registry: Registry,
+}
+
+impl Opened {
+    fn open(world: &World, name: &'static str) -> turmoil::Result<Self> {
+        let clock: Arc<dyn Clock> = clock_of(name);
+        let disk = world.disk(&region(name), || Disk {
+            log: MemoryLog::new(MemoryConfig::default(), Arc::clone(&clock)),
+            store: Arc::new(MemoryStore::new()),
+        });
+        let directory = world.directory.join(cell(name));
+        let origin = OriginLogConfig {
+            disk: DiskThreads::Inline,
+            segment_bytes_max: 4_000,
+            ..OriginLogConfig::new(directory.join("origin"), region(name))
+        };
+        let entropy = Entropy::seeded(world.seed);
+        let origin = Arc::new(OriginLog::open(origin, Arc::clone(&clock), entropy)?);
+        let dead_letters = DeadLetters::open(DeadLetterConfig::new(directory.join("dead")))?;
+        let dead_letters = Arc::new(dead_letters);
+        Ok(Self { disk, origin, dead_letters, clock, registry: Registry::default() })
+    }
+
+    fn log(&self) -> Arc<dyn SpanLog> {
+        Arc::clone(&self.disk.log) as _
+    }
+
+    fn querier(&mut self, name: &'static str, lag: LagBoard) -> Querier {
+        let status =
+            LogAndGroups { log: self.log(), lag, dead_letters: Arc::clone(&self.dead_letters) };
+        let ports = QuerierPorts {
+            traces: Arc::clone(&self.disk.store) as _,
+            search: Arc::clone(&self.disk.store) as _,
+            catalog: Arc::clone(&self.disk.store) as _,
+            metrics: Arc::new(MemoryMetricsStore::new()),
+            tail: Arc::new(LogTail(self.log())),
+            status: Arc::new(status),
+            clock: Arc::clone(&self.clock),
+        };
+        Querier::new(QuerierConfig::new(region(name)), ports, &mut self.registry)
+    }
+
+    fn collector(&mut self, name: &'static str) -> turmoil::Result<Arc<Collector>> {
+        let settings = CollectorConfig::new(region(name), &cell(name));
+        let sampler = Arc::new(RateSampler::new(HeadRules::default())?);
+        let clock = Arc::clone(&self.clock);
+        Ok(Collector::new(settings, self.log(), sampler, clock, &mut self.registry))
+    }
+
+    fn handlers(&self, name: &'static str) -> turmoil::Result<Vec<Box<dyn GroupHandler>>> {
+        let incarnation = self.disk.log.identity().incarnation;
+        let publisher = MetadataPublisher::new(
+            PublisherConfig::new(region(name)),
+            &SpanLogState::of(self.disk.log.as_ref())?,
+            Arc::clone(&self.origin) as _,
+            Arc::new(FixedPolicy(IndexMode::Full)),
+            Arc::clone(&self.clock),
+            PublisherMetrics::default(),
+        )?;
+        let store = &self.disk.store;
+        let writer = LateWriter::new(Arc::clone(store), Arc::clone(&self.clock));
+        Ok(vec![
+            Box::new(StorageWriterHandler::new(Arc::new(writer), incarnation)),
+            Box::new(publisher),
+        ])
+    }
+}
+
+/// Opens what is there, goes on with it, serves.
+pub(crate) async fn run_cell(world: World, name: &'static str) -> Fallible {
+    let mut opened = Opened::open(&world, name)?;
+    let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+    let lag = LagBoard::default();
+    let runner = RunnerParts {
+        log: opened.log(),
+        dead_letters: Arc::clone(&opened.dead_letters),
+        clock: Arc::clone(&opened.clock),
+        lag: lag.clone(),
+        metrics: IngesterMetrics::default(),
+        config: RunnerConfig::default(),
+    };
+    let handlers = opened.handlers(name)?;
+    let _groups = IngesterService::spawn(&tracker, &token, IngesterParts { runner, handlers });
+    let feed = Arc::clone(&opened.origin) as Arc<dyn OriginFeed>;
+    let clock = Arc::clone(&opened.clock);
+    let feeds = ReplicationServer::new([feed], clock, ServerLimits::default(), token.clone());
+    let receiver = TraceServiceServer::new(Receiver(opened.collector(name)?));
+    let served = Server::builder()
+        .add_service(querier::server(opened.querier(name, lag)))
+        .add_service(feeds.into_service())
+        .add_service(receiver)
+        .serve_with_incoming(incoming().await?);
+    Ok(served.await?)
+}
