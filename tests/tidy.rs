@@ -13,9 +13,6 @@ use serde_json::Value;
 /// Lines of a file before its tests.
 const LINES_MAX: usize = 400;
 
-/// Files that are longer all the same, and how long at most: they may shrink, not grow.
-const LONGER: [(&str, usize); 2] = [("proto/src/span_batch.rs", 640), ("proto/src/wire.rs", 460)];
-
 /// Which crates of ours each crate may know. What is not listed is forbidden.
 const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("trace-model", &[]),
@@ -222,9 +219,7 @@ fn no_file_is_longer_than_can_be_read_at_once() {
     let mut faults = Vec::new();
     for (path, text) in rust_files() {
         let lines = lines_before_tests(&text);
-        let longer = LONGER.iter().find(|(name, _)| path == Path::new(name));
-        let lines_max = longer.map_or(LINES_MAX, |(_, lines)| *lines);
-        if lines > lines_max && !is_test_file(&path) {
+        if lines > LINES_MAX && !is_test_file(&path) {
             faults.push(format!("{}: {lines} lines", path.display()));
         }
     }
