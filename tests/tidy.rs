@@ -333,6 +333,30 @@ fn paths_are_found_in_backticks_and_links() {
 }
 
 #[test]
+fn every_decision_is_listed_and_says_why_and_what_follows() {
+    let directory = Path::new("docs/DECISIONS");
+    let list = read(&directory.join("README.md"));
+    let mut faults = Vec::new();
+    for path in files().iter().filter(|path| path.parent() == Some(directory)) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name == "README.md" {
+            continue;
+        }
+        let decision = read(path);
+        for part in ["Context", "Decision", "Consequences"] {
+            let starts = [format!("## {part}"), format!("**{part}.**")];
+            if !decision.lines().any(|line| starts.iter().any(|start| line.starts_with(start))) {
+                faults.push(format!("{name}: no {part}"));
+            }
+        }
+        if !list.contains(&format!("]({name})")) {
+            faults.push(format!("{name}: not in docs/DECISIONS/README.md"));
+        }
+    }
+    assert_none(&faults, "decisions that are not whole or not listed");
+}
+
+#[test]
 fn every_adapter_runs_its_conformance_suite() {
     let mut faults = Vec::new();
     for port in PORTS {
