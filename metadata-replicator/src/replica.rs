@@ -63,7 +63,7 @@ pub struct ReplicaConfig {
 }
 
 impl ReplicaConfig {
-    /// Seven days, 5 million rows (about 1 GB), TCP.
+    /// Seven days, 5 million rows (an estimate of what fits into 1 GB, not measured), TCP.
     #[must_use]
     pub fn new(
         region: Region,

@@ -28,6 +28,7 @@ async fn measure(line: &[&str], gateway: &str) -> Result<Report, Failure> {
         BenchCommand::Write(arguments) => write::run(arguments, &client).await,
         BenchCommand::Read(arguments) => read::run(arguments, &client).await,
         BenchCommand::Search(arguments) => search::run(&arguments, &client).await,
+        BenchCommand::Receive(arguments) => panic!("{arguments:?}"),
     }
 }
 

@@ -1,10 +1,10 @@
 //! The hot index: exact rows in memory, the join of all writers, and the orders that summaries need.
 //!
-//! A row is one writer's latest contribution about one trace, packed into about 100 bytes
-//! (`row`); a trace is found by hash. Traces are posted under the 10-minute bucket of their earliest
-//! start, and there under each of their services and under "has an error" (`postings`); a posting is
-//! a hint, the joined trace decides. When more rows come than configured, those that arrived first
-//! go, and [`HotIndex::evicted_until`] says up to when the index can no longer vouch for absence.
+//! A row is one writer's latest contribution about one trace, packed (`row`); a trace is found by
+//! hash. Traces are posted under the 10-minute bucket of their earliest start, and there under each
+//! of their services and under "has an error" (`postings`); a posting is a hint, the joined trace
+//! decides. When more rows come than configured, those that arrived first go, and
+//! [`HotIndex::evicted_until`] says up to when the index can no longer vouch for absence.
 
 mod names;
 mod postings;

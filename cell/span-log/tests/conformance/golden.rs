@@ -1,5 +1,6 @@
 //! Logs that released versions wrote open and read as they were written.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,16 +35,11 @@ async fn write_log(directory: PathBuf) {
     log.close().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_of_version_1_opens_and_reads_as_it_was_written() {
-    let directory = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden("v1")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
-    }
+/// What `write_log` wrote is there, and the log goes on.
+async fn assert_reads_as_written(directory: PathBuf) {
     // Opened within the retention of what it holds, whenever the test runs.
     let clock = Arc::new(ManualClock::at(NOW));
-    let log = EmbeddedLog::open(config(directory.path().to_owned()), clock).unwrap();
+    let log = EmbeddedLog::open(config(directory), clock).unwrap();
     assert_eq!(log.damaged(), []);
     assert_eq!(log.identity().incarnation, NOW.millis());
     assert_eq!(log.committed(STORAGE_WRITER, PARTITION).unwrap(), 4);
@@ -57,12 +53,48 @@ async fn a_log_of_version_1_opens_and_reads_as_it_was_written() {
     assert_eq!(log.append(batch(&[12])).await.unwrap().ranges[0].first, 12);
 }
 
-/// Run by hand once for a release that changes the format; the directory is then committed.
+/// A copy to open: opening locks, and may tidy.
+fn copy_of(directory: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+/// Names of the files that begin with magic, checksum and version, and those without the checksum.
+fn formats(directory: &Path) -> BTreeMap<String, (Vec<u8>, Vec<u8>)> {
+    let mut formats = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if name == "identity" || name.starts_with("segment-") {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            formats.insert(name, (bytes[..8].to_vec(), bytes[12..16].to_vec()));
+        }
+    }
+    formats
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "writes the golden directory of a new format"]
-async fn write_the_golden_directory() {
-    let directory = golden("v1");
-    assert!(!directory.exists(), "a released format is never written again");
-    write_log(directory.clone()).await;
-    std::fs::remove_file(directory.join("lock")).unwrap();
+async fn a_log_of_version_1_opens_and_reads_as_it_was_written() {
+    let copy = copy_of(&golden("v1"));
+    assert_reads_as_written(copy.path().to_owned()).await;
+}
+
+/// Leaves `golden-log` among cargo's temporary files: a release that changes the format copies it to
+/// `tests/golden` under the new version's name. A directory of a released version is never replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_today_is_of_the_newest_golden_version() {
+    let written = Path::new(env!("CARGO_TARGET_TMPDIR")).join("golden-log");
+    if written.exists() {
+        std::fs::remove_dir_all(&written).unwrap();
+    }
+    write_log(written.clone()).await;
+    std::fs::remove_file(written.join("lock")).unwrap();
+    let newest = formats(&golden("v1"));
+    assert_eq!(newest.len(), 3);
+    assert_eq!(formats(&written), newest, "another version needs a golden directory of its own");
+    assert_reads_as_written(copy_of(&written).path().to_owned()).await;
 }

@@ -2,7 +2,7 @@
 //! there afterwards, whole and once, and the store goes on from there.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -16,6 +16,9 @@ use crate::fixture::{Log, NOW, Request, attribute, span, text, trace_id};
 use crate::harness::{query, small_config, tag};
 
 const CYCLES: u32 = 8;
+/// Before the directory, in the argument that makes a process the writer.
+const WRITER: &str = "writer-in=";
+const THE_TEST: &str = "kills::what_was_durable_before_a_kill_is_whole_and_once_after_it";
 /// Every such trace is erased by the writer.
 const ERASED_EVERY: u64 = 50;
 
@@ -42,13 +45,10 @@ fn durable(store: &EmbeddedStore) -> u64 {
     store.durable().next.get(&0).copied().unwrap_or(0)
 }
 
-#[tokio::test]
-#[ignore = "the process that is killed: reads its directory from stdin"]
-async fn a_writer_until_it_is_killed() {
-    let mut directory = String::new();
-    std::io::stdin().read_line(&mut directory).unwrap();
+/// Writes until it is killed, and says after each step what is durable.
+async fn write_until_killed(directory: &Path) {
     let clock = Arc::new(SystemClock::new());
-    let store = EmbeddedStore::open(config(Path::new(directory.trim())), clock).unwrap();
+    let store = EmbeddedStore::open(config(directory), clock).unwrap();
     // As a consumer after a restart: on from what is durable, a little from before once more.
     let mut log = Log { next: durable(&store).saturating_sub(20), append_time: NOW };
     loop {
@@ -65,15 +65,21 @@ async fn a_writer_until_it_is_killed() {
     }
 }
 
-/// Lets a writer run until it has said so many lines, kills it, gives what it said last.
+/// The directory of a process that was started as the writer. The test harness takes the argument
+/// for one more filter, which fits no test.
+fn directory_to_write() -> Option<PathBuf> {
+    std::env::args().find_map(|argument| argument.strip_prefix(WRITER).map(PathBuf::from))
+}
+
+/// Lets a writer run until it has said so many lines, kills it, gives what it said last. The writer is
+/// this executable with this one test.
 fn run_and_kill(directory: &Path, lines: u32) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "kills::a_writer_until_it_is_killed", "--nocapture"])
-        .stdin(Stdio::piped())
+        .args(["--exact", THE_TEST, "--nocapture"])
+        .arg(format!("{WRITER}{}", directory.display()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    writeln!(child.stdin.take().unwrap(), "{}", directory.display()).unwrap();
     let mut said = 0;
     let mut heard = 0;
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
@@ -92,6 +98,9 @@ fn run_and_kill(directory: &Path, lines: u32) -> u64 {
 
 #[tokio::test]
 async fn what_was_durable_before_a_kill_is_whole_and_once_after_it() {
+    if let Some(directory) = directory_to_write() {
+        return write_until_killed(&directory).await;
+    }
     let directory = tempfile::tempdir().unwrap();
     let mut reached = 0;
     for cycle in 0..CYCLES {
