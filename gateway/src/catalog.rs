@@ -12,6 +12,7 @@ use proto::convert::query::region_outcome;
 use proto::v1;
 use trace_model::{
     Certificate, Region, RegionOutcome, RegionReport, SpanKind, TimeRange, TraceEntry, TraceId,
+    UnixNanos,
 };
 
 use crate::config::QueryContext;
@@ -163,7 +164,7 @@ impl Gateway {
         let page = page.unwrap_or_else(|_| Err(late()))?;
         let mut certificate = Certificate::default();
         for state in &page.regions {
-            certificate.add(self.index_report(state));
+            certificate.add(self.index_report(state, query.range.start));
         }
         let SummaryPage { traces, rows_scanned, .. } = page;
         Ok(SummaryAnswer { traces, rows_scanned, certificate })
@@ -269,11 +270,12 @@ impl Gateway {
         }
     }
 
-    /// What an answer from the index alone says of a region: as of its watermark.
-    fn index_report(&self, state: &RegionState) -> RegionReport {
+    /// What an answer from the index alone says of a region: as of its watermark, about traces that
+    /// began at `since` or later.
+    fn index_report(&self, state: &RegionState, since: UnixNanos) -> RegionReport {
         RegionReport {
             watermark: state.watermark.as_ref().map(|watermark| watermark.as_of),
-            has_hole: !state.proves_absence(),
+            has_hole: !state.proves_absence(Some(since)),
             is_not_provable: self.footing.unindexed.contains(&state.region),
             ..RegionReport::new(state.region.clone(), RegionOutcome::Pruned)
         }

@@ -45,7 +45,8 @@ fn report_of(
             covered: summary.covered.clone(),
             is_damaged: summary.is_damaged,
             ..report
-        },
+        }
+        .with_expiry(summary.expired_until),
         (None, Some(failure)) => {
             RegionReport { outcome: failure.outcome(), reason: Some(failure.to_string()), ..report }
         }

@@ -42,6 +42,8 @@ pub(crate) enum Manner {
     Behind,
     Damaged,
     Forbidding,
+    /// Its retention has taken all that came until now, but for one span.
+    Expiring,
     Late(Duration),
     Hanging,
     HangingAfterAFrame,
@@ -171,6 +173,9 @@ impl FakeCell {
             coverage = Coverage::none(INCARNATION);
             coverage.extend(0, spans.len() as u64);
         }
+        if manner == Manner::Expiring {
+            spans.truncate(1);
+        }
         if manner == Manner::Forbidding {
             spans.clear();
         }
@@ -193,6 +198,7 @@ impl FakeCell {
                 span_count: if manner == Manner::Miscounting { count + 1 } else { count },
                 is_damaged: manner == Manner::Damaged,
                 region: name.to_owned(),
+                expired_until_unix_nano: if manner == Manner::Expiring { NOW.0 } else { 0 },
             }),
             ..v1::FindTraceResponse::default()
         });

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use trace_model::{RegionOutcome, Verdict};
+use trace_model::location::Detail;
+use trace_model::{Contribution, RegionOutcome, TimeRange, UnixNanos, Verdict};
 
 use crate::assembled::{Standing, TraceAnswer};
 use crate::config::Freshness;
 use crate::error::GatewayError;
 use crate::fakes::{
-    FakeCell, FakeIndex, Manner, context, contribution, gateway, gateway_with, holed, id, level,
-    region, silent,
+    FakeCell, FakeIndex, Manner, NOW, context, contribution, gateway, gateway_with, holed, id,
+    level, region, silent,
 };
 
 const TRACE: u8 = 5;
@@ -24,6 +25,19 @@ fn three() -> (Vec<Arc<FakeCell>>, Arc<FakeIndex>) {
         index.know(cell.contribution(id(TRACE)));
     }
     (cells, index)
+}
+
+fn detail_since(min_start: UnixNanos) -> Detail {
+    Detail {
+        min_start,
+        max_end: min_start,
+        span_count: 2,
+        error_count: 0,
+        is_lower_bound: false,
+        services: Vec::new(),
+        root: None,
+        entries: Vec::new(),
+    }
 }
 
 fn outcome(answer: &TraceAnswer, name: &str) -> RegionOutcome {
@@ -92,6 +106,17 @@ async fn a_region_that_fails_is_named_and_the_others_are_given() {
         assert_eq!(answer.spans.len(), 4 + kept, "{manner:?}");
         assert!(started.elapsed() <= Duration::from_secs(7), "{manner:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_whose_retention_may_have_taken_a_part_is_named_and_its_rest_is_given() {
+    let (cells, index) = three();
+    cells[1].behave(Manner::Expiring);
+    let answer = find(&cells, &index, Freshness::Auto).await;
+    assert_eq!(outcome(&answer, "us"), RegionOutcome::Expired);
+    assert_eq!(answer.spans.len(), 5);
+    let text = answer.certificate.to_string();
+    assert_eq!(text, "complete: 3 of 3 regions; withheld by us (expired)");
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,6 +203,30 @@ async fn nothing_is_called_not_found_while_a_region_did_not_answer() {
         cells[2].behave(manner);
         let answer = find(&cells, &index, Freshness::Auto).await;
         assert_eq!(answer.standing(), standing, "{manner:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_index_has_forgotten_proves_nothing_about_traces_of_that_time_alone() {
+    const DAY_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
+    for (age_nanos, asked, outcome_of_us) in [
+        (2 * DAY_NANOS, 0, RegionOutcome::Pruned),
+        (DAY_NANOS / 2, 1, RegionOutcome::Answered),
+        (0, 1, RegionOutcome::Answered),
+    ] {
+        let cells = ["eu", "us"].map(FakeCell::new).to_vec();
+        let mut state = level("us");
+        let forgotten = TimeRange { start: UnixNanos(0), end: NOW.minus(age_nanos) };
+        state.watermark.as_mut().unwrap().holes.push(forgotten);
+        let index = FakeIndex::with_states(vec![level("eu"), state]);
+        cells[0].hold(id(TRACE), 0..2);
+        index.know(Contribution {
+            detail: Some(detail_since(NOW)),
+            ..cells[0].contribution(id(TRACE))
+        });
+        let answer = find(&cells, &index, Freshness::Auto).await;
+        assert_eq!((cells[1].ask_count(), outcome(&answer, "us")), (asked, outcome_of_us));
+        assert_eq!(answer.certificate.to_string(), "complete: 2 of 2 regions");
     }
 }
 

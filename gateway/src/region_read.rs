@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use proto::convert::query::{region_outcome, unpack_frame};
 use proto::v1;
 use tokio::time::{Instant, timeout_at};
-use trace_model::{Clock, Coverage, Region, RegionOutcome, StoredSpan, TraceId};
+use trace_model::{Clock, Coverage, Region, RegionOutcome, StoredSpan, TraceId, UnixNanos};
 
 use crate::config::Patience;
 use crate::port::{CellClient, CellError, FrameStream, TraceAsk};
@@ -36,6 +36,8 @@ pub struct RegionSummary {
     pub covered: Option<Coverage>,
     /// Damaged records may belong to the trace.
     pub is_damaged: bool,
+    /// Retention has removed spans that were appended at or before this time.
+    pub expired_until: Option<UnixNanos>,
 }
 
 /// What a region said to a question.
@@ -216,6 +218,10 @@ fn check_summary(
         outcome,
         covered: summary.coverage.clone().map(Coverage::from),
         is_damaged: summary.is_damaged,
+        expired_until: match summary.expired_until_unix_nano {
+            0 => None,
+            until => Some(UnixNanos(until)),
+        },
     })
 }
 

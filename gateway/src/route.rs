@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trace_model::completeness::Promise;
 use trace_model::location::Keep;
-use trace_model::{Contribution, Region, RegionOutcome, RegionReport, TraceEntry};
+use trace_model::{Contribution, Region, RegionOutcome, RegionReport, TraceEntry, UnixNanos};
 
 use crate::config::Freshness;
 use crate::port::RegionState;
@@ -99,6 +99,8 @@ struct Known<'a> {
     region: &'a Region,
     state: Option<&'a RegionState>,
     held: Vec<&'a Contribution>,
+    /// When the trace began, by what all regions say; `None` where one of them withholds it.
+    since: Option<UnixNanos>,
     is_erased: bool,
     is_sampled_out: bool,
 }
@@ -115,6 +117,7 @@ impl<'a> Known<'a> {
         };
         Self {
             region,
+            since: began(entry),
             state: states.iter().find(|state| state.region == *region),
             is_erased: own.iter().any(|contribution| contribution.is_erased),
             is_sampled_out: own.iter().any(|contribution| is_out(contribution)),
@@ -149,14 +152,18 @@ impl<'a> Known<'a> {
     }
 
     fn proves_absence(&self) -> bool {
-        self.state.is_some_and(RegionState::proves_absence)
+        self.state.is_some_and(|state| state.proves_absence(self.since))
     }
 
     /// A report with all that the index says; its outcome is a placeholder until it is decided.
     fn report(&self, footing: &Footing) -> RegionReport {
         let watermark = self.state.and_then(|state| state.watermark.as_ref());
-        let promise =
-            |held: &&Contribution| Promise { writer: held.writer.clone(), version: held.version };
+        let promise = |held: &&Contribution| Promise {
+            writer: held.writer.clone(),
+            version: held.version,
+            last_append: held.last_append,
+            min_start: held.detail.as_ref().map(|detail| detail.min_start),
+        };
         RegionReport {
             watermark: watermark.map(|watermark| watermark.as_of),
             has_hole: !self.proves_absence(),
@@ -165,4 +172,11 @@ impl<'a> Known<'a> {
             ..RegionReport::new(self.region.clone(), RegionOutcome::Pruned)
         }
     }
+}
+
+/// The earliest start that the index knows of the trace; `None` where a region withholds its own.
+fn began(entry: &TraceEntry) -> Option<UnixNanos> {
+    let start = |held: &Contribution| held.detail.as_ref().map(|detail| detail.min_start);
+    let starts: Option<Vec<UnixNanos>> = entry.contributions.values().map(start).collect();
+    starts?.into_iter().min()
 }

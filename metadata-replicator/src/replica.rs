@@ -228,14 +228,15 @@ impl Replica {
         self.index().summaries(query)
     }
 
-    /// How each origin's log stands. Where rows were evicted, every watermark has a hole there.
+    /// How each origin's log stands. Where rows were evicted or have expired, every watermark has a
+    /// hole: absence there is not proven.
     #[must_use]
     pub fn list_regions(&self) -> Vec<RegionState> {
-        let evicted = self.index().evicted_until();
+        let forgotten = self.index().forgotten_until();
         let mut states = Vec::with_capacity(self.origins.len());
         for (region, origin) in &self.origins {
             let mut state = origin.state(*region == self.config.region);
-            if let (Some(until), Some(watermark)) = (evicted, &mut state.watermark) {
+            if let (Some(until), Some(watermark)) = (forgotten, &mut state.watermark) {
                 let hole = TimeRange { start: UnixNanos(0), end: until.plus(1) };
                 watermark.holes.insert(0, hole);
             }

@@ -13,7 +13,7 @@
 //! store's cover reaches the tail's start. Otherwise (a store restored from an old backup, a lost
 //! disk) only the store's own cover is claimed, and the certificate says what is missing.
 
-use trace_model::{Coverage, TenantId, TraceId, TraceSpans};
+use trace_model::{Coverage, TenantId, TraceId, TraceSpans, UnixNanos};
 
 use crate::port::{QuerierPorts, TailRead};
 use crate::status::QuerierError;
@@ -27,6 +27,8 @@ pub struct CellTrace {
     pub covered: Coverage,
     /// A record or file that may belong to the trace could not be read.
     pub is_damaged: bool,
+    /// Spans appended at or before this time may be gone by retention.
+    pub expired_until: Option<UnixNanos>,
 }
 
 /// Reads a trace: the tail first, the store behind it.
@@ -43,7 +45,7 @@ pub(crate) async fn find_trace(
     for span in stored.spans.into_iter().chain(tail.spans) {
         spans.insert(span);
     }
-    Ok(CellTrace { spans, covered, is_damaged })
+    Ok(CellTrace { spans, covered, is_damaged, expired_until: stored.expired_until })
 }
 
 /// The cover of both together, in the incarnation of the log that the tail reads.

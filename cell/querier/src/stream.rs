@@ -85,6 +85,7 @@ impl Querier {
             span_count: found.spans.len() as u64,
             is_damaged: found.is_damaged,
             region: self.region_name(),
+            expired_until_unix_nano: found.expired_until.map_or(0, |until| until.0),
         }
     }
 

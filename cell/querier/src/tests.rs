@@ -43,6 +43,7 @@ struct Cell {
     delay_millis: AtomicU64,
     reads: AtomicUsize,
     is_failing: Mutex<bool>,
+    expired_until: Mutex<Option<UnixNanos>>,
 }
 
 fn cover(next: u64) -> Coverage {
@@ -85,7 +86,8 @@ impl TraceReader for Cell {
             return Err(StoreError::Unavailable("disk".to_owned()));
         }
         let (spans, _, committed, _) = self.split();
-        Ok(TraceRead { spans, covered: cover(committed), is_damaged: false })
+        let expired_until = *self.expired_until.lock().unwrap();
+        Ok(TraceRead { spans, covered: cover(committed), is_damaged: false, expired_until })
     }
 
     fn figures(&self) -> StoreFigures {
@@ -249,6 +251,14 @@ async fn nothing_is_missed_when_storage_writer_commits_between_the_reads() {
             assert_eq!(summary.region, "eu");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_says_up_to_when_retention_has_removed_spans() {
+    let (querier, cell) = querier_with(|_| {});
+    assert_eq!(find(&querier, "us").await.1.expired_until_unix_nano, 0);
+    *cell.expired_until.lock().unwrap() = Some(UnixNanos(77));
+    assert_eq!(find(&querier, "us").await.1.expired_until_unix_nano, 77);
 }
 
 #[tokio::test(start_paused = true)]

@@ -292,12 +292,12 @@ mod tests {
     #[test]
     fn a_region_without_a_watermark_proves_nothing() {
         let state = v1::RegionState { region: "eu".to_owned(), ..v1::RegionState::default() };
-        assert!(!read_state(state.clone()).unwrap().proves_absence());
+        assert!(!read_state(state.clone()).unwrap().proves_absence(None));
         let whole = v1::Watermark::default();
         let state = v1::RegionState { watermark: Some(whole.clone()), ..state };
-        assert!(read_state(state.clone()).unwrap().proves_absence());
+        assert!(read_state(state.clone()).unwrap().proves_absence(None));
         let holed = v1::Watermark { holes: vec![v1::Hole::default()], ..whole };
         let state = v1::RegionState { watermark: Some(holed), ..state };
-        assert!(!read_state(state).unwrap().proves_absence());
+        assert!(!read_state(state).unwrap().proves_absence(None));
     }
 }

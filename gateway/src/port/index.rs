@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use trace_model::location::Cursor;
-use trace_model::{Region, TenantId, TimeRange, TraceEntry, TraceId, Watermark};
+use trace_model::{Region, TenantId, TimeRange, TraceEntry, TraceId, UnixNanos, Watermark};
+
+/// A day: how far ahead a start may lie and still be believed (see `trace_model::time`).
+const CLOCK_MARGIN_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
 
 /// What the replica has of one region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +30,15 @@ pub struct RegionState {
 }
 
 impl RegionState {
-    /// Whether the absence of a trace can be told from this replica, as of the watermark.
+    /// Whether the absence of a trace that began at `since` can be told from this replica, as of the
+    /// watermark. A hole that ended more than a day before that hides no part of it: no sender's
+    /// clock is believed further ahead. Where the beginning is not known, every hole may.
     #[must_use]
-    pub fn proves_absence(&self) -> bool {
-        self.watermark.as_ref().is_some_and(|watermark| watermark.holes.is_empty())
+    pub fn proves_absence(&self, since: Option<UnixNanos>) -> bool {
+        let first = since.map(|since| since.minus(CLOCK_MARGIN_NANOS));
+        let is_over = |hole: &TimeRange| first.is_some_and(|first| hole.end <= first);
+        let is_clear = |watermark: &Watermark| watermark.holes.iter().all(is_over);
+        self.watermark.as_ref().is_some_and(is_clear)
     }
 }
 

@@ -3,8 +3,9 @@
 //! A row is one writer's latest contribution about one trace, packed (`row`); a trace is found by
 //! hash. Traces are posted under the 10-minute bucket of their earliest start, and there under each
 //! of their services and under "has an error" (`postings`); a posting is a hint, the joined trace
-//! decides. When more rows come than configured, those that arrived first go, and
-//! [`HotIndex::evicted_until`] says up to when the index can no longer vouch for absence.
+//! decides. When more rows come than configured, those that arrived first go; expired ones go as well.
+//! [`HotIndex::forgotten_until`] says up to when the index can no longer vouch for absence: a cell may
+//! keep its spans for longer than the index keeps its rows.
 
 mod names;
 mod postings;
@@ -42,7 +43,7 @@ pub struct HotIndex {
     live: usize,
     traces: usize,
     row_bytes: usize,
-    evicted_until: Option<UnixNanos>,
+    forgotten_until: Option<UnixNanos>,
 }
 
 /// What rows of one trace say about where it is posted.
@@ -67,7 +68,7 @@ impl HotIndex {
             live: 0,
             traces: 0,
             row_bytes: 0,
-            evicted_until: None,
+            forgotten_until: None,
         }
     }
 
@@ -96,10 +97,11 @@ impl HotIndex {
             .saturating_add(arrivals)
     }
 
-    /// Append time up to which rows were evicted for want of room: absence before it is unknown.
+    /// Append time up to which rows were evicted for want of room or have expired: absence is proven
+    /// for later appends alone.
     #[must_use]
-    pub const fn evicted_until(&self) -> Option<UnixNanos> {
-        self.evicted_until
+    pub const fn forgotten_until(&self) -> Option<UnixNanos> {
+        self.forgotten_until
     }
 
     /// Joins a contribution in. Says whether anything changed.
@@ -157,6 +159,11 @@ impl HotIndex {
         rows.into_iter().find(|row| row.writer == writer).map(|row| row.version)
     }
 
+    /// Notes that rows with appends up to then are not held.
+    pub fn forget_until(&mut self, until: UnixNanos) {
+        self.forgotten_until = self.forgotten_until.max(Some(until));
+    }
+
     /// Takes out rows whose last append lies before the horizon. Gives how many.
     pub fn expire(&mut self, horizon: UnixNanos) -> usize {
         let before = self.live;
@@ -175,6 +182,7 @@ impl HotIndex {
                     continue;
                 }
                 if is_whole || append < horizon {
+                    self.forget_until(append);
                     touched.extend(self.remove(id));
                 } else {
                     kept.push(id);
@@ -358,7 +366,7 @@ impl HotIndex {
                     self.arrivals.insert(minute, ids);
                     break;
                 }
-                self.evicted_until = self.evicted_until.max(Some(append));
+                self.forget_until(append);
                 touched.extend(self.remove(id));
             }
         }

@@ -189,7 +189,9 @@ fn load(
     horizon: UnixNanos,
 ) -> Result<(), ReplicatorError> {
     let Record::Contribution(row) = loaded.record else { return Ok(()) };
-    if row.last_append_unix_nano < horizon.0 {
+    let append = UnixNanos(row.last_append_unix_nano);
+    if append < horizon {
+        index.write().unwrap_or_else(PoisonError::into_inner).forget_until(append);
         return Ok(());
     }
     let row = contribution_from_wire(row, region, loaded.services)?;

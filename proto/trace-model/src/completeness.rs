@@ -27,7 +27,7 @@ pub enum RegionOutcome {
     Forbidden,
     /// Its policy gives a part to this caller.
     Redacted,
-    /// Its retention has passed.
+    /// Its retention may have taken spans of it; those that it still has are given.
     Expired,
     /// Its part was erased.
     Erased,
@@ -105,6 +105,19 @@ pub struct Promise {
     pub writer: WriterId,
     /// Log offset after the last record that the contribution covers.
     pub version: u64,
+    /// Append time of the last record that it covers.
+    pub last_append: UnixNanos,
+    /// Earliest start among its spans: none was appended before. `None` where that is withheld.
+    pub min_start: Option<UnixNanos>,
+}
+
+impl Promise {
+    /// Whether a store that has removed what was appended until then may have removed spans of
+    /// this. Where nobody knows when the first of them came, it may.
+    #[must_use]
+    pub fn may_have_expired(&self, until: UnixNanos) -> bool {
+        self.last_append <= until || self.min_start.is_none_or(|start| start <= until)
+    }
 }
 
 /// One region's part in an answer.
@@ -180,6 +193,20 @@ impl RegionReport {
             | RegionOutcome::Erased
             | RegionOutcome::SampledOut => true,
         }
+    }
+
+    /// Says that the region has removed by retention what was appended until then. Where that may
+    /// touch what was promised, its part is `expired`, with the spans that it still had: its cover
+    /// reaches over what is gone and proves nothing about it. What is short for another reason
+    /// stays so: retention excuses nothing else.
+    #[must_use]
+    pub fn with_expiry(self, until: Option<UnixNanos>) -> Self {
+        let Some(until) = until else { return self };
+        let is_touched = self.promised.iter().any(|promise| promise.may_have_expired(until));
+        if self.outcome != RegionOutcome::Answered || !self.is_whole() || !is_touched {
+            return self;
+        }
+        Self { outcome: RegionOutcome::Expired, ..self }
     }
 
     /// Joins evidence of the same region on the same question: the better outcome counts (a hedge
@@ -313,7 +340,12 @@ mod tests {
         let mut coverage = Coverage::none(3);
         coverage.extend(0, covered);
         RegionReport {
-            promised: vec![Promise { writer, version: promised }],
+            promised: vec![Promise {
+                writer,
+                version: promised,
+                last_append: UnixNanos(9),
+                min_start: None,
+            }],
             covered: Some(coverage),
             ..RegionReport::new(region(name), RegionOutcome::Answered)
         }
@@ -347,6 +379,48 @@ mod tests {
         certificate.add(answered("eu", 1, 1));
         certificate.add(RegionReport::new(region("us"), RegionOutcome::Forbidden));
         assert_eq!(certificate.to_string(), "complete: 2 of 2 regions; withheld by us (forbidden)");
+    }
+
+    fn promised_since(min_start: Option<u64>, last_append: u64) -> RegionReport {
+        let mut report = answered("eu", 10, 10);
+        for promise in &mut report.promised {
+            promise.min_start = min_start.map(UnixNanos);
+            promise.last_append = UnixNanos(last_append);
+        }
+        report
+    }
+
+    #[test]
+    fn what_retention_may_have_taken_is_named_and_never_plainly_complete() {
+        for (min_start, last_append, until, expected) in [
+            (Some(50), 60, None, RegionOutcome::Answered),
+            (Some(50), 60, Some(49), RegionOutcome::Answered),
+            (Some(50), 60, Some(50), RegionOutcome::Expired),
+            (Some(50), 60, Some(70), RegionOutcome::Expired),
+            // A start ahead of its append, by a sender's clock.
+            (Some(80), 60, Some(60), RegionOutcome::Expired),
+            (None, 60, Some(1), RegionOutcome::Expired),
+        ] {
+            let report = promised_since(min_start, last_append);
+            let report = report.with_expiry(until.map(UnixNanos));
+            assert_eq!(report.outcome, expected, "{min_start:?} {last_append} {until:?}");
+        }
+        let mut certificate = Certificate::default();
+        certificate.add(promised_since(Some(1), 2).with_expiry(Some(UnixNanos(3))));
+        assert_eq!(certificate.to_string(), "complete: 1 of 1 regions; withheld by eu (expired)");
+    }
+
+    #[test]
+    fn retention_excuses_neither_damage_nor_falling_behind() {
+        let until = Some(UnixNanos(100));
+        let behind = answered("eu", 10, 9).with_expiry(until);
+        assert!(behind.outcome == RegionOutcome::Answered && !behind.is_whole());
+        let damaged = RegionReport { is_damaged: true, ..answered("eu", 10, 10) };
+        assert!(!damaged.with_expiry(until).is_whole());
+        let late = RegionReport::new(region("eu"), RegionOutcome::TimedOut);
+        assert_eq!(late.with_expiry(until).outcome, RegionOutcome::TimedOut);
+        let nothing_promised = RegionReport::new(region("eu"), RegionOutcome::Answered);
+        assert_eq!(nothing_promised.with_expiry(until).outcome, RegionOutcome::Answered);
     }
 
     #[test]

@@ -119,6 +119,7 @@ pub(crate) fn commit(
     *manifest = changed;
     let mut view = state.view();
     show(&mut view);
+    view.expired_until = manifest.expired_until();
     if view.erased.len() != manifest.erased.len() {
         view.erased = Arc::new(erased_set(&manifest));
     }

@@ -45,7 +45,9 @@ fn expire(state: &State) -> Result<(), StoreError> {
         expired.push(Arc::clone(segment));
     }
     if !expired.is_empty() {
+        let until = expired.iter().map(|segment| segment.footer.appended_max).max();
         swap(state, &expired, None, |manifest| {
+            until.into_iter().for_each(|until| manifest.note_expired(until));
             let oldest = oldest.saturating_sub(TOMBSTONE_MARGIN_NANOS);
             manifest.erased.retain(|erased| !erased.is_done || erased.at >= oldest);
         })?;
@@ -76,7 +78,11 @@ fn expire_damaged(state: &State, oldest: u64) -> Result<(), StoreError> {
     }
     commit(
         state,
-        |manifest| manifest.segments.retain(|id| !expired.contains(id)),
+        |manifest| {
+            manifest.segments.retain(|id| !expired.contains(id));
+            // What was in them cannot be read: all of it was appended before they were written.
+            manifest.note_expired(oldest);
+        },
         |view| view.damaged.retain(|id| !expired.contains(id)),
     )?;
     expired.iter().for_each(|id| remove_files(state, *id));

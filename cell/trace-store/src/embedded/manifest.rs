@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use trace_model::{Coverage, TenantId, TraceId};
+use trace_model::{Coverage, TenantId, TraceId, UnixNanos};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::sealed_file::{TEMPORARY_SUFFIX, damaged, disk_error, sync_directory};
@@ -53,6 +53,10 @@ pub(crate) struct Manifest {
     /// Ids, oldest first.
     pub(crate) segments: Vec<u64>,
     pub(crate) erased: Vec<Erased>,
+    /// The latest append time among the segments that retention removed. Outlives them, since the
+    /// cover does too: without it an answer could not tell "gone" from "never there".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expired_until: Option<u64>,
 }
 
 impl Manifest {
@@ -63,6 +67,16 @@ impl Manifest {
     pub(crate) fn set_coverage(&mut self, coverage: &Coverage) {
         self.incarnation = coverage.incarnation;
         self.covered.clone_from(&coverage.next);
+    }
+
+    /// Append time up to which retention has removed spans.
+    pub(crate) fn expired_until(&self) -> Option<UnixNanos> {
+        self.expired_until.map(UnixNanos)
+    }
+
+    /// Notes that retention removes what was appended up to then.
+    pub(crate) fn note_expired(&mut self, until: u64) {
+        self.expired_until = self.expired_until.max(Some(until));
     }
 
     /// Reads the manifest; that of a new store where there is none.

@@ -7,20 +7,25 @@ use crate::port::TraceRead;
 
 /// The spans of a trace in all segments. What cannot be read is said, never left out in silence.
 pub(crate) fn read_trace(state: &State, tenant: &TenantId, trace_id: TraceId) -> TraceRead {
-    let (segments, covered, erased, mut is_damaged) = {
+    // All of one view: segments that retention took out are within its `expired_until`.
+    let (segments, erased, mut read) = {
         let view = state.view();
-        let is_damaged = !view.damaged.is_empty();
-        (view.segments.clone(), view.covered.clone(), view.erased.clone(), is_damaged)
+        let read = TraceRead {
+            spans: Vec::new(),
+            covered: view.covered.clone(),
+            is_damaged: !view.damaged.is_empty(),
+            expired_until: view.expired_until,
+        };
+        (view.segments.clone(), view.erased.clone(), read)
     };
-    let mut spans = Vec::new();
     if is_erased(&erased, tenant, trace_id) {
-        return TraceRead { spans, covered, is_damaged };
+        return read;
     }
     for segment in segments.iter() {
-        if let Err(error) = segment.read_trace(tenant, trace_id, &state.cache, &mut spans) {
+        if let Err(error) = segment.read_trace(tenant, trace_id, &state.cache, &mut read.spans) {
             state.note_damage(segment, &error);
-            is_damaged = true;
+            read.is_damaged = true;
         }
     }
-    TraceRead { spans, covered, is_damaged }
+    read
 }

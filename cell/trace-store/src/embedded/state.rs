@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use trace_model::{Clock, Coverage, TenantId, TraceId};
+use trace_model::{Clock, Coverage, TenantId, TraceId, UnixNanos};
 
 use super::cache::SegmentCache;
 use super::config::EmbeddedStoreConfig;
@@ -32,6 +32,8 @@ pub(crate) struct View {
     /// How far the log is sealed.
     pub(crate) covered: Coverage,
     pub(crate) erased: Arc<ErasedSet>,
+    /// Append time up to which retention has removed spans.
+    pub(crate) expired_until: Option<UnixNanos>,
 }
 
 /// The parts of a store that its tasks share.
@@ -73,6 +75,7 @@ impl State {
     pub(crate) fn new(parts: StateParts) -> Self {
         let StateParts { config, clock, manifest, segments, damaged, directory_lock } = parts;
         let covered = manifest.coverage();
+        let expired_until = manifest.expired_until();
         let view = View {
             pending: Pending::default(),
             sealing: None,
@@ -81,6 +84,7 @@ impl State {
             accepted: covered.clone(),
             covered,
             erased: Arc::new(erased_set(&manifest)),
+            expired_until,
         };
         Self {
             cache: super::cache::segment_cache(config.cache_bytes),

@@ -131,7 +131,8 @@ impl TraceReader for MemoryStore {
         let state = self.state();
         let spans = state.traces.get(&(tenant.clone(), trace_id));
         let spans = spans.map(|spans| spans.iter().cloned().collect()).unwrap_or_default();
-        Ok(TraceRead { spans, covered: state.covered.clone(), is_damaged: false })
+        let covered = state.covered.clone();
+        Ok(TraceRead { spans, covered, is_damaged: false, expired_until: None })
     }
 
     fn figures(&self) -> StoreFigures {

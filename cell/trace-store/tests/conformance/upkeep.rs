@@ -100,6 +100,8 @@ async fn retention_counts_from_arrival_and_takes_whole_segments() {
         ..small_config(directory.path())
     };
     let store = open(config.clone(), &clock);
+    let fresh = store.read_trace(&TenantId::default(), trace_id(1)).await.unwrap();
+    assert_eq!(fresh.expired_until, None);
     let mut log = Log::new();
     for round in 0..3 {
         log.append_time = NOW.plus(round * 1_800_000_000_000);
@@ -110,13 +112,21 @@ async fn retention_counts_from_arrival_and_takes_whole_segments() {
     store.maintain().await.unwrap();
     assert_eq!(store.figures().segments, 2);
     let tenant = TenantId::default();
-    assert!(store.read_trace(&tenant, trace_id(1)).await.unwrap().spans.is_empty());
+    let gone = store.read_trace(&tenant, trace_id(1)).await.unwrap();
+    assert!(gone.spans.is_empty());
+    assert_eq!(gone.expired_until, Some(NOW));
     assert_eq!(store.read_trace(&tenant, trace_id(11)).await.unwrap().spans.len(), 2);
     drop(store);
     let config = EmbeddedStoreConfig { bytes_max: 1, ..config };
-    let store = open(config, &clock);
+    let store = open(config.clone(), &clock);
+    let read = store.read_trace(&tenant, trace_id(11)).await.unwrap();
+    assert_eq!((read.spans.len(), read.expired_until), (2, Some(NOW)));
     store.maintain().await.unwrap();
     assert_eq!(store.figures().segments, 0);
+    drop(store);
+    let store = open(config, &clock);
+    let read = store.read_trace(&tenant, trace_id(21)).await.unwrap();
+    assert_eq!(read.expired_until, Some(NOW.plus(2 * 1_800_000_000_000)));
     assert!(files(directory.path(), "seg").is_empty());
     assert_eq!(store.durable().next.get(&0), Some(&30));
 }

@@ -195,7 +195,9 @@ proptest! {
         for query in &queries {
             prop_assert_eq!(index.summaries(query).entries, expected(&oracle, query));
         }
-        prop_assert!(index.evicted_until().is_none());
+        let gone = rows.iter().map(|row| row.last_append).filter(|append| *append < horizon);
+        prop_assert_eq!(index.forgotten_until().is_some(), expired > 0);
+        prop_assert!(index.forgotten_until() <= gone.max());
     }
 
     #[test]
@@ -212,7 +214,7 @@ proptest! {
             let held = index.look_up(tenant, *trace_id);
             for (writer, row) in &entry.contributions {
                 if held.contributions.get(writer) != Some(row) {
-                    prop_assert!(index.evicted_until().is_some());
+                    prop_assert!(index.forgotten_until().is_some());
                 }
             }
         }
