@@ -124,6 +124,7 @@ fn run(seed: u64, directory: &Path) -> Figures {
     step_until(&mut sim, &world, "whole from everywhere", |world| {
         world.gateways_satisfied() == REGIONS.len() && are_replicas_equal(world)
     });
+    assert_eq!(world.undercounted(), Vec::<String>::new(), "seed {seed}");
     let took = sim.elapsed().saturating_sub(FAULTS);
     println!("seed {seed}: whole {took:?} after the faults; {figures:?}");
     figures
@@ -135,7 +136,7 @@ fn an_answer_is_complete_or_says_what_is_missing_and_replicas_converge() {
         let directory = tempfile::tempdir().unwrap();
         let figures = run(seed, directory.path());
         let struck = [figures.crashes, figures.cuts, figures.stalls, figures.repeats];
-        let answered = [figures.complete, figures.partial, figures.not_found];
+        let answered = [figures.complete, figures.partial, figures.not_found, figures.pruned];
         assert!(struck.into_iter().chain(answered).all(|count| count > 0), "{figures:?}");
     }
 }
