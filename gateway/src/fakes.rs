@@ -29,7 +29,7 @@ use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryConte
 use crate::gateway::Gateway;
 use crate::port::{Caller, CellClient, CellError, FrameStream, MetadataIndex, TraceAsk};
 
-pub(crate) use index::{FakeIndex, contribution, holed, level, silent};
+pub(crate) use index::{FakeIndex, behind, contribution, holed, level, silent};
 
 pub(crate) const INCARNATION: u64 = 7;
 pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
