@@ -75,6 +75,7 @@ impl Progress {
         if let Some(published) = published {
             progress.take_over_holes(published);
         }
+        progress.note_lost(source);
         Ok(progress)
     }
 
@@ -89,6 +90,16 @@ impl Progress {
             let born = UnixNanos::from_millis(self.incarnation);
             let end = born.max(self.as_of.plus(1));
             self.add_hole(TimeRange { start: published.as_of, end });
+        }
+    }
+
+    /// The group reads on from its commit. Where less than that is published, the origin log has
+    /// lost what it held since (a lost disk, an old copy): a hole from there up to now. Repeats may
+    /// be committed a moment before a watermark says so: their hole is as short as that moment.
+    fn note_lost(&mut self, source: &SpanLogState) {
+        let mut committed = source.committed.iter();
+        if committed.any(|(partition, committed)| *committed > self.next(*partition)) {
+            self.add_hole(TimeRange { start: self.as_of, end: source.end_time.plus(1) });
         }
     }
 
