@@ -144,15 +144,17 @@ impl<'a> Known<'a> {
         let may_hold_unseen = match freshness {
             Freshness::Index | Freshness::Now => false,
             Freshness::Auto if is_miss => true,
-            Freshness::Auto => {
-                !footing.unindexed.contains(self.region)
-                    && !(self.proves_absence() && self.has_seen_the_trace())
-            }
+            Freshness::Auto => !footing.unindexed.contains(self.region) && !self.rules_out(),
         };
         if may_hold_unseen {
             return Decision::Ask { is_miss_round: is_miss };
         }
         Decision::LeaveOut(RegionOutcome::Pruned)
+    }
+
+    /// Whether nothing of the trace can be in this region, as far as its index has come.
+    fn rules_out(&self) -> bool {
+        self.proves_absence() && self.has_seen_the_trace()
     }
 
     /// Whether the region's watermark lies at or behind the trace's newest record. Below it the
