@@ -72,10 +72,10 @@ impl Progress {
             released: BTreeMap::new(),
             unshown: Vec::new(),
         };
-        if let Some(published) = published {
-            progress.take_over_holes(published);
+        match published {
+            Some(published) => progress.take_over_holes(published),
+            None => progress.note_lost(source),
         }
-        progress.note_lost(source);
         Ok(progress)
     }
 
@@ -93,9 +93,10 @@ impl Progress {
         }
     }
 
-    /// The group reads on from its commit. Where less than that is published, the origin log has
-    /// lost what it held since (a lost disk, an old copy): a hole from there up to now. Repeats may
-    /// be committed a moment before a watermark says so: their hole is as short as that moment.
+    /// The group reads on from its commit. Where nothing is published at all, the origin log has lost
+    /// what it held (a lost disk): a hole from the beginning up to now. A log that holds a watermark
+    /// is believed: commits may run ahead of it for a moment (repeats), and a hole at every crash
+    /// would prove nothing for ever. A log restored from an old copy is not told from that.
     fn note_lost(&mut self, source: &SpanLogState) {
         let mut committed = source.committed.iter();
         if committed.any(|(partition, committed)| *committed > self.next(*partition)) {
