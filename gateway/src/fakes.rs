@@ -264,8 +264,12 @@ impl CellClient for FakeCell {
         _: Duration,
     ) -> Result<v1::SearchTracesResponse, CellError> {
         self.searches.fetch_add(1, Ordering::Relaxed);
-        if self.manner() == Manner::Unreachable {
-            return Err(CellError::Unavailable("it could not be reached".to_owned()));
+        match self.manner() {
+            Manner::Hanging => std::future::pending().await,
+            Manner::Unreachable => {
+                return Err(CellError::Unavailable("it could not be reached".to_owned()));
+            }
+            _ => {}
         }
         let key = |found: &v1::TraceMatch| {
             let id = TraceId::try_from(found.trace_id.as_ref()).unwrap();
