@@ -29,7 +29,7 @@ use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryConte
 use crate::gateway::Gateway;
 use crate::port::{Caller, CellClient, CellError, FrameStream, MetadataIndex, TraceAsk};
 
-pub(crate) use index::{FakeIndex, contribution, holed, level, silent};
+pub(crate) use index::{FakeIndex, behind, contribution, holed, level, silent};
 
 pub(crate) const INCARNATION: u64 = 7;
 pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
@@ -270,8 +270,12 @@ impl CellClient for FakeCell {
         _: Duration,
     ) -> Result<v1::SearchTracesResponse, CellError> {
         self.searches.fetch_add(1, Ordering::Relaxed);
-        if self.manner() == Manner::Unreachable {
-            return Err(CellError::Unavailable("it could not be reached".to_owned()));
+        match self.manner() {
+            Manner::Hanging => std::future::pending().await,
+            Manner::Unreachable => {
+                return Err(CellError::Unavailable("it could not be reached".to_owned()));
+            }
+            _ => {}
         }
         let key = |found: &v1::TraceMatch| {
             let id = TraceId::try_from(found.trace_id.as_ref()).unwrap();

@@ -10,8 +10,8 @@ use crate::assembled::{Standing, TraceAnswer};
 use crate::config::Freshness;
 use crate::error::GatewayError;
 use crate::fakes::{
-    FakeCell, FakeIndex, Manner, NOW, context, contribution, gateway, gateway_with, holed, id,
-    level, region, silent,
+    FakeCell, FakeIndex, Manner, NOW, behind, context, contribution, gateway, gateway_with, holed,
+    id, level, region, silent,
 };
 
 const TRACE: u8 = 5;
@@ -271,6 +271,18 @@ async fn a_region_that_the_index_cannot_prune_is_asked_on_a_hit() {
         assert_eq!(answer.spans.len(), 4);
         assert_eq!(answer.certificate.verdict(), Verdict::Complete);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_whose_watermark_is_older_than_the_trace_is_asked_not_pruned() {
+    let cells = ["eu", "us"].map(FakeCell::new).to_vec();
+    let index = FakeIndex::with_states(vec![level("eu"), behind("us")]);
+    cells[0].hold(id(TRACE), 0..2);
+    cells[1].hold(id(TRACE), 2..4);
+    index.know(cells[0].contribution(id(TRACE)));
+    let answer = find(&cells, &index, Freshness::Auto).await;
+    assert_eq!(answer.spans.len(), 4);
+    assert_eq!(outcome(&answer, "us"), RegionOutcome::Answered);
 }
 
 #[tokio::test(start_paused = true)]

@@ -98,6 +98,8 @@ enum Decision {
 struct Known<'a> {
     region: &'a Region,
     state: Option<&'a RegionState>,
+    /// When a record of the trace was last appended, in any region.
+    newest: UnixNanos,
     held: Vec<&'a Contribution>,
     /// When the trace began, by what all regions say; `None` where one of them withholds it.
     since: Option<UnixNanos>,
@@ -115,9 +117,11 @@ impl<'a> Known<'a> {
         let is_out = |contribution: &Contribution| {
             !contribution.is_erased && contribution.keep == Keep::SampledOut
         };
+        let newest = entry.contributions.values().map(|held| held.last_append).max();
         Self {
             region,
             since: began(entry),
+            newest: newest.unwrap_or_default(),
             state: states.iter().find(|state| state.region == *region),
             is_erased: own.iter().any(|contribution| contribution.is_erased),
             is_sampled_out: own.iter().any(|contribution| is_out(contribution)),
@@ -143,12 +147,24 @@ impl<'a> Known<'a> {
         let may_hold_unseen = match freshness {
             Freshness::Index | Freshness::Now => false,
             Freshness::Auto if is_miss => true,
-            Freshness::Auto => !footing.unindexed.contains(self.region) && !self.proves_absence(),
+            Freshness::Auto => !footing.unindexed.contains(self.region) && !self.rules_out(),
         };
         if may_hold_unseen {
             return Decision::Ask { is_miss_round: is_miss };
         }
         Decision::LeaveOut(RegionOutcome::Pruned)
+    }
+
+    /// Whether nothing of the trace can be in this region, as far as its index has come.
+    fn rules_out(&self) -> bool {
+        self.proves_absence() && self.has_seen_the_trace()
+    }
+
+    /// Whether the region's watermark lies at or behind the trace's newest record. Below it the
+    /// region may hold a part that its index has not told yet: it is asked, not pruned.
+    fn has_seen_the_trace(&self) -> bool {
+        let watermark = self.state.and_then(|state| state.watermark.as_ref());
+        watermark.is_some_and(|watermark| watermark.as_of >= self.newest)
     }
 
     fn proves_absence(&self) -> bool {

@@ -113,7 +113,9 @@ impl Gateway {
         query: &SearchQuery,
     ) -> Vec<RegionMatches> {
         let caller = self.caller(context);
-        let time = context.patience.total;
+        // A region that hangs holds up every search: the deadline of a first answer, not of the
+        // whole.
+        let time = context.patience.first_frame;
         let mut running = FuturesUnordered::new();
         for (region, client) in self.reader.clients.iter() {
             let caller = &caller;

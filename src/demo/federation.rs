@@ -1,11 +1,10 @@
 //! All roles of all regions, started from configuration files and stopped in order.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::StreamExt;
-use service_kit::config::{Config, load};
+use service_kit::config::{Config, parse};
 use service_kit::{Drain, Stage};
 use trace_model::Region;
 
@@ -56,9 +55,12 @@ impl Federation {
         let mut regions = Vec::new();
         for own in &plan.regions {
             let peers = connect_peers(own, &plan, mode, &stage).await?;
-            write_configs(own, &peers)?;
-            match start_region(own).await {
-                Ok(region) => regions.push(region),
+            make_directory(own)?;
+            match start_region(own, &peers).await {
+                Ok(region) => {
+                    regions.push(region);
+                    write_configs(own, &plan)?;
+                }
                 Err(error) => {
                     // What runs already must not be left holding its files.
                     Self { plan: plan.clone(), mode, regions, wires }.drain().await?;
@@ -167,22 +169,38 @@ async fn connect_peers(
 
 const FILES: [&str; 3] = ["cell.yaml", "replicator.yaml", "gateway.yaml"];
 
-/// Writes the region's configurations: what runs can be read, and run apart.
-fn write_configs(own: &RegionPlan, peers: &[Peer]) -> anyhow::Result<()> {
+fn make_directory(own: &RegionPlan) -> anyhow::Result<()> {
     let directory = &own.directory;
     std::fs::create_dir_all(directory)
-        .with_context(|| format!("cannot make {} (--data-dir)", directory.display()))?;
-    let texts = [own.cell_yaml(), own.replicator_yaml(peers), own.gateway_yaml(peers)];
-    for (file, text) in FILES.iter().zip(texts) {
-        let path = directory.join(file);
+        .with_context(|| format!("cannot make {} (--data-dir)", directory.display()))
+}
+
+/// Writes the region's configurations, with the addresses of the regions themselves: what runs can
+/// be read, and run apart as processes when the demo has ended. (The demo reaches other regions
+/// through the distance between them, on ports that end with it.)
+fn write_configs(own: &RegionPlan, plan: &DemoPlan) -> anyhow::Result<()> {
+    let others = plan.regions.iter().filter(|other| other.region != own.region);
+    let peers: Vec<Peer> = others
+        .map(|other| Peer {
+            region: other.region.clone(),
+            cell: local(other.ports.cell),
+            replicator: local(other.ports.replicator),
+        })
+        .collect();
+    for (file, text) in FILES.iter().zip(texts(own, &peers)) {
+        let path = own.directory.join(file);
         std::fs::write(&path, text)
             .with_context(|| format!("cannot write {} (--data-dir)", path.display()))?;
     }
     Ok(())
 }
 
-async fn start_region(own: &RegionPlan) -> anyhow::Result<RunningRegion> {
-    let [cell, replicator, gateway] = FILES.map(|file| own.directory.join(file));
+fn texts(own: &RegionPlan, peers: &[Peer]) -> [String; 3] {
+    [own.cell_yaml(), own.replicator_yaml(peers), own.gateway_yaml(peers)]
+}
+
+async fn start_region(own: &RegionPlan, peers: &[Peer]) -> anyhow::Result<RunningRegion> {
+    let [cell, replicator, gateway] = texts(own, peers);
     let region = &own.region;
     let cell = start_role(&cell).await.with_context(|| format!("the cell of {region}"))?;
     let replicator =
@@ -191,9 +209,9 @@ async fn start_region(own: &RegionPlan) -> anyhow::Result<RunningRegion> {
     Ok(RunningRegion { region: region.clone(), cell, replicator, gateway })
 }
 
-async fn start_role(file: &Path) -> anyhow::Result<RunningRole> {
+async fn start_role(text: &str) -> anyhow::Result<RunningRole> {
     let context = RoleContext::new(CHANGE_PORT_WITH);
-    match load(file)?.config {
+    match parse("farspan demo", text)?.config {
         Config::Cell(config) => wiring::start_cell(*config, context).await,
         Config::Replicator(config) => wiring::start_replicator(*config, context).await,
         Config::Gateway(config) => wiring::start_gateway(*config, context).await,

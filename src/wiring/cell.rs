@@ -237,7 +237,7 @@ fn internal_routes(
         search: Arc::clone(&keepers.store) as _,
         catalog: Arc::clone(&keepers.store) as _,
         metrics: Arc::clone(&keepers.metrics) as _,
-        tail: Arc::new(LogTail(Arc::clone(&log))),
+        tail: Arc::new(LogTail { log: Arc::clone(&log), dead_letters: Arc::clone(&dead_letters) }),
         status: Arc::new(LogAndGroups { log, lag: lag.clone(), dead_letters }),
         clock: Arc::clone(&context.clock),
     };

@@ -10,22 +10,43 @@ use span_log::SpanLog;
 use span_log::port::STORAGE_WRITER;
 use trace_model::{Coverage, TenantId, TraceId};
 
-/// The live tail of a span log.
+/// The live tail of a span log, and what storage-writer has buried of it: no store has that.
 #[derive(Debug)]
-pub(super) struct LogTail(pub(super) Arc<dyn SpanLog>);
+pub(super) struct LogTail {
+    pub(super) log: Arc<dyn SpanLog>,
+    pub(super) dead_letters: Arc<DeadLetters>,
+}
+
+impl LogTail {
+    /// Whether spans may lie in a dead letter instead of a store. A letter that cannot be read may
+    /// be storage-writer's. Costs nothing while there are no letters.
+    async fn has_buried(&self) -> bool {
+        if self.dead_letters.figures().0 == 0 {
+            return false;
+        }
+        let letters = Arc::clone(&self.dead_letters);
+        let listed = tokio::task::spawn_blocking(move || letters.list(0, LETTERS_MAX)).await;
+        let Ok(Ok(letters)) = listed else { return true };
+        let is_whole_list = letters.len() < LETTERS_MAX;
+        let mut groups = letters.into_iter().map(|letter| letter.map(|letter| letter.group));
+        !is_whole_list
+            || groups.any(|group| group.ok().is_none_or(|group| group == STORAGE_WRITER.0))
+    }
+}
 
 #[async_trait]
 impl LiveTail for LogTail {
     async fn read_tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailRead, PortError> {
         let failed = |error: span_log::LogError| PortError(error.to_string());
-        let tail = self.0.tail(tenant, trace_id).await.map_err(failed)?;
-        let identity = self.0.identity();
+        let tail = self.log.tail(tenant, trace_id).await.map_err(failed)?;
+        let identity = self.log.identity();
         // Read after the tail: what was committed then or later, as the port asks.
         let mut from = Coverage::none(identity.incarnation);
         for partition in 0..identity.partitions {
-            from.extend(partition, self.0.committed(STORAGE_WRITER, partition).map_err(failed)?);
+            from.extend(partition, self.log.committed(STORAGE_WRITER, partition).map_err(failed)?);
         }
-        Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged: tail.is_damaged })
+        let is_damaged = tail.is_damaged || self.has_buried().await;
+        Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged })
     }
 }
 

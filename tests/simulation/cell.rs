@@ -100,12 +100,13 @@ impl Opened {
     fn querier(&mut self, name: &'static str, lag: LagBoard) -> Querier {
         let status =
             LogAndGroups { log: self.log(), lag, dead_letters: Arc::clone(&self.dead_letters) };
+        let tail = LogTail { log: self.log(), dead_letters: Arc::clone(&self.dead_letters) };
         let ports = QuerierPorts {
             traces: Arc::clone(&self.disk.store) as _,
             search: Arc::clone(&self.disk.store) as _,
             catalog: Arc::clone(&self.disk.store) as _,
             metrics: Arc::new(MemoryMetricsStore::new()),
-            tail: Arc::new(LogTail(self.log())),
+            tail: Arc::new(tail),
             status: Arc::new(status),
             clock: Arc::clone(&self.clock),
         };

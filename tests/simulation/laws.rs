@@ -115,6 +115,7 @@ impl Question {
         if report.outcome != RegionOutcome::Pruned || report.has_hole {
             return Ok(());
         }
+        world.count(|figures| figures.pruned += 1);
         let as_of = report.watermark.ok_or("pruned without a watermark")?;
         match first_append(world, region, self.trace_id).await {
             Some(appended) if appended <= as_of => {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use metadata_replicator::Replica;
 use span_log::memory::MemoryLog;
-use trace_model::{Region, SpanId, TenantId, TraceId};
+use trace_model::{Region, SpanId, TenantId, TraceEntry, TraceId};
 use trace_store::MemoryStore;
 
 /// What outlives a cell's process: its disk, as far as memory can be one.
@@ -42,6 +42,8 @@ pub(crate) struct Figures {
     pub(crate) complete: u64,
     pub(crate) partial: u64,
     pub(crate) not_found: u64,
+    /// Regions left out of an answer under a proof.
+    pub(crate) pruned: u64,
     /// Honest refusals of a gateway without an index.
     pub(crate) refused: u64,
     /// Requests that were sent again, on purpose or for want of an acknowledgement.
@@ -65,6 +67,17 @@ struct State {
     events: Vec<String>,
     violations: Vec<String>,
     figures: Figures,
+}
+
+/// Whether the entry counts fewer spans of a region than that region has acknowledged.
+fn is_short(entry: &TraceEntry, acknowledged: &Acknowledged) -> bool {
+    let rows = || entry.contributions.values();
+    acknowledged.values().flatten().any(|region| {
+        let own = rows().filter(|row| row.writer.region == *region);
+        let counts = own.filter_map(|row| row.detail.as_ref()).map(|detail| detail.span_count);
+        let regions_spans = acknowledged.values().filter(|regions| regions.contains(region));
+        (counts.sum::<u32>() as usize) < regions_spans.count()
+    })
 }
 
 /// A run's shared state.
@@ -165,6 +178,21 @@ impl World {
         let replica = self.state().replicas.get(at).and_then(Weak::upgrade);
         let entries = replica.map(|held| held.look_up(&TenantId::default(), &[trace_id]));
         entries.into_iter().flatten().flat_map(|entry| entry.regions()).collect()
+    }
+
+    /// Traces of which a replica's index counts fewer spans of a region than that region has
+    /// acknowledged.
+    pub(crate) fn undercounted(&self) -> Vec<String> {
+        let state = self.state();
+        let mut found = Vec::new();
+        for (trace_id, spans) in &state.acknowledged {
+            for replica in state.replicas.values().filter_map(Weak::upgrade) {
+                let entries = replica.look_up(&TenantId::default(), &[*trace_id]);
+                let short = entries.iter().filter(|entry| is_short(entry, spans));
+                found.extend(short.map(|entry| format!("{}: {entry:?}", replica.region())));
+            }
+        }
+        found
     }
 
     /// The digests of the replicas that are up.

@@ -5,14 +5,14 @@
 //! and holds nothing that was not sent. Afterwards the replicas are equal, and every trace is whole
 //! from everywhere.
 //!
-//! A run prints its seed: the same is sent and asked, and the same faults strike at the same times.
-//! What happens to single messages may still differ by some milliseconds between two runs of a seed:
-//! the order in which tokio wakes several waiters of one channel is its own, and cannot be seeded in
-//! its stable build.
+//! A run prints its seed: the same is sent, and the same faults strike at the same times. Most runs of
+//! one seed are then the same event for event; some part by a few milliseconds somewhere on the way,
+//! since tokio draws the order of ready waiters and branches from a generator that its stable build
+//! cannot seed. So no test demands it.
 //!
 //! A cell that crashes keeps its span log and its store, as a disk would (they are the memory
-//! adapters, which a crash cannot tear); its origin log and the replicas are files. Kills of real
-//! processes on real files are the system tests' part.
+//! adapters, which a crash cannot tear) but loses what the store had not made durable; its origin log
+//! and the replicas are files. Kills of real processes on real files are the system tests' part.
 
 #![expect(
     clippy::unwrap_used,
@@ -45,7 +45,7 @@ use ledger::{Figures, World};
 
 /// Seeds of an ordinary run; a longer one is `FIRST_SEED..FIRST_SEED + n`.
 const FIRST_SEED: u64 = 1;
-const SEEDS: u64 = 5;
+const SEEDS: u64 = 8;
 /// How long faults go on, and how long the federation then has to become whole.
 const FAULTS: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -124,6 +124,7 @@ fn run(seed: u64, directory: &Path) -> Figures {
     step_until(&mut sim, &world, "whole from everywhere", |world| {
         world.gateways_satisfied() == REGIONS.len() && are_replicas_equal(world)
     });
+    assert_eq!(world.undercounted(), Vec::<String>::new(), "seed {seed}");
     let took = sim.elapsed().saturating_sub(FAULTS);
     println!("seed {seed}: whole {took:?} after the faults; {figures:?}");
     figures
@@ -135,7 +136,7 @@ fn an_answer_is_complete_or_says_what_is_missing_and_replicas_converge() {
         let directory = tempfile::tempdir().unwrap();
         let figures = run(seed, directory.path());
         let struck = [figures.crashes, figures.cuts, figures.stalls, figures.repeats];
-        let answered = [figures.complete, figures.partial, figures.not_found];
+        let answered = [figures.complete, figures.partial, figures.not_found, figures.pruned];
         assert!(struck.into_iter().chain(answered).all(|count| count > 0), "{figures:?}");
     }
 }

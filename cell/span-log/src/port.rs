@@ -65,7 +65,8 @@ pub struct TailAnswer {
     pub spans: Vec<StoredSpan>,
     /// The tail's cover: from storage-writer's commit up to these offsets nothing is left out.
     pub covered: Coverage,
-    /// A record that may belong to the trace could not be read.
+    /// A record that may belong to the trace could not be read, also where storage-writer has
+    /// since committed past it: no store has it.
     pub is_damaged: bool,
 }
 

@@ -53,6 +53,15 @@ pub(crate) fn silent(name: &str) -> RegionState {
     }
 }
 
+/// A region whose watermark is older than the traces of these tests.
+pub(crate) fn behind(name: &str) -> RegionState {
+    let mut state = level(name);
+    if let Some(watermark) = &mut state.watermark {
+        watermark.as_of = NOW.minus(1);
+    }
+    state
+}
+
 /// A region whose watermark has a hole.
 pub(crate) fn holed(name: &str) -> RegionState {
     let mut state = level(name);

@@ -103,6 +103,21 @@ async fn a_region_that_fails_is_named_in_a_search() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_region_that_hangs_stalls_a_search_no_longer_than_the_deadline_and_is_named() {
+    let (cells, index) = cells([&[(1, 10)], &[(3, 20)], &[(2, 30)]]);
+    cells[1].behave(Manner::Hanging);
+    let (gateway, context, asked) =
+        (gateway(&cells, &index), context(Freshness::Auto), request(10, None));
+    let deadline = context.patience.first_frame + std::time::Duration::from_millis(10);
+    let searched = tokio::time::timeout(deadline, gateway.search(&context, &asked)).await;
+    let page = searched.expect("the search outlasts its deadline").unwrap();
+    let order: Vec<_> = page.matches.iter().map(|found| found.trace_id).collect();
+    assert_eq!(order, [id(1), id(2)]);
+    assert_eq!(page.certificate.regions[&region("us")].outcome, RegionOutcome::TimedOut);
+    assert_eq!(page.certificate.verdict(), Verdict::Partial);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_found_while_a_region_failed_is_no_empty_answer() {
     let (cells, index) = cells([&[], &[], &[]]);
     let asked = request(5, None);

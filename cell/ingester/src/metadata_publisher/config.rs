@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use span_log::port::METADATA_PUBLISHER;
 use span_log::{LogError, LogIdentity, SpanLog};
-use trace_model::Region;
+use trace_model::{Region, UnixNanos};
 
 /// How the publisher paces itself and what it may hold.
 #[derive(Clone, Debug)]
@@ -67,16 +68,25 @@ pub struct SpanLogState {
     pub identity: LogIdentity,
     /// The end of each of its partitions.
     pub ends: BTreeMap<u32, u64>,
+    /// What the group has committed of each partition: it reads on from there.
+    pub committed: BTreeMap<u32, u64>,
+    /// No record below the ends was appended after this.
+    pub end_time: UnixNanos,
 }
 
 impl SpanLogState {
     /// Asks the log.
     pub fn of(span_log: &dyn SpanLog) -> Result<Self, LogError> {
         let identity = span_log.identity();
-        let mut ends = BTreeMap::new();
+        let (mut ends, mut committed) = (BTreeMap::new(), BTreeMap::new());
+        let mut end_time = UnixNanos::default();
         for partition in 0..identity.partitions {
-            ends.insert(partition, span_log.end(partition)?.next);
+            let end = span_log.end(partition)?;
+            ends.insert(partition, end.next);
+            end_time = end_time.max(end.append_time);
+            // Without a commit this is the oldest record kept: those before it come no more either.
+            committed.insert(partition, span_log.committed(METADATA_PUBLISHER, partition)?);
         }
-        Ok(Self { identity, ends })
+        Ok(Self { identity, ends, committed, end_time })
     }
 }

@@ -197,6 +197,8 @@ impl Bench {
         let source = SpanLogState {
             identity: LogIdentity { incarnation, partitions: 1 },
             ends: BTreeMap::from([(0, end)]),
+            committed: BTreeMap::new(),
+            end_time: NOW,
         };
         let publisher = MetadataPublisher::new(
             config,
@@ -381,6 +383,22 @@ async fn a_replay_after_a_restart_changes_nothing() {
     bench.publisher.handle(&batches).await.unwrap();
     bench.tick(100).await;
     assert_eq!((bench.row(1).await, bench.row(2).await), before);
+}
+
+#[test]
+fn a_lost_origin_log_proves_no_absence_of_what_it_had_published() {
+    let holes_of = |committed: u64| {
+        let source = SpanLogState {
+            identity: LogIdentity { incarnation: 1, partitions: 1 },
+            ends: BTreeMap::from([(0, 9)]),
+            committed: BTreeMap::from([(0, committed)]),
+            end_time: NOW,
+        };
+        let progress = Progress::resume(&region(), &source, None, false).unwrap();
+        progress.watermark(None, Duration::ZERO, Duration::ZERO).unwrap().holes
+    };
+    assert_eq!(holes_of(5), [TimeRange { start: UnixNanos(0), end: NOW.plus(1) }]);
+    assert_eq!(holes_of(0), [], "nothing was published before");
 }
 
 #[tokio::test]

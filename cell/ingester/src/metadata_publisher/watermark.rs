@@ -72,8 +72,9 @@ impl Progress {
             released: BTreeMap::new(),
             unshown: Vec::new(),
         };
-        if let Some(published) = published {
-            progress.take_over_holes(published);
+        match published {
+            Some(published) => progress.take_over_holes(published),
+            None => progress.note_lost(source),
         }
         Ok(progress)
     }
@@ -89,6 +90,17 @@ impl Progress {
             let born = UnixNanos::from_millis(self.incarnation);
             let end = born.max(self.as_of.plus(1));
             self.add_hole(TimeRange { start: published.as_of, end });
+        }
+    }
+
+    /// The group reads on from its commit. Where nothing is published at all, the origin log has lost
+    /// what it held (a lost disk): a hole from the beginning up to now. A log that holds a watermark
+    /// is believed: commits may run ahead of it for a moment (repeats), and a hole at every crash
+    /// would prove nothing for ever. A log restored from an old copy is not told from that.
+    fn note_lost(&mut self, source: &SpanLogState) {
+        let mut committed = source.committed.iter();
+        if committed.any(|(partition, committed)| *committed > self.next(*partition)) {
+            self.add_hole(TimeRange { start: self.as_of, end: source.end_time.plus(1) });
         }
     }
 

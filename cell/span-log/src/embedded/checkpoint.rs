@@ -40,6 +40,9 @@ pub(crate) struct Checkpoint {
     /// Runs before the first record that a required group may not have read: dropped for room, or
     /// lost with their file. Oldest first.
     pub(crate) dropped: Vec<DroppedRun>,
+    /// Damaged runs that were ever met: readers commit past them, and no store has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) set_aside: Vec<DroppedRun>,
 }
 
 /// A run of records that is gone unread.

@@ -106,6 +106,7 @@ fn state(segments: Vec<Arc<Segment>>, checkpoint: Checkpoint, witness: u64) -> S
         commits: checkpoint.commits,
         damaged: Vec::new(),
         dropped: checkpoint.dropped,
+        set_aside: checkpoint.set_aside,
         is_dirty: true,
         groups: BTreeSet::new(),
     }

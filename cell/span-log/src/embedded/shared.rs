@@ -29,6 +29,9 @@ pub(crate) const PARTITION: u32 = 0;
 const DAMAGED_MAX: usize = 1_024;
 /// Dropped runs remembered.
 const DROPPED_MAX: usize = 256;
+/// Damaged runs remembered over restarts; beyond, the last one grows. With the dropped ones they
+/// fit the checkpoint's slot.
+const SET_ASIDE_MAX: usize = 128;
 
 /// What all parts of a log share.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub(crate) struct State {
     pub(crate) durable_end: u64,
     pub(crate) damaged: Vec<DamagedRange>,
     pub(crate) dropped: Vec<DroppedRun>,
+    /// Damaged runs, also those that were met before the log was opened.
+    pub(crate) set_aside: Vec<DroppedRun>,
     /// Below this offset the live tail need not answer: storage-writer's commit of a while ago.
     pub(crate) tail_floor: u64,
     pub(crate) is_dirty: bool,
@@ -100,6 +105,12 @@ impl State {
         self.segments.iter().map(|segment| segment.extent().disk_bytes).sum()
     }
 
+    /// Whether acknowledged records were ever set aside: groups commit past them, so neither the
+    /// tail nor a store can say that a trace had no spans in them.
+    pub(crate) fn has_set_aside(&self) -> bool {
+        !(self.set_aside.is_empty() && self.dropped.is_empty())
+    }
+
     fn checkpoint(&self, ceiling: UnixNanos) -> Checkpoint {
         Checkpoint {
             first: self.first(),
@@ -107,6 +118,7 @@ impl State {
             time_ceiling: ceiling.0,
             commits: self.commits.clone(),
             dropped: self.dropped.clone(),
+            set_aside: self.set_aside.clone(),
         }
     }
 }
@@ -184,6 +196,9 @@ impl Shared {
         if state.damaged.len() < DAMAGED_MAX {
             state.damaged.push(damaged.clone());
         }
+        let (first_time, last_time) = (append_times.0.0, append_times.1.0);
+        note_set_aside(&mut state.set_aside, DroppedRun { first, next, first_time, last_time });
+        state.is_dirty = true;
         drop(state);
         self.metrics.damaged_records.inc_by(next.saturating_sub(first));
         tracing::error!(first, next, reason, "records of the span log are damaged and set aside");
@@ -244,4 +259,21 @@ pub(crate) fn note_dropped(dropped: &mut Vec<DroppedRun>, run: DroppedRun) {
         dropped.remove(0);
     }
     dropped.push(run);
+}
+
+/// Remembers a damaged run. It is never forgotten: how long stores would have kept its records is
+/// not the log's to know.
+fn note_set_aside(set_aside: &mut Vec<DroppedRun>, run: DroppedRun) {
+    if set_aside.iter().any(|known| known.first <= run.first && run.next <= known.next) {
+        return;
+    }
+    let is_full = set_aside.len() >= SET_ASIDE_MAX;
+    let Some(last) = set_aside.last_mut().filter(|_| is_full) else {
+        set_aside.push(run);
+        return;
+    };
+    last.first = last.first.min(run.first);
+    last.next = last.next.max(run.next);
+    last.first_time = last.first_time.min(run.first_time);
+    last.last_time = last.last_time.max(run.last_time);
 }

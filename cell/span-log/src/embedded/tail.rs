@@ -41,9 +41,7 @@ impl Shared {
             let floor = state.tail_floor;
             let from = state.segments.partition_point(|one| one.extent().next_offset <= floor);
             let segments: Vec<_> = state.segments.iter().skip(from).cloned().collect();
-            let is_damaged = state.damaged.iter().any(|damaged| damaged.range.next > floor)
-                || state.dropped.iter().any(|run| run.next > floor);
-            (state.next, floor, is_damaged, segments)
+            (state.next, floor, state.has_set_aside(), segments)
         };
         let hash = self.hasher.of_tenant(tenant).trace(trace_id);
         let mut sections = Vec::new();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use service_kit::ManualClock;
+use span_log::port::STORAGE_WRITER;
 use span_log::{EmbeddedLog, LogError, OpenError, SpanLog};
 
 use crate::batches::{PARTITION, batch, batch_of, read_all, tenant, trace};
@@ -98,6 +99,26 @@ fn every_flipped_bit_of_a_segment_is_found_when_it_is_opened() {
                 assert!(answer.is_damaged && answer.spans.is_empty(), "{what}");
             }
         }
+    });
+}
+
+#[test]
+fn damage_is_not_forgotten_when_storage_writer_has_passed_it_and_the_log_is_opened_again() {
+    runtime().block_on(async {
+        let disk = three_blocks().await;
+        let log = open(disk.copy()).unwrap();
+        log.commit(STORAGE_WRITER, PARTITION, RECORDS).await.unwrap();
+        assert!(!log.tail(&tenant("default"), trace(0)).await.unwrap().is_damaged);
+        let struck = disk.with_flipped(SEGMENT, (PAGE + 20) * 8);
+        let log = open(struck.clone()).unwrap();
+        log.commit(STORAGE_WRITER, PARTITION, RECORDS).await.unwrap();
+        log.close().await.unwrap();
+        // The segment is whole again: only the checkpoint remembers.
+        struck.flip(SEGMENT, (PAGE + 20) * 8);
+        let log = open(struck).unwrap();
+        assert_eq!(log.damaged(), []);
+        let answer = log.tail(&tenant("default"), trace(0)).await.unwrap();
+        assert!(answer.is_damaged && answer.spans.is_empty());
     });
 }
 
