@@ -8,9 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryContext};
+use crate::gateway::Gateway;
+use crate::port::{Caller, CellClient, CellError, FrameStream, MetadataIndex, TraceAsk};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+pub(crate) use index::{FakeIndex, behind, contribution, holed, level, silent};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
@@ -24,12 +28,6 @@ use trace_model::{
     Contribution, Coverage, Region, ScopeContext, SearchQuery, SpanId, SpanKey, StoredSpan,
     TenantId, TimeRange, TraceId, UnixNanos,
 };
-
-use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryContext};
-use crate::gateway::Gateway;
-use crate::port::{Caller, CellClient, CellError, FrameStream, MetadataIndex, TraceAsk};
-
-pub(crate) use index::{FakeIndex, behind, contribution, holed, level, silent};
 
 pub(crate) const INCARNATION: u64 = 7;
 pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
