@@ -11,7 +11,7 @@ use trace_model::{Filter, TenantId, TimeRange};
 use trace_store::{EmbeddedStore, EmbeddedStoreConfig};
 
 use crate::fixture::{NOW, Request, attribute, resource, scope, span, text, trace_id};
-use crate::harness::{Adapter, Harness, MEMORY, query, small_config};
+use crate::harness::{Adapter, Harness, MEMORY, query, ready, small_config};
 
 const KEYS: [&str; 5] = ["a", "b", "http.code", "service.name", "rare"];
 const TEXTS: [&str; 8] = ["5", "x", "true", "0", "-0", "0.5", "error", ""];
@@ -175,16 +175,19 @@ fn any_filter() -> impl Strategy<Value = Filter> {
 /// that is missing shows.
 const SPARSE: Adapter = Adapter {
     open: |directory, clock| {
-        let config =
-            EmbeddedStoreConfig { block_spans: 2, segment_spans_max: 8, ..small_config(directory) };
-        EmbeddedStore::open(config, clock).unwrap()
+        let config = EmbeddedStoreConfig {
+            block_spans: 2,
+            segment_spans_max: 8,
+            ..small_config(&directory)
+        };
+        ready(EmbeddedStore::open(config, clock).unwrap())
     },
     is_durable: true,
 };
 
 async fn check(requests: &[(Request, bool)], filters: &[Filter]) -> Result<(), TestCaseError> {
-    let mut oracle = Harness::new(MEMORY);
-    let mut embedded = Harness::new(SPARSE);
+    let mut oracle = Harness::new(MEMORY).await;
+    let mut embedded = Harness::new(SPARSE).await;
     for (request, is_sealed) in requests {
         oracle.write(request).await;
         embedded.write(request).await;
@@ -222,7 +225,7 @@ async fn check(requests: &[(Request, bool)], filters: &[Filter]) -> Result<(), T
         }
     }
     embedded.seal().await;
-    let embedded = embedded.reopen();
+    let embedded = embedded.reopen().await;
     for trace in 0..12 {
         prop_assert_eq!(embedded.read(trace_id(trace)).await, oracle.read(trace_id(trace)).await);
     }

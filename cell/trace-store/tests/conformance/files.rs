@@ -52,7 +52,7 @@ pub(crate) fn orders(first: u64, count: u64) -> Request {
 
 #[tokio::test]
 async fn every_flipped_byte_of_a_segment_is_said_or_harmless() {
-    let mut harness = Harness::new(EMBEDDED);
+    let mut harness = Harness::new(EMBEDDED).await;
     harness.write_sealed(&orders(0, 12)).await;
     let expected = harness.read(trace_id(3)).await;
     let path = files(harness.directory.path(), "seg").remove(0);
@@ -77,14 +77,14 @@ async fn every_flipped_byte_of_a_segment_is_said_or_harmless() {
 
 #[tokio::test]
 async fn a_damaged_index_makes_searches_slower_and_not_shorter_and_is_built_anew() {
-    let mut harness = Harness::new(EMBEDDED);
+    let mut harness = Harness::new(EMBEDDED).await;
     harness.write_sealed(&orders(0, 40)).await;
     let path = files(harness.directory.path(), "idx").remove(0);
     let length = std::fs::metadata(&path).unwrap().len();
     for at in (12..usize::try_from(length).unwrap()).step_by(53) {
         let path = files(harness.directory.path(), "idx").remove(0);
         flip(&path, at % usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap());
-        harness = harness.reopen();
+        harness = harness.reopen().await;
         assert_eq!(harness.find(tag("order", "o-3")).await, [trace_id(3)], "byte {at}");
         SearchIndexer::flush(&*harness.store, NOW, true).await.unwrap();
         assert_eq!(harness.store.indexed(), harness.store.durable());
@@ -95,10 +95,10 @@ async fn a_damaged_index_makes_searches_slower_and_not_shorter_and_is_built_anew
 
 #[tokio::test]
 async fn a_lost_index_holds_back_the_indexer_alone() {
-    let mut harness = Harness::new(EMBEDDED);
+    let mut harness = Harness::new(EMBEDDED).await;
     harness.write_sealed(&orders(0, 40)).await;
     std::fs::remove_file(files(harness.directory.path(), "idx").remove(0)).unwrap();
-    let harness = harness.reopen();
+    let harness = harness.reopen().await;
     let first = LogPosition { partition: 0, offset: 0 };
     assert!(harness.store.durable().covers(INCARNATION, first));
     assert!(!harness.store.indexed().covers(INCARNATION, first));
@@ -111,7 +111,7 @@ async fn a_lost_index_holds_back_the_indexer_alone() {
 #[tokio::test]
 async fn files_of_a_newer_release_are_refused_by_name() {
     for (extension, at) in [("seg", 8), ("idx", 8)] {
-        let mut harness = Harness::new(EMBEDDED);
+        let mut harness = Harness::new(EMBEDDED).await;
         harness.write_sealed(&orders(0, 4)).await;
         let path = files(harness.directory.path(), extension).remove(0);
         drop(harness.store);
@@ -126,14 +126,14 @@ async fn files_of_a_newer_release_are_refused_by_name() {
 
 #[tokio::test]
 async fn a_directory_is_one_process_at_a_time() {
-    let harness = Harness::new(EMBEDDED);
+    let harness = Harness::new(EMBEDDED).await;
     let error = EmbeddedStore::open(small_config(harness.directory.path()), harness.clock.clone());
     assert!(matches!(error, Err(StoreError::Unavailable(_))));
 }
 
 #[tokio::test]
 async fn leftovers_of_a_crash_vanish_and_nothing_else_does() {
-    let mut harness = Harness::new(EMBEDDED);
+    let mut harness = Harness::new(EMBEDDED).await;
     harness.write_sealed(&orders(0, 4)).await;
     let directory = harness.directory.path().to_owned();
     let segment = files(&directory, "seg").remove(0);
@@ -141,7 +141,7 @@ async fn leftovers_of_a_crash_vanish_and_nothing_else_does() {
         std::fs::copy(&segment, directory.join(name)).unwrap();
     }
     std::fs::write(directory.join("notes.txt"), "not ours").unwrap();
-    let harness = harness.reopen();
+    let harness = harness.reopen().await;
     assert_eq!(files(&directory, "seg"), [segment]);
     assert!(files(&directory, "tmp").is_empty());
     assert!(directory.join("notes.txt").exists());
@@ -177,7 +177,7 @@ async fn a_full_disk_refuses_for_a_while_and_loses_nothing() {
 
 #[tokio::test]
 async fn what_waits_is_sealed_when_it_is_old_and_not_before() {
-    let mut harness = Harness::new(EMBEDDED);
+    let mut harness = Harness::new(EMBEDDED).await;
     harness.write(&orders(0, 4)).await;
     SpanWriter::flush(&*harness.store, NOW, false).await.unwrap();
     assert!(harness.store.durable().next.is_empty());
@@ -256,7 +256,7 @@ async fn a_back_fill_over_thousands_of_buckets_is_found_by_service_value_and_tim
 
 #[tokio::test]
 async fn a_service_of_a_few_spans_is_found_without_opening_every_block() {
-    let mut harness = Harness::new(EMBEDDED);
+    let mut harness = Harness::new(EMBEDDED).await;
     harness.write(&orders(0, 90)).await;
     harness.write_sealed(&Request::of("rare-service", &[span(200, 0, "once")])).await;
     let answer = harness.search(equals(Field::Service, "rare-service")).await;

@@ -1,8 +1,9 @@
 //! How tests open, reopen, fill and ask a store, whatever its adapter.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use service_kit::ManualClock;
 use trace_model::query::{CompareOp, Field, Literal, Place};
 use trace_model::{Clock, Filter, SearchQuery, StoredSpan, TenantId, TimeRange, TraceId};
@@ -24,20 +25,25 @@ impl<T: SpanWriter + TraceReader + Eraser + SearchIndexer + TraceSearch + Servic
 {
 }
 
-/// How an adapter is opened.
+/// How an adapter is opened; the directory is its own, and its name is no other test's.
 #[derive(Clone, Copy)]
 pub(crate) struct Adapter {
-    pub(crate) open: fn(&Path, Arc<dyn Clock>) -> Arc<dyn Store>,
+    pub(crate) open: fn(PathBuf, Arc<dyn Clock>) -> BoxFuture<'static, Arc<dyn Store>>,
     /// What was sealed is there after it is opened again.
     pub(crate) is_durable: bool,
 }
 
 pub(crate) const MEMORY: Adapter =
-    Adapter { open: |_, _| Arc::new(MemoryStore::new()), is_durable: false };
+    Adapter { open: |_, _| ready(Arc::new(MemoryStore::new())), is_durable: false };
 pub(crate) const EMBEDDED: Adapter = Adapter {
-    open: |directory, clock| EmbeddedStore::open(small_config(directory), clock).unwrap(),
+    open: |directory, clock| ready(EmbeddedStore::open(small_config(&directory), clock).unwrap()),
     is_durable: true,
 };
+
+/// A store that needs no waiting to be opened.
+pub(crate) fn ready(store: Arc<dyn Store>) -> BoxFuture<'static, Arc<dyn Store>> {
+    Box::pin(std::future::ready(store))
+}
 
 /// Small blocks and segments, so that few spans fill several.
 pub(crate) fn small_config(directory: &Path) -> EmbeddedStoreConfig {
@@ -59,10 +65,10 @@ pub(crate) struct Harness {
 }
 
 impl Harness {
-    pub(crate) fn new(adapter: Adapter) -> Self {
+    pub(crate) async fn new(adapter: Adapter) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(NOW));
-        let store = (adapter.open)(directory.path(), clock.clone());
+        let store = (adapter.open)(directory.path().to_owned(), clock.clone()).await;
         Self { adapter, directory, clock, store, log: Log::new() }
     }
 
@@ -83,13 +89,13 @@ impl Harness {
     }
 
     /// Closes and opens again, where the adapter keeps anything.
-    pub(crate) fn reopen(self) -> Self {
+    pub(crate) async fn reopen(self) -> Self {
         let Self { adapter, directory, clock, store, log } = self;
         if !adapter.is_durable {
             return Self { adapter, directory, clock, store, log };
         }
         drop(store);
-        let store = (adapter.open)(directory.path(), clock.clone());
+        let store = (adapter.open)(directory.path().to_owned(), clock.clone()).await;
         Self { adapter, directory, clock, store, log }
     }
 

@@ -13,7 +13,7 @@ fn bytes_of(spans: &[StoredSpan]) -> Vec<Vec<u8>> {
 }
 
 pub(crate) async fn a_trace_comes_back_as_it_was_sent(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let mut rich = span(1, 1, "GET /cart");
     rich.parent_span_id = 1_u64.to_be_bytes().to_vec();
     rich.attributes = vec![attribute("user", text("anna")), attribute("user", text("berta"))];
@@ -21,7 +21,7 @@ pub(crate) async fn a_trace_comes_back_as_it_was_sent(adapter: Adapter) {
     rich.flags = 0x101;
     let request = Request::of("web", &[span(1, 0, "root"), rich, span(2, 0, "other")]);
     harness.write_sealed(&request).await;
-    let harness = harness.reopen();
+    let harness = harness.reopen().await;
     let spans = harness.read(trace_id(1)).await;
     let mut sent = request.groups[0].2[..2].to_vec();
     sent.sort();
@@ -36,7 +36,7 @@ pub(crate) async fn a_trace_comes_back_as_it_was_sent(adapter: Adapter) {
 }
 
 pub(crate) async fn what_is_not_held_is_an_empty_list(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     assert!(harness.read(trace_id(9)).await.is_empty());
     harness.write_sealed(&Request::of("web", &[span(1, 0, "root")])).await;
     assert!(harness.read(trace_id(9)).await.is_empty());
@@ -44,7 +44,7 @@ pub(crate) async fn what_is_not_held_is_an_empty_list(adapter: Adapter) {
 }
 
 pub(crate) async fn tenants_with_one_trace_id_never_meet(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     for (tenant, name) in [("team-a", "of a"), ("team-b", "of b"), ("default", "of default")] {
         let request = Request { tenant, ..Request::of("web", &[span(1, 0, name)]) };
         harness.write(&request).await;
@@ -65,7 +65,7 @@ pub(crate) async fn tenants_with_one_trace_id_never_meet(adapter: Adapter) {
 }
 
 pub(crate) async fn a_span_exported_twice_is_one_and_differing_twins_are_two(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let mut twin = span(1, 0, "root");
     twin.kind = 3;
     let first = Request::of("web", &[span(1, 0, "root"), span(1, 0, "root"), twin]);
@@ -79,13 +79,13 @@ pub(crate) async fn a_span_exported_twice_is_one_and_differing_twins_are_two(ada
 }
 
 pub(crate) async fn a_replayed_batch_is_not_visible_twice(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let batch = harness.log.append(&Request::of("web", &[span(1, 0, "a"), span(2, 0, "b")]));
     for _ in 0..2 {
         harness.store.write(std::slice::from_ref(&batch)).await.unwrap();
     }
     harness.seal().await;
-    let harness = harness.reopen();
+    let harness = harness.reopen().await;
     harness.store.write(&[batch]).await.unwrap();
     harness.seal().await;
     assert_eq!(harness.store.figures().spans, 2);
@@ -94,10 +94,10 @@ pub(crate) async fn a_replayed_batch_is_not_visible_twice(adapter: Adapter) {
 }
 
 pub(crate) async fn durable_says_how_far_and_holds_after_reopening(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     harness.write(&Request::of("web", &[span(1, 0, "a"), span(2, 0, "b")])).await;
     harness.seal().await;
-    let harness = harness.reopen();
+    let harness = harness.reopen().await;
     for covered in [harness.store.durable(), harness.store.indexed()] {
         assert!(covered.covers(INCARNATION, LogPosition { partition: 0, offset: 1 }));
         assert!(!covered.covers(INCARNATION, LogPosition { partition: 0, offset: 2 }));
@@ -107,7 +107,7 @@ pub(crate) async fn durable_says_how_far_and_holds_after_reopening(adapter: Adap
 }
 
 pub(crate) async fn a_long_trace_is_whole(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let spans: Vec<_> = (0..150)
         .map(|id| {
             let mut span = span(1, id, "step");
@@ -126,7 +126,7 @@ pub(crate) async fn a_long_trace_is_whole(adapter: Adapter) {
 }
 
 pub(crate) async fn a_trace_of_large_spans_is_whole(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let large = |id: u64| {
         let mut span = span(1, id, "large");
         let value: String =
@@ -146,21 +146,21 @@ pub(crate) async fn a_trace_of_large_spans_is_whole(adapter: Adapter) {
 }
 
 pub(crate) async fn what_is_written_is_found_before_and_after_it_is_sealed(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let mut tagged = span(1, 0, "pay");
     tagged.attributes = vec![attribute("order", text("o-17"))];
     harness.write(&Request::of("shop", &[tagged, span(2, 0, "other")])).await;
     assert_eq!(harness.find(tag("order", "o-17")).await, [trace_id(1)]);
     harness.seal().await;
     assert_eq!(harness.find(tag("order", "o-17")).await, [trace_id(1)]);
-    let harness = harness.reopen();
+    let harness = harness.reopen().await;
     assert_eq!(harness.find(tag("order", "o-17")).await, [trace_id(1)]);
 }
 
 pub(crate) async fn results_are_newest_first_and_pages_follow_without_gap_or_repeat(
     adapter: Adapter,
 ) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     for request in 0..6_u64 {
         let spans: Vec<_> = (0..20)
             .flat_map(|trace| {
@@ -188,7 +188,7 @@ pub(crate) async fn results_are_newest_first_and_pages_follow_without_gap_or_rep
 }
 
 pub(crate) async fn a_time_range_holds_for_the_spans_that_match(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let mut undated = span(3, 0, "undated");
     undated.start_time_unix_nano = 0;
     let spans = [span(1, 0, "a"), span(1, 9, "b"), span(2, 5, "a"), undated];
@@ -207,7 +207,7 @@ pub(crate) async fn a_time_range_holds_for_the_spans_that_match(adapter: Adapter
 }
 
 pub(crate) async fn the_catalogue_lists_what_the_buckets_hold(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let mut old = span(1, 0, "old");
     old.start_time_unix_nano -= 3_600_000_000_000;
     old.end_time_unix_nano -= 3_600_000_000_000;
@@ -234,7 +234,7 @@ pub(crate) async fn the_catalogue_lists_what_the_buckets_hold(adapter: Adapter) 
 }
 
 pub(crate) async fn an_erased_trace_is_gone_for_good(adapter: Adapter) {
-    let mut harness = Harness::new(adapter);
+    let mut harness = Harness::new(adapter).await;
     let canary = "canary-4711-of-a-subject";
     let mut subject = span(1, 0, canary);
     subject.attributes = vec![attribute("mail", text(canary))];
@@ -245,7 +245,7 @@ pub(crate) async fn an_erased_trace_is_gone_for_good(adapter: Adapter) {
     let receipt = harness.store.erase(&tenant, trace_id(1)).await.unwrap();
     assert!(receipt.spans >= 1);
     harness.write_sealed(&Request::of("web", &[subject])).await;
-    let harness = harness.reopen();
+    let harness = harness.reopen().await;
     for _ in 0..2 {
         assert!(harness.read(trace_id(1)).await.is_empty());
         assert!(harness.find(tag("mail", canary)).await.is_empty());

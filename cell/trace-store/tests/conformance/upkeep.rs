@@ -66,7 +66,7 @@ async fn full_segments_are_merged_only_where_there_are_too_many() {
 
 #[tokio::test]
 async fn a_segment_that_cannot_be_read_makes_every_answer_say_so_until_it_expires() {
-    let mut harness = Harness::new(EMBEDDED);
+    let mut harness = Harness::new(EMBEDDED).await;
     harness.write_sealed(&orders(0, 10)).await;
     harness.write_sealed(&orders(10, 10)).await;
     let directory = harness.directory.path().to_owned();

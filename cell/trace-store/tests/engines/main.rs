@@ -1,0 +1,19 @@
+//! The conformance suites of the stores' ports on the real engines, which `tests/engines/` of the
+//! project starts. Each engine's address comes from the environment; a missing one fails the test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    dead_code,
+    reason = "tests; the suite's own helpers are not all used on every engine"
+)]
+
+mod assembled;
+#[path = "../conformance/fixture.rs"]
+mod fixture;
+#[path = "../conformance/harness.rs"]
+mod harness;
+#[path = "../conformance/suite.rs"]
+mod suite;
