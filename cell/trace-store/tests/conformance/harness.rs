@@ -25,10 +25,13 @@ impl<T: SpanWriter + TraceReader + Eraser + SearchIndexer + TraceSearch + Servic
 {
 }
 
+/// Opens a store in a place.
+type Open = fn(PathBuf, Arc<dyn Clock>) -> BoxFuture<'static, Arc<dyn Store>>;
+
 /// How an adapter is opened; the directory is its own, and its name is no other test's.
 #[derive(Clone, Copy)]
 pub(crate) struct Adapter {
-    pub(crate) open: fn(PathBuf, Arc<dyn Clock>) -> BoxFuture<'static, Arc<dyn Store>>,
+    pub(crate) open: Open,
     /// What was sealed is there after it is opened again.
     pub(crate) is_durable: bool,
 }
