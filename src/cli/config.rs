@@ -47,17 +47,22 @@ fn words(error: &ConfigError) -> String {
 
 fn check(file: &Path, output: &mut Output) -> Result<Outcome, Failure> {
     if !output.is_json {
-        drop(read(file)?);
+        let loaded = read(file)?;
+        for note in loaded.effective.notes() {
+            output.line(&format!("{}: note: {note}", file.display()))?;
+        }
         output.line(&format!("{}: no faults", file.display()))?;
         return Ok(Outcome::Done);
     }
-    let faults = match load(file) {
-        Ok(_) => Vec::new(),
-        Err(ConfigError::Faults(faults)) => faults.list().iter().map(fault_json).collect(),
+    let (faults, notes) = match load(file) {
+        Ok(loaded) => (Vec::new(), loaded.effective.notes().to_vec()),
+        Err(ConfigError::Faults(faults)) => {
+            (faults.list().iter().map(fault_json).collect::<Vec<_>>(), Vec::new())
+        }
         Err(error) => return Err(Failure::Usage(words(&error))),
     };
     let is_clean = faults.is_empty();
-    output.line(&json!({ "file": file, "faults": faults }).to_string())?;
+    output.line(&json!({ "file": file, "faults": faults, "notes": notes }).to_string())?;
     Ok(if is_clean { Outcome::Done } else { Outcome::BadInput })
 }
 
@@ -76,17 +81,21 @@ fn print(file: &Path, output: &mut Output) -> Result<Outcome, Failure> {
         output.line(&effective_json(&effective).to_string())?;
     } else {
         output.raw(&effective.to_string())?;
+        for note in effective.notes() {
+            output.line(&format!("# note: {note}"))?;
+        }
     }
     Ok(Outcome::Done)
 }
 
 fn effective_json(effective: &Effective) -> serde_json::Value {
     let entry = |(key, value, origin): (&str, &str, Origin)| {
-        let line = match origin {
-            Origin::Line(line) => Some(line),
-            Origin::Default => None,
+        let (line, profile) = match origin {
+            Origin::Line(line) => (Some(line), None),
+            Origin::Default => (None, None),
+            Origin::Profile(name) => (None, Some(name)),
         };
-        (key.to_owned(), json!({ "value": value, "line": line }))
+        (key.to_owned(), json!({ "value": value, "line": line, "profile": profile }))
     };
     serde_json::Value::Object(effective.values().map(entry).collect())
 }

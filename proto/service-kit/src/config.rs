@@ -6,6 +6,7 @@
 
 pub mod cell;
 pub mod effective;
+pub mod engines;
 pub mod fault;
 pub mod gateway;
 pub mod home;
@@ -24,7 +25,7 @@ pub use gateway::GatewayConfig;
 pub use listen::TelemetryConfig;
 pub use replicator::ReplicatorConfig;
 use section::{FaultList, Section};
-pub use setting::ServiceUrl;
+pub use setting::{EngineUrl, Properties, ServiceUrl};
 use trace_model::Region;
 
 /// Largest configuration file, in bytes.

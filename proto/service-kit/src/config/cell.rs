@@ -7,6 +7,7 @@ use std::time::Duration;
 use trace_model::Region;
 use trace_model::locality::{IndexMode, Locality, SpanMode};
 
+use super::engines::{StoresConfig, read_stores};
 use super::home::default_data_dir;
 use super::listen::{ConnectionLimits, Listeners, TelemetryConfig, read_limits, read_telemetry};
 use super::section::Section;
@@ -23,6 +24,56 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub enum Profile {
     /// Durable embedded log and stores, one process.
     Embedded,
+    /// 10 K spans/s: no Kafka (the embedded log is the write-ahead buffer), stores on engines.
+    Startup,
+    /// 100 K spans/s: Kafka and stores on engines, ClickHouse for analytics.
+    Growth,
+    /// 1 M spans/s.
+    Scale,
+    /// 10 M spans/s.
+    Hyperscale,
+}
+
+impl Profile {
+    /// Its word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Startup => "startup",
+            Self::Growth => "growth",
+            Self::Scale => "scale",
+            Self::Hyperscale => "hyperscale",
+        }
+    }
+
+    /// Default head-sampling rate. `scale` and `hyperscale` sample behind the log.
+    const fn head_rate(self) -> f64 {
+        match self {
+            Self::Embedded | Self::Scale | Self::Hyperscale => 1.0,
+            Self::Startup => 0.10,
+            Self::Growth => 0.01,
+        }
+    }
+
+    /// Default retention.
+    const fn retention(self) -> Duration {
+        match self {
+            Self::Embedded => Duration::from_secs(7 * 86_400),
+            Self::Startup | Self::Growth | Self::Scale | Self::Hyperscale => {
+                Duration::from_secs(30 * 86_400)
+            }
+        }
+    }
+
+    /// What it stands for and this build does not serve yet.
+    const fn unserved(self) -> &'static [&'static str] {
+        match self {
+            Self::Embedded | Self::Startup | Self::Growth => &[],
+            Self::Scale => &["tail sampling"],
+            Self::Hyperscale => &["tail sampling", "adaptive sampling with a budget"],
+        }
+    }
 }
 
 /// What the log does when it is full.
@@ -53,6 +104,8 @@ pub struct CellConfig {
     pub head: HeadConfig,
     /// The span log.
     pub log: LogConfig,
+    /// Which log and stores, and where their engines are.
+    pub stores: StoresConfig,
     /// How long spans are kept: the one key that drives stores, index and objects.
     pub retention: Duration,
     /// How much disk the stores take before the oldest spans go.
@@ -149,8 +202,16 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let is_insecure = root.value("insecure", false);
     let listen = read_listen(root, is_insecure);
     let receiver = read_receiver(root);
-    let head = read_head(root);
-    let retention = root.within("retention", DAY * 7, HOUR..=DAY * 3_650);
+    let head = read_head(root, profile);
+    let retention = (profile.retention(), profile.name());
+    let retention = root.within_by_profile("retention", retention, HOUR..=DAY * 3_650);
+    let stores = read_stores(root, profile);
+    for unserved in profile.unserved() {
+        root.note(format!(
+            "profile {}: {unserved} is not served yet; every trace that passes the head is kept",
+            profile.name()
+        ));
+    }
     let retention_bytes =
         root.within("retention_bytes", Bytes(20 * GIB), Bytes(64 * MIB)..=Bytes(1 << 50));
     let log = read_log(root, retention);
@@ -168,6 +229,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
         receiver,
         head,
         log,
+        stores: stores?,
         retention,
         retention_bytes: retention_bytes.0,
         locality,
@@ -224,10 +286,11 @@ fn read_receiver(root: &mut Section<'_>) -> ReceiverConfig {
     receiver
 }
 
-fn read_head(root: &mut Section<'_>) -> HeadConfig {
+fn read_head(root: &mut Section<'_>, profile: Profile) -> HeadConfig {
     let mut section = root.section("head");
+    let rate = (profile.head_rate(), profile.name());
     let head = HeadConfig {
-        rate: section.within("rate", 1.0, 0.0..=1.0),
+        rate: section.within_by_profile("rate", rate, 0.0..=1.0),
         is_honouring_flags: section.value("honour_flags", false),
     };
     section.finish();

@@ -9,17 +9,30 @@ pub enum Origin {
     Line(u64),
     /// It is not written.
     Default,
+    /// It is not written, and this profile has a default of its own.
+    Profile(&'static str),
 }
 
 /// Every value of a configuration, in the order read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Effective {
     values: Vec<(String, String, Origin)>,
+    notes: Vec<String>,
 }
 
 impl Effective {
     pub(super) fn add(&mut self, key: String, value: String, origin: Origin) {
         self.values.push((key, value, origin));
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// What the profile stands for and this build does not serve yet, in words.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Key with dots, value as it would be written, origin.
@@ -36,6 +49,7 @@ impl fmt::Display for Effective {
             match origin {
                 Origin::Line(line) => writeln!(formatter, "{pair:<52} # line {line}")?,
                 Origin::Default => writeln!(formatter, "{pair:<52} # default")?,
+                Origin::Profile(name) => writeln!(formatter, "{pair:<52} # profile {name}")?,
             }
         }
         Ok(())

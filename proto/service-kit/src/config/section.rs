@@ -73,6 +73,24 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// The key's value; the profile's own default where it is not written or faulty.
+    pub(super) fn by_profile<T: Setting>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        profile: &'static str,
+    ) -> T {
+        self.optional(key).unwrap_or_else(|| {
+            self.show(key, &default, Origin::Profile(profile));
+            default
+        })
+    }
+
+    /// Says what is left out of what was asked for: no fault.
+    pub(super) fn note(&self, note: String) {
+        self.list.effective.borrow_mut().note(note);
+    }
+
     /// The key's value if it is written and in order.
     pub(super) fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
         let node = self.take(key)?;
@@ -104,6 +122,27 @@ impl<'a> Section<'a> {
         T: Setting + PartialOrd,
     {
         let value = self.value(key, default);
+        self.check_range(key, value, range)
+    }
+
+    /// As [`Self::within`], with the profile's own default.
+    pub(super) fn within_by_profile<T>(
+        &mut self,
+        key: &'static str,
+        (default, profile): (T, &'static str),
+        range: RangeInclusive<T>,
+    ) -> T
+    where
+        T: Setting + PartialOrd,
+    {
+        let value = self.by_profile(key, default, profile);
+        self.check_range(key, value, range)
+    }
+
+    fn check_range<T>(&self, key: &'static str, value: T, range: RangeInclusive<T>) -> T
+    where
+        T: Setting + PartialOrd,
+    {
         if !range.contains(&value) {
             let (low, high) = (range.start().show(), range.end().show());
             self.refuse(key, &format!("{} is not within {low} to {high}", value.show()));

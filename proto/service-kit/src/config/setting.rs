@@ -58,6 +58,44 @@ impl ServiceUrl {
     }
 }
 
+/// Where an engine answers over HTTP or its own protocol: `http://host:port`, `https://…`,
+/// `redis://…`. Credentials do not stand in it: they are in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineUrl(String);
+
+/// Schemes of engines' addresses.
+const ENGINE_SCHEMES: [&str; 4] = ["http://", "https://", "redis://", "rediss://"];
+
+impl EngineUrl {
+    /// Checks a text.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let rest = ENGINE_SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme));
+        let authority = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        if authority.contains('@') {
+            return Err("has credentials in an address: use `user` and `password_file`".to_owned());
+        }
+        let is_whole =
+            !authority.is_empty() && authority.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_whole {
+            return Err(format!("`{text}` is not {}", Self::WANTED));
+        }
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+
+    /// As written, without slashes at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Keys and texts that are handed through as they are, such as properties of a client library.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties(pub Vec<(String, String)>);
+
 fn needs(wanted: &str, node: &Node) -> String {
     format!("needs {wanted}, and has {}", node.kind())
 }
@@ -224,6 +262,60 @@ impl Setting for Vec<String> {
 
     fn show(&self) -> String {
         format!("[{}]", self.join(", "))
+    }
+}
+
+impl Setting for EngineUrl {
+    const WANTED: &'static str = "an address such as http://127.0.0.1:9200";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        Self::new(text_of(node, Self::WANTED)?)
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl Setting for Vec<EngineUrl> {
+    const WANTED: &'static str = "a list of addresses such as http://127.0.0.1:9200";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        let Node::List(items) = node else {
+            return Err(needs(Self::WANTED, node));
+        };
+        items.iter().map(|item| EngineUrl::read(&item.value)).collect()
+    }
+
+    fn show(&self) -> String {
+        let urls: Vec<_> = self.iter().map(EngineUrl::as_str).collect();
+        format!("[{}]", urls.join(", "))
+    }
+}
+
+impl Setting for Properties {
+    const WANTED: &'static str = "keys with texts";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        let Node::Map(entries) = node else { return Err(needs(Self::WANTED, node)) };
+        let read = |(key, value): &(serde_saphyr::Spanned<String>, serde_saphyr::Spanned<Node>)| {
+            let text = match &value.value {
+                Node::Text(text) => text.clone(),
+                Node::Int(number) => number.to_string(),
+                Node::Bool(value) => value.to_string(),
+                Node::Null | Node::Float(_) | Node::List(_) | Node::Map(_) => {
+                    return Err(format!("{}: {}", key.value, needs("a text", &value.value)));
+                }
+            };
+            Ok((key.value.clone(), text))
+        };
+        entries.iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Names alone: a value may be a secret.
+    fn show(&self) -> String {
+        let keys: Vec<_> = self.0.iter().map(|(key, _)| key.as_str()).collect();
+        format!("{{{}}}", keys.join(", "))
     }
 }
 

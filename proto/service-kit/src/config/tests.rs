@@ -92,15 +92,98 @@ fn a_cell_may_name_its_replicator_and_does_not_have_to() {
 }
 
 #[test]
-fn modes_and_profiles_that_do_not_exist_yet_are_refused_by_name() {
-    let found = faults(
-        "kind: cell\nregion: a\nprofile: growth\nlocality:\n  index: filter\n  spans: masked\n",
-    );
+fn modes_that_do_not_exist_yet_are_refused_by_name() {
+    let found = faults("kind: cell\nregion: a\nlocality:\n  index: filter\n  spans: masked\n");
     let lines: Vec<u64> = found.iter().map(|(line, _)| *line).collect();
-    assert_eq!(lines, [3, 5, 6], "{found:?}");
-    for (fault, word) in found.iter().zip(["growth", "filter", "masked"]) {
+    assert_eq!(lines, [4, 5], "{found:?}");
+    for (fault, word) in found.iter().zip(["filter", "masked"]) {
         assert!(fault.1.contains(word), "{fault:?}");
     }
+}
+
+const GROWTH: &str = "kind: cell
+region: a
+profile: growth
+kafka: {brokers: ['k1:9092', 'k2:9092'], properties: {security.protocol: ssl}}
+cassandra: {nodes: ['c1:9042'], datacenter: dc1}
+elasticsearch: {urls: ['http://e1:9200']}
+clickhouse: {url: 'http://h1:8123'}
+";
+
+#[test]
+fn a_profile_chooses_stores_rate_and_retention_and_each_can_be_overridden() {
+    let config = cell(GROWTH);
+    let kafka = config.stores.kafka.as_ref().unwrap();
+    assert_eq!((kafka.brokers.len(), kafka.partitions, kafka.replication), (2, 64, 3));
+    assert_eq!(config.stores.cassandra.as_ref().unwrap().keyspace, "farspan");
+    let copies = &config.stores.cassandra.as_ref().unwrap().replication;
+    assert_eq!(copies.0, [("dc1".to_owned(), "3".to_owned())]);
+    assert_eq!(config.stores.elasticsearch.as_ref().unwrap().shards, 5);
+    assert_eq!(config.stores.clickhouse.as_ref().unwrap().url.as_str(), "http://h1:8123");
+    assert!((config.head.rate - 0.01).abs() < f64::EPSILON);
+    assert_eq!(config.retention, Duration::from_secs(30 * 86_400));
+    let overridden = GROWTH.replace("clickhouse: {url: 'http://h1:8123'}", "head: {rate: 0.5}");
+    let config = cell(&format!("{overridden}stores: {{metrics: embedded}}\n"));
+    assert!(config.stores.clickhouse.is_none());
+    assert!((config.head.rate - 0.5).abs() < f64::EPSILON);
+    let loaded = parse("cell.yaml", GROWTH).unwrap();
+    let find = |wanted: &str| loaded.effective.values().find(|(key, _, _)| *key == wanted);
+    let profile = effective::Origin::Profile("growth");
+    assert_eq!(find("stores.log"), Some(("stores.log", "kafka", profile)));
+    let shown = find("kafka.properties").unwrap().1;
+    assert_eq!(shown, "{security.protocol}", "a value may be a secret");
+}
+
+#[test]
+fn startup_has_no_kafka_and_counts_in_its_own_files() {
+    let config = cell(
+        "kind: cell\nregion: a\nprofile: startup\ncassandra: {nodes: ['c:9042'], datacenter: \
+         dc1}\nelasticsearch: {urls: ['http://e:9200']}\n",
+    );
+    assert!(config.stores.kafka.is_none() && config.stores.clickhouse.is_none());
+    assert!(config.stores.cassandra.is_some() && config.stores.elasticsearch.is_some());
+    assert!((config.head.rate - 0.1).abs() < f64::EPSILON);
+}
+
+#[test]
+fn every_engine_that_a_profile_needs_and_nobody_wrote_is_named() {
+    let found = faults("kind: cell\nregion: a\nprofile: growth\n");
+    for key in ["kafka.brokers", "cassandra.nodes", "cassandra.datacenter", "elasticsearch.urls"] {
+        assert!(
+            found.iter().any(|(_, text)| text.contains(&format!("{key}: is missing"))),
+            "{key}"
+        );
+    }
+    assert!(found.iter().any(|(_, text)| text.contains("clickhouse.url: is missing")));
+}
+
+#[test]
+fn an_engine_that_is_not_used_or_makes_no_sense_is_a_fault() {
+    let found = faults(
+        "kind: cell\nregion: a\nkafka: {brokers: ['k:9092']}\nstores: {traces: cassandra}\n\
+         cassandra:\n  nodes: [c]\n  datacenter: dc1\n  keyspace: a-b\n  user: me\n  replication: \
+         {dc1: 0}\n",
+    );
+    let has =
+        |line: u64, text: &str| found.iter().any(|(at, word)| *at == line && word.contains(text));
+    assert!(has(3, "kafka: is not used"), "{found:?}");
+    assert!(has(4, "needs `stores.traces: embedded`"), "{found:?}");
+    assert!(has(6, "`c` is not host:port"), "{found:?}");
+    assert!(has(8, "letters, digits and underscores"), "{found:?}");
+    assert!(has(10, "1 to 7 copies"), "{found:?}");
+    assert!(found.iter().any(|(_, text)| text.contains("goes with `user`")), "{found:?}");
+    assert_eq!(found.len(), 6, "{found:?}");
+    let secret = GROWTH.replace("http://e1:9200", "http://me:secret@e1:9200");
+    assert!(faults(&secret)[0].1.contains("password_file"), "{:?}", faults(&secret));
+}
+
+#[test]
+fn what_a_profile_stands_for_and_is_not_served_is_said_and_no_fault() {
+    let notes = |text: &str| parse("cell.yaml", text).unwrap().effective.notes().to_vec();
+    assert!(notes(GROWTH).is_empty());
+    let notes = notes(&GROWTH.replace("growth", "hyperscale"));
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].contains("tail sampling is not served yet"), "{notes:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use trace_model::locality::{IndexMode, SpanMode};
 
 use super::super::Kind;
 use super::super::cell::{Profile, WhenFull};
+use super::super::engines::{LogKind, MetricsKind, SearchKind, TracesKind};
 use super::super::listen::LogFormat;
 use super::super::tree::Node;
 use super::{Setting, text_of};
@@ -65,22 +66,83 @@ impl Setting for LogFormat {
     }
 }
 
+const PROFILES: [(&str, Profile); 5] = [
+    ("embedded", Profile::Embedded),
+    ("startup", Profile::Startup),
+    ("growth", Profile::Growth),
+    ("scale", Profile::Scale),
+    ("hyperscale", Profile::Hyperscale),
+];
+
 impl Setting for Profile {
-    const WANTED: &'static str = "embedded";
+    const WANTED: &'static str = "embedded, startup, growth, scale or hyperscale";
 
     fn read(node: &Node) -> Result<Self, String> {
-        let text = text_of(node, Self::WANTED)?;
-        match text {
-            "embedded" => Ok(Self::Embedded),
-            "startup" | "growth" | "scale" | "hyperscale" => {
-                Err(format!("the profile `{text}` is not served yet; use embedded"))
-            }
-            _ => Err(format!("`{text}` is not a profile; use embedded")),
-        }
+        word_of(node, &PROFILES)
     }
 
     fn show(&self) -> String {
-        "embedded".to_owned()
+        self.name().to_owned()
+    }
+}
+
+const LOG_KINDS: [(&str, LogKind); 2] =
+    [("embedded", LogKind::Embedded), ("kafka", LogKind::Kafka)];
+
+impl Setting for LogKind {
+    const WANTED: &'static str = "embedded or kafka";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        word_of(node, &LOG_KINDS)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &LOG_KINDS)
+    }
+}
+
+const TRACE_KINDS: [(&str, TracesKind); 2] =
+    [("embedded", TracesKind::Embedded), ("cassandra", TracesKind::Cassandra)];
+
+impl Setting for TracesKind {
+    const WANTED: &'static str = "embedded or cassandra";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        word_of(node, &TRACE_KINDS)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &TRACE_KINDS)
+    }
+}
+
+const SEARCH_KINDS: [(&str, SearchKind); 2] =
+    [("embedded", SearchKind::Embedded), ("elasticsearch", SearchKind::Elasticsearch)];
+
+impl Setting for SearchKind {
+    const WANTED: &'static str = "embedded or elasticsearch";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        word_of(node, &SEARCH_KINDS)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &SEARCH_KINDS)
+    }
+}
+
+const METRICS_KINDS: [(&str, MetricsKind); 2] =
+    [("embedded", MetricsKind::Embedded), ("clickhouse", MetricsKind::Clickhouse)];
+
+impl Setting for MetricsKind {
+    const WANTED: &'static str = "embedded or clickhouse";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        word_of(node, &METRICS_KINDS)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &METRICS_KINDS)
     }
 }
 

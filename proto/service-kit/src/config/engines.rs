@@ -1,0 +1,358 @@
+//! Which log and stores a cell uses, and where their engines are.
+//!
+//! A profile chooses; `stores` overrides part by part. The section of an engine that is used must be
+//! whole, and that of one that is not used is a fault: it would be believed for months.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::cell::Profile;
+use super::section::Section;
+use super::setting::{EngineUrl, Properties};
+
+/// The span log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// Files of this process.
+    Embedded,
+    /// Apache Kafka.
+    Kafka,
+}
+
+/// Spans by trace id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TracesKind {
+    /// Files of this process.
+    Embedded,
+    /// Cassandra or Scylla.
+    Cassandra,
+}
+
+/// Search and the service catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SearchKind {
+    /// The index of the embedded trace store.
+    Embedded,
+    /// Elasticsearch or OpenSearch.
+    Elasticsearch,
+}
+
+/// Rate, errors, durations and edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsKind {
+    /// Files of this process.
+    Embedded,
+    /// ClickHouse.
+    Clickhouse,
+}
+
+/// Log and stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoresConfig {
+    /// The span log; `None` is the embedded one.
+    pub kafka: Option<KafkaConfig>,
+    /// Spans by trace id; `None` is the embedded store.
+    pub cassandra: Option<CassandraConfig>,
+    /// Search and catalogue; `None` is the embedded store's index.
+    pub elasticsearch: Option<ElasticsearchConfig>,
+    /// Counts; `None` is the embedded metrics store.
+    pub clickhouse: Option<ClickhouseConfig>,
+}
+
+impl StoresConfig {
+    /// Whether everything is in files of this process.
+    #[must_use]
+    pub const fn is_embedded(&self) -> bool {
+        self.kafka.is_none()
+            && self.cassandra.is_none()
+            && self.elasticsearch.is_none()
+            && self.clickhouse.is_none()
+    }
+}
+
+/// How a client proves who it is, and whom it believes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: Option<String>,
+    /// A file with the password alone.
+    pub password_file: Option<PathBuf>,
+    /// A PEM file with the private authority that signed the engine's certificate.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Kafka.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// Brokers to begin with, `host:port`.
+    pub brokers: Vec<String>,
+    /// Put before the names of topics and groups.
+    pub prefix: String,
+    /// Partitions of a topic that is made.
+    pub partitions: u32,
+    /// Copies of a topic that is made.
+    pub replication: u32,
+    /// Memory of the live tail, in bytes.
+    pub tail_bytes_max: u64,
+    /// Properties of the client library, such as `security.protocol`.
+    pub properties: Properties,
+    /// A file with `sasl.password` alone.
+    pub password_file: Option<PathBuf>,
+}
+
+/// Cassandra or Scylla.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CassandraConfig {
+    /// Nodes to begin with, `host:port`.
+    pub nodes: Vec<String>,
+    /// The keyspace.
+    pub keyspace: String,
+    /// The data center that this cell reads and writes in.
+    pub datacenter: String,
+    /// Copies in each data center, by its name, for a keyspace that is made.
+    pub replication: Properties,
+    /// Until a statement must be answered.
+    pub timeout: Duration,
+    /// Who we are.
+    pub credentials: Credentials,
+    /// Whether to speak TLS.
+    pub is_tls: bool,
+}
+
+/// Elasticsearch or OpenSearch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElasticsearchConfig {
+    /// Nodes.
+    pub urls: Vec<EngineUrl>,
+    /// Put before the names of indices.
+    pub prefix: String,
+    /// Primary shards of a day's index.
+    pub shards: u32,
+    /// Copies of each shard.
+    pub replicas: u32,
+    /// Until a request must be answered.
+    pub timeout: Duration,
+    /// Who we are.
+    pub credentials: Credentials,
+}
+
+/// ClickHouse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClickhouseConfig {
+    /// Its HTTP interface.
+    pub url: EngineUrl,
+    /// The database.
+    pub database: String,
+    /// The cluster over which tables are replicated and distributed.
+    pub cluster: Option<String>,
+    /// The storage policy of raw spans, with volumes `hot` and `warm`.
+    pub storage_policy: Option<String>,
+    /// Until a query must be answered.
+    pub timeout: Duration,
+    /// Who we are.
+    pub credentials: Credentials,
+}
+
+/// What a profile chooses: log, traces, search, metrics.
+const fn choices(profile: Profile) -> (LogKind, TracesKind, SearchKind, MetricsKind) {
+    match profile {
+        Profile::Embedded => {
+            (LogKind::Embedded, TracesKind::Embedded, SearchKind::Embedded, MetricsKind::Embedded)
+        }
+        Profile::Startup => (
+            LogKind::Embedded,
+            TracesKind::Cassandra,
+            SearchKind::Elasticsearch,
+            MetricsKind::Embedded,
+        ),
+        Profile::Growth | Profile::Scale | Profile::Hyperscale => (
+            LogKind::Kafka,
+            TracesKind::Cassandra,
+            SearchKind::Elasticsearch,
+            MetricsKind::Clickhouse,
+        ),
+    }
+}
+
+/// Reads the choice, then the section of each engine that is chosen.
+pub(super) fn read_stores(root: &mut Section<'_>, profile: Profile) -> Option<StoresConfig> {
+    let (log, traces, search, metrics) = choices(profile);
+    let name = profile.name();
+    let mut section = root.section("stores");
+    let log = section.by_profile("log", log, name);
+    let traces = section.by_profile("traces", traces, name);
+    let search = section.by_profile("search", search, name);
+    let metrics = section.by_profile("metrics", metrics, name);
+    if search == SearchKind::Embedded && traces != TracesKind::Embedded {
+        section.refuse(
+            "search",
+            "`embedded` is the index of the embedded trace store and needs `stores.traces: \
+             embedded`",
+        );
+    }
+    section.finish();
+    let kafka = engine(root, "kafka", log == LogKind::Kafka, read_kafka);
+    let is_cassandra = traces == TracesKind::Cassandra;
+    let cassandra = engine(root, "cassandra", is_cassandra, read_cassandra);
+    let is_elasticsearch = search == SearchKind::Elasticsearch;
+    let elasticsearch = engine(root, "elasticsearch", is_elasticsearch, read_elasticsearch);
+    let is_clickhouse = metrics == MetricsKind::Clickhouse;
+    let clickhouse = engine(root, "clickhouse", is_clickhouse, read_clickhouse);
+    Some(StoresConfig {
+        kafka: kafka?,
+        cassandra: cassandra?,
+        elasticsearch: elasticsearch?,
+        clickhouse: clickhouse?,
+    })
+}
+
+/// The section of an engine: `Some(None)` where it is not used, `None` where it has faults.
+fn engine<T>(
+    root: &mut Section<'_>,
+    key: &'static str,
+    is_used: bool,
+    read: fn(&mut Section<'_>) -> Option<T>,
+) -> Option<Option<T>> {
+    if !is_used {
+        if root.has(key) {
+            drop(root.optional::<Ignored>(key));
+            root.refuse(key, "is not used: `stores` names another store for its part");
+        }
+        return Some(None);
+    }
+    let mut section = root.section(key);
+    let found = read(&mut section);
+    section.finish();
+    found.map(Some)
+}
+
+/// A node that is not looked into.
+struct Ignored;
+
+impl super::setting::Setting for Ignored {
+    const WANTED: &'static str = "nothing";
+
+    fn read(_: &super::tree::Node) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn show(&self) -> String {
+        String::new()
+    }
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+fn read_kafka(section: &mut Section<'_>) -> Option<KafkaConfig> {
+    let bytes = super::setting::Bytes;
+    let brokers = hosts(section, "brokers");
+    let config = KafkaConfig {
+        brokers: Vec::new(),
+        prefix: section.value("prefix", String::new()),
+        partitions: section.within("partitions", 64, 1..=4_096),
+        replication: section.within("replication", 3, 1..=7),
+        tail_bytes_max: section
+            .within("tail_max", bytes(256 * MIB), bytes(MIB)..=bytes(64 * GIB))
+            .0,
+        properties: section.value("properties", Properties::default()),
+        password_file: section.optional("password_file"),
+    };
+    Some(KafkaConfig { brokers: brokers?, ..config })
+}
+
+fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
+    let nodes = hosts(section, "nodes");
+    let datacenter = section.required::<String>("datacenter");
+    let keyspace = section.value("keyspace", "farspan".to_owned());
+    let copies = datacenter.clone().map(|name| (name, "3".to_owned()));
+    let config = (
+        section.value("replication", Properties(copies.into_iter().collect())),
+        timeout(section),
+        credentials(section),
+        section.value("tls", false),
+    );
+    let (replication, timeout, credentials, is_tls) = config;
+    for (name, copies) in &replication.0 {
+        if !copies.parse::<u32>().is_ok_and(|copies| (1..=7).contains(&copies)) {
+            section.refuse("replication", &format!("{name}: `{copies}` is not 1 to 7 copies"));
+        }
+    }
+    let is_name = keyspace.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if !is_name || keyspace.is_empty() || keyspace.len() > 48 {
+        section.refuse("keyspace", "is at most 48 letters, digits and underscores");
+    }
+    Some(CassandraConfig {
+        nodes: nodes?,
+        keyspace,
+        datacenter: datacenter?,
+        replication,
+        timeout,
+        credentials,
+        is_tls,
+    })
+}
+
+fn read_elasticsearch(section: &mut Section<'_>) -> Option<ElasticsearchConfig> {
+    let urls = section.required::<Vec<EngineUrl>>("urls");
+    if urls.as_ref().is_some_and(Vec::is_empty) {
+        section.refuse("urls", "names no node");
+    }
+    let prefix = section.value("prefix", "farspan".to_owned());
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(is_plain) {
+        section.refuse("prefix", "is 1 to 64 lower-case letters, digits and underscores");
+    }
+    let config = ElasticsearchConfig {
+        urls: Vec::new(),
+        prefix,
+        shards: section.within("shards", 5, 1..=1_024),
+        replicas: section.within("replicas", 1, 0..=7),
+        timeout: timeout(section),
+        credentials: credentials(section),
+    };
+    Some(ElasticsearchConfig { urls: urls?, ..config })
+}
+
+fn read_clickhouse(section: &mut Section<'_>) -> Option<ClickhouseConfig> {
+    let url = section.required::<EngineUrl>("url");
+    let database = section.value("database", "farspan".to_owned());
+    let cluster = section.optional("cluster");
+    let storage_policy = section.optional("storage_policy");
+    let (timeout, credentials) = (timeout(section), credentials(section));
+    Some(ClickhouseConfig { url: url?, database, cluster, storage_policy, timeout, credentials })
+}
+
+/// A list of `host:port` with at least one.
+fn hosts(section: &mut Section<'_>, key: &'static str) -> Option<Vec<String>> {
+    let hosts = section.required::<Vec<String>>(key)?;
+    let is_address = |text: &String| {
+        text.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
+    };
+    if let Some(wrong) = hosts.iter().find(|text| !is_address(text)) {
+        section.refuse(key, &format!("`{wrong}` is not host:port"));
+    }
+    if hosts.is_empty() {
+        section.refuse(key, "names no address");
+    }
+    Some(hosts)
+}
+
+fn timeout(section: &mut Section<'_>) -> Duration {
+    let seconds = Duration::from_secs;
+    section.within("timeout", seconds(10), Duration::from_millis(100)..=seconds(300))
+}
+
+fn credentials(section: &mut Section<'_>) -> Credentials {
+    let credentials = Credentials {
+        user: section.optional("user"),
+        password_file: section.optional("password_file"),
+        ca_file: section.optional("ca_file"),
+    };
+    if credentials.user.is_some() != credentials.password_file.is_some() {
+        section.refuse("password_file", "goes with `user`: write both or none");
+    }
+    credentials
+}
