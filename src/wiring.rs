@@ -6,6 +6,7 @@
 mod border;
 mod cell;
 mod gateway;
+mod keepers;
 mod ports;
 mod replicator;
 mod serve;

@@ -19,7 +19,7 @@ use trace_model::sampling_threshold::Threshold;
 use trace_model::{SpanId, TenantId, TraceId};
 use trace_store::port::TraceReader;
 
-use super::cell::Keepers;
+use super::keepers::Keepers;
 use crate::seam::RoleContext;
 
 /// Starts joining calls that enter other regions, where the cell knows its replicator.
@@ -36,13 +36,13 @@ pub(super) fn join_calls(
     };
     let metrics = BorderMetrics::default();
     metrics.register(&mut context.registry);
-    let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as _;
+    let log = Arc::clone(&keepers.log);
     let mut border = BorderConfig::new(config.region.clone(), config.data_dir.join("border"));
     border.adjusted_count = adjusted_count(config.head.rate)?;
     let parts = BorderParts {
         config: border,
         own: Arc::new(OwnRows::new(Arc::clone(&keepers.origin) as _, log.identity())),
-        parents: Arc::new(HeldSpans { log, store: Arc::clone(&keepers.store) as _ }),
+        parents: Arc::new(HeldSpans { log, store: Arc::clone(&keepers.stores.traces) }),
         calls: Arc::new(calls),
         clock: Arc::clone(&context.clock),
         metrics,

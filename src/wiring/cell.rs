@@ -1,4 +1,4 @@
-//! A region's cell on embedded stores: collector, span log, consumer groups, stores, querier and
+//! A region's cell: collector, span log, consumer groups, stores, querier and
 //! the region's origin log, in one process.
 
 use std::sync::Arc;
@@ -10,37 +10,24 @@ use ingester::metadata_publisher::{
 };
 use ingester::metrics_aggregator::CrossBorder;
 use ingester::{
-    AggregatorConfig, AggregatorMetrics, DeadLetterConfig, DeadLetters, GroupHandler,
-    IngesterMetrics, IngesterParts, IngesterService, LagBoard, MetricsAggregator, RunnerConfig,
-    RunnerParts, SearchIndexerHandler, StorageWriterHandler,
+    AggregatorConfig, AggregatorMetrics, GroupHandler, IngesterMetrics, IngesterParts,
+    IngesterService, LagBoard, MetricsAggregator, RunnerConfig, RunnerParts, SearchIndexerHandler,
+    StorageWriterHandler,
 };
+use metadata_replicator::OriginFeed;
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
-use metadata_replicator::{Entropy, OriginFeed, OriginLog, OriginLogConfig};
 use querier::{Querier, QuerierConfig, QuerierPorts};
 use sampling::{HeadRules, RateSampler};
-use service_kit::config::{CellConfig, cell as raw};
+use service_kit::config::CellConfig;
 use service_kit::{Stage, listen};
 use span_log::SpanLog;
-use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
 use tonic::service::Routes;
-use trace_model::Clock;
-use trace_store::embedded::{EmbeddedStore, EmbeddedStoreConfig};
-use trace_store::embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 
 use super::border::join_calls;
+use super::keepers::{self, Keepers};
 use super::ports::{LogAndGroups, LogTail};
 use super::serve::{serve_admin, serve_grpc};
 use crate::seam::{GroupLag, RoleContext, RoleSnapshot, RunningRole};
-
-/// What a cell keeps on disk.
-#[derive(Clone, Debug)]
-pub(super) struct Keepers {
-    pub(super) log: Arc<EmbeddedLog>,
-    pub(super) store: Arc<EmbeddedStore>,
-    metrics: Arc<EmbeddedMetricsStore>,
-    pub(super) origin: Arc<OriginLog>,
-    dead_letters: Arc<DeadLetters>,
-}
 
 /// Starts a region's cell.
 pub(crate) async fn start_cell(
@@ -48,11 +35,9 @@ pub(crate) async fn start_cell(
     mut context: RoleContext,
 ) -> anyhow::Result<RunningRole> {
     let ready = context.readiness.check("cell");
-    let keepers = open(&config, Arc::clone(&context.clock)).await?;
-    keepers.log.metrics().register(&mut context.registry);
-    keepers.store.metrics().register(&mut context.registry);
+    let mut keepers = keepers::open(&config, &context.clock, &mut context.registry).await?;
     let stages = Stages::of(&context);
-    let collector = collector(&config, &keepers, &mut context)?;
+    let collector = collector(&config, Arc::clone(&keepers.log), &mut context)?;
     let mut endpoints = serve_receivers(&config, &collector, &context, &stages.receivers).await?;
     let lag = LagBoard::default();
     let internal = internal_routes(&config, &keepers, &lag, &mut context, &stages.answering);
@@ -61,8 +46,8 @@ pub(crate) async fn start_cell(
     let (publishing, calls) =
         start_groups(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
     join_calls(&config, &keepers, calls, &mut context, &stages.border)?;
-    keep_house(&keepers, &stages.house);
-    close_at_the_end(&keepers, &stages.log);
+    keep_house(&mut keepers, &stages.house);
+    close_at_the_end(keepers.log, &stages.log);
     let admin = (context.readiness.clone(), Arc::new(context.registry));
     let change = context.change_port_with;
     endpoints
@@ -80,11 +65,11 @@ pub(crate) async fn start_receiver(
     config: CellConfig,
     mut context: RoleContext,
 ) -> anyhow::Result<RunningRole> {
-    let keepers = open(&config, Arc::clone(&context.clock)).await?;
+    let log = keepers::open_log(&config, &context.clock, &mut context.registry).await?;
     let stages = Stages::of(&context);
-    let collector = collector(&config, &keepers, &mut context)?;
+    let collector = collector(&config, Arc::clone(&log), &mut context)?;
     let endpoints = serve_receivers(&config, &collector, &context, &stages.receivers).await?;
-    close_at_the_end(&keepers, &stages.log);
+    close_at_the_end(log, &stages.log);
     Ok(RunningRole { endpoints, drain: context.drain, snapshot: Box::new(RoleSnapshot::default) })
 }
 
@@ -115,64 +100,9 @@ impl Stages {
     }
 }
 
-/// Opens what is on disk, beside one another below the data directory.
-async fn open(config: &CellConfig, clock: Arc<dyn Clock>) -> anyhow::Result<Keepers> {
-    let config = config.clone();
-    let opening = move || {
-        let place = |name: &str| config.data_dir.join(name);
-        std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("making {} (`data_dir`)", config.data_dir.display()))?;
-        let log = EmbeddedLog::open(log_config(&config, place("log")), Arc::clone(&clock))?;
-        let store = EmbeddedStore::open(store_config(&config, place("store")), Arc::clone(&clock))?;
-        let metrics = EmbeddedMetricsStore::open(
-            EmbeddedMetricsConfig {
-                retention: config.retention,
-                ..EmbeddedMetricsConfig::new(place("metrics"))
-            },
-            Arc::clone(&clock),
-        )?;
-        let origin = OriginLogConfig {
-            retention: config.retention,
-            ..OriginLogConfig::new(place("origin"), config.region.clone())
-        };
-        let origin = OriginLog::open(origin, clock, Entropy::from_system())?;
-        let dead_letters = DeadLetters::open(DeadLetterConfig::new(place("dead-letters")))?;
-        Ok(Keepers {
-            log,
-            store,
-            metrics: Arc::new(metrics),
-            origin: Arc::new(origin),
-            dead_letters: Arc::new(dead_letters),
-        })
-    };
-    tokio::task::spawn_blocking(opening).await?
-}
-
-fn log_config(config: &CellConfig, directory: std::path::PathBuf) -> EmbeddedConfig {
-    EmbeddedConfig {
-        segment_bytes: config.log.segment_bytes,
-        retention: config.log.retention,
-        retention_bytes: config.log.bytes_max,
-        when_full: match config.log.when_full {
-            raw::WhenFull::Refuse => WhenFull::Refuse,
-            raw::WhenFull::DropOldest => WhenFull::DropOldest,
-        },
-        ..EmbeddedConfig::at(directory)
-    }
-}
-
-fn store_config(config: &CellConfig, directory: std::path::PathBuf) -> EmbeddedStoreConfig {
-    EmbeddedStoreConfig {
-        retention: config.retention,
-        bytes_max: config.retention_bytes,
-        cache_bytes: config.querier.cache_bytes,
-        ..EmbeddedStoreConfig::at(directory)
-    }
-}
-
 fn collector(
     config: &CellConfig,
-    keepers: &Keepers,
+    log: Arc<dyn SpanLog>,
     context: &mut RoleContext,
 ) -> anyhow::Result<Arc<Collector>> {
     let receiver = &config.receiver;
@@ -194,7 +124,6 @@ fn collector(
     }
     let rules = HeadRules { rate: config.head.rate, honour_flags: config.head.is_honouring_flags };
     let sampler = Arc::new(RateSampler::new(rules)?);
-    let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as Arc<dyn SpanLog>;
     let clock = Arc::clone(&context.clock);
     Ok(Collector::new(settings, log, sampler, clock, &mut context.registry))
 }
@@ -230,13 +159,13 @@ fn internal_routes(
     context: &mut RoleContext,
     stage: &Stage,
 ) -> Routes {
-    let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as Arc<dyn SpanLog>;
+    let log = Arc::clone(&keepers.log);
     let dead_letters = Arc::clone(&keepers.dead_letters);
     let ports = QuerierPorts {
-        traces: Arc::clone(&keepers.store) as _,
-        search: Arc::clone(&keepers.store) as _,
-        catalog: Arc::clone(&keepers.store) as _,
-        metrics: Arc::clone(&keepers.metrics) as _,
+        traces: Arc::clone(&keepers.stores.traces),
+        search: Arc::clone(&keepers.stores.search),
+        catalog: Arc::clone(&keepers.stores.catalog),
+        metrics: Arc::clone(&keepers.stores.metrics),
         tail: Arc::new(LogTail { log: Arc::clone(&log), dead_letters: Arc::clone(&dead_letters) }),
         status: Arc::new(LogAndGroups { log, lag: lag.clone(), dead_letters }),
         clock: Arc::clone(&context.clock),
@@ -259,7 +188,7 @@ async fn start_groups(
     context: &mut RoleContext,
     stage: &Stage,
 ) -> anyhow::Result<(PublisherMetrics, CrossBorder)> {
-    let log: Arc<dyn SpanLog> = Arc::clone(&keepers.log) as Arc<dyn SpanLog>;
+    let log = Arc::clone(&keepers.log);
     let (ingester_metrics, counting) = (IngesterMetrics::default(), AggregatorMetrics::default());
     let publishing = PublisherMetrics::default();
     ingester_metrics.register(&mut context.registry);
@@ -267,7 +196,7 @@ async fn start_groups(
     publishing.register(&mut context.registry);
     let identity = log.identity();
     let aggregator = MetricsAggregator::open(
-        Arc::clone(&keepers.metrics) as _,
+        Arc::clone(&keepers.stores.metrics),
         (identity.incarnation, identity.partitions),
         AggregatorConfig::default(),
         counting,
@@ -283,8 +212,8 @@ async fn start_groups(
     )?;
     let incarnation = identity.incarnation;
     let handlers: Vec<Box<dyn GroupHandler>> = vec![
-        Box::new(StorageWriterHandler::new(Arc::clone(&keepers.store) as _, incarnation)),
-        Box::new(SearchIndexerHandler::new(Arc::clone(&keepers.store) as _, incarnation)),
+        Box::new(StorageWriterHandler::new(Arc::clone(&keepers.stores.writer), incarnation)),
+        Box::new(SearchIndexerHandler::new(Arc::clone(&keepers.stores.indexer), incarnation)),
         Box::new(aggregator),
         Box::new(publisher),
     ];
@@ -301,44 +230,21 @@ async fn start_groups(
     Ok((publishing, calls))
 }
 
-/// How often segments are merged and what has passed its retention goes.
-const HOUSE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
-/// The same for the origin log, whose rows are compacted.
-const ORIGIN_ROUNDS: u32 = 30;
-/// Retention of the counts: a cell that gets spans does it by itself.
-const COUNTS_ROUNDS: u32 = 3_600;
-
-fn keep_house(keepers: &Keepers, stage: &Stage) {
-    let (store, stopping) = (Arc::clone(&keepers.store), stage.stopping.clone());
-    stage.spawn(async move {
-        while stopping.run_until_cancelled(tokio::time::sleep(HOUSE_EVERY)).await.is_some() {
-            if let Err(error) = store.maintain().await {
-                tracing::warn!(%error, "merging or retention of the store failed");
+fn keep_house(keepers: &mut Keepers, stage: &Stage) {
+    for chore in std::mem::take(&mut keepers.chores) {
+        let stopping = stage.stopping.clone();
+        stage.spawn(async move {
+            while stopping.run_until_cancelled(tokio::time::sleep(chore.every)).await.is_some() {
+                if let Err(error) = (chore.run)().await {
+                    tracing::warn!(error = format!("{error:#}"), "{} failed", chore.what);
+                }
             }
-        }
-    });
-    let (counts, stopping) = (Arc::clone(&keepers.metrics), stage.stopping.clone());
-    stage.spawn(async move {
-        let pause = HOUSE_EVERY * COUNTS_ROUNDS;
-        while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            if let Err(error) = counts.retain().await {
-                tracing::warn!(%error, "retention of the counts failed");
-            }
-        }
-    });
-    let (origin, stopping) = (Arc::clone(&keepers.origin), stage.stopping.clone());
-    stage.spawn(async move {
-        let pause = HOUSE_EVERY * ORIGIN_ROUNDS;
-        while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            if let Err(error) = origin.maintain().await {
-                tracing::warn!(%error, "compaction of the origin log failed");
-            }
-        }
-    });
+        });
+    }
 }
 
-fn close_at_the_end(keepers: &Keepers, stage: &Stage) {
-    let (log, stopping) = (Arc::clone(&keepers.log), stage.stopping.clone());
+fn close_at_the_end(log: Arc<dyn SpanLog>, stage: &Stage) {
+    let stopping = stage.stopping.clone();
     stage.spawn(async move {
         stopping.cancelled().await;
         if let Err(error) = log.close().await {

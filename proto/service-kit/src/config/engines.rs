@@ -215,7 +215,7 @@ fn engine<T>(
 ) -> Option<Option<T>> {
     if !is_used {
         if root.has(key) {
-            drop(root.optional::<Ignored>(key));
+            let _: Option<Ignored> = root.optional(key);
             root.refuse(key, "is not used: `stores` names another store for its part");
         }
         return Some(None);

@@ -1,0 +1,215 @@
+//! What a cell keeps, opened as its configuration says: log and stores as ports, and the chores that
+//! each needs. The one place that names their adapters.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::future::BoxFuture;
+use ingester::{DeadLetterConfig, DeadLetters};
+use metadata_replicator::{Entropy, OriginLog, OriginLogConfig};
+use prometheus_client::registry::Registry;
+use service_kit::config::{CellConfig, cell as raw};
+use span_log::SpanLog;
+use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
+use trace_model::Clock;
+use trace_store::embedded::{EmbeddedStore, EmbeddedStoreConfig};
+use trace_store::embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
+use trace_store::{
+    MetricsStore, SearchIndexer, ServiceCatalog, SpanWriter, TraceReader, TraceSearch,
+};
+
+/// What a cell keeps.
+#[derive(Debug)]
+pub(super) struct Keepers {
+    pub(super) log: Arc<dyn SpanLog>,
+    pub(super) stores: Stores,
+    pub(super) origin: Arc<OriginLog>,
+    pub(super) dead_letters: Arc<DeadLetters>,
+    pub(super) chores: Vec<Chore>,
+}
+
+/// The stores behind their ports.
+#[derive(Clone, Debug)]
+pub(super) struct Stores {
+    pub(super) writer: Arc<dyn SpanWriter>,
+    pub(super) traces: Arc<dyn TraceReader>,
+    pub(super) indexer: Arc<dyn SearchIndexer>,
+    pub(super) search: Arc<dyn TraceSearch>,
+    pub(super) catalog: Arc<dyn ServiceCatalog>,
+    pub(super) metrics: Arc<dyn MetricsStore>,
+}
+
+/// Work that is due again and again, such as retention.
+pub(super) struct Chore {
+    pub(super) what: &'static str,
+    pub(super) every: Duration,
+    pub(super) run: Box<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
+}
+
+impl fmt::Debug for Chore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Chore").field("what", &self.what).finish()
+    }
+}
+
+/// How often segments are merged and what has passed its retention goes.
+const MERGE_EVERY: Duration = Duration::from_secs(1);
+/// The same for the origin log, whose rows are compacted.
+const COMPACT_EVERY: Duration = Duration::from_secs(30);
+/// Retention of the counts: a cell that gets spans does it by itself.
+const RETAIN_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Opens everything.
+pub(super) async fn open(
+    config: &CellConfig,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> anyhow::Result<Keepers> {
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("making {} (`data_dir`)", config.data_dir.display()))?;
+    let mut chores = Vec::new();
+    let log = open_log(config, clock, registry).await?;
+    let stores = open_stores(config, clock, registry, &mut chores).await?;
+    let origin = open_origin(config, clock, &mut chores).await?;
+    let letters = DeadLetterConfig::new(config.data_dir.join("dead-letters"));
+    let dead_letters = blocking(move || Ok(DeadLetters::open(letters)?)).await?;
+    Ok(Keepers { log, stores, origin, dead_letters: Arc::new(dead_letters), chores })
+}
+
+async fn blocking<T: Send + 'static>(
+    open: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(open).await?
+}
+
+/// Opens the span log.
+pub(super) async fn open_log(
+    config: &CellConfig,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> anyhow::Result<Arc<dyn SpanLog>> {
+    if config.stores.kafka.is_some() {
+        anyhow::bail!("`stores.log: kafka` is not served yet; use embedded");
+    }
+    let (settings, clock) = (log_config(config), Arc::clone(clock));
+    let log = blocking(move || Ok(EmbeddedLog::open(settings, clock)?)).await?;
+    log.metrics().register(registry);
+    Ok(log)
+}
+
+fn log_config(config: &CellConfig) -> EmbeddedConfig {
+    EmbeddedConfig {
+        segment_bytes: config.log.segment_bytes,
+        retention: config.log.retention,
+        retention_bytes: config.log.bytes_max,
+        when_full: match config.log.when_full {
+            raw::WhenFull::Refuse => WhenFull::Refuse,
+            raw::WhenFull::DropOldest => WhenFull::DropOldest,
+        },
+        ..EmbeddedConfig::at(config.data_dir.join("log"))
+    }
+}
+
+async fn open_stores(
+    config: &CellConfig,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+    chores: &mut Vec<Chore>,
+) -> anyhow::Result<Stores> {
+    if config.stores.cassandra.is_some() {
+        anyhow::bail!("`stores.traces: cassandra` is not served yet; use embedded");
+    }
+    if config.stores.elasticsearch.is_some() {
+        anyhow::bail!("`stores.search: elasticsearch` is not served yet; use embedded");
+    }
+    let metrics = open_metrics(config, clock, chores).await?;
+    let store = open_embedded(config, clock, registry, chores).await?;
+    Ok(Stores {
+        writer: Arc::clone(&store) as _,
+        traces: Arc::clone(&store) as _,
+        indexer: Arc::clone(&store) as _,
+        search: Arc::clone(&store) as _,
+        catalog: store,
+        metrics,
+    })
+}
+
+async fn open_embedded(
+    config: &CellConfig,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+    chores: &mut Vec<Chore>,
+) -> anyhow::Result<Arc<EmbeddedStore>> {
+    let settings = EmbeddedStoreConfig {
+        retention: config.retention,
+        bytes_max: config.retention_bytes,
+        cache_bytes: config.querier.cache_bytes,
+        ..EmbeddedStoreConfig::at(config.data_dir.join("store"))
+    };
+    let clock = Arc::clone(clock);
+    let store = blocking(move || Ok(EmbeddedStore::open(settings, clock)?)).await?;
+    store.metrics().register(registry);
+    let kept = Arc::clone(&store);
+    chores.push(chore("merging or retention of the store", MERGE_EVERY, move || {
+        let store = Arc::clone(&kept);
+        async move { Ok(store.maintain().await?) }
+    }));
+    Ok(store)
+}
+
+async fn open_metrics(
+    config: &CellConfig,
+    clock: &Arc<dyn Clock>,
+    chores: &mut Vec<Chore>,
+) -> anyhow::Result<Arc<dyn MetricsStore>> {
+    if config.stores.clickhouse.is_some() {
+        anyhow::bail!("`stores.metrics: clickhouse` is not served yet; use embedded");
+    }
+    let settings = EmbeddedMetricsConfig {
+        retention: config.retention,
+        ..EmbeddedMetricsConfig::new(config.data_dir.join("metrics"))
+    };
+    let clock = Arc::clone(clock);
+    let store = Arc::new(blocking(move || Ok(EmbeddedMetricsStore::open(settings, clock)?)).await?);
+    let kept = Arc::clone(&store);
+    chores.push(chore("retention of the counts", RETAIN_EVERY, move || {
+        let store = Arc::clone(&kept);
+        async move { Ok(store.retain().await?) }
+    }));
+    Ok(store)
+}
+
+async fn open_origin(
+    config: &CellConfig,
+    clock: &Arc<dyn Clock>,
+    chores: &mut Vec<Chore>,
+) -> anyhow::Result<Arc<OriginLog>> {
+    let place: PathBuf = config.data_dir.join("origin");
+    let settings = OriginLogConfig {
+        retention: config.retention,
+        ..OriginLogConfig::new(place, config.region.clone())
+    };
+    let clock = Arc::clone(clock);
+    let open = move || Ok(OriginLog::open(settings, clock, Entropy::from_system())?);
+    let origin = Arc::new(blocking(open).await?);
+    let kept = Arc::clone(&origin);
+    chores.push(chore("compaction of the origin log", COMPACT_EVERY, move || {
+        let origin = Arc::clone(&kept);
+        async move { Ok(origin.maintain().await?) }
+    }));
+    Ok(origin)
+}
+
+fn chore<F>(
+    what: &'static str,
+    every: Duration,
+    run: impl Fn() -> F + Send + Sync + 'static,
+) -> Chore
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    Chore { what, every, run: Box::new(move || Box::pin(run())) }
+}
