@@ -6,6 +6,7 @@
 
 mod check;
 mod display;
+mod engines;
 mod federation;
 mod plan;
 mod sent;
@@ -29,6 +30,7 @@ use crate::cli::failure::{Failure, Outcome};
 use crate::cli::gateway_client::GatewayClient;
 use crate::cli::output::Output;
 use display::Display;
+use engines::DemoEngines;
 use federation::Federation;
 use plan::DemoPlan;
 use traffic::Traffic;
@@ -69,6 +71,8 @@ pub(crate) struct DemoArguments {
     /// The first port; by default the usual ones (4317, 4318, 16686, …).
     #[arg(long, value_name = "PORT")]
     base_port: Option<u16>,
+    #[command(flatten)]
+    engines: DemoEngines,
     /// Chooses what the shop's customers do.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -95,9 +99,11 @@ pub(crate) async fn run(arguments: DemoArguments, output: &mut Output) -> Result
     service_kit::telemetry::check_level(&telemetry.level).map_err(Failure::Usage)?;
     service_kit::telemetry::init(&telemetry).map_err(anyhow::Error::from)?;
     let mut signals = Signals::install()?;
-    let data_dir = arguments.data_dir.clone().unwrap_or_else(|| default_data_dir("demo"));
+    let usual = || default_data_dir(arguments.engines.directory());
+    let data_dir = arguments.data_dir.clone().unwrap_or_else(usual);
+    let (regions, base) = (&arguments.regions, arguments.base_port);
     let plan =
-        DemoPlan::new(&arguments.regions, data_dir, arguments.base_port).map_err(Failure::Usage)?;
+        DemoPlan::new(regions, data_dir, base, &arguments.engines).map_err(Failure::Usage)?;
     let mut running = tokio::select! {
         started = Demo::start(&arguments, plan) => started?,
         () = signals.next() => return Ok(Outcome::Interrupted),

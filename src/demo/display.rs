@@ -150,6 +150,7 @@ mod tests {
     use service_kit::ManualClock;
     use trace_model::UnixNanos;
 
+    use super::super::engines::tests::engines;
     use super::*;
     use crate::seam::RoleSnapshot;
 
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn a_region_shows_its_rate_since_the_last_time_and_its_lags() {
         let clock = Arc::new(ManualClock::at(UnixNanos(1)));
-        let plan = DemoPlan::new(&[region("eu-west-1")], "/d".into(), None).unwrap();
+        let plan = DemoPlan::new(&[region("eu-west-1")], "/d".into(), None, &engines(&[])).unwrap();
         let mut display = Display::new(&plan, clock.clone());
         let snapshot = |spans| RegionSnapshot {
             region: region("eu-west-1"),

@@ -220,6 +220,7 @@ async fn start_role(text: &str) -> anyhow::Result<RunningRole> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::engines::tests::engines;
     use super::*;
 
     #[tokio::test]
@@ -228,7 +229,8 @@ mod tests {
         let port = held.local_addr().unwrap().port();
         let regions = [Region::new("eu-west-1").unwrap()];
         let directory = tempfile::tempdir().unwrap();
-        let plan = DemoPlan::new(&regions, directory.path().into(), Some(port)).unwrap();
+        let plan =
+            DemoPlan::new(&regions, directory.path().into(), Some(port), &engines(&[])).unwrap();
         let error = Federation::start(plan, WanMode::Off).await.unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains(&format!("port {port} on 127.0.0.1 is taken")), "{text}");

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use trace_model::Region;
 
+use super::engines::DemoEngines;
+
 /// Most regions: more would run into each other's ports.
 const REGIONS_MAX: usize = 8;
 /// Ports of a region below `--base-port`.
@@ -30,6 +32,8 @@ pub(crate) struct RegionPlan {
     pub(crate) ports: Ports,
     /// Its directory.
     pub(crate) directory: PathBuf,
+    /// What its cell's configuration says of engines.
+    pub(crate) engines: String,
 }
 
 /// The ports of a region.
@@ -99,6 +103,7 @@ impl DemoPlan {
         regions: &[Region],
         data_dir: PathBuf,
         base_port: Option<u16>,
+        engines: &DemoEngines,
     ) -> Result<Self, String> {
         if regions.is_empty() || regions.len() > REGIONS_MAX {
             return Err(format!("--regions: from one to {REGIONS_MAX} regions"));
@@ -112,7 +117,8 @@ impl DemoPlan {
                 "--base-port: the regions' ports do not fit below 65536".to_owned()
             })?;
             let directory = data_dir.join(region.as_str());
-            plans.push(RegionPlan { region: region.clone(), ports, directory });
+            let engines = engines.yaml(region);
+            plans.push(RegionPlan { region: region.clone(), ports, directory, engines });
         }
         Ok(Self { regions: plans, data_dir })
     }
@@ -133,13 +139,13 @@ impl DemoPlan {
 impl RegionPlan {
     /// The configuration of the region's cell.
     pub(crate) fn cell_yaml(&self) -> String {
-        let Self { region, ports, directory } = self;
+        let Self { region, ports, directory, engines } = self;
         let [admin, ..] = ports.admin;
         format!(
             "# The cell of {region} in `farspan demo`. `farspan config print` shows the defaults.\n\
              kind: cell\nregion: {region}\ndata_dir: {}\nlisten:\n  otlp_grpc: {}\n  otlp_http: \
              {}\n  zipkin: {}\n  internal: {}\n  admin: {}\nreplicator: http://{}\n\
-             drain_timeout: 5s\n",
+             drain_timeout: 5s\n{engines}",
             quoted(&directory.join("cell")),
             local(ports.otlp_grpc),
             local(ports.otlp_http),
@@ -152,7 +158,7 @@ impl RegionPlan {
 
     /// The configuration of the region's replicator.
     pub(crate) fn replicator_yaml(&self, peers: &[Peer]) -> String {
-        let Self { region, ports, directory } = self;
+        let Self { region, ports, directory, .. } = self;
         let [_, admin, _] = ports.admin;
         let peers = list(peers.iter().map(|peer| (&peer.region, peer.replicator)));
         format!(
@@ -189,15 +195,16 @@ fn list<R: std::fmt::Display>(addresses: impl Iterator<Item = (R, SocketAddr)>) 
     if lines.is_empty() { " []".to_owned() } else { lines }
 }
 
-/// A path as a YAML text in double quotes (JSON's escapes are YAML's).
+/// A path as a YAML text.
 fn quoted(path: &Path) -> String {
-    serde_json::Value::String(path.display().to_string()).to_string()
+    super::engines::quoted(&path.display().to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use service_kit::config::parse;
+    use service_kit::config::{Config, parse};
 
+    use super::super::engines::tests::engines;
     use super::*;
 
     fn regions(names: &[&str]) -> Vec<Region> {
@@ -206,7 +213,7 @@ mod tests {
 
     fn plan(base: Option<u16>) -> DemoPlan {
         let names = regions(&["eu-west-1", "us-east-1", "ap-southeast-1"]);
-        DemoPlan::new(&names, "/tmp/a \"b\"".into(), base).unwrap()
+        DemoPlan::new(&names, "/tmp/a \"b\"".into(), base, &engines(&[])).unwrap()
     }
 
     #[test]
@@ -224,7 +231,7 @@ mod tests {
         let names: Vec<String> = (0..REGIONS_MAX).map(|index| format!("r{index}")).collect();
         let names = regions(&names.iter().map(String::as_str).collect::<Vec<_>>());
         for base in [None, Some(20_000)] {
-            let plan = DemoPlan::new(&names, "/d".into(), base).unwrap();
+            let plan = DemoPlan::new(&names, "/d".into(), base, &engines(&[])).unwrap();
             let mut seen = std::collections::BTreeSet::new();
             for port in plan.regions.iter().flat_map(|plan| plan.ports.all()) {
                 assert!(seen.insert(port), "{port} twice with base {base:?}");
@@ -252,10 +259,43 @@ mod tests {
     }
 
     #[test]
+    fn on_engines_each_region_has_a_keyspace_topics_indices_and_a_database_of_its_own() {
+        let names = regions(&["eu-west-1", "us-east-1"]);
+        for (profile, has_kafka) in [("startup", false), ("growth", true)] {
+            let engines = engines(&["--profile", profile]);
+            let plan = DemoPlan::new(&names, "/d".into(), None, &engines).unwrap();
+            let stores = plan.regions.iter().map(|region| {
+                let yaml = region.cell_yaml();
+                let parsed = parse("demo", &yaml).unwrap_or_else(|faults| panic!("{faults}"));
+                let Config::Cell(config) = parsed.config else { panic!("not a cell") };
+                assert!((config.head.rate - 1.0).abs() < f64::EPSILON);
+                config.stores
+            });
+            let stores: Vec<_> = stores.collect();
+            let [one, other] = stores.as_slice() else { panic!("two regions") };
+            assert_ne!(
+                one.cassandra.as_ref().unwrap().keyspace,
+                other.cassandra.as_ref().unwrap().keyspace
+            );
+            let prefix = |stores: &service_kit::config::engines::StoresConfig| {
+                stores.elasticsearch.as_ref().unwrap().prefix.clone()
+            };
+            assert_ne!(prefix(one), prefix(other));
+            assert_eq!(one.kafka.is_some(), has_kafka);
+            let topics = |kafka: &service_kit::config::engines::KafkaConfig| kafka.prefix.clone();
+            let differ = one.kafka.as_ref().map(topics) != other.kafka.as_ref().map(topics);
+            assert_eq!(differ, has_kafka);
+            assert_eq!(one.clickhouse != other.clickhouse, has_kafka);
+        }
+    }
+
+    #[test]
     fn regions_that_cannot_be_placed_are_refused() {
         for names in [&[][..], &["a", "a"], &["a", "b", "c", "d", "e", "f", "g", "h", "i"]] {
-            assert!(DemoPlan::new(&regions(names), "/d".into(), None).is_err(), "{names:?}");
+            let plan = DemoPlan::new(&regions(names), "/d".into(), None, &engines(&[]));
+            assert!(plan.is_err(), "{names:?}");
         }
-        assert!(DemoPlan::new(&regions(&["a", "b"]), "/d".into(), Some(65_530)).is_err());
+        let plan = DemoPlan::new(&regions(&["a", "b"]), "/d".into(), Some(65_530), &engines(&[]));
+        assert!(plan.is_err());
     }
 }
