@@ -14,6 +14,7 @@
 
 mod build;
 mod decode;
+mod erase;
 
 use std::sync::Arc;
 
@@ -53,8 +54,16 @@ pub struct TraceSlice {
     pub threshold: Threshold,
     /// Place of its first span in [`SpanBatch::spans`].
     pub first_span: u32,
-    /// How many spans follow.
+    /// How many spans follow; none where they were erased.
     pub span_count: u32,
+}
+
+impl TraceSlice {
+    /// Whether its spans were erased: only the place is left, under an id that names nothing.
+    #[must_use]
+    pub const fn is_erased(&self) -> bool {
+        self.span_count == 0
+    }
 }
 
 /// One span within a batch, with the header fields that consumers need.

@@ -125,7 +125,7 @@ impl MetadataPublisher {
             self.metrics.batches_repeated.inc();
         }
         for (offset, trace) in (batch.range.first..).zip(batch.batch.traces()) {
-            if offset >= from && !is_repeat {
+            if offset >= from && !is_repeat && !trace.is_erased() {
                 let key = TraceKey { tenant, trace_id: trace.trace_id };
                 self.fold_trace(batch, offset, trace, key, resumed.get(&trace.trace_id));
             }
@@ -150,7 +150,7 @@ impl MetadataPublisher {
         let numbered = (batch.range.first..).zip(batch.batch.traces());
         let closed = numbered.filter(|(offset, trace)| {
             let key = TraceKey { tenant, trace_id: trace.trace_id };
-            *offset >= from && !self.open.contains_key(&key)
+            *offset >= from && !trace.is_erased() && !self.open.contains_key(&key)
         });
         let keys: Vec<RowKey> = closed.map(|(_, trace)| row_key(trace)).collect();
         if keys.is_empty() {

@@ -126,7 +126,7 @@ impl MetricsAggregator {
         let is_repeated = !shard.digests.is_new(request);
         let mut fresh = Vec::with_capacity(batch.traces().len());
         for (offset, trace) in (logged.range.first..).zip(batch.traces()) {
-            if offset < shard.next {
+            if offset < shard.next || trace.is_erased() {
                 continue;
             }
             let seen_as = fingerprint(trace.trace_id);

@@ -48,21 +48,16 @@ pub(crate) async fn find_trace(
     Ok(CellTrace { spans, covered, is_damaged, expired_until: stored.expired_until })
 }
 
-/// The cover of both together, in the incarnation of the log that the tail reads.
+/// The cover of both together. What the store covered of the log's earlier incarnations stays
+/// beside it: the tail has nothing of those.
 fn join_covers(tail: &TailRead, store: &Coverage) -> Coverage {
     let incarnation = tail.covered.incarnation;
-    // Cover of another incarnation says nothing about this one's offsets.
-    let offset_in = |cover: &Coverage, partition: &u32| {
-        let next = cover.next.get(partition).copied().unwrap_or(0);
-        if cover.incarnation == incarnation { next } else { 0 }
-    };
-    let mut covered = Coverage::none(incarnation);
-    if store.incarnation == incarnation {
-        covered.join(store);
-    }
+    let mut covered = store.clone();
+    covered.join(&Coverage::none(incarnation));
     for (partition, end) in &tail.covered.next {
-        if offset_in(store, partition) >= offset_in(&tail.from, partition) {
-            covered.extend(*partition, *end);
+        // Cover of another incarnation says nothing about this one's offsets.
+        if store.next_in(incarnation, *partition) >= tail.from.next_in(incarnation, *partition) {
+            covered.extend_in(incarnation, *partition, *end);
         }
     }
     covered
@@ -73,7 +68,7 @@ mod tests {
     use super::*;
 
     fn cover(incarnation: u64, next: &[(u32, u64)]) -> Coverage {
-        Coverage { incarnation, next: next.iter().copied().collect() }
+        Coverage { next: next.iter().copied().collect(), ..Coverage::none(incarnation) }
     }
 
     fn tail(from: &[(u32, u64)], covered: &[(u32, u64)]) -> TailRead {
@@ -102,9 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn a_store_of_another_incarnation_covers_nothing_of_this_log() {
+    fn a_store_of_an_older_incarnation_covers_that_one_and_nothing_of_this_log() {
         let old = cover(4, &[(0, 1_000)]);
-        assert_eq!(join_covers(&tail(&[(0, 10)], &[(0, 30)]), &old), cover(5, &[]));
-        assert_eq!(join_covers(&tail(&[(0, 0)], &[(0, 30)]), &old), cover(5, &[(0, 30)]));
+        let both = |next: &[(u32, u64)]| {
+            let mut both = cover(5, next);
+            both.join(&old);
+            both
+        };
+        assert_eq!(join_covers(&tail(&[(0, 10)], &[(0, 30)]), &old), both(&[]));
+        assert_eq!(join_covers(&tail(&[(0, 0)], &[(0, 30)]), &old), both(&[(0, 30)]));
     }
 }

@@ -15,6 +15,6 @@ pub use embedded::{EmbeddedConfig, EmbeddedLog, OpenError, WhenFull};
 pub use memory::{MemoryConfig, MemoryLog};
 pub use metrics::LogMetrics;
 pub use port::{
-    Appended, Capabilities, CommitError, DamagedRange, GroupId, LogEnd, LogError, LogIdentity,
-    SpanLog, TailAnswer,
+    Appended, Capabilities, CommitError, DamagedRange, ErasedRecords, ForgetLost, GroupId, LogEnd,
+    LogEraser, LogError, LogIdentity, Lost, LostCause, LostRun, Seen, SpanLog, TailAnswer,
 };

@@ -65,9 +65,87 @@ pub struct TailAnswer {
     pub spans: Vec<StoredSpan>,
     /// The tail's cover: from storage-writer's commit up to these offsets nothing is left out.
     pub covered: Coverage,
-    /// A record that may belong to the trace could not be read, also where storage-writer has
-    /// since committed past it: no store has it.
+    /// A record of the tail that may belong to the trace could not be read. What is lost for good
+    /// is told by [`SpanLog::lost`].
     pub is_damaged: bool,
+}
+
+/// Why records of the log will not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LostCause {
+    /// Their bytes are damaged.
+    Damaged,
+    /// They were dropped unread, because the log was full.
+    Dropped,
+    /// The log was found to end before what had been read of it.
+    WentBack,
+    /// Their log is gone, and this one was made in its place.
+    Recreated,
+}
+
+impl LostCause {
+    /// The cause in a word, as it is shown and kept.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Damaged => "damaged",
+            Self::Dropped => "dropped",
+            Self::WentBack => "went-back",
+            Self::Recreated => "recreated",
+        }
+    }
+}
+
+/// Records that were acknowledged, that no store has and that will not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostRun {
+    /// The incarnation of the log that had them.
+    pub incarnation: u64,
+    /// Which records; `next` is [`u64::MAX`] where nobody knows how many there were.
+    pub range: LogRange,
+    /// Append times between which they lie.
+    pub append_times: (UnixNanos, UnixNanos),
+    /// What happened.
+    pub cause: LostCause,
+}
+
+/// What the log knows to be lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Runs of records, each as small as is known.
+    pub runs: Vec<LostRun>,
+    /// Runs appended at or before this time were forgotten, because no store would have kept their
+    /// records until now: as if they had been stored and had expired.
+    pub expired_until: Option<UnixNanos>,
+}
+
+/// Which lost runs to forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForgetLost {
+    /// Those whose last record was appended before: stores keep nothing as old.
+    Before(UnixNanos),
+    /// Those that begin with this record: a person has seen to them.
+    Run {
+        /// The incarnation.
+        incarnation: u64,
+        /// The partition.
+        partition: u32,
+        /// Offset of the first record.
+        first: u64,
+    },
+}
+
+/// What its readers have seen of a log. An adapter is opened with it, and never gives an offset of
+/// an incarnation a second time: a log that ends before what was seen goes on behind it, or under a
+/// new incarnation, and a log that is made anew gets an incarnation above all that were seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How far anybody has handled or published records.
+    pub covered: Coverage,
+    /// How far the store holds them: these are not lost with the log.
+    pub stored: Coverage,
+    /// No record was published that was appended later: append times go on from here.
+    pub append_time: UnixNanos,
 }
 
 /// A run of records that was set aside because its bytes are damaged.
@@ -209,11 +287,50 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// "Not found" is an empty list.
     async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError>;
 
-    /// Runs set aside as damaged since the log was opened.
+    /// Runs set aside as damaged since the log was opened, whether or not a store has them.
     fn damaged(&self) -> Vec<DamagedRange>;
+
+    /// Records that no store has and that will not come, over restarts, until they are forgotten. A
+    /// trace may have had spans in them.
+    fn lost(&self) -> Lost {
+        Lost::default()
+    }
+
+    /// Forgets lost runs; durable when it returns. Gives how many.
+    async fn forget_lost(&self, _which: ForgetLost) -> Result<usize, LogError> {
+        Ok(0)
+    }
+
+    /// Whether the log's own tasks are at work; else which is not, and why. A log that is not well
+    /// refuses appends, retryably.
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Flushes, commits and closes: later calls fail with [`LogError::Closed`].
     async fn close(&self) -> Result<(), LogError>;
+}
+
+/// What an erasure did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErasedRecords {
+    /// Files that were rewritten.
+    pub files: u64,
+    /// Spans that are gone.
+    pub spans: u64,
+}
+
+/// Removes one trace from the log.
+///
+/// After `Ok` no read and no tail gives a span of it that was appended before the call, also after a
+/// restart, and its bytes are in no file of the log. Offsets stay: in place of its records there are
+/// ones without spans ([`proto::TraceSlice::is_erased`]). Repeating it is harmless. Records of it
+/// that are appended later are the store's to refuse.
+#[async_trait]
+pub trait LogEraser: Send + Sync + fmt::Debug {
+    /// Erases a trace. Damaged records may hold it: they are an error, and everything else is
+    /// erased all the same.
+    async fn erase(&self, tenant: &TenantId, trace_id: TraceId) -> Result<ErasedRecords, LogError>;
 }
 
 /// The group whose commits bound the live tail.

@@ -58,7 +58,7 @@ impl State {
 pub(crate) fn covers_more(held: &Coverage, new: &Coverage) -> bool {
     let mut joined = held.clone();
     joined.join(new);
-    joined != *held
+    new.incarnation >= held.incarnation && joined != *held
 }
 
 /// Width of a series' minute, in nanoseconds.

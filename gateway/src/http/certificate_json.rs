@@ -85,11 +85,21 @@ fn covered(coverage: Option<&Coverage>, promised: &[PromiseJson]) -> Vec<Promise
     let Some(coverage) = coverage else { return Vec::new() };
     let is_promised =
         |partition: &u32| promised.iter().any(|promise| promise.partition == *partition);
-    let next = coverage.next.iter().filter(|(partition, _)| is_promised(partition));
-    next.map(|(partition, offset)| PromiseJson {
-        incarnation: coverage.incarnation.to_string(),
-        partition: *partition,
-        offset: offset.to_string(),
-    })
-    .collect()
+    let now = coverage.next.iter().filter(|(partition, _)| is_promised(partition));
+    let now = now.map(|(partition, offset)| (coverage.incarnation, *partition, *offset));
+    let earlier = coverage.earlier.iter().flat_map(|(incarnation, next)| {
+        next.iter().map(|(partition, offset)| (*incarnation, *partition, *offset))
+    });
+    let is_of_one = |(incarnation, partition, _): &(u64, u32, u64)| {
+        let incarnation = incarnation.to_string();
+        let mut promised = promised.iter();
+        promised.any(|one| one.incarnation == incarnation && one.partition == *partition)
+    };
+    now.chain(earlier.filter(is_of_one))
+        .map(|(incarnation, partition, offset)| PromiseJson {
+            incarnation: incarnation.to_string(),
+            partition,
+            offset: offset.to_string(),
+        })
+        .collect()
 }

@@ -3,6 +3,7 @@
 //! Must never take part in a process's own work: nothing here is waited for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -19,6 +20,17 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     checks: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
+    probes: Arc<Mutex<BTreeMap<&'static str, Probe>>>,
+}
+
+/// Looks whether a condition holds, or says why not. Cheap: it runs with every question.
+#[derive(Clone)]
+struct Probe(Arc<dyn Fn() -> Result<(), String> + Send + Sync>);
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Probe")
+    }
 }
 
 /// One named condition.
@@ -37,20 +49,34 @@ impl Readiness {
         check
     }
 
+    /// Adds a condition that is looked at whenever somebody asks. It must answer at once.
+    pub fn probe(
+        &self,
+        name: &'static str,
+        probe: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.insert(name, Probe(Arc::new(probe)));
+    }
+
     /// Whether all conditions hold.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.lock().values().all(Result::is_ok)
+        self.state().values().all(Result::is_ok)
     }
 
     /// One line a condition: `name: ok`, or `name: why not`.
     #[must_use]
     pub fn report(&self) -> String {
-        let line = |(name, state): (&&str, &Result<(), String>)| match state {
-            Ok(()) => format!("{name}: ok\n"),
-            Err(reason) => format!("{name}: {reason}\n"),
-        };
-        self.lock().iter().map(line).collect()
+        report(&self.state())
+    }
+
+    /// Every condition as it is now.
+    fn state(&self) -> BTreeMap<&'static str, Result<(), String>> {
+        let mut state = self.lock().clone();
+        let probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        state.extend(probes.into_iter().map(|(name, probe)| (name, (probe.0)())));
+        state
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Result<(), String>>> {
@@ -86,9 +112,18 @@ pub fn router(readiness: Readiness, registry: Arc<Registry>) -> Router {
 }
 
 async fn ready(State(state): State<AdminState>) -> (StatusCode, String) {
-    let is_ready = state.readiness.is_ready();
+    let state = state.readiness.state();
+    let is_ready = state.values().all(Result::is_ok);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, state.readiness.report())
+    (status, report(&state))
+}
+
+fn report(state: &BTreeMap<&'static str, Result<(), String>>) -> String {
+    let line = |(name, state): (&&str, &Result<(), String>)| match state {
+        Ok(()) => format!("{name}: ok\n"),
+        Err(reason) => format!("{name}: {reason}\n"),
+    };
+    state.iter().map(line).collect()
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {

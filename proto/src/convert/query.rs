@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use trace_model::ids::InvalidId;
 use trace_model::names::InvalidName;
+use trace_model::position::EARLIER_MAX;
 use trace_model::query::{InvalidQuery, SearchStats};
 use trace_model::{
     Coverage, Region, RegionOutcome, SearchQuery, TenantId, TimeRange, TraceId, TraceMatch,
@@ -42,29 +43,51 @@ pub enum InvalidMessage {
 
 impl From<&Coverage> for v1::Coverage {
     fn from(coverage: &Coverage) -> Self {
-        let next = coverage.next.iter();
-        Self {
-            incarnation: coverage.incarnation,
+        let of = |incarnation: u64, next: &BTreeMap<u32, u64>| Self {
+            incarnation,
             next: next
+                .iter()
                 .map(|(partition, offset)| v1::PartitionOffset {
                     partition: *partition,
                     offset: *offset,
                 })
                 .collect(),
+            earlier: Vec::new(),
+        };
+        let earlier = coverage.earlier.iter();
+        Self {
+            earlier: earlier.map(|(incarnation, next)| of(*incarnation, next)).collect(),
+            ..of(coverage.incarnation, &coverage.next)
         }
     }
 }
 
-/// A partition that is named twice is covered as far as its least offset: no cover is made up.
+/// A partition that is named twice is covered as far as its least offset: no cover is made up. Of an
+/// incarnation that is named twice the last counts, and none counts that is not earlier.
 impl From<v1::Coverage> for Coverage {
     fn from(message: v1::Coverage) -> Self {
-        let mut next: BTreeMap<u32, u64> = BTreeMap::new();
-        for place in message.next {
-            let slot = next.entry(place.partition).or_insert(place.offset);
-            *slot = place.offset.min(*slot);
+        let incarnation = message.incarnation;
+        let mut coverage = Self { next: least_offsets(message.next), ..Self::none(incarnation) };
+        for earlier in message.earlier {
+            if earlier.incarnation >= incarnation {
+                continue;
+            }
+            coverage.earlier.insert(earlier.incarnation, least_offsets(earlier.next));
+            while coverage.earlier.len() > EARLIER_MAX {
+                coverage.earlier.pop_first();
+            }
         }
-        Self { incarnation: message.incarnation, next }
+        coverage
     }
+}
+
+fn least_offsets(places: Vec<v1::PartitionOffset>) -> BTreeMap<u32, u64> {
+    let mut next: BTreeMap<u32, u64> = BTreeMap::new();
+    for place in places {
+        let slot = next.entry(place.partition).or_insert(place.offset);
+        *slot = place.offset.min(*slot);
+    }
+    next
 }
 
 impl From<TimeRange> for v1::TimeRange {
@@ -196,9 +219,24 @@ mod tests {
     #[test]
     fn a_partition_named_twice_is_covered_to_its_least_offset() {
         let place = |offset| v1::PartitionOffset { partition: 3, offset };
-        let message = v1::Coverage { incarnation: 7, next: vec![place(9), place(4)] };
+        let next = vec![place(9), place(4)];
+        let message = v1::Coverage { incarnation: 7, next, earlier: Vec::new() };
         let coverage = Coverage::from(message);
         assert_eq!(coverage.next.get(&3), Some(&4));
+        assert_eq!(Coverage::from(v1::Coverage::from(&coverage)), coverage);
+    }
+
+    #[test]
+    fn the_newest_covers_of_earlier_incarnations_travel_and_no_later_ones() {
+        let cover = |incarnation, earlier| v1::Coverage {
+            incarnation,
+            next: vec![v1::PartitionOffset { partition: 0, offset: incarnation }],
+            earlier,
+        };
+        let earlier = (1..=11).rev().map(|incarnation| cover(incarnation, Vec::new())).collect();
+        let coverage = Coverage::from(cover(10, earlier));
+        assert_eq!(coverage.earlier.keys().copied().collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!((coverage.next_in(9, 0), coverage.next_in(10, 0)), (9, 10));
         assert_eq!(Coverage::from(v1::Coverage::from(&coverage)), coverage);
     }
 

@@ -95,6 +95,13 @@ impl<'a> SpanBatchBuilder<'a> {
         self.add(trace_id, threshold, PendingSpan { trace: 0, scope, bytes: span, header });
     }
 
+    /// Adds a record without spans: its place is kept, its trace was erased.
+    pub(super) fn add_erased(&mut self, trace_id: TraceId, threshold: Threshold) {
+        let place = place_of_last(self.traces.len() + 1);
+        self.by_id.insert(trace_id, place);
+        self.traces.push(PendingTrace { trace_id, threshold, span_count: 0 });
+    }
+
     fn add(&mut self, trace_id: TraceId, threshold: Threshold, span: PendingSpan<'a>) {
         let next = place_of_last(self.traces.len() + 1);
         let trace = *self.by_id.entry(trace_id).or_insert(next);

@@ -92,3 +92,81 @@ fn a_newer_version_is_refused_by_name() {
     let error = SpanBatch::decode(Bytes::from_static(&[9])).unwrap_err();
     assert_eq!(error, InvalidBatch::Version(9));
 }
+
+/// Two services: one that only trace 2 uses, and one that all use.
+fn shared_batch() -> SpanBatch {
+    let spans: Vec<_> = [(1, 1, 0), (2, 2, 1), (3, 3, 0), (2, 4, 2), (3, 5, 2)]
+        .map(|(trace, id, scope)| (trace, scope, span(trace, id, &format!("span-{id}"))))
+        .into();
+    let mut builder = SpanBatchBuilder::new();
+    let shared = builder.add_resource(b"\x12\x06shared".to_vec());
+    let scope = builder.add_scope(shared, b"\x12\x03one".to_vec());
+    let own = builder.add_resource(b"\x12\x06canary".to_vec());
+    builder.add_scope(own, b"\x12\x06secret".to_vec());
+    builder.add_scope(shared, b"\x12\x03two".to_vec());
+    assert_eq!(scope, 0);
+    for (trace, scope, bytes) in &spans {
+        let trace_id = TraceId::from_bytes([*trace; 16]).unwrap();
+        builder.add_span(trace_id, Threshold::KEEP_ALL, *scope, bytes);
+    }
+    builder.finish(source()).unwrap()
+}
+
+fn holds(batch: &SpanBatch, bytes: &[u8]) -> bool {
+    batch.encoded().windows(bytes.len()).any(|window| window == bytes)
+}
+
+#[test]
+fn an_erased_trace_leaves_its_place_and_none_of_its_bytes() {
+    let whole = shared_batch();
+    let second = TraceId::from_bytes([2; 16]).unwrap();
+    for secret in [b"canary".as_slice(), b"secret", b"span-2", b"span-4", &[2; 16]] {
+        assert!(holds(&whole, secret), "the test would prove nothing");
+    }
+    let erased = whole.without_trace(second).unwrap().unwrap();
+    for secret in [b"canary".as_slice(), b"secret", b"span-2", b"span-4", &[2; 16]] {
+        assert!(!holds(&erased, secret), "{}", String::from_utf8_lossy(secret));
+    }
+    let read = SpanBatch::decode(erased.encoded().clone()).unwrap();
+    assert_eq!((read.traces().len(), read.contexts().len()), (3, 2));
+    assert!(read.traces()[1].is_erased() && !read.traces()[2].is_erased());
+    let envelope = Arc::new(whole.envelope());
+    for place in [0, 2] {
+        let spans = |batch: &SpanBatch| -> Vec<_> {
+            let spans = batch.spans_of(&batch.traces()[place]).iter();
+            spans.map(|span| batch.stored_span(span, &envelope).unwrap()).collect()
+        };
+        assert_eq!(spans(&read), spans(&whole), "record {place} is as it was");
+        assert_eq!(read.traces()[place].trace_id, whole.traces()[place].trace_id);
+    }
+    assert!(read.without_trace(second).unwrap().is_none());
+}
+
+#[test]
+fn several_traces_can_be_erased_from_one_batch_whatever_ids_senders_choose() {
+    // The ids that stand in erased places, as a sender may have chosen them too.
+    let like_erased = |tail: u64| {
+        let mut bytes = [0xff; 16];
+        bytes[8..].copy_from_slice(&tail.to_be_bytes());
+        TraceId::from_bytes(bytes).unwrap()
+    };
+    let ids: Vec<TraceId> = (0..6).map(like_erased).collect();
+    let spans: Vec<_> = (1..=6).map(|id| span(9, id, "op")).collect();
+    let mut builder = SpanBatchBuilder::new();
+    let resource = builder.add_resource(vec![]);
+    let scope = builder.add_scope(resource, vec![]);
+    for (trace_id, bytes) in ids.iter().zip(&spans) {
+        builder.add_span(*trace_id, Threshold::KEEP_ALL, scope, bytes);
+    }
+    let mut batch = builder.finish(source()).unwrap();
+    for (turn, trace_id) in ids.iter().enumerate() {
+        batch = batch.without_trace(*trace_id).unwrap().unwrap();
+        batch = SpanBatch::decode(batch.encoded().clone()).unwrap();
+        let places: std::collections::BTreeSet<_> =
+            batch.traces().iter().map(|trace| trace.trace_id).collect();
+        assert_eq!((batch.traces().len(), places.len()), (6, 6));
+        let left = batch.traces().iter().filter(|trace| !trace.is_erased());
+        assert_eq!(left.map(|trace| trace.trace_id).collect::<Vec<_>>(), ids[turn + 1..]);
+    }
+    assert!(batch.spans().is_empty() && batch.contexts().is_empty());
+}

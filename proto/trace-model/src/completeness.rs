@@ -168,7 +168,7 @@ impl RegionReport {
     }
 
     /// Whether the region delivered to every promised position. A promise of an incarnation that
-    /// the region no longer has cannot be kept.
+    /// the region's log no longer has is kept by what its store covered of it.
     #[must_use]
     pub fn kept_promises(&self) -> bool {
         self.promised.iter().all(|promise| {
@@ -367,10 +367,20 @@ mod tests {
     }
 
     #[test]
-    fn an_older_incarnation_keeps_no_promise() {
+    fn a_promise_of_an_older_incarnation_is_kept_by_what_was_covered_of_it_alone() {
         let mut report = answered("eu", 10, 10);
-        report.covered = Some(Coverage { incarnation: 4, ..report.covered.unwrap_or_default() });
-        assert!(!report.is_whole());
+        let covered = report.covered.clone().unwrap_or_default();
+        report.covered = Some(Coverage { incarnation: 4, ..covered.clone() });
+        assert!(!report.is_whole(), "offsets of another incarnation");
+        let mut renewed = Coverage::none(4);
+        renewed.extend(0, 2);
+        renewed.join(&covered);
+        report.covered = Some(renewed);
+        assert!(report.is_whole());
+        for promise in &mut report.promised {
+            promise.version = 11;
+        }
+        assert!(!report.is_whole(), "the old log was lost before the store had all of it");
     }
 
     #[test]

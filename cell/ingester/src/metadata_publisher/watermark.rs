@@ -223,7 +223,7 @@ impl Progress {
         for (partition, offset) in pending {
             next.entry(*partition).and_modify(|next| *next = (*offset).min(*next));
         }
-        Coverage { incarnation: self.incarnation, next }
+        Coverage { next, ..Coverage::none(self.incarnation) }
     }
 }
 

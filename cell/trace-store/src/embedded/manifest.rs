@@ -50,6 +50,9 @@ pub(crate) struct Manifest {
     pub(crate) incarnation: u64,
     /// By partition.
     pub(crate) covered: BTreeMap<u32, u64>,
+    /// The same of earlier incarnations of the log: what they promised is judged by it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    earlier: BTreeMap<u64, BTreeMap<u32, u64>>,
     /// Ids, oldest first.
     pub(crate) segments: Vec<u64>,
     pub(crate) erased: Vec<Erased>,
@@ -61,12 +64,17 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     pub(crate) fn coverage(&self) -> Coverage {
-        Coverage { incarnation: self.incarnation, next: self.covered.clone() }
+        Coverage {
+            incarnation: self.incarnation,
+            next: self.covered.clone(),
+            earlier: self.earlier.clone(),
+        }
     }
 
     pub(crate) fn set_coverage(&mut self, coverage: &Coverage) {
         self.incarnation = coverage.incarnation;
         self.covered.clone_from(&coverage.next);
+        self.earlier.clone_from(&coverage.earlier);
     }
 
     /// Append time up to which retention has removed spans.

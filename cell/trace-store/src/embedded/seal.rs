@@ -44,7 +44,7 @@ pub(crate) fn write_batches(
     for (pending, (envelope, contexts)) in batches.iter().zip(&shared) {
         let batch = pending.logged.batch.as_ref();
         let tenant = &batch.source().tenant;
-        for slice in pending.traces() {
+        for slice in pending.traces().iter().filter(|slice| !slice.is_erased()) {
             if is_dropped(tenant, slice.trace_id) {
                 dropped += u64::from(slice.span_count);
                 continue;

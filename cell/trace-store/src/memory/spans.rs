@@ -53,7 +53,8 @@ impl State {
         for (slice, offset) in batch.traces().iter().zip(logged.range.first..) {
             let position = LogPosition { partition: logged.range.partition, offset };
             let key = (tenant.clone(), slice.trace_id);
-            if self.covered.covers(logged.incarnation, position) || self.erased.contains(&key) {
+            let is_known = self.covered.covers(logged.incarnation, position);
+            if slice.is_erased() || is_known || self.erased.contains(&key) {
                 continue;
             }
             let trace = self.traces.entry(key);

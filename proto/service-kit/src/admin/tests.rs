@@ -42,6 +42,23 @@ async fn a_process_is_ready_when_every_check_holds_and_names_those_that_do_not()
 }
 
 #[tokio::test]
+async fn a_probe_is_looked_at_with_every_question() {
+    let readiness = Readiness::default();
+    let is_well = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let seen = Arc::clone(&is_well);
+    readiness.probe("groups", move || match seen.load(std::sync::atomic::Ordering::SeqCst) {
+        true => Ok(()),
+        false => Err("storage-writer is down".to_owned()),
+    });
+    let address = serve(readiness.clone()).await;
+    assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200") && readiness.is_ready());
+    is_well.store(false, std::sync::atomic::Ordering::SeqCst);
+    let answer = ask(address, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("groups: storage-writer is down") && !readiness.is_ready());
+}
+
+#[tokio::test]
 async fn metrics_are_open_metrics_with_the_process_in_them() {
     let answer = ask(serve(Readiness::default()).await, "/metrics").await;
     assert!(answer.contains("application/openmetrics-text"), "{answer}");
