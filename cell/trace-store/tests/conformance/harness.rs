@@ -25,10 +25,13 @@ impl<T: SpanWriter + TraceReader + Eraser + SearchIndexer + TraceSearch + Servic
 {
 }
 
-/// How an adapter is opened; the directory is its own, and its name is no other test's.
+/// Opens a store; the directory is its own, and its name is no other test's.
+pub(crate) type Open = fn(PathBuf, Arc<dyn Clock>) -> BoxFuture<'static, Arc<dyn Store>>;
+
+/// How an adapter is opened.
 #[derive(Clone, Copy)]
 pub(crate) struct Adapter {
-    pub(crate) open: fn(PathBuf, Arc<dyn Clock>) -> BoxFuture<'static, Arc<dyn Store>>,
+    pub(crate) open: Open,
     /// What was sealed is there after it is opened again.
     pub(crate) is_durable: bool,
 }

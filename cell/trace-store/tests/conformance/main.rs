@@ -16,6 +16,7 @@ mod golden;
 mod harness;
 mod kills;
 mod metrics;
+mod questions;
 mod rare_values;
 mod suite;
 mod upkeep;
