@@ -5,6 +5,7 @@
 //! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
+pub mod disk;
 pub mod embedded;
 pub mod embedded_metrics;
 pub mod memory;

@@ -11,6 +11,7 @@ use trace_model::{Clock, Coverage, SearchQuery, TenantId, TimeRange, TraceId, Un
 use super::config::EmbeddedStoreConfig;
 use super::state::State;
 use super::{catalog, commit, erase, index_repair, maintain, open, read, search};
+use crate::disk::{Disk, LocalDisk};
 use crate::metrics::StoreMetrics;
 use crate::port::{
     Eraser, ErasureReceipt, Operation, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
@@ -34,7 +35,16 @@ impl EmbeddedStore {
         config: EmbeddedStoreConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        let state = Arc::new(open::open(config, Arc::clone(&clock))?);
+        Self::open_on(Arc::new(LocalDisk), config, clock)
+    }
+
+    /// Opens the store on a disk that may fail where the machine's would not.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        config: EmbeddedStoreConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let state = Arc::new(open::open(config, Arc::clone(&clock), disk)?);
         let (config, metrics) = (&state.config, &state.metrics);
         let reads = Questions::new(config.reads, Arc::clone(&clock), metrics.reads.clone());
         let searches = Questions::new(config.searches, clock, metrics.searches.clone());

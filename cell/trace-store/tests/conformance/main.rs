@@ -10,6 +10,7 @@
 )]
 
 mod differential;
+mod failing_disk;
 mod files;
 mod fixture;
 mod golden;

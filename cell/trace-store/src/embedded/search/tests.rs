@@ -19,6 +19,7 @@ use super::super::open::open;
 use super::super::state::State;
 use super::search;
 use crate::StoreError;
+use crate::disk::LocalDisk;
 
 const NOW: UnixNanos = UnixNanos(1_790_000_400_000_000_000);
 
@@ -70,7 +71,7 @@ fn batch(first: u64, traces: u64) -> LoggedBatch {
 /// Segments of ten blocks each; the last batch is not sealed.
 fn filled(directory: &std::path::Path, segments: u64) -> State {
     let config = EmbeddedStoreConfig { block_spans: 4, ..EmbeddedStoreConfig::at(directory) };
-    let state = open(config, Arc::new(ManualClock::at(NOW))).unwrap();
+    let state = open(config, Arc::new(ManualClock::at(NOW)), Arc::new(LocalDisk)).unwrap();
     let write = |batch: &LoggedBatch| {
         let mut view = state.view();
         let view = &mut *view;
