@@ -69,6 +69,7 @@ pub(crate) fn handle_error(error: StoreError) -> HandleError {
     match error {
         StoreError::Refused(reason) => HandleError::Poison(reason),
         StoreError::Full
+        | StoreError::Busy
         | StoreError::Unavailable(_)
         | StoreError::Damaged(_)
         | StoreError::NewerFormat { .. }

@@ -36,10 +36,17 @@ pub enum QuerierError {
     Deadline,
     /// A store did not answer.
     #[error("a store did not answer")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
     /// The log did not answer.
     #[error("the span log did not answer")]
     Log(#[from] PortError),
+}
+
+/// A store with too many questions is one reason why the cell has too many.
+impl From<StoreError> for QuerierError {
+    fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Busy) { Self::Busy } else { Self::Store(error) }
+    }
 }
 
 impl QuerierError {
@@ -63,6 +70,7 @@ impl QuerierError {
             Self::Deadline => Code::DeadlineExceeded,
             Self::Log(_) => Code::Unavailable,
             Self::Store(error) => match error {
+                StoreError::Busy => Code::ResourceExhausted,
                 StoreError::Full | StoreError::Unavailable(_) => Code::Unavailable,
                 StoreError::Damaged(_) => Code::DataLoss,
                 StoreError::NewerFormat { .. } | StoreError::Refused(_) => Code::FailedPrecondition,
@@ -108,6 +116,8 @@ mod tests {
             (QuerierError::MissBudget, Code::ResourceExhausted, true),
             (QuerierError::Deadline, Code::DeadlineExceeded, true),
             (PortError("closed".to_owned()).into(), Code::Unavailable, true),
+            (StoreError::Busy.into(), Code::ResourceExhausted, true),
+            (store(StoreError::Busy), Code::ResourceExhausted, true),
             (store(StoreError::Full), Code::Unavailable, true),
             (store(StoreError::Unavailable(String::new())), Code::Unavailable, true),
             (store(StoreError::Damaged(String::new())), Code::DataLoss, false),

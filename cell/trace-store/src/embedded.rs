@@ -19,6 +19,7 @@ mod config;
 mod contexts;
 mod cursor;
 mod directory;
+mod earlier_pages;
 mod erase;
 mod evaluate;
 mod found;

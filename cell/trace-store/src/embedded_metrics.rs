@@ -23,10 +23,12 @@ use trace_model::{Clock, Coverage, TenantId, TimeRange, TraceId};
 use crate::memory_metrics::{
     BUCKET_NANOS, EdgeSum, TRACES_PER_EDGE_MAX, TraceList, asks_for_edge, covers_more, touching,
 };
+use crate::metrics::QuestionMetrics;
 use crate::port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
     StoreError,
 };
+use crate::questions::{GoOn, QuestionLimits, Questions};
 
 mod codec;
 mod erase;
@@ -56,6 +58,8 @@ pub struct EmbeddedMetricsConfig {
     pub seal_after: Duration,
     /// … and when the log has so many bytes (default 64 MiB).
     pub log_bytes_max: u64,
+    /// Questions at once (default 8) and waiting (default 120).
+    pub questions: QuestionLimits,
 }
 
 impl EmbeddedMetricsConfig {
@@ -69,6 +73,7 @@ impl EmbeddedMetricsConfig {
             memory_bytes_max: 16 << 20,
             seal_after: Duration::from_secs(3_600),
             log_bytes_max: 64 << 20,
+            questions: QuestionLimits { at_work_max: 8, waiting_max: 120 },
         }
     }
 }
@@ -77,6 +82,7 @@ impl EmbeddedMetricsConfig {
 #[derive(Clone, Debug)]
 pub struct EmbeddedMetricsStore {
     shared: Arc<Shared>,
+    questions: Arc<Questions>,
 }
 
 #[derive(Debug)]
@@ -95,8 +101,10 @@ impl EmbeddedMetricsStore {
     pub fn open(config: EmbeddedMetricsConfig, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         fs::create_dir_all(&config.directory).map_err(file::disk)?;
         let (writer, view) = state::open(&config, clock.now())?;
+        let questions =
+            Questions::new(config.questions, Arc::clone(&clock), QuestionMetrics::default());
         let shared = Shared { config, clock, writer: Mutex::new(writer), view: RwLock::new(view) };
-        let store = Self { shared: Arc::new(shared) };
+        let store = Self { shared: Arc::new(shared), questions: Arc::new(questions) };
         store.shared.retain()?;
         Ok(store)
     }
@@ -230,8 +238,8 @@ impl MetricsStore for EmbeddedMetricsStore {
     }
 
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
-        let query = query.clone();
-        self.blocking(move |shared| shared.red(&query)).await
+        let (shared, query) = (Arc::clone(&self.shared), query.clone());
+        self.questions.ask(move |go_on| shared.red(&query, go_on)).await
     }
 
     async fn edges(
@@ -239,32 +247,32 @@ impl MetricsStore for EmbeddedMetricsStore {
         tenant: &TenantId,
         range: TimeRange,
     ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
-        let tenant = tenant.clone();
-        self.blocking(move |shared| {
+        let (shared, tenant) = (Arc::clone(&self.shared), tenant.clone());
+        let sum_up = move |go_on: GoOn<'_>| {
             let range = touching(range, BUCKET_NANOS);
             let wants = |key: &EdgeKey| key.tenant == tenant && range.contains(key.bucket);
             let mut sum = EdgeSum::over(range);
-            for (key, row) in shared.edge_rows(&tenant, range, &wants)? {
+            for (key, row) in shared.edge_rows(&tenant, range, &wants, go_on)? {
                 sum.add(&key, &row);
             }
             Ok(sum.finish())
-        })
-        .await
+        };
+        self.questions.ask(sum_up).await
     }
 
     async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
-        let query = query.clone();
-        self.blocking(move |shared| {
+        let (shared, query) = (Arc::clone(&self.shared), query.clone());
+        let list = move |go_on: GoOn<'_>| {
             let wants = |key: &EdgeKey| asks_for_edge(&query, key);
             let range = touching(query.range, BUCKET_NANOS);
-            let rows = shared.edge_rows(&query.tenant, range, &wants)?;
+            let rows = shared.edge_rows(&query.tenant, range, &wants, go_on)?;
             let mut list = TraceList::of(&query);
             for row in rows.values().rev() {
                 list.add(row);
             }
             Ok(list.finish())
-        })
-        .await
+        };
+        self.questions.ask(list).await
     }
 }
 

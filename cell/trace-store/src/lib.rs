@@ -5,20 +5,23 @@
 //! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
+pub mod disk;
 pub mod embedded;
 pub mod embedded_metrics;
 pub mod memory;
 pub mod memory_metrics;
 mod metrics;
 pub mod port;
+mod questions;
 
 pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;
 pub use memory_metrics::MemoryMetricsStore;
-pub use metrics::StoreMetrics;
+pub use metrics::{QuestionMetrics, StoreMetrics};
 pub use port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,
     Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
     StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
 };
+pub use questions::QuestionLimits;

@@ -1,8 +1,69 @@
 //! The metrics of the embedded store. Names and labels live here and nowhere else.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+
+/// Counters and gauges of questions of one kind.
+#[derive(Clone, Debug, Default)]
+pub struct QuestionMetrics {
+    /// At work on the blocking pool.
+    pub at_work: Gauge,
+    /// Waiting for a place.
+    pub waiting: Gauge,
+    /// Refused, since the queue was full.
+    pub refused: Counter,
+    /// Whose caller went away before the answer was in.
+    pub abandoned: Counter,
+    /// Seconds at work, of all together: how much of its places a kind uses.
+    pub work: Counter<f64, AtomicU64>,
+}
+
+impl QuestionMetrics {
+    fn register(&self, registry: &mut Registry, kind: &str) {
+        let gauges = [
+            ("at_work", "at work", &self.at_work),
+            ("waiting", "that wait for a place", &self.waiting),
+        ];
+        for (name, help, gauge) in gauges {
+            let name = format!("farspan_trace_store_{kind}_{name}");
+            registry.register(name, format!("Questions {help}"), gauge.clone());
+        }
+        let counters = [
+            ("refused", "refused, since the queue was full", &self.refused),
+            ("abandoned", "whose caller went away", &self.abandoned),
+        ];
+        for (name, help, counter) in counters {
+            let name = format!("farspan_trace_store_{kind}_{name}");
+            registry.register(name, format!("Questions {help}"), counter.clone());
+        }
+        registry.register_with_unit(
+            format!("farspan_trace_store_{kind}_work"),
+            "Time that questions were at work, of all together",
+            Unit::Seconds,
+            self.work.clone(),
+        );
+    }
+}
+
+/// A gauge that is one higher for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Raised(Gauge);
+
+impl Raised {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
 
 /// Counters and gauges of one store.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +86,10 @@ pub struct StoreMetrics {
     pub searched_blocks: Counter,
     /// Blocks in the time range of searches.
     pub search_range_blocks: Counter,
+    /// Searches, and questions for services and operations.
+    pub searches: QuestionMetrics,
+    /// Reads by trace id.
+    pub reads: QuestionMetrics,
     /// Spans that wait to be sealed.
     pub pending_spans: Gauge,
     /// Sealed segments.
@@ -36,6 +101,8 @@ pub struct StoreMetrics {
 impl StoreMetrics {
     /// Registers them all.
     pub fn register(&self, registry: &mut Registry) {
+        self.searches.register(registry, "searches");
+        self.reads.register(registry, "reads");
         let counters = [
             ("sealed_spans", "Spans sealed", &self.sealed_spans),
             ("sealed_segments", "Segments sealed", &self.sealed_segments),

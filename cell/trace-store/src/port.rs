@@ -16,6 +16,9 @@ pub enum StoreError {
     /// No room. Passes when there is room.
     #[error("the store is full")]
     Full,
+    /// As many questions are being answered or waiting as may. Passes when some are done.
+    #[error("the store is answering as many questions as it can")]
+    Busy,
     /// Disk or engine failed in a way that may pass.
     #[error("the store is not available: {0}")]
     Unavailable(String),
@@ -45,7 +48,7 @@ impl StoreError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Full | Self::Unavailable(_) => true,
+            Self::Full | Self::Busy | Self::Unavailable(_) => true,
             Self::Damaged(_)
             | Self::NewerFormat { .. }
             | Self::Unsupported(_)

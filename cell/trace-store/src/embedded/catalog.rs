@@ -12,6 +12,7 @@ use super::segment_read::Segment;
 use super::state::State;
 use crate::StoreError;
 use crate::port::Operation;
+use crate::questions::GoOn;
 
 /// Operations of a service that are listed: the ports promise 10,000.
 const OPERATIONS_MAX: usize = 20_000;
@@ -26,9 +27,10 @@ pub(crate) fn services(
     state: &State,
     tenant: &TenantId,
     range: TimeRange,
+    go_on: GoOn<'_>,
 ) -> Result<Vec<Arc<str>>, StoreError> {
     let mut found: BTreeSet<Arc<str>> = BTreeSet::new();
-    visit(state, tenant, range, &mut |(service, _, _)| {
+    visit(state, tenant, range, go_on, &mut |(service, _, _)| {
         if !found.contains(service) && found.len() < SERVICES_MAX {
             found.insert(Arc::clone(service));
         }
@@ -42,9 +44,10 @@ pub(crate) fn operations(
     tenant: &TenantId,
     service: &str,
     range: TimeRange,
+    go_on: GoOn<'_>,
 ) -> Result<Vec<Operation>, StoreError> {
     let mut found: BTreeSet<Operation> = BTreeSet::new();
-    visit(state, tenant, range, &mut |(of, name, kind)| {
+    visit(state, tenant, range, go_on, &mut |(of, name, kind)| {
         if **of == *service && found.len() < OPERATIONS_MAX {
             found.insert(Operation { name: name.into(), kind });
         }
@@ -56,6 +59,7 @@ fn visit(
     state: &State,
     tenant: &TenantId,
     range: TimeRange,
+    go_on: GoOn<'_>,
     note: &mut dyn FnMut(Listed<'_>),
 ) -> Result<(), StoreError> {
     let (pending, sealing, segments) = {
@@ -63,34 +67,34 @@ fn visit(
         let pending = Arc::clone(&view.pending.batches);
         (pending, view.sealing.clone(), Arc::clone(&view.segments))
     };
-    for batches in sealing.iter().chain([&pending]) {
-        visit_batches(batches, tenant, range, note);
+    for pending in sealing.iter().chain([&pending]).flat_map(|batches| batches.iter()) {
+        go_on()?;
+        visit_batch(pending, tenant, range, note);
     }
     for segment in segments.iter() {
+        go_on()?;
         visit_segment(state, segment, tenant, range, note)?;
     }
     Ok(())
 }
 
-fn visit_batches(
-    batches: &[PendingBatch],
+fn visit_batch(
+    pending: &PendingBatch,
     tenant: &TenantId,
     range: TimeRange,
     note: &mut dyn FnMut(Listed<'_>),
 ) {
-    for pending in batches {
-        let batch = pending.logged.batch.as_ref();
-        if batch.source().tenant != *tenant {
-            continue;
-        }
-        for span in pending.traces().iter().flat_map(|slice| batch.spans_of(slice)) {
-            let placed = place(span.start, span.end, batch.source().receive_time).time;
-            if let Some(context) = batch.context_of(span)
-                && is_in_buckets(placed.0 / BUCKET_NANOS, range)
-            {
-                let kind = SpanKind::from_number(i32::from(span.kind));
-                note((&context.service, batch.name_of(span), kind));
-            }
+    let batch = pending.logged.batch.as_ref();
+    if batch.source().tenant != *tenant {
+        return;
+    }
+    for span in pending.traces().iter().flat_map(|slice| batch.spans_of(slice)) {
+        let placed = place(span.start, span.end, batch.source().receive_time).time;
+        if let Some(context) = batch.context_of(span)
+            && is_in_buckets(placed.0 / BUCKET_NANOS, range)
+        {
+            let kind = SpanKind::from_number(i32::from(span.kind));
+            note((&context.service, batch.name_of(span), kind));
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::questions::QuestionLimits;
+
 /// Settings of an [`super::EmbeddedStore`]. [`EmbeddedStoreConfig::at`] gives the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbeddedStoreConfig {
@@ -27,6 +29,10 @@ pub struct EmbeddedStoreConfig {
     pub bytes_max: u64,
     /// Memory for contexts and directories of segments.
     pub cache_bytes: u64,
+    /// Searches, and questions for services and operations. Each at work may hold a few MiB.
+    pub searches: QuestionLimits,
+    /// Reads by trace id.
+    pub reads: QuestionLimits,
 }
 
 impl EmbeddedStoreConfig {
@@ -44,6 +50,8 @@ impl EmbeddedStoreConfig {
             retention: Duration::from_secs(7 * 24 * 3_600),
             bytes_max: 20 << 30,
             cache_bytes: 48 << 20,
+            searches: QuestionLimits { at_work_max: 8, waiting_max: 120 },
+            reads: QuestionLimits { at_work_max: 32, waiting_max: 480 },
         }
     }
 }

@@ -67,6 +67,7 @@ fn bury(state: &State, hash: u128) -> Result<(), StoreError> {
     let at = state.clock.now().0;
     commit(
         state,
+        None,
         |manifest| match manifest.erased.iter_mut().find(|erased| erased.hash == hash) {
             Some(erased) => erased.is_done = false,
             None => manifest.erased.push(Erased { hash, at, is_done: false }),
@@ -79,6 +80,7 @@ fn close(state: &State, hash: u128) -> Result<(), StoreError> {
     let hash = format!("{hash:032x}");
     commit(
         state,
+        None,
         |manifest| {
             let found = manifest.erased.iter_mut().find(|erased| erased.hash == hash);
             found.into_iter().for_each(|erased| erased.is_done = true);

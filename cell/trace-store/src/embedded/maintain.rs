@@ -78,6 +78,7 @@ fn expire_damaged(state: &State, oldest: u64) -> Result<(), StoreError> {
     }
     commit(
         state,
+        None,
         |manifest| {
             manifest.segments.retain(|id| !expired.contains(id));
             // What was in them cannot be read: all of it was appended before they were written.

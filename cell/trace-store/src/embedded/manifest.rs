@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use trace_model::{Coverage, TenantId, TraceId, UnixNanos};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::sealed_file::{TEMPORARY_SUFFIX, damaged, disk_error, sync_directory};
+use super::sealed_file::{TEMPORARY_SUFFIX, damaged, disk_error};
 use crate::StoreError;
+use crate::disk::Disk;
 
 /// The version that this release writes.
 const VERSION: u32 = 1;
@@ -110,21 +111,31 @@ impl Manifest {
         serde_json::from_str(json).map_err(|error| damaged(&path, &error))
     }
 
-    /// Replaces the manifest on disk; durable when it returns.
-    pub(crate) fn save(&self, directory: &Path) -> Result<(), StoreError> {
-        let path = directory.join(NAME);
-        let temporary = directory.join(format!("{NAME}{TEMPORARY_SUFFIX}"));
-        let json = serde_json::to_string(self).map_err(|error| damaged(&path, &error))?;
+    /// Writes the manifest beside the one that counts; durable when it returns.
+    pub(crate) fn write(&self, directory: &Path) -> Result<(), StoreError> {
+        let temporary = temporary_path(directory);
+        let json = serde_json::to_string(self).map_err(|error| damaged(&temporary, &error))?;
         let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
         let write = || {
             let mut file = File::create(&temporary)?;
             file.write_all(text.as_bytes())?;
-            file.sync_data()?;
-            std::fs::rename(&temporary, &path)
+            file.sync_data()
         };
-        write().map_err(|error| disk_error(&path, &error))?;
-        sync_directory(directory)
+        write().map_err(|error| disk_error(&temporary, &error))
     }
+}
+
+/// Puts the manifest that was written in the place of the one that counts; durable when it returns.
+/// After a failure either may be found by the next start.
+pub(crate) fn replace(directory: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
+    let path = directory.join(NAME);
+    let renamed = std::fs::rename(temporary_path(directory), &path);
+    let replaced = renamed.and_then(|()| disk.sync_directory(directory));
+    replaced.map_err(|error| disk_error(&path, &error))
+}
+
+fn temporary_path(directory: &Path) -> PathBuf {
+    directory.join(format!("{NAME}{TEMPORARY_SUFFIX}"))
 }
 
 /// The version alone: read first, since a newer manifest may have other fields.

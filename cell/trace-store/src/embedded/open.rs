@@ -16,14 +16,19 @@ use super::sealed_file::{TEMPORARY_SUFFIX, disk_error};
 use super::segment_read::Segment;
 use super::state::{State, StateParts, index_path, segment_path};
 use crate::StoreError;
+use crate::disk::Disk;
 
 /// Opens the store's state.
 pub(crate) fn open(
     config: EmbeddedStoreConfig,
     clock: Arc<dyn Clock>,
+    disk: Arc<dyn Disk>,
 ) -> Result<State, StoreError> {
     let directory = config.directory.clone();
     std::fs::create_dir_all(&directory).map_err(|error| disk_error(&directory, &error))?;
+    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        disk.sync_directory(parent).map_err(|error| disk_error(parent, &error))?;
+    }
     let directory_lock = lock_directory(&directory)?;
     allow_open_files();
     let manifest = Manifest::load(&directory)?;
@@ -40,7 +45,7 @@ pub(crate) fn open(
             Err(error) => return Err(error),
         }
     }
-    let parts = StateParts { config, clock, manifest, segments, damaged, directory_lock };
+    let parts = StateParts { config, clock, disk, manifest, segments, damaged, directory_lock };
     Ok(State::new(parts))
 }
 

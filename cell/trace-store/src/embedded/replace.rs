@@ -18,7 +18,7 @@ pub(crate) fn replace(
     segments: &[Arc<Segment>],
     erased: &ErasedSet,
 ) -> Result<u64, StoreError> {
-    let id = next_id(state);
+    let id = next_id(state)?;
     let mut writer = SegmentWriter::create(&state.segment_path(id), state.config.block_spans)?;
     let dropped = write_segments(&mut writer, segments, &state.cache, &|tenant, trace_id| {
         is_erased(erased, tenant, trace_id)
@@ -45,8 +45,9 @@ pub(crate) fn swap(
 ) -> Result<(), StoreError> {
     let is_old = |id: u64| old.iter().any(|segment| segment.id == id);
     let new_id = new.map(|segment| segment.id);
-    let committed = commit(
+    commit(
         state,
+        new_id,
         |manifest| {
             let at = manifest.segments.iter().position(|id| is_old(*id));
             manifest.segments.retain(|id| !is_old(*id));
@@ -66,10 +67,7 @@ pub(crate) fn swap(
             }
             view.segments = Arc::new(segments);
         },
-    );
-    match committed {
-        Ok(()) => old.iter().for_each(|segment| remove_files(state, segment.id)),
-        Err(_) => new_id.into_iter().for_each(|id| remove_files(state, id)),
-    }
-    committed
+    )?;
+    old.iter().for_each(|segment| remove_files(state, segment.id));
+    Ok(())
 }

@@ -1,52 +1,77 @@
 //! Search in what is written and not sealed yet: bounded by the size of a segment. A quick look
 //! rules most spans out; only the rest are decoded.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use regex::bytes::Regex;
 use rustc_hash::FxHashMap;
 use trace_model::query::{Field, Filter};
 use trace_model::time::place;
-use trace_model::{AnyValue, ScopeContext, SearchQuery, SpanKind, StatusCode, UnixNanos};
+use trace_model::{
+    AnyValue, Region, ScopeContext, SearchQuery, SpanKind, StatusCode, TimeRange, TraceId,
+    UnixNanos,
+};
 
-use super::found::Found;
 use super::leaf::{Test, leaf_of};
 use super::pending::PendingBatch;
 use super::state::{ErasedSet, is_erased};
+use crate::StoreError;
+use crate::questions::GoOn;
 use proto::{SpanBatch, SpanSlice};
 
-/// Searches batches; gives the number of spans looked at.
-pub(crate) fn scan(
-    batches: &[PendingBatch],
-    query: &SearchQuery,
-    erased: &ErasedSet,
-    found: &mut Found,
-) -> u64 {
-    let glance = Glance::new(&query.filter);
-    let mut scanned = 0;
-    for pending in batches {
+/// Called for each span that matches: trace, placement time, service, region.
+pub(crate) type Note<'a> = &'a mut dyn FnMut(TraceId, UnixNanos, &Arc<str>, &Region);
+
+/// A question that batches are searched for.
+pub(crate) struct Scanner<'a> {
+    query: &'a SearchQuery,
+    erased: &'a ErasedSet,
+    glance: Glance,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(query: &'a SearchQuery, erased: &'a ErasedSet) -> Self {
+        Self { query, erased, glance: Glance::new(&query.filter) }
+    }
+
+    /// Searches a batch, or only some of its traces; gives the number of spans looked at.
+    pub(crate) fn scan(
+        &self,
+        pending: &PendingBatch,
+        range: TimeRange,
+        only: Option<&BTreeSet<TraceId>>,
+        go_on: GoOn<'_>,
+        note: Note<'_>,
+    ) -> Result<u64, StoreError> {
         let batch = pending.logged.batch.as_ref();
         let source = batch.source();
-        if source.tenant != query.tenant {
-            continue;
+        if source.tenant != self.query.tenant {
+            return Ok(0);
         }
+        let filter = &self.query.filter;
+        let mut scanned = 0;
         let mut contexts = FxHashMap::default();
         for slice in pending.traces() {
-            if is_erased(erased, &source.tenant, slice.trace_id) {
+            go_on()?;
+            let is_meant = only.is_none_or(|only| only.contains(&slice.trace_id));
+            if !is_meant || is_erased(self.erased, &source.tenant, slice.trace_id) {
                 continue;
             }
             for span in batch.spans_of(slice) {
                 scanned += 1;
                 let placed = place(span.start, span.end, source.receive_time).time;
-                if query.range.contains(placed)
-                    && glance.may_match(&query.filter, batch, span)
-                    && matches(&query.filter, batch, span, &mut contexts)
+                if range.contains(placed)
+                    && self.glance.may_match(filter, batch, span)
+                    && matches(filter, batch, span, &mut contexts)
                     && let Some(context) = batch.context_of(span)
                 {
-                    found.add(slice.trace_id, placed, &context.service, &source.region);
+                    note(slice.trace_id, placed, &context.service, &source.region);
                 }
             }
         }
+        Ok(scanned)
     }
-    scanned
 }
 
 type Contexts = FxHashMap<u32, Option<proto::decode::ReadContext>>;

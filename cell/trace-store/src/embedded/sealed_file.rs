@@ -137,12 +137,6 @@ impl Drop for SealedWriter {
     }
 }
 
-/// Makes renames and removals in a directory durable.
-pub(crate) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
-    let sync = || File::open(directory)?.sync_all();
-    sync().map_err(|error| disk_error(directory, &error))
-}
-
 /// A sealed file, open.
 #[derive(Debug)]
 pub(crate) struct SealedFile {

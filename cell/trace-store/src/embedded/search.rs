@@ -4,37 +4,47 @@
 //! is asked, by the filters of its groups, whether it can hold a match at all; its blocks go into
 //! the queue by the latest time of a service that is meant, unless their own filters rule them out. A
 //! block that comes to the front is read and judged. The search ends when the front is older than the
-//! last trace within the limit.
+//! last trace within the limit, or before the next block when nobody waits for it any more.
+//!
+//! A page begins at its cursor: nothing newer is searched, but for the traces found, which may
+//! belong to an earlier page (`earlier_pages`).
 
 use std::collections::BinaryHeap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use trace_model::query::SearchStats;
-use trace_model::{SearchQuery, TimeRange, UnixNanos};
+use trace_model::{Region, SearchQuery, TimeRange, TraceId, UnixNanos};
 
 use super::block_decode::Block;
 use super::contexts::ReadContext;
+use super::cursor::Corrupt;
 use super::directory::{
     Directory, DirectoryBlock, DirectoryGroup, FilterRef, FilterRun, IndexFile, KeyFilter,
 };
 use super::evaluate::matching_rows;
 use super::found::Found;
 use super::index_build::{ANY_BUCKET, BUCKET_NANOS};
+use super::pending::PendingBatch;
 use super::probe::{Probe, presence};
-use super::scan::scan;
+use super::scan::Scanner;
 use super::segment_read::Segment;
 use super::state::{ErasedSet, State, is_erased};
 use crate::StoreError;
 use crate::port::SearchAnswer;
+use crate::questions::GoOn;
 
-/// Searches everything that the store holds.
-pub(crate) fn search(state: &State, query: &SearchQuery) -> SearchAnswer {
-    let (pending, sealing, segments, covered, erased, is_damaged) = {
+/// Searches everything that the store holds. Fails only where nobody waits for the answer any more.
+pub(crate) fn search(
+    state: &State,
+    query: &SearchQuery,
+    go_on: GoOn<'_>,
+) -> Result<SearchAnswer, StoreError> {
+    let (waiting, segments, covered, erased, is_damaged) = {
         let view = state.view();
+        let waiting = view.sealing.iter().chain([&view.pending.batches]).cloned().collect();
         (
-            Arc::clone(&view.pending.batches),
-            view.sealing.clone(),
+            waiting,
             Arc::clone(&view.segments),
             view.accepted.clone(),
             Arc::clone(&view.erased),
@@ -44,52 +54,81 @@ pub(crate) fn search(state: &State, query: &SearchQuery) -> SearchAnswer {
     let mut search = Search {
         state,
         query,
+        range: behind_cursor(query),
+        go_on,
         probe: Probe::of(&query.filter),
+        scanner: Scanner::new(query, &erased),
         erased: &erased,
+        waiting,
+        segments,
         found: Found::new(query),
         stats: SearchStats::default(),
         is_damaged,
     };
-    for batches in sealing.iter().chain([&pending]) {
-        let scanned = scan(batches, query, &erased, &mut search.found);
-        search.stats.spans_scanned += scanned;
-    }
-    search.run(&segments);
-    state.metrics.searched_blocks.inc_by(search.stats.blocks_opened);
-    state.metrics.search_range_blocks.inc_by(search.stats.blocks_total);
-    SearchAnswer {
+    search.scan_waiting()?;
+    search.run()?;
+    Ok(SearchAnswer {
         matches: search.found.finish(),
         stats: search.stats,
         covered,
         is_damaged: search.is_damaged,
-    }
+    })
+}
+
+/// The part of the range in which this page's matches lie: none is newer than the cursor.
+fn behind_cursor(query: &SearchQuery) -> TimeRange {
+    let end = query.before.map_or(UnixNanos::MAX, |(time, _)| time.plus(1));
+    TimeRange { start: query.range.start, end: query.range.end.min(end) }
 }
 
 /// A place in the queue: the latest time that it can hold, then the segment and perhaps the block.
 type Candidate = (u64, usize, Option<usize>);
 
-struct Search<'a> {
+pub(super) struct Search<'a> {
     state: &'a State,
-    query: &'a SearchQuery,
+    pub(super) query: &'a SearchQuery,
+    range: TimeRange,
+    pub(super) go_on: GoOn<'a>,
     probe: Probe,
+    pub(super) scanner: Scanner<'a>,
     erased: &'a ErasedSet,
-    found: Found,
+    /// What is not sealed yet.
+    pub(super) waiting: Vec<Arc<Vec<PendingBatch>>>,
+    pub(super) segments: Arc<Vec<Arc<Segment>>>,
+    pub(super) found: Found,
     stats: SearchStats,
     is_damaged: bool,
 }
 
 impl Search<'_> {
-    fn run(&mut self, segments: &[Arc<Segment>]) {
+    fn scan_waiting(&mut self) -> Result<(), StoreError> {
+        let waiting = self.waiting.clone();
+        for pending in waiting.iter().flat_map(|batches| batches.iter()) {
+            let found = &mut self.found;
+            let note = &mut |trace_id, placed, service: &Arc<str>, region: &Region| {
+                found.add(trace_id, placed, service, region);
+            };
+            let scanned = self.scanner.scan(pending, self.range, None, self.go_on, note)?;
+            self.stats.spans_scanned += scanned;
+            self.make_room()?;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<(), StoreError> {
+        let segments = Arc::clone(&self.segments);
         let mut queue: BinaryHeap<Candidate> = BinaryHeap::new();
         for (place, segment) in segments.iter().enumerate() {
-            let in_range = self.blocks_in_range(segment);
-            self.stats.blocks_total += in_range.len() as u64;
-            if !in_range.is_empty() {
+            let in_range = self.blocks_in_range(segment, self.query.range).len() as u64;
+            self.stats.blocks_total += in_range;
+            self.state.metrics.search_range_blocks.inc_by(in_range);
+            if !self.blocks_in_range(segment, self.range).is_empty() {
                 queue.push((self.cap(segment.footer.placed_max), place, None));
             }
         }
         while let Some((latest, place, block)) = queue.pop() {
-            if self.found.threshold().is_some_and(|time| time > UnixNanos(latest)) {
+            (self.go_on)()?;
+            if self.has_enough(UnixNanos(latest))? {
                 break;
             }
             let Some(segment) = segments.get(place) else { continue };
@@ -101,24 +140,46 @@ impl Search<'_> {
                 Some(block) => self.search_block(segment, block),
             };
             if let Err(error) = searched {
-                self.state.note_damage(segment, &error);
-                self.is_damaged = true;
+                self.note_damage(segment, &error);
             }
+            self.make_room()?;
         }
+        self.settle()
+    }
+
+    /// Whether nothing up to this time can change the answer.
+    fn has_enough(&mut self, latest: UnixNanos) -> Result<bool, StoreError> {
+        let is_enough =
+            |found: &Found| found.threshold().is_some_and(|threshold| threshold > latest);
+        if !is_enough(&self.found) {
+            return Ok(false);
+        }
+        // Some of what was found may be on an earlier page.
+        self.settle()?;
+        Ok(is_enough(&self.found))
+    }
+
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        if self.found.is_crowded() { self.settle() } else { Ok(()) }
+    }
+
+    pub(super) fn note_damage(&mut self, segment: &Segment, error: &StoreError) {
+        self.state.note_damage(segment, error);
+        self.is_damaged = true;
     }
 
     /// No match in the range is later than its end.
     fn cap(&self, placed: u64) -> u64 {
-        placed.min(self.query.range.end.0.saturating_sub(1))
+        placed.min(self.range.end.0.saturating_sub(1))
     }
 
-    fn blocks_in_range(&self, segment: &Segment) -> Vec<usize> {
+    fn blocks_in_range(&self, segment: &Segment, range: TimeRange) -> Vec<usize> {
         let Some(tenant) = segment.tenant_place(&self.query.tenant) else { return Vec::new() };
         let blocks = segment.blocks.iter().enumerate();
         blocks
             .filter(|(_, block)| {
                 let (first, last) = (UnixNanos(block.placed_min), UnixNanos(block.placed_max));
-                block.tenant == tenant && self.query.range.overlaps(first, last)
+                block.tenant == tenant && range.overlaps(first, last)
             })
             .map(|(place, _)| place)
             .collect()
@@ -126,7 +187,7 @@ impl Search<'_> {
 
     /// The blocks of a segment that may hold a match, each with the latest time of one.
     fn expand(&mut self, segment: &Segment) -> Result<Vec<(u64, usize)>, StoreError> {
-        let blocks = self.blocks_in_range(segment);
+        let blocks = self.blocks_in_range(segment, self.range);
         let latest = |block: usize| segment.blocks.get(block).map_or(0, |block| block.placed_max);
         let Some((index, directory)) = self.index_of(segment) else {
             return Ok(blocks.into_iter().map(|block| (self.cap(latest(block)), block)).collect());
@@ -135,7 +196,7 @@ impl Search<'_> {
         let mut services = Vec::new();
         let mut is_any_service = false;
         for group in &directory.groups {
-            if group.tenant != tenant || !overlaps_bucket(self.query.range, group) {
+            if group.tenant != tenant || !overlaps_bucket(self.range, group) {
                 continue;
             }
             self.stats.buckets_checked += 1;
@@ -245,45 +306,74 @@ impl Search<'_> {
     }
 
     fn search_block(&mut self, segment: &Segment, place: usize) -> Result<(), StoreError> {
+        let judged = self.judge(segment, place)?;
+        let erased = self.erased;
+        let is_there = |trace_id| !is_erased(erased, &self.query.tenant, trace_id);
+        let matches = judged.matches(self.range, is_there);
+        let matches = matches.map_err(|error| segment.damaged(&error))?;
+        self.stats.blocks_without_match += u64::from(matches.is_empty());
+        for found in matches {
+            self.found.add(found.trace_id, found.placed, found.service, found.region);
+        }
+        Ok(())
+    }
+
+    /// Opens a block and judges its rows.
+    pub(super) fn judge(&mut self, segment: &Segment, place: usize) -> Result<Judged, StoreError> {
         let mut block = segment.block(place)?;
         self.stats.blocks_opened += 1;
+        self.state.metrics.searched_blocks.inc();
         self.stats.spans_scanned += block.rows() as u64;
         self.stats.bytes_read += segment.blocks.get(place).map_or(0, |block| block.length);
         let contexts = segment.contexts(&self.state.cache)?;
         let rows = matching_rows(&mut block, &contexts, &self.query.filter);
         let rows = rows.map_err(|error| segment.damaged(&error))?;
-        let matched = self.note_matches(&block, &contexts, &rows);
-        let matched = matched.map_err(|error| segment.damaged(&error))?;
-        self.stats.blocks_without_match += u64::from(!matched);
-        Ok(())
+        Ok(Judged { block, contexts, rows })
     }
+}
 
-    fn note_matches(
-        &mut self,
-        block: &Block,
-        contexts: &[ReadContext],
-        rows: &[bool],
-    ) -> Result<bool, super::cursor::Corrupt> {
-        let mut matched = false;
-        for run in &block.traces {
-            let verdicts = rows.get(run.first..run.first + run.rows).unwrap_or(&[]);
-            if !verdicts.contains(&true) || is_erased(self.erased, &self.query.tenant, run.trace_id)
-            {
+/// A block whose rows were judged.
+pub(super) struct Judged {
+    block: Block,
+    contexts: Arc<Vec<ReadContext>>,
+    rows: Vec<bool>,
+}
+
+/// A span that matches.
+pub(super) struct Match<'a> {
+    pub(super) trace_id: TraceId,
+    pub(super) placed: UnixNanos,
+    service: &'a Arc<str>,
+    region: &'a Region,
+}
+
+impl Judged {
+    /// The matches of the traces that are meant, in the range.
+    pub(super) fn matches(
+        &self,
+        range: TimeRange,
+        is_meant: impl Fn(TraceId) -> bool,
+    ) -> Result<Vec<Match<'_>>, Corrupt> {
+        let mut matches = Vec::new();
+        for run in &self.block.traces {
+            let verdicts = self.rows.get(run.first..run.first + run.rows).unwrap_or(&[]);
+            if !verdicts.contains(&true) || !is_meant(run.trace_id) {
                 continue;
             }
             for (row, _) in (run.first..).zip(verdicts).filter(|(_, verdict)| **verdict) {
-                let placed = UnixNanos(block.placed(row)?);
-                let context = block.contexts.get(row).and_then(|at| contexts.get(*at as usize));
+                let placed = UnixNanos(self.block.placed(row)?);
+                let context = self.block.contexts.get(row);
+                let context = context.and_then(|at| self.contexts.get(*at as usize));
                 if let Some(context) = context
-                    && self.query.range.contains(placed)
+                    && range.contains(placed)
                 {
-                    let region = &block.source_of(row)?.envelope.region;
-                    self.found.add(run.trace_id, placed, &context.context.service, region);
-                    matched = true;
+                    let region = &self.block.source_of(row)?.envelope.region;
+                    let service = &context.context.service;
+                    matches.push(Match { trace_id: run.trace_id, placed, service, region });
                 }
             }
         }
-        Ok(matched)
+        Ok(matches)
     }
 }
 
@@ -312,3 +402,6 @@ fn has_one(
     stats.bytes_read += filters.bytes();
     Ok(entries.iter().any(|entry| filters.contains(filter, *entry)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use super::config::EmbeddedStoreConfig;
 use super::manifest::{Manifest, erased_hash};
 use super::pending::{Pending, PendingBatch};
 use super::segment_read::Segment;
+use crate::disk::Disk;
 use crate::metrics::StoreMetrics;
 
 /// Hashes of the traces that are erased.
@@ -46,6 +47,10 @@ pub(crate) struct State {
     view: Mutex<View>,
     /// What the manifest on disk says. Held over its writing; taken after `sealing`, before `view`.
     pub(crate) manifest: Mutex<Manifest>,
+    /// Segments of changes that failed when the manifest had its new name already: the one on disk
+    /// may name them, that in memory does not. Their files stay until the disk is known to agree.
+    pub(crate) strays: Mutex<Vec<u64>>,
+    pub(crate) disk: Arc<dyn Disk>,
     /// Held while batches are sealed: one at a time, in order.
     pub(crate) sealing: Mutex<()>,
     /// Held while sealed segments are replaced: merge, retention, erasure. Taken before `sealing`.
@@ -65,6 +70,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct StateParts {
     pub(crate) config: EmbeddedStoreConfig,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) manifest: Manifest,
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) damaged: Vec<u64>,
@@ -73,7 +79,7 @@ pub(crate) struct StateParts {
 
 impl State {
     pub(crate) fn new(parts: StateParts) -> Self {
-        let StateParts { config, clock, manifest, segments, damaged, directory_lock } = parts;
+        let StateParts { config, clock, disk, manifest, segments, damaged, directory_lock } = parts;
         let covered = manifest.coverage();
         let expired_until = manifest.expired_until();
         let view = View {
@@ -93,6 +99,8 @@ impl State {
             metrics: StoreMetrics::default(),
             view: Mutex::new(view),
             manifest: Mutex::new(manifest),
+            strays: Mutex::default(),
+            disk,
             sealing: Mutex::new(()),
             maintenance: Mutex::new(()),
             _directory_lock: directory_lock,

@@ -1,5 +1,6 @@
-//! The embedded store behind its ports. Each call does its work on the blocking pool; one whose
-//! caller goes away is finished all the same, so that no state is left halfway.
+//! The embedded store behind its ports. Each call does its work on the blocking pool. Work that
+//! changes something is finished also when its caller goes away, so that no state is left halfway;
+//! questions are bounded in number and stop when nobody waits for them (`questions`).
 
 use std::sync::Arc;
 
@@ -10,16 +11,20 @@ use trace_model::{Clock, Coverage, SearchQuery, TenantId, TimeRange, TraceId, Un
 use super::config::EmbeddedStoreConfig;
 use super::state::State;
 use super::{catalog, commit, erase, index_repair, maintain, open, read, search};
+use crate::disk::{Disk, LocalDisk};
 use crate::metrics::StoreMetrics;
 use crate::port::{
     Eraser, ErasureReceipt, Operation, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
     StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
 };
+use crate::questions::{GoOn, Questions};
 
 /// Spans, index and catalogue of a cell in one directory of immutable segments.
 #[derive(Debug)]
 pub struct EmbeddedStore {
     state: Arc<State>,
+    searches: Questions,
+    reads: Questions,
 }
 
 impl EmbeddedStore {
@@ -30,7 +35,20 @@ impl EmbeddedStore {
         config: EmbeddedStoreConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        Ok(Arc::new(Self { state: Arc::new(open::open(config, clock)?) }))
+        Self::open_on(Arc::new(LocalDisk), config, clock)
+    }
+
+    /// Opens the store on a disk that may fail where the machine's would not.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        config: EmbeddedStoreConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let state = Arc::new(open::open(config, Arc::clone(&clock), disk)?);
+        let (config, metrics) = (&state.config, &state.metrics);
+        let reads = Questions::new(config.reads, Arc::clone(&clock), metrics.reads.clone());
+        let searches = Questions::new(config.searches, clock, metrics.searches.clone());
+        Ok(Arc::new(Self { state, searches, reads }))
     }
 
     /// The store's metrics, to be registered by its owner.
@@ -131,8 +149,9 @@ impl TraceReader for EmbeddedStore {
         tenant: &TenantId,
         trace_id: TraceId,
     ) -> Result<TraceRead, StoreError> {
-        let tenant = tenant.clone();
-        self.blocking(move |state| Ok(read::read_trace(state, &tenant, trace_id))).await
+        let (state, tenant) = (Arc::clone(&self.state), tenant.clone());
+        let read = move |go_on: GoOn<'_>| read::read_trace(&state, &tenant, trace_id, go_on);
+        self.reads.ask(read).await
     }
 
     fn figures(&self) -> StoreFigures {
@@ -149,8 +168,8 @@ impl TraceReader for EmbeddedStore {
 impl TraceSearch for EmbeddedStore {
     async fn search(&self, query: &SearchQuery) -> Result<SearchAnswer, StoreError> {
         query.filter.check_size().map_err(|error| StoreError::Unsupported(error.to_string()))?;
-        let query = query.clone();
-        self.blocking(move |state| Ok(search::search(state, &query))).await
+        let (state, query) = (Arc::clone(&self.state), query.clone());
+        self.searches.ask(move |go_on| search::search(&state, &query, go_on)).await
     }
 }
 
@@ -161,8 +180,8 @@ impl ServiceCatalog for EmbeddedStore {
         tenant: &TenantId,
         range: TimeRange,
     ) -> Result<Vec<Arc<str>>, StoreError> {
-        let tenant = tenant.clone();
-        self.blocking(move |state| catalog::services(state, &tenant, range)).await
+        let (state, tenant) = (Arc::clone(&self.state), tenant.clone());
+        self.searches.ask(move |go_on| catalog::services(&state, &tenant, range, go_on)).await
     }
 
     async fn operations(
@@ -171,8 +190,11 @@ impl ServiceCatalog for EmbeddedStore {
         service: &str,
         range: TimeRange,
     ) -> Result<Vec<Operation>, StoreError> {
-        let (tenant, service) = (tenant.clone(), service.to_owned());
-        self.blocking(move |state| catalog::operations(state, &tenant, &service, range)).await
+        let (state, tenant) = (Arc::clone(&self.state), tenant.clone());
+        let service = service.to_owned();
+        let list =
+            move |go_on: GoOn<'_>| catalog::operations(&state, &tenant, &service, range, go_on);
+        self.searches.ask(list).await
     }
 }
 

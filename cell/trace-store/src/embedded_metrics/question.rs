@@ -11,6 +11,7 @@ use super::state::View;
 use super::table::Table;
 use crate::memory_metrics::{MINUTE_NANOS, asks_for, touching};
 use crate::port::{EdgeKey, RedKey, RedQuery, RedRow, StoreError};
+use crate::questions::GoOn;
 
 pub(super) type Rows<K> = BTreeMap<K, <K as Record>::Row>;
 
@@ -26,6 +27,7 @@ struct Question<'a, K> {
     is_past: &'a dyn Fn(&K) -> bool,
     range: TimeRange,
     wants: &'a dyn Fn(&K) -> bool,
+    go_on: GoOn<'a>,
     rows: fn(&View) -> &Table<K>,
     blocks: fn(&SealedFile) -> &[BlockEntry<K>],
 }
@@ -46,6 +48,7 @@ impl<K: Record> Question<'_, K> {
         for block in (self.blocks)(file) {
             let is_outside = block.last < self.first || (self.is_past)(&block.first);
             if !is_outside && block.overlaps(self.range) {
+                (self.go_on)()?;
                 file.visit(block, &mut add)?;
             }
         }
@@ -111,7 +114,11 @@ impl Shared {
         Ok(rows)
     }
 
-    pub(super) fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
+    pub(super) fn red(
+        &self,
+        query: &RedQuery,
+        go_on: GoOn<'_>,
+    ) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
         let query = &RedQuery { range: touching(query.range, MINUTE_NANOS), ..query.clone() };
         let wants = |key: &SeriesKey| asks_for(query, &key.clone().into());
         let rows = self.collect(&Question {
@@ -119,6 +126,7 @@ impl Shared {
             is_past: &|key| is_past_series(query, key),
             range: query.range,
             wants: &wants,
+            go_on,
             rows: |view| &view.series,
             blocks: |file| &file.series,
         })?;
@@ -132,12 +140,14 @@ impl Shared {
         tenant: &TenantId,
         range: TimeRange,
         wants: &dyn Fn(&EdgeKey) -> bool,
+        go_on: GoOn<'_>,
     ) -> Result<Rows<EdgeKey>, StoreError> {
         self.collect(&Question {
             first: first_edge(tenant, range),
             is_past: &|key| (&key.tenant, key.bucket) >= (tenant, range.end),
             range,
             wants,
+            go_on,
             rows: |view| &view.edges,
             blocks: |file| &file.edges,
         })

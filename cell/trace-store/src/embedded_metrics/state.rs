@@ -252,6 +252,7 @@ impl View {
             }
             Err(
                 error @ (StoreError::Full
+                | StoreError::Busy
                 | StoreError::Unavailable(_)
                 | StoreError::NewerFormat { .. }
                 | StoreError::Unsupported(_)

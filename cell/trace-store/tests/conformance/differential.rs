@@ -185,6 +185,37 @@ const SPARSE: Adapter = Adapter {
     is_durable: true,
 };
 
+async fn check_search(
+    oracle: &Harness,
+    embedded: &Harness,
+    query: trace_model::SearchQuery,
+) -> Result<(), TestCaseError> {
+    let filter = query.filter.clone();
+    let expected = oracle.store.search(&query).await.unwrap();
+    let found = embedded.store.search(&query).await.unwrap();
+    let seen = |matches: &[trace_model::TraceMatch]| {
+        let one = |found: &trace_model::TraceMatch| {
+            let services = found.services.clone();
+            (found.trace_id, found.newest_match, services, found.regions.clone())
+        };
+        matches.iter().map(one).collect::<Vec<_>>()
+    };
+    prop_assert_eq!(seen(&found.matches), seen(&expected.matches), "{:?}", filter);
+    prop_assert!(!found.is_damaged);
+    let keys = |matches: &[trace_model::TraceMatch]| {
+        matches.iter().map(trace_model::TraceMatch::order_key).collect::<Vec<_>>()
+    };
+    let mut page = trace_model::SearchQuery { limit: 2, ..query };
+    for expected in expected.matches.chunks(page.limit) {
+        let found = embedded.store.search(&page).await.unwrap().matches;
+        prop_assert_eq!(keys(&found), keys(expected), "{:?} {:?}", filter, page.before);
+        page.before = found.last().map(|last| (last.newest_match, last.trace_id));
+    }
+    let behind = embedded.store.search(&page).await.unwrap().matches;
+    prop_assert!(page.before.is_none() || behind.is_empty(), "{:?} {:?}", filter, page.before);
+    Ok(())
+}
+
 async fn check(requests: &[(Request, bool)], filters: &[Filter]) -> Result<(), TestCaseError> {
     let mut oracle = Harness::new(MEMORY).await;
     let mut embedded = Harness::new(SPARSE).await;
@@ -205,23 +236,7 @@ async fn check(requests: &[(Request, bool)], filters: &[Filter]) -> Result<(), T
             [TimeRange::ALL, TimeRange { start: NOW.plus(9_000_000), end: NOW.plus(30_000_000) }]
         {
             let query = trace_model::SearchQuery { range, ..query(filter.clone()) };
-            let expected = oracle.store.search(&query).await.unwrap();
-            let found = embedded.store.search(&query).await.unwrap();
-            let seen = |matches: &[trace_model::TraceMatch]| {
-                let one = |found: &trace_model::TraceMatch| {
-                    let services = found.services.clone();
-                    (found.trace_id, found.newest_match, services, found.regions.clone())
-                };
-                matches.iter().map(one).collect::<Vec<_>>()
-            };
-            prop_assert_eq!(seen(&found.matches), seen(&expected.matches), "{:?}", filter);
-            prop_assert!(!found.is_damaged);
-            let newest = trace_model::SearchQuery { limit: 2, ..query };
-            let found = embedded.store.search(&newest).await.unwrap();
-            let keys = |matches: &[trace_model::TraceMatch]| {
-                matches.iter().take(2).map(trace_model::TraceMatch::order_key).collect::<Vec<_>>()
-            };
-            prop_assert_eq!(keys(&found.matches), keys(&expected.matches), "{:?}", filter);
+            check_search(&oracle, &embedded, query).await?;
         }
     }
     embedded.seal().await;

@@ -25,10 +25,10 @@ impl<T: SpanWriter + TraceReader + Eraser + SearchIndexer + TraceSearch + Servic
 {
 }
 
-/// Opens a store in a place.
-type Open = fn(PathBuf, Arc<dyn Clock>) -> BoxFuture<'static, Arc<dyn Store>>;
+/// Opens a store; the directory is its own, and its name is no other test's.
+pub(crate) type Open = fn(PathBuf, Arc<dyn Clock>) -> BoxFuture<'static, Arc<dyn Store>>;
 
-/// How an adapter is opened; the directory is its own, and its name is no other test's.
+/// How an adapter is opened.
 #[derive(Clone, Copy)]
 pub(crate) struct Adapter {
     pub(crate) open: Open,

@@ -10,12 +10,14 @@
 )]
 
 mod differential;
+mod failing_disk;
 mod files;
 mod fixture;
 mod golden;
 mod harness;
 mod kills;
 mod metrics;
+mod questions;
 mod rare_values;
 mod suite;
 mod upkeep;
