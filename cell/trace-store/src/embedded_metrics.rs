@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use trace_model::{Clock, Coverage, TenantId, TimeRange, TraceId};
 
+use crate::disk::{Disk, LocalDisk};
 use crate::memory_metrics::{
     BUCKET_NANOS, EdgeSum, TRACES_PER_EDGE_MAX, TraceList, asks_for_edge, covers_more, touching,
 };
@@ -39,6 +40,7 @@ mod sealed;
 mod state;
 mod table;
 
+use file::Place;
 use sealed::SealedFile;
 use state::{View, Writer};
 
@@ -88,6 +90,7 @@ pub struct EmbeddedMetricsStore {
 #[derive(Debug)]
 struct Shared {
     config: EmbeddedMetricsConfig,
+    place: Place,
     clock: Arc<dyn Clock>,
     writer: Mutex<Writer>,
     view: RwLock<View>,
@@ -99,11 +102,22 @@ impl EmbeddedMetricsStore {
     /// Fails on a damaged log and on files of a newer format. A damaged sealed file is kept aside
     /// and named by every question until it is removed: what it holds cannot be told.
     pub fn open(config: EmbeddedMetricsConfig, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::open_on(Arc::new(LocalDisk), config, clock)
+    }
+
+    /// Opens the directory on a disk that may fail where the machine's would not.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        config: EmbeddedMetricsConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
         fs::create_dir_all(&config.directory).map_err(file::disk)?;
-        let (writer, view) = state::open(&config, clock.now())?;
+        let place = Place { directory: config.directory.clone(), disk };
+        let (writer, view) = state::open(&place, clock.now())?;
         let questions =
             Questions::new(config.questions, Arc::clone(&clock), QuestionMetrics::default());
-        let shared = Shared { config, clock, writer: Mutex::new(writer), view: RwLock::new(view) };
+        let (writer, view) = (Mutex::new(writer), RwLock::new(view));
+        let shared = Shared { config, place, clock, writer, view };
         let store = Self { shared: Arc::new(shared), questions: Arc::new(questions) };
         store.shared.retain()?;
         Ok(store)
@@ -145,11 +159,11 @@ impl Shared {
         if !covers_more(&self.view().covered, &delta.covered) {
             return Ok(());
         }
-        writer.remove_stray_seal(&self.config.directory)?;
+        writer.remove_strays(&self.place)?;
         if self.view().bytes() > self.config.memory_bytes_max.saturating_mul(4) {
             self.seal(&mut writer)?;
         }
-        let frame = writer.append(&self.config.directory, delta, self.clock.now())?;
+        let frame = writer.append(&self.place, delta, self.clock.now())?;
         let counted = self.view_mut().count(frame);
         counted.map_err(|error| StoreError::Damaged(format!("a row in memory: {error}")))?;
         writer.remove_old_checkpoints(&self.config.directory);
@@ -170,24 +184,25 @@ impl Shared {
         (is_old && !view.is_empty()) || is_large
     }
 
-    /// Seals the rows in memory and begins a new log. Where the second fails, the sealed file has
-    /// to go before the log gets another frame: its presence says that the whole log is in it.
+    /// Seals the rows in memory and begins a new log. Where that fails half way, what it has left
+    /// has to go before the log gets another frame: the sealed file says that the whole log is in
+    /// it, the new log that this one has ended.
     fn seal(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let directory = &self.config.directory;
         let sequence = writer.log.sequence;
-        writer.has_stray_seal = true;
+        writer.has_strays = true;
         let sealed = {
             let view = self.view();
             let path = file::FileKind::Sealed.path(directory, sequence);
             if view.is_empty() {
                 None
             } else {
-                sealed::write(&path, &view.series, &view.edges, view.arrivals.1)?;
+                sealed::write(&self.place, &path, &view.series, &view.edges, view.arrivals.1)?;
                 Some(Arc::new(SealedFile::open(directory, sequence)?))
             }
         };
-        writer.begin_log(directory, &self.view())?;
-        writer.has_stray_seal = false;
+        writer.begin_log(&self.place, &self.view())?;
+        writer.has_strays = false;
         let mut view = self.view_mut();
         view.clear_rows();
         view.sealed.extend(sealed);

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use trace_model::{TenantId, TraceId};
 
 use super::codec::{DeltaFrame, EncodedRows, Reader, Record, put_bytes};
-use super::file::{self, FileKind, HEADER_BYTES, damaged, disk};
+use super::file::{self, FileKind, HEADER_BYTES, Place, damaged, disk};
 use super::sealed::{self, BlockEntry, SealedFile};
 use super::state::Writer;
 use super::table::Table;
@@ -53,7 +53,7 @@ impl Erased {
         Ok(erased)
     }
 
-    fn note(&mut self, directory: &Path, trace: (TenantId, TraceId)) -> Result<(), StoreError> {
+    fn note(&mut self, place: &Place, trace: (TenantId, TraceId)) -> Result<(), StoreError> {
         if self.traces.contains(&trace) {
             return Ok(());
         }
@@ -65,7 +65,7 @@ impl Erased {
         let mut bytes = FileKind::Erased.header();
         bytes.extend_from_slice(&crc32c::crc32c(&list).to_le_bytes());
         bytes.extend_from_slice(&list);
-        file::write_whole(&path_in(directory), &bytes).map_err(disk)?;
+        file::write_whole(place, &path_in(&place.directory), &bytes).map_err(disk)?;
         self.traces.push(trace);
         Ok(())
     }
@@ -101,12 +101,11 @@ pub(super) fn may_hold(row: &[u8], trace_id: TraceId) -> bool {
 impl Shared {
     fn erase(&self, tenant: &TenantId, trace_id: TraceId) -> Result<ErasureReceipt, StoreError> {
         let mut writer = self.writer();
-        let directory = &self.config.directory;
-        writer.erased.note(directory, (tenant.clone(), trace_id))?;
+        writer.erased.note(&self.place, (tenant.clone(), trace_id))?;
         let mut files = 0_u64;
         let sealed = self.view().sealed.clone();
         for file in sealed {
-            if let Some(rewritten) = rewrite(directory, &file, tenant, trace_id)? {
+            if let Some(rewritten) = rewrite(&self.place, &file, tenant, trace_id)? {
                 self.view_mut().replace_sealed(&Arc::new(rewritten));
                 files = files.saturating_add(1);
             }
@@ -145,7 +144,7 @@ fn in_memory(error: super::codec::Unfit) -> StoreError {
 
 /// Writes a sealed file again without the trace, if it has it.
 fn rewrite(
-    directory: &Path,
+    place: &Place,
     file: &SealedFile,
     tenant: &TenantId,
     trace_id: TraceId,
@@ -157,8 +156,8 @@ fn rewrite(
     if !in_series && !in_edges {
         return Ok(None);
     }
-    sealed::write(&file.path, &series, &edges, file.last_arrival)?;
-    SealedFile::open(directory, file.sequence).map(Some)
+    sealed::write(place, &file.path, &series, &edges, file.last_arrival)?;
+    SealedFile::open(&place.directory, file.sequence).map(Some)
 }
 
 fn load<K: Record>(file: &SealedFile, blocks: &[BlockEntry<K>]) -> Result<Table<K>, StoreError> {

@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::disk::Disk;
 use crate::port::StoreError;
 
 /// Format version of every file of this store.
@@ -94,8 +96,22 @@ fn kind_of(path: &Path) -> Option<(FileKind, u64)> {
     Some((kind, sequence.parse().ok()?))
 }
 
-/// Writes a file that is whole under its name or not there, and durable when this returns.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Where the files are.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) directory: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+}
+
+impl Place {
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.disk.sync_directory(&self.directory)
+    }
+}
+
+/// Writes a file that is whole under its name or not there, and durable when this returns. After a
+/// failure it may be there, and the next start may find it.
+pub(super) fn write_whole(place: &Place, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let partial = path.with_extension("partial");
     let written = File::create(&partial).and_then(|mut file| {
         file.write_all(bytes)?;
@@ -105,11 +121,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         drop(fs::remove_file(&partial));
         return Err(error);
     }
-    path.parent().map_or(Ok(()), sync_directory)
-}
-
-pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    place.sync()
 }
 
 /// Removes a file that may be gone already.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use trace_model::TraceId;
 
 use super::codec::DeltaFrame;
-use super::file::{self, FileKind, HEADER_BYTES, damaged, disk};
+use super::file::{self, FileKind, HEADER_BYTES, Place, damaged, disk};
 use crate::port::StoreError;
 
 const MARK: &[u8; 4] = b"FRAM";
@@ -35,14 +35,14 @@ pub(super) struct DeltaLog {
 impl DeltaLog {
     /// Creates a log that starts with a frame.
     pub(super) fn create(
-        directory: &Path,
+        place: &Place,
         sequence: u64,
         first: &DeltaFrame,
     ) -> Result<Self, StoreError> {
-        let path = FileKind::Log.path(directory, sequence);
+        let path = FileKind::Log.path(&place.directory, sequence);
         let mut bytes = FileKind::Log.header();
         put_frame(&mut bytes, &first.encode())?;
-        file::write_whole(&path, &bytes).map_err(disk)?;
+        file::write_whole(place, &path, &bytes).map_err(disk)?;
         let end = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let file = OpenOptions::new().write(true).open(&path).map_err(disk)?;
         Ok(Self { sequence, path, file, end, is_torn: false })

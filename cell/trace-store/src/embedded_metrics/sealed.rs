@@ -15,7 +15,7 @@ use proto::wire::put_varint;
 use trace_model::{TimeRange, UnixNanos};
 
 use super::codec::{Reader, Record, SeriesKey, Unfit, put_bytes, put_count};
-use super::file::{self, FileKind, HEADER_BYTES, damaged, disk};
+use super::file::{self, FileKind, HEADER_BYTES, Place, damaged, disk};
 use super::table::Table;
 use crate::port::{EdgeKey, StoreError};
 
@@ -59,6 +59,7 @@ pub(super) struct SealedFile {
 
 /// Writes the rows of both tables; the file is durable when this returns.
 pub(super) fn write(
+    place: &Place,
     path: &Path,
     series: &Table<SeriesKey>,
     edges: &Table<EdgeKey>,
@@ -74,7 +75,7 @@ pub(super) fn write(
     output.extend_from_slice(&last_arrival.0.to_le_bytes());
     output.extend_from_slice(&u32::try_from(index.len()).unwrap_or(u32::MAX).to_le_bytes());
     output.extend_from_slice(&crc32c::crc32c(&index).to_le_bytes());
-    file::write_whole(path, &output).map_err(disk)
+    file::write_whole(place, path, &output).map_err(disk)
 }
 
 fn put_blocks<K: Record>(

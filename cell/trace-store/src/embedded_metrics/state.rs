@@ -8,11 +8,11 @@ use trace_model::{Coverage, UnixNanos};
 
 use super::codec::{CheckpointChange, DeltaFrame, SeriesKey, Unfit};
 use super::erase::Erased;
-use super::file::{self, FileKind, HEADER_BYTES, damaged, disk};
+use super::file::{self, FileKind, HEADER_BYTES, Place, damaged, disk};
 use super::log::DeltaLog;
 use super::sealed::SealedFile;
+use super::set_aside;
 use super::table::Table;
-use super::{EmbeddedMetricsConfig, set_aside};
 use crate::port::{EdgeKey, MetricsDelta, StoreError};
 
 /// The writer's side.
@@ -26,8 +26,8 @@ pub(super) struct Writer {
     old_checkpoints: Vec<u64>,
     checkpoint: Option<u64>,
     pub(super) erased: Erased,
-    /// A seal was begun and not ended.
-    pub(super) has_stray_seal: bool,
+    /// A seal was begun and not ended: its sealed file, and the log that was to follow, may be there.
+    pub(super) has_strays: bool,
 }
 
 /// The readers' side.
@@ -49,11 +49,8 @@ pub(super) struct View {
 }
 
 /// Opens what the directory holds, and finishes what a crash has left half done.
-pub(super) fn open(
-    config: &EmbeddedMetricsConfig,
-    now: UnixNanos,
-) -> Result<(Writer, View), StoreError> {
-    let directory = &config.directory;
+pub(super) fn open(place: &Place, now: UnixNanos) -> Result<(Writer, View), StoreError> {
+    let directory = &place.directory;
     let files = file::list(directory).map_err(disk)?;
     let of_kind = |wanted: FileKind| {
         let mut sequences: Vec<u64> = files
@@ -79,7 +76,7 @@ pub(super) fn open(
         None => {
             let sequence =
                 of_kind(FileKind::Sealed).last().map_or(1, |last| last.saturating_add(1));
-            let log = DeltaLog::create(directory, sequence, &view.base(now))?;
+            let log = DeltaLog::create(place, sequence, &view.base(now))?;
             Writer::new(log, now)
         }
     };
@@ -92,7 +89,7 @@ pub(super) fn open(
     let is_sealed = FileKind::Sealed.path(directory, writer.log.sequence).exists();
     if is_sealed {
         view.clear_rows();
-        writer.begin_log(directory, &view)?;
+        writer.begin_log(place, &view)?;
     }
     Ok((writer, view))
 }
@@ -106,17 +103,24 @@ impl Writer {
             old_checkpoints: Vec::new(),
             checkpoint: None,
             erased: Erased::default(),
-            has_stray_seal: false,
+            has_strays: false,
         }
     }
 
-    /// Removes the sealed file of a seal that failed half way.
-    pub(super) fn remove_stray_seal(&mut self, directory: &Path) -> Result<(), StoreError> {
-        if self.has_stray_seal {
-            file::remove(&FileKind::Sealed.path(directory, self.log.sequence)).map_err(disk)?;
-            file::sync_directory(directory).map_err(disk)?;
-            self.has_stray_seal = false;
+    /// Removes what a seal that failed half way has left, the new log first: a start that finds it
+    /// holds it for the successor of this one, and takes the sealed file for all that this one had.
+    pub(super) fn remove_strays(&mut self, place: &Place) -> Result<(), StoreError> {
+        if !self.has_strays {
+            return Ok(());
         }
+        let sequence = self.log.sequence;
+        for (kind, sequence) in
+            [(FileKind::Log, sequence.saturating_add(1)), (FileKind::Sealed, sequence)]
+        {
+            file::remove(&kind.path(&place.directory, sequence)).map_err(disk)?;
+            place.sync().map_err(disk)?;
+        }
+        self.has_strays = false;
         Ok(())
     }
 
@@ -124,7 +128,7 @@ impl Writer {
     /// large and replaced often, then the delta in the log.
     pub(super) fn append(
         &mut self,
-        directory: &Path,
+        place: &Place,
         mut delta: MetricsDelta,
         now: UnixNanos,
     ) -> Result<DeltaFrame, StoreError> {
@@ -135,7 +139,7 @@ impl Writer {
             let sequence = self.next_checkpoint;
             self.next_checkpoint = sequence.saturating_add(1);
             self.old_checkpoints.push(sequence);
-            write_checkpoint(directory, sequence, &state)?;
+            write_checkpoint(place, sequence, &state)?;
             CheckpointChange::Replace(sequence, Vec::new())
         };
         let covered = delta.covered.clone();
@@ -153,9 +157,9 @@ impl Writer {
     }
 
     /// Begins a new log that starts where the view is, and removes the old one.
-    pub(super) fn begin_log(&mut self, directory: &Path, view: &View) -> Result<(), StoreError> {
+    pub(super) fn begin_log(&mut self, place: &Place, view: &View) -> Result<(), StoreError> {
         let sequence = self.log.sequence.saturating_add(1);
-        let log = DeltaLog::create(directory, sequence, &view.base(self.last_arrival))?;
+        let log = DeltaLog::create(place, sequence, &view.base(self.last_arrival))?;
         let old = std::mem::replace(&mut self.log, log);
         if let Err(error) = file::remove(old.path()) {
             tracing::warn!(%error, "a superseded log of metrics is left; the next start removes it");
@@ -279,11 +283,12 @@ impl View {
 }
 
 /// header | crc32c of the state u32 LE | state
-fn write_checkpoint(directory: &Path, sequence: u64, state: &[u8]) -> Result<(), StoreError> {
+fn write_checkpoint(place: &Place, sequence: u64, state: &[u8]) -> Result<(), StoreError> {
     let mut bytes = FileKind::Checkpoint.header();
     bytes.extend_from_slice(&crc32c::crc32c(state).to_le_bytes());
     bytes.extend_from_slice(state);
-    file::write_whole(&FileKind::Checkpoint.path(directory, sequence), &bytes).map_err(disk)
+    let path = FileKind::Checkpoint.path(&place.directory, sequence);
+    file::write_whole(place, &path, &bytes).map_err(disk)
 }
 
 fn read_checkpoint(directory: &Path, sequence: u64) -> Result<Vec<u8>, StoreError> {

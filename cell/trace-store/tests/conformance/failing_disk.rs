@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use service_kit::ManualClock;
-use trace_model::{Filter, LogPosition, TenantId};
+use trace_model::{Filter, LogPosition, TenantId, TimeRange};
 use trace_store::disk::{Disk, LocalDisk};
 use trace_store::{
-    EmbeddedStore, EmbeddedStoreConfig, Eraser, SpanWriter, StoreError, TraceReader, TraceSearch,
+    EmbeddedMetricsConfig, EmbeddedMetricsStore, EmbeddedStore, EmbeddedStoreConfig, Eraser,
+    MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow, SpanWriter, StoreError, TraceReader,
+    TraceSearch,
 };
 
 use crate::files::{files, open, orders};
@@ -53,13 +55,18 @@ fn config(directory: &Path) -> EmbeddedStoreConfig {
     EmbeddedStoreConfig { retention: Duration::from_secs(3_600), ..small_config(directory) }
 }
 
-/// The store as a restart finds it, in a copy of its directory; of the manifests this one.
-fn restarted(directory: &Path, manifest: &[u8]) -> (tempfile::TempDir, Arc<EmbeddedStore>) {
+fn copied(directory: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
     }
+    copy
+}
+
+/// The store as a restart finds it, in a copy of its directory; of the manifests this one.
+fn restarted(directory: &Path, manifest: &[u8]) -> (tempfile::TempDir, Arc<EmbeddedStore>) {
+    let copy = copied(directory);
     std::fs::write(copy.path().join("manifest"), manifest).unwrap();
     let clock = Arc::new(ManualClock::at(NOW));
     let store = open(config(copy.path()), &clock);
@@ -196,4 +203,74 @@ async fn whichever_sync_fails_a_restart_finds_all_that_was_durable() {
     }
     // Each seal syncs twice, and so do merging and erasing; expiry once.
     assert!(sync > 15, "{sync}");
+}
+
+fn one_span(number: u64) -> MetricsDelta {
+    let key = RedKey {
+        tenant: TenantId::default(),
+        minute: NOW,
+        service: format!("service-{}", number % 7).into(),
+        operation: None,
+        kind: trace_model::SpanKind::Server,
+        status: trace_model::StatusCode::Unset,
+    };
+    let mut covered = trace_model::Coverage::none(INCARNATION);
+    covered.extend(0, number + 1);
+    MetricsDelta {
+        red: vec![(key, RedRow { seen: 1, ..RedRow::default() })],
+        covered,
+        checkpoint: vec![7; 3],
+        extends_checkpoint: number % 4 != 0,
+        ..MetricsDelta::default()
+    }
+}
+
+/// Spans counted, and how far the log is counted.
+async fn counted(store: &EmbeddedMetricsStore) -> (u64, u64) {
+    let (tenant, range) = (TenantId::default(), TimeRange::ALL);
+    let query = RedQuery { tenant, service: None, by_operation: false, range };
+    let rows = store.red(&query).await.unwrap();
+    let (covered, _) = store.checkpoint().await.unwrap();
+    let seen = rows.iter().map(|(_, row)| row.seen).sum();
+    (seen, covered.next.get(&0).copied().unwrap_or(0))
+}
+
+/// Counts spans one by one, sealing after every few, with syncs that fail. After every try a kill
+/// leaves a directory with all that was counted, once.
+async fn count_with_failures_at(sync: u32, failures: u32) -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FailingDisk::default());
+    let clock = Arc::new(ManualClock::at(NOW));
+    let config = |directory: &Path| EmbeddedMetricsConfig {
+        memory_bytes_max: 1_000,
+        ..EmbeddedMetricsConfig::new(directory.to_owned())
+    };
+    let on = disk.clone();
+    let store = EmbeddedMetricsStore::open_on(on, config(directory.path()), clock.clone()).unwrap();
+    disk.fail(sync, failures);
+    for number in 0..24 {
+        let mut is_done = false;
+        while !is_done {
+            is_done = store.apply(one_span(number)).await.is_ok();
+            let acknowledged = if is_done { number + 1 } else { number };
+            let copy = copied(directory.path());
+            let killed = EmbeddedMetricsStore::open(config(copy.path()), clock.clone()).unwrap();
+            let (seen, covered) = counted(&killed).await;
+            assert_eq!(seen, covered, "{sync} {number}");
+            assert!(seen >= acknowledged, "{sync} {number}: {seen} of {acknowledged}");
+        }
+    }
+    assert_eq!(counted(&store).await, (24, 24));
+    disk.bad.load(Ordering::SeqCst) == 0
+}
+
+#[tokio::test]
+async fn whichever_sync_fails_every_count_is_there_once() {
+    for failures in [1, 2, 3] {
+        let mut sync = 0;
+        while count_with_failures_at(sync, failures).await {
+            sync += 1;
+        }
+        assert!(sync > 10, "{sync}");
+    }
 }
