@@ -6,6 +6,7 @@
 //! depend on the span log, and never answer short without saying so.
 #![warn(missing_docs)]
 
+mod answers;
 mod caller;
 mod config;
 mod deadline;

@@ -5,7 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 /// Which question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -49,6 +49,9 @@ pub(crate) struct QuerierMetrics {
     pub(crate) queries: Family<QueryLabels, Counter>,
     pub(crate) duration: Family<DurationLabels, Histogram>,
     pub(crate) running: Gauge,
+    pub(crate) outgoing_answers: Gauge,
+    pub(crate) outgoing_bytes: Gauge,
+    pub(crate) cut_answers: Counter,
     pub(crate) spans: Counter,
 }
 
@@ -62,6 +65,9 @@ impl QuerierMetrics {
                 Histogram::new(exponential_buckets(0.000_1, 4.0, 10))
             }),
             running: Gauge::default(),
+            outgoing_answers: Gauge::default(),
+            outgoing_bytes: Gauge::default(),
+            cut_answers: Counter::default(),
             spans: Counter::default(),
         };
         registry.register(
@@ -76,14 +82,34 @@ impl QuerierMetrics {
         );
         registry.register(
             "farspan_querier_running_queries",
-            "Questions being answered",
+            "Questions at work",
             metrics.running.clone(),
         );
+        metrics.register_outgoing(registry);
         registry.register(
             "farspan_querier_spans",
             "Spans given back by trace id",
             metrics.spans.clone(),
         );
         metrics
+    }
+
+    fn register_outgoing(&self, registry: &mut Registry) {
+        registry.register(
+            "farspan_querier_outgoing_answers",
+            "Answers by trace id whose reader has not taken all of it",
+            self.outgoing_answers.clone(),
+        );
+        registry.register_with_unit(
+            "farspan_querier_outgoing",
+            "Memory of what these readers have not taken yet",
+            Unit::Bytes,
+            self.outgoing_bytes.clone(),
+        );
+        registry.register(
+            "farspan_querier_cut_answers",
+            "Answers cut, since their reader was too slow and others wanted the room",
+            self.cut_answers.clone(),
+        );
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::{Response, Status};
 
+use crate::answers::Answers;
 use crate::caller::Access;
 use crate::config::QuerierConfig;
 use crate::metrics::{DurationLabels, Outcome, QuerierMetrics, Query, QueryLabels};
@@ -23,6 +24,8 @@ pub struct Querier {
     pub(crate) config: Arc<QuerierConfig>,
     pub(crate) ports: QuerierPorts,
     pub(crate) metrics: QuerierMetrics,
+    /// What the stores have answered and its readers have not taken yet.
+    pub(crate) answers: Answers,
     running: Arc<Semaphore>,
     miss_rounds: Arc<Semaphore>,
 }
@@ -34,7 +37,7 @@ pub fn server(querier: Querier) -> CellQueryServer<Querier> {
     CellQueryServer::new(querier).max_decoding_message_size(bytes_max)
 }
 
-/// What a question may use: dropped when its answer is out.
+/// The place of a question at work: dropped when the stores have answered.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) deadline: Instant,
@@ -53,10 +56,12 @@ impl Drop for Admitted {
 impl Querier {
     /// A querier over these ports; its metrics go into the registry.
     pub fn new(config: QuerierConfig, ports: QuerierPorts, registry: &mut Registry) -> Self {
+        let metrics = QuerierMetrics::register(registry);
         Self {
             running: Arc::new(Semaphore::new(config.queries_max)),
             miss_rounds: Arc::new(Semaphore::new(config.miss_rounds_max)),
-            metrics: QuerierMetrics::register(registry),
+            answers: Answers::new(&config, metrics.clone()),
+            metrics,
             config: Arc::new(config),
             ports,
         }
@@ -76,14 +81,32 @@ impl Querier {
         };
         let running = Arc::clone(&self.running).try_acquire_owned();
         let running = running.map_err(|_| QuerierError::Busy)?;
+        Ok(self.admitted(Instant::now() + time, running, miss_round))
+    }
+
+    /// A place for the next part of an answer that has begun. Those wait, in order, and until their
+    /// deadline: there are no more of them than answers on their way out.
+    pub(crate) async fn wait_for_place(&self, deadline: Instant) -> Result<Admitted, QuerierError> {
+        let running = Arc::clone(&self.running).acquire_owned();
+        let running = tokio::time::timeout_at(deadline, running).await;
+        let running = running.map_err(|_| QuerierError::Deadline)?;
+        Ok(self.admitted(deadline, running.map_err(|_| QuerierError::Busy)?, None))
+    }
+
+    fn admitted(
+        &self,
+        deadline: Instant,
+        running: OwnedSemaphorePermit,
+        miss_round: Option<OwnedSemaphorePermit>,
+    ) -> Admitted {
         self.metrics.running.inc();
-        Ok(Admitted {
-            deadline: Instant::now() + time,
+        Admitted {
+            deadline,
             started: self.ports.clock.monotonic(),
             _running: running,
             _miss_round: miss_round,
             gauge: self.metrics.running.clone(),
-        })
+        }
     }
 
     /// Answers a question that has one message for an answer.
@@ -118,7 +141,7 @@ impl Querier {
             | QuerierError::Invalid(_)
             | QuerierError::OutOfLimits { .. } => Outcome::Invalid,
             QuerierError::Busy | QuerierError::MissBudget => Outcome::Refused,
-            QuerierError::Deadline => Outcome::DeadlineExceeded,
+            QuerierError::Deadline | QuerierError::TooSlow => Outcome::DeadlineExceeded,
             QuerierError::Store(_) | QuerierError::Log(_) => Outcome::Failed,
         };
         self.metrics.queries.get_or_create(&QueryLabels { query, outcome }).inc();

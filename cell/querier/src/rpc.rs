@@ -14,17 +14,17 @@ use crate::deadline::allowed_time;
 use crate::metrics::Query;
 use crate::querier::Querier;
 use crate::status::QuerierError;
-use crate::stream::Frames;
+use crate::stream::FrameStream;
 
 #[tonic::async_trait]
 impl CellQuery for Querier {
-    type FindTraceStream = Frames;
-    type FindTracesStream = Frames;
+    type FindTraceStream = FrameStream;
+    type FindTracesStream = FrameStream;
 
     async fn find_trace(
         &self,
         request: Request<v1::FindTraceRequest>,
-    ) -> Result<Response<Frames>, Status> {
+    ) -> Result<Response<FrameStream>, Status> {
         let time = allowed_time(request.metadata(), self.config.query_time_max);
         let frames = self.stream_trace(request.into_inner(), time).await;
         frames.map(Response::new).map_err(|error| self.refuse(Query::FindTrace, error))
@@ -33,7 +33,7 @@ impl CellQuery for Querier {
     async fn find_traces(
         &self,
         request: Request<v1::FindTracesRequest>,
-    ) -> Result<Response<Frames>, Status> {
+    ) -> Result<Response<FrameStream>, Status> {
         let time = allowed_time(request.metadata(), self.config.query_time_max);
         let frames = self.stream_traces(request.into_inner(), time);
         frames.map(Response::new).map_err(|error| self.refuse(Query::FindTraces, error))

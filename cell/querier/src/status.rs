@@ -34,6 +34,9 @@ pub enum QuerierError {
     /// The caller's time is over.
     #[error("the time allowed for the query is over")]
     Deadline,
+    /// The reader took the answer too slowly, and others wanted its room.
+    #[error("the answer was taken too slowly")]
+    TooSlow,
     /// A store did not answer.
     #[error("a store did not answer")]
     Store(#[source] StoreError),
@@ -55,7 +58,7 @@ impl QuerierError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::NoCaller | Self::Invalid(_) | Self::OutOfLimits { .. } => false,
-            Self::Busy | Self::MissBudget | Self::Deadline | Self::Log(_) => true,
+            Self::Busy | Self::MissBudget | Self::Deadline | Self::TooSlow | Self::Log(_) => true,
             Self::Store(error) => error.is_retryable(),
         }
     }
@@ -67,7 +70,7 @@ impl QuerierError {
             Self::NoCaller => Code::Unauthenticated,
             Self::Invalid(_) | Self::OutOfLimits { .. } => Code::InvalidArgument,
             Self::Busy | Self::MissBudget => Code::ResourceExhausted,
-            Self::Deadline => Code::DeadlineExceeded,
+            Self::Deadline | Self::TooSlow => Code::DeadlineExceeded,
             Self::Log(_) => Code::Unavailable,
             Self::Store(error) => match error {
                 StoreError::Busy => Code::ResourceExhausted,
@@ -90,6 +93,7 @@ impl From<QuerierError> for Status {
             | QuerierError::Busy
             | QuerierError::MissBudget
             | QuerierError::Deadline
+            | QuerierError::TooSlow
             | QuerierError::Store(_)
             | QuerierError::Log(_) => error.to_string(),
         };
@@ -115,6 +119,7 @@ mod tests {
             (QuerierError::Busy, Code::ResourceExhausted, true),
             (QuerierError::MissBudget, Code::ResourceExhausted, true),
             (QuerierError::Deadline, Code::DeadlineExceeded, true),
+            (QuerierError::TooSlow, Code::DeadlineExceeded, true),
             (PortError("closed".to_owned()).into(), Code::Unavailable, true),
             (StoreError::Busy.into(), Code::ResourceExhausted, true),
             (store(StoreError::Busy), Code::ResourceExhausted, true),

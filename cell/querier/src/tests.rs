@@ -1,5 +1,7 @@
 //! The service over fake ports: order of reads, policy, limits, deadlines.
 
+mod slow_readers;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -321,16 +323,6 @@ async fn questions_for_unknown_traces_have_a_budget_of_their_own() {
     );
     assert!(first.is_ok() && known.is_ok());
     assert_eq!(second.err().unwrap().code(), Code::ResourceExhausted);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_keeps_its_place_until_its_last_frame_is_out() {
-    let (querier, _) = querier_with(|config| config.queries_max = 1);
-    let held = querier.find_trace(ask("us", false)).await.unwrap();
-    let refused = querier.find_trace(ask("us", false)).await;
-    assert_eq!(refused.err().unwrap().code(), Code::ResourceExhausted);
-    drop(held);
-    assert!(querier.find_trace(ask("us", false)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
