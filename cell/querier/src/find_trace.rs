@@ -13,7 +13,7 @@
 //! store's cover reaches the tail's start. Otherwise (a store restored from an old backup, a lost
 //! disk) only the store's own cover is claimed, and the certificate says what is missing.
 
-use trace_model::{Coverage, TenantId, TraceId, TraceSpans, UnixNanos};
+use trace_model::{Coverage, TenantId, TimeRange, TraceId, TraceSpans, UnixNanos};
 
 use crate::port::{QuerierPorts, TailRead};
 use crate::status::QuerierError;
@@ -27,25 +27,33 @@ pub struct CellTrace {
     pub covered: Coverage,
     /// A record or file that may belong to the trace could not be read.
     pub is_damaged: bool,
-    /// Spans appended at or before this time may be gone by retention.
+    /// Spans appended at or before this time may be gone by retention, of those that were asked
+    /// about.
     pub expired_until: Option<UnixNanos>,
 }
 
-/// Reads a trace: the tail first, the store behind it.
+/// Reads a trace: the tail first, the store behind it. `placed`: between which times the asker knows
+/// its spans to be.
 pub(crate) async fn find_trace(
     ports: &QuerierPorts,
     tenant: &TenantId,
     trace_id: TraceId,
+    placed: Option<TimeRange>,
 ) -> Result<CellTrace, QuerierError> {
     let tail = ports.tail.read_tail(tenant, trace_id).await?;
     let stored = ports.traces.read_trace(tenant, trace_id).await?;
     let covered = join_covers(&tail, &stored.covered);
     let is_damaged = tail.is_damaged || stored.is_damaged;
+    // Asked behind the read: what was removed before that is known by now.
+    let expired_until = stored.expired_until.and_then(|until| match placed {
+        Some(range) => ports.traces.expired_within(range, until),
+        None => Some(until),
+    });
     let mut spans = TraceSpans::new(trace_id);
     for span in stored.spans.into_iter().chain(tail.spans) {
         spans.insert(span);
     }
-    Ok(CellTrace { spans, covered, is_damaged, expired_until: stored.expired_until })
+    Ok(CellTrace { spans, covered, is_damaged, expired_until })
 }
 
 /// The cover of both together. What the store covered of the log's earlier incarnations stays

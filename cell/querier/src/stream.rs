@@ -8,7 +8,7 @@ use proto::convert::query::{FramePacker, InvalidMessage, id_bytes};
 use proto::v1::{self, CellOutcome};
 use tokio::time::Instant;
 use tonic::Status;
-use trace_model::TraceId;
+use trace_model::{TimeRange, TraceId};
 
 use crate::answers::{Answer, Frames, bytes_of};
 use crate::caller::{Access, Caller};
@@ -21,13 +21,28 @@ use crate::status::QuerierError;
 pub(crate) type FrameStream =
     Pin<Box<dyn Stream<Item = Result<v1::FindTraceResponse, Status>> + Send>>;
 
+/// A trace that is asked for, and between which times the asker knows its spans to be.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    trace_id: TraceId,
+    placed: Option<TimeRange>,
+}
+
+impl Asked {
+    /// An empty range says as little as none.
+    fn read(trace_id: &[u8], placed: Option<v1::TimeRange>) -> Result<Self, QuerierError> {
+        let placed = placed.map(TimeRange::from).filter(|range| range.start < range.end);
+        Ok(Self { trace_id: TraceId::try_from(trace_id).map_err(InvalidMessage::from)?, placed })
+    }
+}
+
 /// An answer, and what is still to be read for it.
 struct Reading {
     querier: Querier,
     caller: Caller,
     query: Query,
     answer: Answer,
-    ids: std::vec::IntoIter<TraceId>,
+    asked: std::vec::IntoIter<Asked>,
     deadline: Instant,
 }
 
@@ -39,16 +54,16 @@ impl Querier {
         time: Duration,
     ) -> Result<FrameStream, QuerierError> {
         let caller = Caller::identify(request.caller)?;
-        let trace_id = read_id(&request.trace_id)?;
+        let asked = Asked::read(&request.trace_id, request.placed)?;
         let admitted = self.admit(time, request.is_miss_round)?;
         let deadline = admitted.deadline;
         let answer = self.answers.begin(deadline)?;
-        self.read(&caller, trace_id, &answer, deadline).await?;
+        self.read(&caller, asked, &answer, deadline).await?;
         self.count_answer(Query::FindTrace, caller.access(&self.config), &admitted);
         drop(admitted);
         let (querier, query) = (self.clone(), Query::FindTrace);
-        let ids = Vec::new().into_iter();
-        Ok(Reading { querier, caller, query, answer, ids, deadline }.into_stream())
+        let asked = Vec::new().into_iter();
+        Ok(Reading { querier, caller, query, answer, asked, deadline }.into_stream())
     }
 
     /// Several traces, one after the other: the next is read when the one before is out. Between
@@ -63,14 +78,20 @@ impl Querier {
         if request.trace_ids.is_empty() || request.trace_ids.len() > max {
             return Err(QuerierError::OutOfLimits { what: "trace_ids", min: 1, max });
         }
-        let ids = request.trace_ids.iter().map(|id| read_id(id)).collect::<Result<Vec<_>, _>>()?;
+        if !request.placed.is_empty() && request.placed.len() != request.trace_ids.len() {
+            return Err(InvalidMessage::Missing("placed").into());
+        }
+        let placed = request.placed.into_iter().map(Some).chain(std::iter::repeat(None));
+        let asked = request.trace_ids.iter().zip(placed);
+        let asked = asked.map(|(id, placed)| Asked::read(id, placed));
+        let asked = asked.collect::<Result<Vec<_>, _>>()?;
         let admitted = self.admit(time, false)?;
         let deadline = admitted.deadline;
         let answer = self.answers.begin(deadline)?;
         self.count_answer(Query::FindTraces, caller.access(&self.config), &admitted);
         drop(admitted);
-        let (querier, query, ids) = (self.clone(), Query::FindTraces, ids.into_iter());
-        Ok(Reading { querier, caller, query, answer, ids, deadline }.into_stream())
+        let (querier, query, asked) = (self.clone(), Query::FindTraces, asked.into_iter());
+        Ok(Reading { querier, caller, query, answer, asked, deadline }.into_stream())
     }
 
     /// Reads one trace and puts it out, unless the policy lets nothing out: then nothing is read
@@ -78,15 +99,16 @@ impl Querier {
     async fn read(
         &self,
         caller: &Caller,
-        trace_id: TraceId,
+        asked: Asked,
         answer: &Answer,
         deadline: Instant,
     ) -> Result<(), QuerierError> {
+        let Asked { trace_id, placed } = asked;
         answer.begin_work();
         if caller.access(&self.config) == Access::Forbidden {
             return answer.offer(pack(trace_id, None, self.forbidden()), 0);
         }
-        let read = find_trace(&self.ports, &caller.tenant, trace_id);
+        let read = find_trace(&self.ports, &caller.tenant, trace_id, placed);
         let timed = tokio::time::timeout_at(deadline, read).await;
         let found = timed.unwrap_or(Err(QuerierError::Deadline))?;
         self.metrics.spans.inc_by(found.spans.len() as u64);
@@ -130,15 +152,11 @@ impl Reading {
             if let Some(frame) = self.answer.next_frame()? {
                 return Ok(Some(frame));
             }
-            let Some(trace_id) = self.ids.next() else { return Ok(None) };
+            let Some(asked) = self.asked.next() else { return Ok(None) };
             let _place = self.querier.wait_for_place(self.deadline).await?;
-            self.querier.read(&self.caller, trace_id, &self.answer, self.deadline).await?;
+            self.querier.read(&self.caller, asked, &self.answer, self.deadline).await?;
         }
     }
-}
-
-fn read_id(bytes: &[u8]) -> Result<TraceId, QuerierError> {
-    Ok(TraceId::try_from(bytes).map_err(InvalidMessage::from)?)
 }
 
 fn pack(trace_id: TraceId, found: Option<CellTrace>, summary: v1::FindTraceSummary) -> Frames {

@@ -95,6 +95,11 @@ impl TraceReader for Cell {
     fn figures(&self) -> StoreFigures {
         StoreFigures { spans: 7, bytes: 8, segments: 1 }
     }
+
+    /// What was placed at 500 or later is all there.
+    fn expired_within(&self, range: TimeRange, expired_until: UnixNanos) -> Option<UnixNanos> {
+        (range.start < UnixNanos(500)).then_some(expired_until)
+    }
 }
 
 #[async_trait]
@@ -223,7 +228,7 @@ fn caller(region: &str) -> Option<v1::Caller> {
 
 fn ask(region: &str, is_miss_round: bool) -> Request<v1::FindTraceRequest> {
     let (caller, trace_id) = (caller(region), id_bytes(id(5)));
-    Request::new(v1::FindTraceRequest { caller, trace_id, is_miss_round })
+    Request::new(v1::FindTraceRequest { caller, trace_id, is_miss_round, placed: None })
 }
 
 async fn find(querier: &Querier, region: &str) -> (Vec<StoredSpan>, v1::FindTraceSummary) {
@@ -261,6 +266,33 @@ async fn an_answer_says_up_to_when_retention_has_removed_spans() {
     assert_eq!(find(&querier, "us").await.1.expired_until_unix_nano, 0);
     *cell.expired_until.lock().unwrap() = Some(UnixNanos(77));
     assert_eq!(find(&querier, "us").await.1.expired_until_unix_nano, 77);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_asker_knows_the_traces_times_retention_is_told_of_those_alone() {
+    let (querier, cell) = querier_with(|_| {});
+    *cell.expired_until.lock().unwrap() = Some(UnixNanos(77));
+    let range = |start, end| v1::TimeRange { start_unix_nano: start, end_unix_nano: end };
+    let asked = [range(400, 600), range(500, 600), range(0, 0), range(600, 500)];
+    let told = [77, 0, 77, 77];
+    for (placed, told) in asked.iter().zip(told) {
+        let mut ask = ask("us", false);
+        ask.get_mut().placed = Some(*placed);
+        let frames = querier.find_trace(ask).await.unwrap().into_inner();
+        let last = frames.map(Result::unwrap).collect::<Vec<_>>().await.pop().unwrap();
+        assert_eq!(last.summary.unwrap().expired_until_unix_nano, told, "{placed:?}");
+    }
+    let several = |placed: &[v1::TimeRange]| {
+        let (trace_ids, placed) = (vec![id_bytes(id(5)); 4], placed.to_vec());
+        Request::new(v1::FindTracesRequest { caller: caller("us"), trace_ids, placed })
+    };
+    let frames = querier.find_traces(several(&asked)).await.unwrap().into_inner();
+    let frames = frames.map(Result::unwrap).collect::<Vec<_>>().await;
+    let summaries = frames.iter().filter_map(|frame| frame.summary.as_ref());
+    let found: Vec<u64> = summaries.map(|summary| summary.expired_until_unix_nano).collect();
+    assert_eq!(found, told);
+    let refused = querier.find_traces(several(&asked[..3])).await;
+    assert_eq!(refused.err().unwrap().code(), Code::InvalidArgument);
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,8 +381,11 @@ async fn a_store_that_fails_is_an_error_and_no_short_answer() {
 async fn several_traces_come_in_the_order_asked_each_with_its_summary() {
     let (querier, _) = querier_with(|config| config.traces_per_request_max = 2);
     let ids = |numbers: &[u8]| numbers.iter().map(|number| id_bytes(id(*number))).collect();
-    let request =
-        |numbers: &[u8]| v1::FindTracesRequest { caller: caller("us"), trace_ids: ids(numbers) };
+    let request = |numbers: &[u8]| v1::FindTracesRequest {
+        caller: caller("us"),
+        trace_ids: ids(numbers),
+        placed: Vec::new(),
+    };
     let frames = querier.find_traces(Request::new(request(&[5, 5]))).await.unwrap().into_inner();
     let frames: Vec<_> = frames.map(Result::unwrap).collect().await;
     assert_eq!(frames.iter().filter(|frame| frame.summary.is_some()).count(), 2);

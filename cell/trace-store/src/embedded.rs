@@ -22,6 +22,7 @@ mod directory;
 mod earlier_pages;
 mod erase;
 mod evaluate;
+mod expired;
 mod found;
 mod hash;
 mod index_build;

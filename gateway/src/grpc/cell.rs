@@ -93,12 +93,13 @@ impl CellClient for GrpcCellClient {
             [trace_id] => {
                 let trace_id = id_bytes(*trace_id);
                 let is_miss_round = ask.is_miss_round;
-                let message = v1::FindTraceRequest { caller, trace_id, is_miss_round };
+                let message =
+                    v1::FindTraceRequest { caller, trace_id, is_miss_round, placed: None };
                 client.find_trace(timed(message, ask.time)).await
             }
             several => {
                 let trace_ids = several.iter().copied().map(id_bytes).collect();
-                let message = v1::FindTracesRequest { caller, trace_ids };
+                let message = v1::FindTracesRequest { caller, trace_ids, placed: Vec::new() };
                 client.find_traces(timed(message, ask.time)).await
             }
         };

@@ -165,7 +165,7 @@ async fn an_answer_larger_than_all_the_room_has_it_alone() {
 
 fn ask_several(count: usize) -> Request<v1::FindTracesRequest> {
     let trace_ids = vec![id_bytes(id(5)); count];
-    Request::new(v1::FindTracesRequest { caller: caller("us"), trace_ids })
+    Request::new(v1::FindTracesRequest { caller: caller("us"), trace_ids, placed: Vec::new() })
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,6 +144,9 @@ pub(crate) fn commit(
     let mut view = state.view();
     show(&mut view);
     view.expired_until = manifest.expired_until();
+    if view.expired != *manifest.expired() {
+        view.expired = manifest.expired().clone();
+    }
     if view.erased.len() != manifest.erased.len() {
         view.erased = Arc::new(erased_set(&manifest));
     }

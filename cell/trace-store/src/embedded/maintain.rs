@@ -4,11 +4,14 @@
 //! probe, so neighbours are merged until they have the size of a full segment. Full segments are
 //! left alone until there are very many: rewriting them costs as much CPU as writing them did.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use super::commit::{commit, remove_files};
 use super::erase::finish_erasures;
+use super::expired::ExpiredRun;
+use super::index_build::ANY_BUCKET;
 use super::replace::{replace, swap};
 use super::segment_read::Segment;
 use super::state::{State, lock};
@@ -45,15 +48,32 @@ fn expire(state: &State) -> Result<(), StoreError> {
         expired.push(Arc::clone(segment));
     }
     if !expired.is_empty() {
-        let until = expired.iter().map(|segment| segment.footer.appended_max).max();
+        let until = expired.iter().map(|segment| segment.footer.appended_max).max().unwrap_or(0);
+        let runs: Vec<ExpiredRun> =
+            expired.iter().flat_map(|segment| placed_in(state, segment)).collect();
         swap(state, &expired, None, |manifest| {
-            until.into_iter().for_each(|until| manifest.note_expired(until));
+            manifest.note_expired(until, runs);
             let oldest = oldest.saturating_sub(TOMBSTONE_MARGIN_NANOS);
             manifest.erased.retain(|erased| !erased.is_done || erased.at >= oldest);
         })?;
         state.metrics.expired_segments.inc_by(expired.len() as u64);
     }
     Ok(())
+}
+
+/// When the spans of a segment were placed, as its index knows by the bucket; without an index the
+/// times of its ends.
+fn placed_in(state: &State, segment: &Segment) -> Vec<ExpiredRun> {
+    let footer = &segment.footer;
+    let until = footer.appended_max;
+    let all = ExpiredRun::of_times(footer.placed_min, footer.placed_max, until);
+    let directory = segment.index().and_then(|index| segment.directory(&index, &state.cache).ok());
+    let Some(directory) = directory else { return vec![all] };
+    let buckets: BTreeSet<u64> = directory.groups.iter().map(|group| group.bucket).collect();
+    if buckets.contains(&ANY_BUCKET) {
+        return vec![all];
+    }
+    buckets.into_iter().map(|bucket| ExpiredRun::of_bucket(bucket, until)).collect()
 }
 
 /// Removes segments that cannot be read, once their files are too old: until then every answer says
@@ -82,7 +102,7 @@ fn expire_damaged(state: &State, oldest: u64) -> Result<(), StoreError> {
         |manifest| {
             manifest.segments.retain(|id| !expired.contains(id));
             // What was in them cannot be read: all of it was appended before they were written.
-            manifest.note_expired(oldest);
+            manifest.note_expired(oldest, vec![ExpiredRun::of_all_time(oldest)]);
         },
         |view| view.damaged.retain(|id| !expired.contains(id)),
     )?;

@@ -13,12 +13,15 @@ use serde::{Deserialize, Serialize};
 use trace_model::{Coverage, TenantId, TraceId, UnixNanos};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::expired::{Expired, ExpiredRun};
 use super::sealed_file::{TEMPORARY_SUFFIX, damaged, disk_error};
 use crate::StoreError;
 use crate::disk::Disk;
 
-/// The version that this release writes.
-const VERSION: u32 = 1;
+/// The newest version that this release reads.
+const VERSION: u32 = 2;
+/// The version of a manifest that says nothing about what has expired when.
+const WITHOUT_RUNS: u32 = 1;
 const NAME: &str = "manifest";
 
 /// A trace that was erased. Only a hash is kept: the id itself is to be in no file.
@@ -61,6 +64,9 @@ pub(crate) struct Manifest {
     /// cover does too: without it an answer could not tell "gone" from "never there".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expired_until: Option<u64>,
+    /// When it was placed.
+    #[serde(default, skip_serializing_if = "Expired::is_empty")]
+    expired: Expired,
 }
 
 impl Manifest {
@@ -83,9 +89,16 @@ impl Manifest {
         self.expired_until.map(UnixNanos)
     }
 
+    /// What retention has removed, by placement time.
+    pub(crate) const fn expired(&self) -> &Expired {
+        &self.expired
+    }
+
     /// Notes that retention removes what was appended up to then.
-    pub(crate) fn note_expired(&mut self, until: u64) {
+    pub(crate) fn note_expired(&mut self, until: u64, runs: Vec<ExpiredRun>) {
         self.expired_until = self.expired_until.max(Some(until));
+        self.expired.note(runs);
+        self.version = VERSION;
     }
 
     /// Reads the manifest; that of a new store where there is none.
@@ -94,7 +107,7 @@ impl Manifest {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { version: VERSION, next_id: 1, ..Self::default() });
+                return Ok(Self { version: WITHOUT_RUNS, next_id: 1, ..Self::default() });
             }
             Err(error) => return Err(disk_error(&path, &error)),
         };
@@ -108,7 +121,14 @@ impl Manifest {
             let (file, found) = (NAME.to_owned(), version.version);
             return Err(StoreError::NewerFormat { file, found, known: VERSION });
         }
-        serde_json::from_str(json).map_err(|error| damaged(&path, &error))
+        let mut manifest: Self =
+            serde_json::from_str(json).map_err(|error| damaged(&path, &error))?;
+        if manifest.expired.is_empty()
+            && let Some(until) = manifest.expired_until
+        {
+            manifest.note_expired(until, vec![ExpiredRun::of_all_time(until)]);
+        }
+        Ok(manifest)
     }
 
     /// Writes the manifest beside the one that counts; durable when it returns.
@@ -142,4 +162,56 @@ fn temporary_path(directory: &Path) -> PathBuf {
 #[derive(Deserialize)]
 struct Version {
     version: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use trace_model::TimeRange;
+
+    use super::*;
+    use crate::disk::LocalDisk;
+
+    fn load(json: &str) -> Result<Manifest, StoreError> {
+        let directory = tempfile::tempdir().unwrap();
+        let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
+        std::fs::write(directory.path().join(NAME), text).unwrap();
+        Manifest::load(directory.path())
+    }
+
+    fn saved(manifest: &Manifest) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        manifest.write(directory.path()).unwrap();
+        replace(directory.path(), &LocalDisk).unwrap();
+        let text = std::fs::read_to_string(directory.path().join(NAME)).unwrap();
+        text.lines().next().unwrap().to_owned()
+    }
+
+    const VERSION_1: &str = r#"{"version":1,"next_id":4,"incarnation":7,"covered":{"0":9},"segments":[2,3],"erased":[],"expired_until":5}"#;
+    const VERSION_2: &str = r#"{"version":2,"next_id":4,"incarnation":7,"covered":{"0":9},"segments":[2,3],"erased":[],"expired_until":1800000000005,"expired":[{"first":3,"last":3,"until":1800000000005}]}"#;
+
+    #[test]
+    fn what_version_1_says_has_expired_may_lie_in_any_time() {
+        let manifest = load(VERSION_1).unwrap();
+        assert_eq!(manifest.expired_until(), Some(UnixNanos(5)));
+        for start in [0, 1_790_000_400_000_000_000] {
+            let range = TimeRange { start: UnixNanos(start), end: UnixNanos(start + 1) };
+            assert_eq!(manifest.expired().until_within(range), Some(UnixNanos(5)));
+        }
+    }
+
+    #[test]
+    fn version_2_is_read_as_it_is_written_and_a_newer_one_is_refused() {
+        assert_eq!(saved(&load(VERSION_2).unwrap()), VERSION_2);
+        let newer = load(&VERSION_2.replace("\"version\":2", "\"version\":3")).unwrap_err();
+        assert!(matches!(newer, StoreError::NewerFormat { found: 3, known: 2, .. }), "{newer}");
+    }
+
+    #[test]
+    fn a_manifest_is_of_the_oldest_version_that_can_say_what_it_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut manifest = Manifest::load(directory.path()).unwrap();
+        assert!(saved(&manifest).starts_with(r#"{"version":1,"#));
+        manifest.note_expired(9, vec![ExpiredRun::of_bucket(3, 9)]);
+        assert!(saved(&manifest).starts_with(r#"{"version":2,"#));
+    }
 }

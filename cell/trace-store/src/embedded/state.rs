@@ -9,6 +9,7 @@ use trace_model::{Clock, Coverage, TenantId, TraceId, UnixNanos};
 
 use super::cache::SegmentCache;
 use super::config::EmbeddedStoreConfig;
+use super::expired::Expired;
 use super::manifest::{Manifest, erased_hash};
 use super::pending::{Pending, PendingBatch};
 use super::segment_read::Segment;
@@ -35,6 +36,8 @@ pub(crate) struct View {
     pub(crate) erased: Arc<ErasedSet>,
     /// Append time up to which retention has removed spans.
     pub(crate) expired_until: Option<UnixNanos>,
+    /// When those were placed.
+    pub(crate) expired: Expired,
 }
 
 /// The parts of a store that its tasks share.
@@ -81,7 +84,7 @@ impl State {
     pub(crate) fn new(parts: StateParts) -> Self {
         let StateParts { config, clock, disk, manifest, segments, damaged, directory_lock } = parts;
         let covered = manifest.coverage();
-        let expired_until = manifest.expired_until();
+        let (expired_until, expired) = (manifest.expired_until(), manifest.expired().clone());
         let view = View {
             pending: Pending::default(),
             sealing: None,
@@ -91,6 +94,7 @@ impl State {
             covered,
             erased: Arc::new(erased_set(&manifest)),
             expired_until,
+            expired,
         };
         Self {
             cache: super::cache::segment_cache(config.cache_bytes),

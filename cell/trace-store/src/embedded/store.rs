@@ -162,6 +162,10 @@ impl TraceReader for EmbeddedStore {
             segments: segments.len() as u64,
         }
     }
+
+    fn expired_within(&self, range: TimeRange, _expired_until: UnixNanos) -> Option<UnixNanos> {
+        self.state.view().expired.until_within(range)
+    }
 }
 
 #[async_trait]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use proto::LoggedBatch;
-use trace_model::{Coverage, StoredSpan, TenantId, TraceId, UnixNanos};
+use trace_model::{Coverage, StoredSpan, TenantId, TimeRange, TraceId, UnixNanos};
 
 use super::StoreError;
 
@@ -63,6 +63,13 @@ pub trait TraceReader: Send + Sync + fmt::Debug {
 
     /// Figures for status pages.
     fn figures(&self) -> StoreFigures;
+
+    /// What a read that was just made says in [`TraceRead::expired_until`], for spans placed in this
+    /// range alone: `None` where retention has removed none of those. A store that does not know
+    /// when what it removed was placed says what the read said.
+    fn expired_within(&self, _range: TimeRange, expired_until: UnixNanos) -> Option<UnixNanos> {
+        Some(expired_until)
+    }
 }
 
 /// What an erasure did.

@@ -220,7 +220,7 @@ fn one_span(number: u64) -> MetricsDelta {
         red: vec![(key, RedRow { seen: 1, ..RedRow::default() })],
         covered,
         checkpoint: vec![7; 3],
-        extends_checkpoint: number % 4 != 0,
+        extends_checkpoint: !number.is_multiple_of(4),
         ..MetricsDelta::default()
     }
 }

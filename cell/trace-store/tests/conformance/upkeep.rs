@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service_kit::ManualClock;
-use trace_model::{Filter, TenantId, UnixNanos};
+use trace_model::{Filter, TenantId, TimeRange, UnixNanos};
 use trace_store::{EmbeddedStoreConfig, Eraser, SpanWriter, StoreError, TraceReader, TraceSearch};
 
 use crate::files::{files, open, orders};
-use crate::fixture::{Log, NOW, trace_id};
+use crate::fixture::{Log, NOW, Request, span, trace_id};
 use crate::harness::{EMBEDDED, Harness, files_with, query, small_config, tag};
 
 #[tokio::test]
@@ -129,6 +129,52 @@ async fn retention_counts_from_arrival_and_takes_whole_segments() {
     assert_eq!(read.expired_until, Some(NOW.plus(2 * 1_800_000_000_000)));
     assert!(files(directory.path(), "seg").is_empty());
     assert_eq!(store.durable().next.get(&0), Some(&30));
+}
+
+#[tokio::test]
+async fn what_retention_removed_is_told_of_the_times_in_which_it_lay() {
+    const DAY: u64 = 24 * 3_600 * 1_000_000_000;
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let config = EmbeddedStoreConfig {
+        retention: Duration::from_secs(3_600),
+        merge_fan_in: 100,
+        ..small_config(directory.path())
+    };
+    let mut store = open(config.clone(), &clock);
+    let mut log = Log::new();
+    let back_fill = |trace: u64, days: u64| {
+        let mut old = span(trace, 0, "old");
+        old.start_time_unix_nano -= days * DAY;
+        old.end_time_unix_nano -= days * DAY;
+        Request::of("shop", &[old])
+    };
+    // Of the present and of a hundred days ago: removed. Of fifty days ago: there.
+    let removed = [orders(0, 10), back_fill(20, 100)].map(|request| log.append(&request));
+    store.write(&removed).await.unwrap();
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    log.append_time = NOW.plus(DAY);
+    store.write(&[log.append(&back_fill(21, 50))]).await.unwrap();
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    let around = |days: u64| {
+        let start = NOW.minus(days * DAY);
+        TimeRange { start, end: start.plus(1_000_000_000) }
+    };
+    assert_eq!(store.expired_within(TimeRange::ALL, NOW), None);
+    clock.set_wall(NOW.plus(DAY));
+    store.maintain().await.unwrap();
+    for reopened in [false, true] {
+        if reopened {
+            drop(store);
+            store = open(config.clone(), &clock);
+        }
+        for (days, told) in [(0, true), (100, true), (50, false), (99, false), (101, false)] {
+            let expected = told.then_some(NOW);
+            assert_eq!(store.expired_within(around(days), NOW), expected, "{days} {reopened}");
+        }
+        let read = store.read_trace(&TenantId::default(), trace_id(21)).await.unwrap();
+        assert_eq!((read.spans.len(), read.expired_until), (1, Some(NOW)));
+    }
 }
 
 #[tokio::test]
