@@ -23,7 +23,7 @@ pub mod storage_writer;
 
 pub use border::{
     BorderConfig, BorderJoiner, BorderParts, LookupError, OwnRows, OwnTraces, ParentLookup,
-    ReplicatorAddress,
+    ParentSpan, ReplicatorAddress, SkewSample, SkewSamples,
 };
 pub use dead_letter::{
     DeadLetter, DeadLetterConfig, DeadLetterError, DeadLetterSummary, DeadLetters,

@@ -181,10 +181,11 @@ impl ConsumerRunner {
         if !has_progressed && self.may_read() {
             self.tick().await;
         }
-        if self.may_read()
-            && let Some(waiting) = self.desk.parts.retries.take(self.group)
-        {
-            self.desk.retry(waiting).await;
+        if let Some(waiting) = self.desk.parts.retries.take(self.group) {
+            match self.may_read() {
+                true => self.desk.retry(waiting).await,
+                false => self.desk.put_off(waiting),
+            }
         }
         has_progressed
     }

@@ -73,6 +73,7 @@ pub(crate) fn handle_again_error(error: StoreError) -> HandleError {
         StoreError::Unsupported(reason) => HandleError::Poison(reason),
         StoreError::Refused(_)
         | StoreError::Full
+        | StoreError::Busy
         | StoreError::Unavailable(_)
         | StoreError::Damaged(_)
         | StoreError::NewerFormat { .. } => handle_error(error),

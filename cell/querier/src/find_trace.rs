@@ -15,6 +15,7 @@
 
 use trace_model::{Coverage, TenantId, TraceId, TraceSpans, UnixNanos};
 
+use crate::losses::may_miss_spans;
 use crate::port::{QuerierPorts, TailRead};
 use crate::status::QuerierError;
 
@@ -38,6 +39,7 @@ pub(crate) async fn find_trace(
     trace_id: TraceId,
 ) -> Result<CellTrace, QuerierError> {
     let tail = ports.tail.read_tail(tenant, trace_id).await?;
+    let lost = ports.tail.lost();
     let stored = ports.traces.read_trace(tenant, trace_id).await?;
     let covered = join_covers(&tail, &stored.covered);
     let is_damaged = tail.is_damaged || stored.is_damaged;
@@ -45,7 +47,9 @@ pub(crate) async fn find_trace(
     for span in stored.spans.into_iter().chain(tail.spans) {
         spans.insert(span);
     }
-    Ok(CellTrace { spans, covered, is_damaged, expired_until: stored.expired_until })
+    let is_damaged = is_damaged || may_miss_spans(&lost.runs, &spans);
+    let expired_until = stored.expired_until.max(lost.expired_until);
+    Ok(CellTrace { spans, covered, is_damaged, expired_until })
 }
 
 /// The cover of both together. What the store covered of the log's earlier incarnations stays

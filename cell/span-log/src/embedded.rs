@@ -208,8 +208,7 @@ fn report(shared: &Shared, findings: &Findings) {
         shared.note_damage(damage);
     }
     if let Some(replaced) = findings.replaced {
-        shared.state().lost.note(replaced);
-        tracing::error!("the span log was made anew: what its stores had not taken is lost");
+        shared.note_replaced(replaced);
     }
     if findings.has_torn_tail {
         shared.metrics.torn_tails.inc();

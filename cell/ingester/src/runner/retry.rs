@@ -24,6 +24,15 @@ impl Desk {
         }
     }
 
+    /// Says that the group has other troubles now.
+    pub(super) fn put_off(&self, waiting: Waiting) {
+        let reason = self.failing.clone().unwrap_or_else(|| "it is retrying".to_owned());
+        let group = waiting.group;
+        if waiting.reply.send(Err(RetryError::NotNow { group, reason })).is_err() {
+            tracing::debug!(sequence = waiting.sequence, "who asked for the retry has gone");
+        }
+    }
+
     async fn try_letter(&mut self, sequence: u64) -> Result<(), RetryError> {
         let letters = Arc::clone(&self.parts.dead_letters);
         let reading = tokio::task::spawn_blocking(move || letters.take_for_retry(sequence));

@@ -75,6 +75,12 @@ impl Shared {
         damaged
     }
 
+    /// Notes what may be lost with the log in whose place this one was made.
+    pub(crate) fn note_replaced(&self, run: KeptRun) {
+        self.state().lost.note(run);
+        tracing::error!("the span log was made anew: what its stores had not taken is lost");
+    }
+
     /// Notes a run that is dropped unread.
     pub(crate) fn note_dropped(&self, run: DroppedRun) {
         let mut state = self.state();
