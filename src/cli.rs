@@ -3,6 +3,7 @@
 
 mod answer;
 mod config;
+mod dead_letters;
 pub(crate) mod failure;
 pub(crate) mod gateway_client;
 mod otlp_json;
@@ -74,6 +75,8 @@ enum Command {
     Services(services::ServicesArguments),
     /// Show how the regions are.
     Regions,
+    /// See to what a running cell has set aside or lost.
+    DeadLetters(dead_letters::DeadLettersArguments),
     /// Check or print a configuration file.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -110,6 +113,7 @@ async fn dispatch(
         Command::Search(arguments) => search::run(&arguments, &client()?, output).await,
         Command::Services(arguments) => services::run(&arguments, &client()?, output).await,
         Command::Regions => regions::run(&client()?, output).await,
+        Command::DeadLetters(arguments) => dead_letters::run(&arguments, output).await,
         Command::Config(command) => config::run(&command, output),
         Command::Bench(command) => bench::run(command, &client()?, output).await,
     }

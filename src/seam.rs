@@ -1,5 +1,7 @@
 //! Where the command line and the wiring meet: what a started role gives to those that run it.
 
+pub(crate) mod operator;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

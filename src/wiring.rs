@@ -6,7 +6,9 @@
 mod border;
 mod cell;
 mod gateway;
+mod groups;
 mod keepers;
+mod operator;
 mod ports;
 mod replicator;
 mod serve;

@@ -48,6 +48,25 @@ pub(crate) enum Failure {
         /// What happened.
         why: String,
     },
+    /// No cell runs on the data directory.
+    #[error(
+        "no cell answers at {}\n  why: {why}\n  try: start the cell, or --data-dir DIR of one that runs",
+        socket.display()
+    )]
+    NoCell {
+        /// Where it would listen.
+        socket: std::path::PathBuf,
+        /// What happened.
+        why: String,
+    },
+    /// The cell refused or failed.
+    #[error("the cell answered {status}: {message}")]
+    RefusedByCell {
+        /// HTTP status.
+        status: u16,
+        /// Its words.
+        message: String,
+    },
     /// The gateway refused or failed.
     #[error("the gateway answered {status}: {message}")]
     Refused {
@@ -76,6 +95,8 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Unproven(_) => 3,
             Self::Unreachable { .. }
+            | Self::NoCell { .. }
+            | Self::RefusedByCell { .. }
             | Self::Refused { .. }
             | Self::Unreadable(_)
             | Self::Output(_)

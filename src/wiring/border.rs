@@ -8,15 +8,16 @@ use async_trait::async_trait;
 use ingester::metrics_aggregator::CrossBorder;
 use ingester::{
     BorderConfig, BorderJoiner, BorderMetrics, BorderParts, LookupError, OwnRows, ParentLookup,
-    ReplicatorAddress,
+    ParentSpan, ReplicatorAddress,
 };
 use metadata_replicator::Entropy;
 use metadata_replicator::feed::grpc::TcpDialer;
+use proto::wire::SpanHeader;
 use service_kit::Stage;
 use service_kit::config::CellConfig;
 use span_log::SpanLog;
 use trace_model::sampling_threshold::Threshold;
-use trace_model::{SpanId, TenantId, TraceId};
+use trace_model::{SpanId, StoredSpan, TenantId, TraceId, UnixNanos};
 use trace_store::port::TraceReader;
 
 use super::keepers::Keepers;
@@ -75,18 +76,26 @@ struct HeldSpans {
 
 #[async_trait]
 impl ParentLookup for HeldSpans {
-    async fn services_of(
+    async fn parents_of(
         &self,
         tenant: &TenantId,
         trace_id: TraceId,
         spans: &[SpanId],
-    ) -> Result<BTreeMap<SpanId, Arc<str>>, LookupError> {
+    ) -> Result<BTreeMap<SpanId, ParentSpan>, LookupError> {
         let tail = self.log.tail(tenant, trace_id).await;
         let tail = tail.map_err(|error| LookupError(error.to_string()))?;
         let stored = self.store.read_trace(tenant, trace_id).await;
         let stored = stored.map_err(|error| LookupError(error.to_string()))?;
         let held = stored.spans.into_iter().chain(tail.spans);
         let wanted = held.filter(|span| spans.contains(&span.key.span_id));
-        Ok(wanted.map(|span| (span.key.span_id, Arc::clone(&span.context.service))).collect())
+        Ok(wanted.map(|span| (span.key.span_id, parent(&span))).collect())
     }
+}
+
+/// A span as the calling side; of one whose times cannot be read only the service is known.
+fn parent(span: &StoredSpan) -> ParentSpan {
+    let times = SpanHeader::read(&span.span).map(|header| (header.start, header.end));
+    let (start, end) = times.unwrap_or_default();
+    let service = Arc::clone(&span.context.service);
+    ParentSpan { service, start: UnixNanos(start), end: UnixNanos(end) }
 }

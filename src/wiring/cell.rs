@@ -3,28 +3,22 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use collector::{Collector, CollectorConfig};
-use ingester::metadata_publisher::{
-    FixedPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics, SpanLogState,
-};
-use ingester::metrics_aggregator::CrossBorder;
-use ingester::{
-    AggregatorConfig, AggregatorMetrics, GroupHandler, IngesterMetrics, IngesterParts,
-    IngesterService, LagBoard, MetricsAggregator, RunnerConfig, RunnerParts, SearchIndexerHandler,
-    StorageWriterHandler,
-};
+use ingester::LagBoard;
+use ingester::metadata_publisher::PublisherMetrics;
 use metadata_replicator::OriginFeed;
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
 use querier::{Querier, QuerierConfig, QuerierPorts};
 use sampling::{HeadRules, RateSampler};
 use service_kit::config::CellConfig;
 use service_kit::{Stage, listen};
-use span_log::SpanLog;
+use span_log::{Seen, SpanLog};
 use tonic::service::Routes;
 
 use super::border::join_calls;
+use super::groups::{self, Groups};
 use super::keepers::{self, Keepers};
+use super::operator::{self, OperatorDesk};
 use super::ports::{LogAndGroups, LogTail};
 use super::serve::{serve_admin, serve_grpc};
 use crate::seam::{GroupLag, RoleContext, RoleSnapshot, RunningRole};
@@ -43,10 +37,14 @@ pub(crate) async fn start_cell(
     let internal = internal_routes(&config, &keepers, &lag, &mut context, &stages.answering);
     let address = (config.listen.internal, context.change_port_with);
     endpoints.push(("cell gRPC", serve_grpc("cell", address, internal, &stages.answering).await?));
-    let (publishing, calls) =
-        start_groups(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
+    let groups =
+        groups::start(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
+    let Groups { publishing, calls, retries } = groups;
     join_calls(&config, &keepers, calls, &mut context, &stages.border)?;
+    let desk = OperatorDesk::new(&keepers, retries);
+    operator::serve(desk, &config.data_dir, &stages.answering);
     keep_house(&mut keepers, &stages.house);
+    watch_log(&keepers.log, &context);
     close_at_the_end(keepers.log, &stages.log);
     let admin = (context.readiness.clone(), Arc::new(context.registry));
     let change = context.change_port_with;
@@ -65,10 +63,12 @@ pub(crate) async fn start_receiver(
     config: CellConfig,
     mut context: RoleContext,
 ) -> anyhow::Result<RunningRole> {
-    let log = keepers::open_log(&config, &context.clock, &mut context.registry).await?;
+    let seen = Seen::default();
+    let log = keepers::open_log(&config, &context.clock, &mut context.registry, seen).await?;
     let stages = Stages::of(&context);
     let collector = collector(&config, Arc::clone(&log), &mut context)?;
     let endpoints = serve_receivers(&config, &collector, &context, &stages.receivers).await?;
+    watch_log(&log, &context);
     close_at_the_end(log, &stages.log);
     Ok(RunningRole { endpoints, drain: context.drain, snapshot: Box::new(RoleSnapshot::default) })
 }
@@ -181,53 +181,10 @@ fn internal_routes(
     Routes::new(querier::server(querier)).add_service(feeds.into_service())
 }
 
-async fn start_groups(
-    config: &CellConfig,
-    keepers: &Keepers,
-    lag: LagBoard,
-    context: &mut RoleContext,
-    stage: &Stage,
-) -> anyhow::Result<(PublisherMetrics, CrossBorder)> {
-    let log = Arc::clone(&keepers.log);
-    let (ingester_metrics, counting) = (IngesterMetrics::default(), AggregatorMetrics::default());
-    let publishing = PublisherMetrics::default();
-    ingester_metrics.register(&mut context.registry);
-    counting.register(&mut context.registry);
-    publishing.register(&mut context.registry);
-    let identity = log.identity();
-    let aggregator = MetricsAggregator::open(
-        Arc::clone(&keepers.stores.metrics),
-        (identity.incarnation, identity.partitions),
-        AggregatorConfig::default(),
-        counting,
-    );
-    let (aggregator, calls) = aggregator.await.context("the metrics store")?;
-    let publisher = MetadataPublisher::new(
-        PublisherConfig::new(config.region.clone()),
-        &SpanLogState::of(log.as_ref())?,
-        Arc::clone(&keepers.origin) as _,
-        Arc::new(FixedPolicy(config.locality.index)),
-        Arc::clone(&context.clock),
-        publishing.clone(),
-    )?;
-    let incarnation = identity.incarnation;
-    let handlers: Vec<Box<dyn GroupHandler>> = vec![
-        Box::new(StorageWriterHandler::new(Arc::clone(&keepers.stores.writer), incarnation)),
-        Box::new(SearchIndexerHandler::new(Arc::clone(&keepers.stores.indexer), incarnation)),
-        Box::new(aggregator),
-        Box::new(publisher),
-    ];
-    let runner = RunnerParts {
-        log,
-        dead_letters: Arc::clone(&keepers.dead_letters),
-        clock: Arc::clone(&context.clock),
-        lag,
-        metrics: ingester_metrics,
-        config: RunnerConfig::default(),
-    };
-    let parts = IngesterParts { runner, handlers };
-    let _service = IngesterService::spawn(&stage.tracker, &stage.stopping, parts);
-    Ok((publishing, calls))
+/// A log whose threads have died refuses every sender: the process is not ready.
+fn watch_log(log: &Arc<dyn SpanLog>, context: &RoleContext) {
+    let log = Arc::clone(log);
+    context.readiness.probe("span-log", move || log.health());
 }
 
 fn keep_house(keepers: &mut Keepers, stage: &Stage) {

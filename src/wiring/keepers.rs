@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use ingester::{DeadLetterConfig, DeadLetters};
-use metadata_replicator::{Entropy, OriginLog, OriginLogConfig};
+use metadata_replicator::{ContributionLog as _, Entropy, OriginLog, OriginLogConfig};
 use prometheus_client::registry::Registry;
 use service_kit::config::{CellConfig, cell as raw};
-use span_log::SpanLog;
 use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
-use trace_model::Clock;
+use span_log::{ForgetLost, Seen, SpanLog};
+use trace_model::{Clock, UnixNanos};
 use trace_store::embedded::{EmbeddedStore, EmbeddedStoreConfig};
 use trace_store::embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 use trace_store::{
@@ -59,6 +59,8 @@ impl fmt::Debug for Chore {
 const MERGE_EVERY: Duration = Duration::from_secs(1);
 /// The same for the origin log, whose rows are compacted.
 const COMPACT_EVERY: Duration = Duration::from_secs(30);
+/// How often lost records and dead letters are looked at for their age.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Retention of the counts: a cell that gets spans does it by itself.
 const RETAIN_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -71,12 +73,52 @@ pub(super) async fn open(
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("making {} (`data_dir`)", config.data_dir.display()))?;
     let mut chores = Vec::new();
-    let log = open_log(config, clock, registry).await?;
     let stores = open_stores(config, clock, registry, &mut chores).await?;
     let origin = open_origin(config, clock, &mut chores).await?;
+    let seen = seen_of_the_log(&stores, &origin).await?;
+    let log = open_log(config, clock, registry, seen).await?;
     let letters = DeadLetterConfig::new(config.data_dir.join("dead-letters"));
-    let dead_letters = blocking(move || Ok(DeadLetters::open(letters)?)).await?;
-    Ok(Keepers { log, stores, origin, dead_letters: Arc::new(dead_letters), chores })
+    let dead_letters = Arc::new(blocking(move || Ok(DeadLetters::open(letters)?)).await?);
+    chores.push(forget_losses(config.retention, clock, &log, &dead_letters));
+    Ok(Keepers { log, stores, origin, dead_letters, chores })
+}
+
+/// What was read of the log: it is opened with that, so that an older copy of it, or a new one in its
+/// place, gives no offset again.
+async fn seen_of_the_log(stores: &Stores, origin: &OriginLog) -> anyhow::Result<Seen> {
+    let stored = stores.writer.durable();
+    let (counted, _) = stores.metrics.checkpoint().await.context("the metrics store")?;
+    let mut covered = stored.clone();
+    covered.join(&counted);
+    let published = origin.published();
+    for (partition, next) in published.iter().flat_map(|mark| &mark.next) {
+        let incarnation = published.as_ref().map_or(0, |mark| mark.incarnation);
+        covered.extend_in(incarnation, *partition, *next);
+    }
+    let append_time = published.map_or(UnixNanos(0), |mark| mark.as_of);
+    Ok(Seen { covered, stored, append_time })
+}
+
+/// Lost records and dead letters of which no store would have kept anything until now are no damage
+/// any more: they count as expired.
+fn forget_losses(
+    retention: Duration,
+    clock: &Arc<dyn Clock>,
+    log: &Arc<dyn SpanLog>,
+    dead_letters: &Arc<DeadLetters>,
+) -> Chore {
+    let (clock, log) = (Arc::clone(clock), Arc::clone(log));
+    let dead_letters = Arc::clone(dead_letters);
+    let retention = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
+    chore("forgetting what is lost", FORGET_EVERY, move || {
+        let (log, letters) = (Arc::clone(&log), Arc::clone(&dead_letters));
+        let before = clock.now().minus(retention);
+        async move {
+            log.forget_lost(ForgetLost::Before(before)).await?;
+            blocking(move || Ok(letters.expire(before)?)).await?;
+            Ok(())
+        }
+    })
 }
 
 async fn blocking<T: Send + 'static>(
@@ -90,11 +132,13 @@ pub(super) async fn open_log(
     config: &CellConfig,
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
+    seen: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
     if config.stores.kafka.is_some() {
         anyhow::bail!("`stores.log: kafka` is not served yet; use embedded");
     }
-    let (settings, clock) = (log_config(config), Arc::clone(clock));
+    let settings = EmbeddedConfig { seen, ..log_config(config) };
+    let clock = Arc::clone(clock);
     let log = blocking(move || Ok(EmbeddedLog::open(settings, clock)?)).await?;
     log.metrics().register(registry);
     Ok(log)

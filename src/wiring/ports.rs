@@ -1,37 +1,19 @@
 //! Ports of the querier, adapted to the span log and the consumer groups.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ingester::{DeadLetters, LagBoard};
-use querier::{CellStatus, GroupLag, LiveTail, LogStatus, PortError, TailRead};
+use querier::{CellStatus, GroupLag, LiveTail, LogStatus, Lost, PortError, TailRead};
 use span_log::SpanLog;
-use span_log::port::STORAGE_WRITER;
-use trace_model::{Coverage, TenantId, TraceId};
+use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
+use trace_model::{Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 /// The live tail of a span log, and what storage-writer has buried of it: no store has that.
 #[derive(Debug)]
 pub(super) struct LogTail {
     pub(super) log: Arc<dyn SpanLog>,
     pub(super) dead_letters: Arc<DeadLetters>,
-}
-
-impl LogTail {
-    /// Whether spans may lie in a dead letter instead of a store. A letter that cannot be read may
-    /// be storage-writer's. Costs nothing while there are no letters.
-    async fn has_buried(&self) -> bool {
-        if self.dead_letters.figures().0 == 0 {
-            return false;
-        }
-        let letters = Arc::clone(&self.dead_letters);
-        let listed = tokio::task::spawn_blocking(move || letters.list(0, LETTERS_MAX)).await;
-        let Ok(Ok(letters)) = listed else { return true };
-        let is_whole_list = letters.len() < LETTERS_MAX;
-        let mut groups = letters.into_iter().map(|letter| letter.map(|letter| letter.group));
-        !is_whole_list
-            || groups.any(|group| group.ok().is_none_or(|group| group == STORAGE_WRITER.0))
-    }
 }
 
 #[async_trait]
@@ -45,8 +27,21 @@ impl LiveTail for LogTail {
         for partition in 0..identity.partitions {
             from.extend(partition, self.log.committed(STORAGE_WRITER, partition).map_err(failed)?);
         }
-        let is_damaged = tail.is_damaged || self.has_buried().await;
+        // A batch is in a letter before storage-writer steps over it.
+        let is_buried = self.dead_letters.may_hold(STORAGE_WRITER, tenant, trace_id);
+        let is_damaged = tail.is_damaged || is_buried;
         Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged })
+    }
+
+    fn lost(&self) -> Lost {
+        let lost = self.log.lost();
+        let runs = lost.runs.iter().map(|run| closed(run.append_times)).collect();
+        Lost { runs, expired_until: lost.expired_until.max(self.dead_letters.expired_until()) }
+    }
+
+    fn buried(&self, tenant: &TenantId) -> Vec<TimeRange> {
+        let times = self.dead_letters.append_times(&[STORAGE_WRITER, SEARCH_INDEXER], tenant);
+        times.into_iter().map(closed).collect()
     }
 }
 
@@ -67,7 +62,7 @@ impl CellStatus for LogAndGroups {
             let end = self.log.end(partition).map_err(|error| PortError(error.to_string()))?;
             log_end.extend(partition, end.next);
         }
-        let dead = self.count_dead_letters().await?;
+        let dead = self.dead_letters.counts();
         let groups = self.lag.snapshot().into_iter().map(|lag| GroupLag {
             group: lag.group.0.into(),
             records: lag.records,
@@ -78,21 +73,7 @@ impl CellStatus for LogAndGroups {
     }
 }
 
-/// Letters looked at for the counts of a status page.
-const LETTERS_MAX: usize = 10_000;
-
-impl LogAndGroups {
-    async fn count_dead_letters(&self) -> Result<BTreeMap<String, u64>, PortError> {
-        let mut counts = BTreeMap::new();
-        if self.dead_letters.figures().0 == 0 {
-            return Ok(counts);
-        }
-        let letters = Arc::clone(&self.dead_letters);
-        let listed = tokio::task::spawn_blocking(move || letters.list(0, LETTERS_MAX)).await;
-        let listed = listed.map_err(|error| PortError(error.to_string()))?;
-        for letter in listed.map_err(|error| PortError(error.to_string()))?.into_iter().flatten() {
-            *counts.entry(letter.group).or_insert(0) += 1;
-        }
-        Ok(counts)
-    }
+/// Both ends of the interval lie inside.
+const fn closed((first, last): (UnixNanos, UnixNanos)) -> TimeRange {
+    TimeRange { start: first, end: last.plus(1) }
 }

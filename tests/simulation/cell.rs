@@ -8,11 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use collector::{Collector, CollectorConfig, ExportRequest};
 use ingester::metadata_publisher::{
-    FixedPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics, SpanLogState,
+    FixedPolicy, PublisherConfig, PublisherMaker, PublisherMetrics,
 };
 use ingester::{
-    DeadLetterConfig, DeadLetters, GroupHandler, IngesterMetrics, IngesterParts, IngesterService,
-    LagBoard, RunnerConfig, RunnerParts, StorageWriterHandler,
+    DeadLetterConfig, DeadLetters, GroupMaker, IngesterMetrics, IngesterParts, IngesterService,
+    LagBoard, Retries, RunnerConfig, RunnerParts, StorageWriterMaker,
 };
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
 use metadata_replicator::{DiskThreads, Entropy, OriginFeed, OriginLog, OriginLogConfig};
@@ -120,22 +120,19 @@ impl Opened {
         Ok(Collector::new(settings, self.log(), sampler, clock, &mut self.registry))
     }
 
-    fn handlers(&self, name: &'static str) -> turmoil::Result<Vec<Box<dyn GroupHandler>>> {
+    fn groups(&self, name: &'static str) -> Vec<Arc<dyn GroupMaker>> {
         let incarnation = self.disk.log.identity().incarnation;
-        let publisher = MetadataPublisher::new(
-            PublisherConfig::new(region(name)),
-            &SpanLogState::of(self.disk.log.as_ref())?,
-            Arc::clone(&self.origin) as _,
-            Arc::new(FixedPolicy(IndexMode::Full)),
-            Arc::clone(&self.clock),
-            PublisherMetrics::default(),
-        )?;
+        let publisher = PublisherMaker {
+            config: PublisherConfig::new(region(name)),
+            span_log: self.log(),
+            origin: Arc::clone(&self.origin) as _,
+            policy: Arc::new(FixedPolicy(IndexMode::Full)),
+            clock: Arc::clone(&self.clock),
+            metrics: PublisherMetrics::default(),
+        };
         let store = &self.disk.store;
-        let writer = LateWriter::new(Arc::clone(store), Arc::clone(&self.clock));
-        Ok(vec![
-            Box::new(StorageWriterHandler::new(Arc::new(writer), incarnation)),
-            Box::new(publisher),
-        ])
+        let writer = Arc::new(LateWriter::new(Arc::clone(store), Arc::clone(&self.clock)));
+        vec![Arc::new(StorageWriterMaker { writer, incarnation }), Arc::new(publisher)]
     }
 }
 
@@ -150,10 +147,11 @@ pub(crate) async fn run_cell(world: World, name: &'static str) -> Fallible {
         clock: Arc::clone(&opened.clock),
         lag: lag.clone(),
         metrics: IngesterMetrics::default(),
+        retries: Retries::default(),
         config: RunnerConfig::default(),
     };
-    let handlers = opened.handlers(name)?;
-    let _groups = IngesterService::spawn(&tracker, &token, IngesterParts { runner, handlers });
+    let parts = IngesterParts { runner, groups: opened.groups(name) };
+    let _groups = IngesterService::start(&tracker, &token, parts).await?;
     let feed = Arc::clone(&opened.origin) as Arc<dyn OriginFeed>;
     let clock = Arc::clone(&opened.clock);
     let feeds = ReplicationServer::new([feed], clock, ServerLimits::default(), token.clone());

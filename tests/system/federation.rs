@@ -91,6 +91,17 @@ impl Federation {
         self.directory.path().join(format!("{}-{kind}.yaml", self.regions[index].name))
     }
 
+    /// Where a region's cell keeps its data.
+    pub(crate) fn cell_data(&self, index: usize) -> PathBuf {
+        self.directory.path().join(&self.regions[index].name).join("cell")
+    }
+
+    /// Stops a region's cell as an operator does.
+    pub(crate) fn stop_cell(&mut self, index: usize) {
+        let mut cell = self.regions[index].cell.take().unwrap();
+        assert_eq!(cell.terminate(PATIENCE), Some(0), "{}", cell.last_words());
+    }
+
     fn write_files(&self, index: usize, cell_extra: &[(&str, &str)]) {
         let RegionProcesses { name, ports, .. } = &self.regions[index];
         let data = self.directory.path().join(name);

@@ -15,6 +15,7 @@ mod federation;
 mod fixture;
 mod http;
 mod ledger;
+mod losses;
 mod one_trace;
 mod process;
 mod regions;

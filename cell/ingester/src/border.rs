@@ -18,6 +18,7 @@ mod follow;
 mod joiner;
 mod own_rows;
 mod pending;
+pub mod skew;
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +29,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use trace_model::{Clock, Region, SpanId, TenantId, TraceId};
+use trace_model::{Clock, Region, SpanId, TenantId, TraceId, UnixNanos};
 
 pub use cursor_file::CursorFileError;
 pub use follow::{BorderJoiner, ReplicatorAddress};
 pub use own_rows::OwnRows;
+pub use skew::{SkewSample, SkewSamples};
 
 use crate::metrics::BorderMetrics;
 use crate::metrics_aggregator::cross_border::AggregatorEnded;
@@ -107,17 +109,28 @@ pub trait OwnTraces: Send + Sync + fmt::Debug {
     ) -> Result<Vec<Option<u64>>, LookupError>;
 }
 
+/// The calling side of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentSpan {
+    /// Its service.
+    pub service: Arc<str>,
+    /// Its start, as sent.
+    pub start: UnixNanos,
+    /// Its end, as sent.
+    pub end: UnixNanos,
+}
+
 /// Reads the spans of a trace that this region holds.
 #[async_trait]
 pub trait ParentLookup: Send + Sync + fmt::Debug {
-    /// The services of those of the spans that are held here. "Not found" is absence from the map.
-    /// Every span that [`OwnTraces`] knew of before the call is found.
-    async fn services_of(
+    /// Those of the spans that are held here. "Not found" is absence from the map. Every span that
+    /// [`OwnTraces`] knew of before the call is found.
+    async fn parents_of(
         &self,
         tenant: &TenantId,
         trace_id: TraceId,
         spans: &[SpanId],
-    ) -> Result<BTreeMap<SpanId, Arc<str>>, LookupError>;
+    ) -> Result<BTreeMap<SpanId, ParentSpan>, LookupError>;
 }
 
 /// Counts joined calls: the aggregator.

@@ -7,15 +7,18 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use span_log::GroupId;
 use trace_model::{LogRange, TenantId, TraceId, UnixNanos};
 
 mod erase;
+mod expiry;
+mod index;
 mod letter;
 
+use index::LetterIndex;
 use letter::{VERSION, decode, encode, shortened};
 
 /// Extension of a letter; others in the directory are left alone.
@@ -30,13 +33,16 @@ pub struct DeadLetterConfig {
     pub bytes_max: u64,
     /// Most letters (default 10,000).
     pub letters_max: usize,
+    /// Most trace ids of letters that are known without a look into a file (default 262,144, about
+    /// 8 MB). Beyond, any trace may be in a letter.
+    pub traces_max: usize,
 }
 
 impl DeadLetterConfig {
     /// The default limits.
     #[must_use]
     pub const fn new(directory: PathBuf) -> Self {
-        Self { directory, bytes_max: 1 << 30, letters_max: 10_000 }
+        Self { directory, bytes_max: 1 << 30, letters_max: 10_000, traces_max: 1 << 18 }
     }
 }
 
@@ -108,6 +114,12 @@ pub struct DeadLetterSummary {
     pub range: LogRange,
     /// When the log appended it.
     pub append_time: UnixNanos,
+    /// Whose spans they are.
+    pub tenant: TenantId,
+    /// Traces in it.
+    pub traces: usize,
+    /// Spans in it.
+    pub spans: usize,
     /// Its size on disk.
     pub bytes: u64,
 }
@@ -116,7 +128,10 @@ pub struct DeadLetterSummary {
 #[derive(Debug)]
 pub struct DeadLetters {
     config: DeadLetterConfig,
+    /// Held while files change.
     state: Mutex<State>,
+    /// Held for moments; taken after `state`.
+    index: Mutex<LetterIndex>,
 }
 
 #[derive(Debug)]
@@ -124,14 +139,19 @@ struct State {
     next_sequence: u64,
     letters: usize,
     bytes: u64,
+    /// Letters appended until then have expired.
+    expired_until: Option<UnixNanos>,
 }
 
 impl DeadLetters {
-    /// Opens the directory, creating it where it is missing. Half-written letters of a crash are
-    /// removed: their batches were not committed and come again.
+    /// Opens the directory, creating it where it is missing, and reads the letters for the index of
+    /// their traces. Half-written letters of a crash are removed: their batches were not committed
+    /// and come again.
     pub fn open(config: DeadLetterConfig) -> Result<Self, DeadLetterError> {
         fs::create_dir_all(&config.directory)?;
-        let mut state = State { next_sequence: 1, letters: 0, bytes: 0 };
+        let expired_until = expiry::load(&config.directory)?;
+        let mut state = State { next_sequence: 1, letters: 0, bytes: 0, expired_until };
+        let mut sequences = Vec::new();
         for entry in fs::read_dir(&config.directory)? {
             let entry = entry?;
             let path = entry.path();
@@ -143,8 +163,26 @@ impl DeadLetters {
             state.next_sequence = state.next_sequence.max(sequence.saturating_add(1));
             state.letters = state.letters.saturating_add(1);
             state.bytes = state.bytes.saturating_add(entry.metadata()?.len());
+            sequences.push(sequence);
         }
-        Ok(Self { config, state: Mutex::new(state) })
+        let index = Mutex::new(LetterIndex::new(config.traces_max));
+        let letters = Self { config, state: Mutex::new(state), index };
+        sequences.sort_unstable();
+        sequences.into_iter().try_for_each(|sequence| letters.index_file(sequence))?;
+        Ok(letters)
+    }
+
+    /// Reads a letter into the index.
+    fn index_file(&self, sequence: u64) -> Result<(), DeadLetterError> {
+        let Some(bytes) = self.read(sequence)? else { return Ok(()) };
+        match decode(sequence, bytes) {
+            Ok((letter, batch)) => self.index().insert(sequence, &letter, &batch),
+            Err(error) => {
+                tracing::error!(%error, "a dead letter cannot be read: any trace may be in it");
+                self.index().insert_unreadable(sequence);
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a batch with its reason; durable when this returns. Gives the letter's number. The
@@ -155,15 +193,16 @@ impl DeadLetters {
         reason: &str,
         batch: &proto::LoggedBatch,
     ) -> Result<u64, DeadLetterError> {
-        let letter = encode(&DeadLetter {
+        let letter = DeadLetter {
             group: group.0.to_owned(),
             reason: shortened(reason).to_owned(),
             incarnation: batch.incarnation,
             range: batch.range,
             append_time: batch.append_time,
             encoded: batch.batch.encoded().clone(),
-        });
-        let bytes = u64::try_from(letter.len()).unwrap_or(u64::MAX);
+        };
+        let encoded = encode(&letter);
+        let bytes = u64::try_from(encoded.len()).unwrap_or(u64::MAX);
         let mut state = self.lock();
         let is_full = state.letters >= self.config.letters_max
             || state.bytes.saturating_add(bytes) > self.config.bytes_max;
@@ -171,7 +210,8 @@ impl DeadLetters {
             return Err(DeadLetterError::Full);
         }
         let sequence = state.next_sequence;
-        write_durably(&self.config.directory, &self.path(sequence), &letter)?;
+        write_durably(&self.config.directory, &self.path(sequence), &encoded)?;
+        self.index().insert(sequence, &letter, &batch.batch);
         state.next_sequence = sequence.saturating_add(1);
         state.letters = state.letters.saturating_add(1);
         state.bytes = state.bytes.saturating_add(bytes);
@@ -185,12 +225,8 @@ impl DeadLetters {
         from: u64,
         limit: usize,
     ) -> Result<Vec<Result<DeadLetterSummary, DeadLetterError>>, DeadLetterError> {
-        let mut sequences = Vec::new();
-        for entry in fs::read_dir(&self.config.directory)? {
-            sequences.extend(sequence_of(&entry?.path()).filter(|sequence| *sequence >= from));
-        }
-        sequences.sort_unstable();
-        sequences.truncate(limit);
+        let sequences: Vec<u64> =
+            self.index().sequences().filter(|sequence| *sequence >= from).take(limit).collect();
         Ok(sequences
             .into_iter()
             .filter_map(|sequence| self.summary(sequence).transpose())
@@ -201,7 +237,7 @@ impl DeadLetters {
     /// [`Self::settle`] is told that the try was durable.
     pub fn take_for_retry(&self, sequence: u64) -> Result<Option<DeadLetter>, DeadLetterError> {
         let Some(bytes) = self.read(sequence)? else { return Ok(None) };
-        decode(sequence, bytes).map(Some)
+        decode(sequence, bytes).map(|(letter, _)| Some(letter))
     }
 
     /// Removes a letter for good: it was handled, or given up. Says whether it was there.
@@ -210,10 +246,44 @@ impl DeadLetters {
         let path = self.path(sequence);
         let Some(bytes) = length_of(&path)? else { return Ok(false) };
         fs::remove_file(&path)?;
-        sync_directory(&self.config.directory)?;
+        self.index().remove(sequence);
         state.letters = state.letters.saturating_sub(1);
         state.bytes = state.bytes.saturating_sub(bytes);
+        self.index_where_there_is_room()?;
+        sync_directory(&self.config.directory)?;
         Ok(true)
+    }
+
+    /// Letters whose traces there was no room for are indexed when there is.
+    fn index_where_there_is_room(&self) -> Result<(), DeadLetterError> {
+        let next = {
+            let index = self.index();
+            index.first_without_room().filter(|_| index.has_room())
+        };
+        next.map_or(Ok(()), |sequence| self.index_file(sequence))
+    }
+
+    /// Whether a letter of the group may hold spans of the trace. Touches no file.
+    #[must_use]
+    pub fn may_hold(&self, group: GroupId, tenant: &TenantId, trace_id: TraceId) -> bool {
+        self.index().may_hold(group, tenant, trace_id)
+    }
+
+    /// Append times of the tenant's records in letters of these groups, joined where less than an
+    /// hour lies between them. Touches no file.
+    #[must_use]
+    pub fn append_times(
+        &self,
+        groups: &[GroupId],
+        tenant: &TenantId,
+    ) -> Vec<(UnixNanos, UnixNanos)> {
+        self.index().append_times(groups, tenant)
+    }
+
+    /// Letters by group; those that cannot be read under no name.
+    #[must_use]
+    pub fn counts(&self) -> std::collections::BTreeMap<String, u64> {
+        self.index().counts()
     }
 
     /// How many letters there are, and their bytes.
@@ -223,38 +293,13 @@ impl DeadLetters {
         (state.letters, state.bytes)
     }
 
-    /// Takes one trace of a tenant out of all letters: its spans are in no letter when this returns.
-    /// A letter that held nothing else goes. Gives how many letters were rewritten or removed and how
-    /// many spans are gone. A letter that cannot be read may hold the trace and is an error.
-    pub fn erase(
-        &self,
-        tenant: &TenantId,
-        trace_id: TraceId,
-    ) -> Result<(u64, u64), DeadLetterError> {
-        let (mut letters, mut spans) = (0_u64, 0_u64);
-        for summary in self.list(0, usize::MAX)? {
-            let sequence = summary?.sequence;
-            let Some(letter) = self.take_for_retry(sequence)? else { continue };
-            let damaged =
-                |_| DeadLetterError::Damaged { sequence, reason: "its batch cannot be read" };
-            let erased = erase::without(&letter, tenant, trace_id).map_err(damaged)?;
-            let Some(erased) = erased else { continue };
-            letters = letters.saturating_add(1);
-            spans = spans.saturating_add(erased.spans);
-            match erased.left {
-                Some(encoded) => self.rewrite(sequence, &DeadLetter { encoded, ..letter })?,
-                None => drop(self.settle(sequence)?),
-            }
-        }
-        Ok((letters, spans))
-    }
-
     fn rewrite(&self, sequence: u64, letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let bytes = encode(letter);
         let mut state = self.lock();
         let path = self.path(sequence);
         let before = length_of(&path)?.unwrap_or(0);
         write_durably(&self.config.directory, &path, &bytes)?;
+        self.index_file(sequence)?;
         let after = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         state.bytes = state.bytes.saturating_sub(before).saturating_add(after);
         Ok(())
@@ -263,8 +308,19 @@ impl DeadLetters {
     fn summary(&self, sequence: u64) -> Result<Option<DeadLetterSummary>, DeadLetterError> {
         let Some(bytes) = self.read(sequence)? else { return Ok(None) };
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let DeadLetter { group, reason, range, append_time, .. } = decode(sequence, bytes)?;
-        Ok(Some(DeadLetterSummary { sequence, group, reason, range, append_time, bytes: size }))
+        let (letter, batch) = decode(sequence, bytes)?;
+        let DeadLetter { group, reason, range, append_time, .. } = letter;
+        Ok(Some(DeadLetterSummary {
+            sequence,
+            group,
+            reason,
+            range,
+            append_time,
+            tenant: batch.source().tenant.clone(),
+            traces: batch.traces().iter().filter(|trace| !trace.is_erased()).count(),
+            spans: batch.spans().len(),
+            bytes: size,
+        }))
     }
 
     fn read(&self, sequence: u64) -> Result<Option<Vec<u8>>, DeadLetterError> {
@@ -281,8 +337,12 @@ impl DeadLetters {
         self.config.directory.join(format!("{sequence:016}.{EXTENSION}"))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index(&self) -> MutexGuard<'_, LetterIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

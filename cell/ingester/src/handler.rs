@@ -47,6 +47,36 @@ pub trait GroupHandler: Send + fmt::Debug {
     /// behind them; the publisher notes a hole.
     async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError>;
 
+    /// Takes a batch of a dead letter again, beside the order of the log and whatever the cover is:
+    /// durable when this returns. It may have been taken before.
+    async fn take_again(
+        &mut self,
+        _batch: &LoggedBatch,
+        _now: UnixNanos,
+    ) -> Result<(), HandleError> {
+        Err(HandleError::Poison("the group cannot take dead letters again".to_owned()))
+    }
+
     /// How far the group's work is durable.
     fn durable(&self) -> Coverage;
+}
+
+/// Why a handler could not be made. It may pass or not: it is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the consumer group {group} cannot start: {reason}")]
+pub struct MakeError {
+    /// The group.
+    pub group: GroupId,
+    /// Why.
+    pub reason: String,
+}
+
+/// Makes a group's handler: when the group starts, and again after it has panicked.
+#[async_trait]
+pub trait GroupMaker: Send + Sync + fmt::Debug {
+    /// The group.
+    fn group(&self) -> GroupId;
+
+    /// A handler that goes on from what is durable, whatever became of the one before.
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError>;
 }

@@ -1,8 +1,9 @@
 //! The consumer groups of a cell: each reads the span log at its own pace, commits its own offsets,
 //! and sets aside what no retry will make good. A group never steps over an error that may pass.
 //!
-//! [`IngesterService`] starts one [`ConsumerRunner`] for each [`GroupHandler`]. The runner owns
-//! reading, retrying, dead letters and commits; a handler owns what is done with the records.
+//! [`IngesterService`] starts one [`ConsumerRunner`] for each [`GroupMaker`], and again where one has
+//! panicked. The runner owns reading, retrying, dead letters and commits; a [`GroupHandler`] owns what
+//! is done with the records.
 #![warn(missing_docs)]
 
 pub mod backoff;
@@ -14,6 +15,7 @@ pub mod metadata_publisher;
 pub mod metrics;
 pub mod metrics_aggregator;
 pub mod progress;
+pub mod retries;
 pub mod runner;
 pub mod search_indexer;
 pub mod service;
@@ -21,16 +23,19 @@ pub mod storage_writer;
 
 pub use border::{
     BorderConfig, BorderJoiner, BorderParts, LookupError, OwnRows, OwnTraces, ParentLookup,
-    ReplicatorAddress,
+    ParentSpan, ReplicatorAddress, SkewSample, SkewSamples,
 };
 pub use dead_letter::{
     DeadLetter, DeadLetterConfig, DeadLetterError, DeadLetterSummary, DeadLetters,
 };
-pub use handler::{GroupHandler, HandleError};
+pub use handler::{GroupHandler, GroupMaker, HandleError, MakeError};
 pub use lag::{GroupLag, LagBoard};
 pub use metrics::{AggregatorMetrics, BorderMetrics, IngesterMetrics};
-pub use metrics_aggregator::{AggregatorConfig, MetricsAggregator};
+pub use metrics_aggregator::{
+    AggregatorConfig, AggregatorMaker, AggregatorParts, MetricsAggregator,
+};
+pub use retries::{Retries, RetryError};
 pub use runner::{ConsumerRunner, RunnerConfig, RunnerError, RunnerParts};
-pub use search_indexer::SearchIndexerHandler;
+pub use search_indexer::{SearchIndexerHandler, SearchIndexerMaker};
 pub use service::{IngesterParts, IngesterService};
-pub use storage_writer::StorageWriterHandler;
+pub use storage_writer::{StorageWriterHandler, StorageWriterMaker};

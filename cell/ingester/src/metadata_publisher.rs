@@ -10,6 +10,7 @@
 
 mod config;
 mod duplicates;
+mod maker;
 mod metrics;
 mod open_trace;
 mod policy;
@@ -35,6 +36,7 @@ use trace_model::{Clock, Coverage, Region, TenantId, TraceId, UnixNanos};
 use crate::handler::{GroupHandler, HandleError};
 pub use config::{PublisherConfig, PublisherError, SpanLogState};
 use duplicates::Repeats;
+pub use maker::PublisherMaker;
 pub use metrics::PublisherMetrics;
 use open_trace::OpenTrace;
 pub use policy::{FixedPolicy, IndexPolicy};

@@ -9,6 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use span_log::GroupId;
 
+use crate::border::skew::{SkewCollector, SkewSamples};
+
 /// The group that a figure is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct GroupLabel {
@@ -42,6 +44,8 @@ pub struct IngesterMetrics {
     pub commit_failures: Family<GroupLabel, Counter>,
     /// 1 while the group's runner is at work.
     pub running: Family<GroupLabel, Gauge>,
+    /// Panics, after each of which the group was made anew.
+    pub panics: Family<GroupLabel, Counter>,
 }
 
 impl IngesterMetrics {
@@ -55,6 +59,7 @@ impl IngesterMetrics {
         put("dead_letters", "Batches put into the dead letter", &self.dead_letters);
         put("damaged_records", "Records set aside as damaged", &self.damaged_records);
         put("expired_records", "Records that the log no longer kept", &self.expired_records);
+        put("panics", "Panics of a consumer group, which was started again", &self.panics);
         put("commit_failures", "Commits of offsets that failed", &self.commit_failures);
         registry.register(
             "farspan_ingester_lag_records",
@@ -153,6 +158,8 @@ pub struct BorderMetrics {
     pub reads: Counter,
     /// Calls under way: waiting for a parent or being counted.
     pub pending: Gauge,
+    /// How the clocks of the regions differ, by the calls that were counted.
+    pub skew: SkewSamples,
 }
 
 impl BorderMetrics {
@@ -173,5 +180,6 @@ impl BorderMetrics {
             "Calls across regions under way",
             self.pending.clone(),
         );
+        registry.register_collector(Box::new(SkewCollector(self.skew.clone())));
     }
 }

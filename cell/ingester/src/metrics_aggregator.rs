@@ -20,7 +20,7 @@ use span_log::{DamagedRange, GroupId};
 use trace_model::{Coverage, UnixNanos};
 use trace_store::{MetricsStore, StoreError};
 
-use crate::handler::{GroupHandler, HandleError};
+use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError};
 use crate::metrics::AggregatorMetrics;
 
 mod checkpoint;
@@ -47,6 +47,49 @@ use operations::OperationLimits;
 use services::{Found, ServiceId, Services};
 use shard::{Shard, TraceKey};
 
+/// What an aggregator is made of.
+#[derive(Clone, Debug)]
+pub struct AggregatorParts {
+    /// Where the counts go.
+    pub store: Arc<dyn MetricsStore>,
+    /// Incarnation of the log, and its number of partitions.
+    pub log: (u64, u32),
+    /// Limits.
+    pub config: AggregatorConfig,
+    /// What is counted of this.
+    pub metrics: AggregatorMetrics,
+}
+
+/// Makes the group's handler, always at the end of the same hand for calls.
+#[derive(Debug)]
+pub struct AggregatorMaker {
+    parts: AggregatorParts,
+    calls: CrossBorder,
+}
+
+impl AggregatorMaker {
+    /// A maker, and the hand for calls across borders into whatever it makes.
+    #[must_use]
+    pub fn new(parts: AggregatorParts) -> (Self, CrossBorder) {
+        let calls = CrossBorder::default();
+        (Self { parts, calls: calls.clone() }, calls)
+    }
+}
+
+#[async_trait]
+impl GroupMaker for AggregatorMaker {
+    fn group(&self) -> GroupId {
+        METRICS_AGGREGATOR
+    }
+
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
+        let opened = MetricsAggregator::open_on(self.parts.clone(), &self.calls).await;
+        let failed =
+            |error: StoreError| MakeError { group: METRICS_AGGREGATOR, reason: error.to_string() };
+        Ok(Box::new(opened.map_err(failed)?))
+    }
+}
+
 /// Counts a cell's spans.
 #[derive(Debug)]
 pub struct MetricsAggregator {
@@ -71,6 +114,14 @@ impl MetricsAggregator {
         config: AggregatorConfig,
         metrics: AggregatorMetrics,
     ) -> Result<(Self, CrossBorder), StoreError> {
+        let calls = CrossBorder::default();
+        let parts = AggregatorParts { store, log: (incarnation, partitions), config, metrics };
+        Ok((Self::open_on(parts, &calls).await?, calls))
+    }
+
+    /// The same, with a hand for calls that was given out before.
+    async fn open_on(parts: AggregatorParts, calls: &CrossBorder) -> Result<Self, StoreError> {
+        let AggregatorParts { store, log: (incarnation, partitions), config, metrics } = parts;
         let (covered, state) = store.checkpoint().await?;
         if covered.incarnation > incarnation {
             // The store drops what comes from an older log, as it must: say so once.
@@ -80,7 +131,7 @@ impl MetricsAggregator {
                 "the metrics store has counted a newer log than this one: nothing will be counted"
             );
         }
-        let (cross_border, inbox) = cross_border::channel();
+        let inbox = calls.connect();
         let operations = OperationLimits::new(config.operations_max, config.operation_entries_max);
         let edges = EdgeTable::new(config.traces_per_edge_max);
         let spans_max = config.spans_per_trace_max;
@@ -98,7 +149,7 @@ impl MetricsAggregator {
         let restored = aggregator.restore(&state);
         restored
             .map_err(|error| StoreError::Damaged(format!("the metrics checkpoint: {error}")))?;
-        Ok((aggregator, cross_border))
+        Ok(aggregator)
     }
 
     fn take(&mut self, logged: &LoggedBatch) {

@@ -19,9 +19,11 @@ use crate::dead_letter::DeadLetters;
 use crate::handler::{GroupHandler, HandleError};
 use crate::lag::{GroupLag, LagBoard};
 use crate::metrics::{GroupLabel, IngesterMetrics};
+use crate::retries::Retries;
 
 mod desk;
 mod partition;
+mod retry;
 
 use desk::{Desk, Step};
 use partition::PartitionReader;
@@ -37,6 +39,10 @@ pub struct RunnerConfig {
     pub backoff_min: Duration,
     /// Longest wait before a failed try is repeated (default 5 s).
     pub backoff_max: Duration,
+    /// Shortest wait before a group that has panicked is started again (default 500 ms).
+    pub restart_min: Duration,
+    /// Longest wait before a group that has panicked is started again (default 60 s).
+    pub restart_max: Duration,
     /// Time from the cancellation to the runner's end (default 5 s). What is not durable then is
     /// read again at the next start.
     pub close_deadline: Duration,
@@ -49,6 +55,8 @@ impl Default for RunnerConfig {
             tick_every: Duration::from_millis(100),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
+            restart_min: Duration::from_millis(500),
+            restart_max: Duration::from_secs(60),
             close_deadline: Duration::from_secs(5),
         }
     }
@@ -67,6 +75,8 @@ pub struct RunnerParts {
     pub lag: LagBoard,
     /// Its figures.
     pub metrics: IngesterMetrics,
+    /// Dead letters that are to be tried again.
+    pub retries: Retries,
     /// Its limits.
     pub config: RunnerConfig,
 }
@@ -170,6 +180,12 @@ impl ConsumerRunner {
         }
         if !has_progressed && self.may_read() {
             self.tick().await;
+        }
+        if let Some(waiting) = self.desk.parts.retries.take(self.group) {
+            match self.may_read() {
+                true => self.desk.retry(waiting).await,
+                false => self.desk.put_off(waiting),
+            }
         }
         has_progressed
     }

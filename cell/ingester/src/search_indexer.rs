@@ -11,9 +11,9 @@ use span_log::{DamagedRange, GroupId};
 use trace_model::{Coverage, UnixNanos};
 use trace_store::SearchIndexer;
 
-use crate::handler::{GroupHandler, HandleError};
+use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError};
 use crate::progress::Progress;
-use crate::storage_writer::handle_error;
+use crate::storage_writer::{handle_again_error, handle_error};
 
 /// Indexes batches through a [`SearchIndexer`].
 #[derive(Debug)]
@@ -58,7 +58,32 @@ impl GroupHandler for SearchIndexerHandler {
         Ok(())
     }
 
+    async fn take_again(&mut self, batch: &LoggedBatch, now: UnixNanos) -> Result<(), HandleError> {
+        self.indexer.index_again(batch).await.map_err(handle_again_error)?;
+        self.indexer.flush(now, true).await.map_err(handle_error)
+    }
+
     fn durable(&self) -> Coverage {
         self.progress.durable(&self.indexer.indexed())
+    }
+}
+
+/// Makes the group's handler.
+#[derive(Debug)]
+pub struct SearchIndexerMaker {
+    /// The index.
+    pub indexer: Arc<dyn SearchIndexer>,
+    /// Incarnation of the log.
+    pub incarnation: u64,
+}
+
+#[async_trait]
+impl GroupMaker for SearchIndexerMaker {
+    fn group(&self) -> GroupId {
+        SEARCH_INDEXER
+    }
+
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
+        Ok(Box::new(SearchIndexerHandler::new(Arc::clone(&self.indexer), self.incarnation)))
     }
 }

@@ -1,12 +1,22 @@
-//! Starts the consumer groups of a cell as tracked tasks.
+//! Starts the consumer groups of a cell as tracked tasks, and starts one again that has panicked.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
 use span_log::GroupId;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::handler::GroupHandler;
+use crate::backoff::Backoff;
+use crate::handler::{GroupHandler, GroupMaker, MakeError};
 use crate::lag::{GroupLag, LagBoard};
 use crate::runner::{ConsumerRunner, RunnerParts};
+
+/// A group that ran so long has recovered: its next panic is the first.
+const RECOVERED_AFTER: Duration = Duration::from_secs(300);
 
 /// What the service is made of.
 #[derive(Debug)]
@@ -14,35 +24,42 @@ pub struct IngesterParts {
     /// What the runners share.
     pub runner: RunnerParts,
     /// The groups: storage-writer, search-indexer, metrics-aggregator, metadata-publisher.
-    pub handlers: Vec<Box<dyn GroupHandler>>,
+    pub groups: Vec<Arc<dyn GroupMaker>>,
 }
 
 /// The running consumer groups. Each has its own task, pace and offsets: one that fails holds no
 /// other up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct IngesterService {
     lag: LagBoard,
     groups: Vec<GroupId>,
 }
 
 impl IngesterService {
-    /// Starts a task for each group on the tracker. They end when the token is cancelled, each
-    /// inside its close deadline; wait for them on the tracker.
-    #[must_use]
-    pub fn spawn(tracker: &TaskTracker, token: &CancellationToken, parts: IngesterParts) -> Self {
+    /// Makes every group's handler, then starts a task for each group on the tracker. They end when
+    /// the token is cancelled, each inside its close deadline; wait for them on the tracker. A group
+    /// that panics is made anew and reads again what it had not committed.
+    pub async fn start(
+        tracker: &TaskTracker,
+        token: &CancellationToken,
+        parts: IngesterParts,
+    ) -> Result<Self, MakeError> {
         let lag = parts.runner.lag.clone();
-        let mut groups = Vec::with_capacity(parts.handlers.len());
-        for handler in parts.handlers {
-            let group = handler.group();
+        let mut made = Vec::with_capacity(parts.groups.len());
+        for maker in parts.groups {
+            let handler = maker.make().await?;
+            made.push((maker, handler));
+        }
+        let mut groups = Vec::with_capacity(made.len());
+        for (maker, handler) in made {
+            let group = maker.group();
             groups.push(group);
             lag.post(GroupLag::unstarted(group));
-            let runner = ConsumerRunner::new(handler, parts.runner.clone());
+            let supervisor = Supervisor::new(maker, parts.runner.clone());
             let token = token.clone();
-            // A runner has said what went wrong; the next start reads again what it left.
-            let task = async move { runner.run(token).await.is_ok() };
-            drop(tracker.spawn(task));
+            drop(tracker.spawn(async move { supervisor.run(handler, token).await }));
         }
-        Self { lag, groups }
+        Ok(Self { lag, groups })
     }
 
     /// How far each group is behind.
@@ -60,7 +77,106 @@ impl IngesterService {
     /// Whether every group's runner is at work.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        let is_running = |group: &GroupId| self.lag.of(*group).is_some_and(|lag| lag.is_running);
-        self.groups.iter().all(is_running)
+        self.groups.iter().all(|group| self.check(*group).is_ok())
     }
+
+    /// Whether the group's runner is at work; else why not.
+    pub fn check(&self, group: GroupId) -> Result<(), String> {
+        match self.lag.of(group) {
+            Some(lag) if lag.is_running => Ok(()),
+            Some(lag) => Err(lag.retrying.unwrap_or_else(|| "it does not run".to_owned())),
+            None => Err("it was not started".to_owned()),
+        }
+    }
+}
+
+/// Keeps one group running.
+struct Supervisor {
+    maker: Arc<dyn GroupMaker>,
+    parts: RunnerParts,
+    backoff: Backoff,
+}
+
+impl Supervisor {
+    fn new(maker: Arc<dyn GroupMaker>, parts: RunnerParts) -> Self {
+        let name = maker.group().0;
+        let seed = parts.clock.now().0 ^ xxhash_rust::xxh3::xxh3_64(name.as_bytes());
+        let config = &parts.config;
+        let backoff = Backoff::new(config.restart_min, config.restart_max, seed);
+        Self { maker, parts, backoff }
+    }
+
+    /// Runs the group until the token is cancelled, however often it panics.
+    async fn run(mut self, first: Box<dyn GroupHandler>, token: CancellationToken) {
+        let mut handler = Some(first);
+        while !token.is_cancelled() {
+            let failure = match handler.take() {
+                Some(handler) => self.run_once(handler, &token).await,
+                None => match self.make().await {
+                    Ok(made) => {
+                        handler = Some(made);
+                        continue;
+                    }
+                    Err(reason) => Some(reason),
+                },
+            };
+            let Some(reason) = failure else { return };
+            self.parts.lag.amend(self.maker.group(), |lag| {
+                lag.is_running = false;
+                lag.retrying = Some(reason);
+            });
+            let pause = self.backoff.fail(self.parts.clock.monotonic());
+            if token.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Runs until the end, or gives the words of a panic.
+    async fn run_once(
+        &mut self,
+        handler: Box<dyn GroupHandler>,
+        token: &CancellationToken,
+    ) -> Option<String> {
+        let started = self.parts.clock.monotonic();
+        let runner = ConsumerRunner::new(handler, self.parts.clone());
+        // What the runner held is dropped with it: the next one starts from what is durable.
+        let ran = AssertUnwindSafe(runner.run(token.clone())).catch_unwind().await;
+        let panic = match ran {
+            // A runner has said what went wrong; the next start reads again what it left.
+            Ok(Ok(()) | Err(_)) => return None,
+            Err(panic) => self.note_panic(panic.as_ref()),
+        };
+        if self.parts.clock.monotonic().saturating_sub(started) >= RECOVERED_AFTER {
+            self.backoff.succeed();
+        }
+        Some(panic)
+    }
+
+    /// Makes the group anew, or says why it cannot be.
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, String> {
+        let making = AssertUnwindSafe(self.maker.make()).catch_unwind();
+        match making.await {
+            Ok(Ok(handler)) => Ok(handler),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a consumer group does not start again and is tried again");
+                Err(error.to_string())
+            }
+            Err(panic) => Err(self.note_panic(panic.as_ref())),
+        }
+    }
+
+    fn note_panic(&self, panic: &(dyn Any + Send)) -> String {
+        let group = self.maker.group();
+        self.parts.metrics.panics.get_or_create(&group.into()).inc();
+        let text = words_of(panic);
+        let again = self.backoff.tries();
+        tracing::error!(%group, panic = text, again, "a consumer group has panicked and starts again");
+        format!("it has panicked: {text}")
+    }
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without words")
 }

@@ -11,7 +11,7 @@ use span_log::{DamagedRange, GroupId};
 use trace_model::{Coverage, UnixNanos};
 use trace_store::{SpanWriter, StoreError};
 
-use crate::handler::{GroupHandler, HandleError};
+use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError};
 use crate::progress::Progress;
 
 /// Writes batches through a [`SpanWriter`].
@@ -57,8 +57,46 @@ impl GroupHandler for StorageWriterHandler {
         Ok(())
     }
 
+    async fn take_again(&mut self, batch: &LoggedBatch, now: UnixNanos) -> Result<(), HandleError> {
+        self.writer.write_again(batch).await.map_err(handle_again_error)?;
+        self.writer.flush(now, true).await.map_err(handle_error)
+    }
+
     fn durable(&self) -> Coverage {
         self.progress.durable(&self.writer.durable())
+    }
+}
+
+/// A store that cannot take a letter will not by waiting.
+pub(crate) fn handle_again_error(error: StoreError) -> HandleError {
+    match error {
+        StoreError::Unsupported(reason) => HandleError::Poison(reason),
+        StoreError::Refused(_)
+        | StoreError::Full
+        | StoreError::Busy
+        | StoreError::Unavailable(_)
+        | StoreError::Damaged(_)
+        | StoreError::NewerFormat { .. } => handle_error(error),
+    }
+}
+
+/// Makes the group's handler.
+#[derive(Debug)]
+pub struct StorageWriterMaker {
+    /// The store.
+    pub writer: Arc<dyn SpanWriter>,
+    /// Incarnation of the log.
+    pub incarnation: u64,
+}
+
+#[async_trait]
+impl GroupMaker for StorageWriterMaker {
+    fn group(&self) -> GroupId {
+        STORAGE_WRITER
+    }
+
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
+        Ok(Box::new(StorageWriterHandler::new(Arc::clone(&self.writer), self.incarnation)))
     }
 }
 

@@ -15,6 +15,7 @@
 
 use trace_model::{Coverage, TenantId, TimeRange, TraceId, TraceSpans, UnixNanos};
 
+use crate::losses::may_miss_spans;
 use crate::port::{QuerierPorts, TailRead};
 use crate::status::QuerierError;
 
@@ -41,6 +42,7 @@ pub(crate) async fn find_trace(
     placed: Option<TimeRange>,
 ) -> Result<CellTrace, QuerierError> {
     let tail = ports.tail.read_tail(tenant, trace_id).await?;
+    let lost = ports.tail.lost();
     let stored = ports.traces.read_trace(tenant, trace_id).await?;
     let covered = join_covers(&tail, &stored.covered);
     let is_damaged = tail.is_damaged || stored.is_damaged;
@@ -53,6 +55,8 @@ pub(crate) async fn find_trace(
     for span in stored.spans.into_iter().chain(tail.spans) {
         spans.insert(span);
     }
+    let is_damaged = is_damaged || may_miss_spans(&lost.runs, &spans);
+    let expired_until = expired_until.max(lost.expired_until);
     Ok(CellTrace { spans, covered, is_damaged, expired_until })
 }
 

@@ -11,6 +11,7 @@ mod caller;
 mod config;
 mod deadline;
 mod find_trace;
+mod losses;
 mod metrics;
 mod port;
 mod querier;
@@ -20,7 +21,9 @@ mod stream;
 
 pub use config::QuerierConfig;
 pub use find_trace::CellTrace;
-pub use port::{CellStatus, GroupLag, LiveTail, LogStatus, PortError, QuerierPorts, TailRead};
+pub use port::{
+    CellStatus, GroupLag, LiveTail, LogStatus, Lost, PortError, QuerierPorts, TailRead,
+};
 pub use querier::{Querier, server};
 pub use status::QuerierError;
 

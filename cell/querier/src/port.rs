@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use trace_model::{Clock, Coverage, StoredSpan, TenantId, TraceId};
+use trace_model::{Clock, Coverage, StoredSpan, TenantId, TimeRange, TraceId, UnixNanos};
 use trace_store::port::{MetricsStore, ServiceCatalog, TraceReader, TraceSearch};
 
 /// A port of the log failed. The question may be asked again.
@@ -23,8 +23,19 @@ pub struct TailRead {
     pub from: Coverage,
     /// Where the tail ends. From `from` up to here nothing of the trace is left out.
     pub covered: Coverage,
-    /// A record that may belong to the trace could not be read.
+    /// A record of the trace was set aside, or one that may belong to it cannot be read now.
     pub is_damaged: bool,
+}
+
+/// Records that were acknowledged, that no store has and that will not come: they were damaged or
+/// dropped before a store had them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Append times of each run. Spans of any trace and tenant may have been in it.
+    pub runs: Vec<TimeRange>,
+    /// What was lost or set aside and was appended at or before this time counts as expired: no store
+    /// would have kept it until now.
+    pub expired_until: Option<UnixNanos>,
 }
 
 /// The acknowledged records that the stores need not hold yet.
@@ -34,6 +45,17 @@ pub struct TailRead {
 pub trait LiveTail: Send + Sync + fmt::Debug {
     /// The spans of a trace.
     async fn read_tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailRead, PortError>;
+
+    /// What is lost for good. Costs no read; a run is told from before a store goes on behind it.
+    fn lost(&self) -> Lost {
+        Lost::default()
+    }
+
+    /// Append times of records of the tenant that were set aside and may yet be taken up: a search
+    /// does not find them. By id [`Self::read_tail`] tells them exactly.
+    fn buried(&self, _tenant: &TenantId) -> Vec<TimeRange> {
+        Vec::new()
+    }
 }
 
 /// How far a consumer group is behind.

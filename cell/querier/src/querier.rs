@@ -14,6 +14,7 @@ use tonic::{Response, Status};
 use crate::answers::Answers;
 use crate::caller::Access;
 use crate::config::QuerierConfig;
+use crate::losses::HonestSearch;
 use crate::metrics::{DurationLabels, Outcome, QuerierMetrics, Query, QueryLabels};
 use crate::port::QuerierPorts;
 use crate::status::QuerierError;
@@ -55,7 +56,9 @@ impl Drop for Admitted {
 
 impl Querier {
     /// A querier over these ports; its metrics go into the registry.
-    pub fn new(config: QuerierConfig, ports: QuerierPorts, registry: &mut Registry) -> Self {
+    pub fn new(config: QuerierConfig, mut ports: QuerierPorts, registry: &mut Registry) -> Self {
+        let (search, tail) = (Arc::clone(&ports.search), Arc::clone(&ports.tail));
+        ports.search = Arc::new(HonestSearch { search, tail });
         let metrics = QuerierMetrics::register(registry);
         Self {
             running: Arc::new(Semaphore::new(config.queries_max)),

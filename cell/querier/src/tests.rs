@@ -30,8 +30,8 @@ use trace_store::port::{
 };
 
 use crate::{
-    CellStatus, GroupLag, LiveTail, LogStatus, PortError, Querier, QuerierConfig, QuerierPorts,
-    TailRead,
+    CellStatus, GroupLag, LiveTail, LogStatus, Lost, PortError, Querier, QuerierConfig,
+    QuerierPorts, TailRead,
 };
 
 /// A cell whose storage-writer moves one record from tail to store whenever it is told to, or
@@ -46,6 +46,7 @@ struct Cell {
     reads: AtomicUsize,
     is_failing: Mutex<bool>,
     expired_until: Mutex<Option<UnixNanos>>,
+    lost: Mutex<Lost>,
 }
 
 fn cover(next: u64) -> Coverage {
@@ -77,6 +78,10 @@ impl LiveTail for Cell {
         let moved = self.commits_between_reads.load(Ordering::SeqCst);
         self.committed.store((committed + moved).min(end), Ordering::SeqCst);
         Ok(TailRead { spans, from: cover(committed), covered: cover(end), is_damaged: false })
+    }
+
+    fn lost(&self) -> Lost {
+        self.lost.lock().unwrap().clone()
     }
 }
 
@@ -258,6 +263,28 @@ async fn nothing_is_missed_when_storage_writer_commits_between_the_reads() {
             assert_eq!(summary.region, "eu");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_lost_about_when_a_trace_came_in_make_its_answer_damaged_and_no_others() {
+    const DAY: u64 = 24 * 3_600_000_000_000;
+    let (querier, cell) = querier_with(|_| {});
+    let received = span(1).envelope.receive_time;
+    let lost_at = |time: UnixNanos| {
+        let runs = vec![TimeRange { start: time, end: time.plus(1) }];
+        *cell.lost.lock().unwrap() = Lost { runs, expired_until: None };
+    };
+    lost_at(received.plus(DAY));
+    assert!(find(&querier, "us").await.1.is_damaged);
+    lost_at(received.plus(DAY + 1));
+    assert!(!find(&querier, "us").await.1.is_damaged);
+    cell.records.lock().unwrap().clear();
+    assert!(find(&querier, "us").await.1.is_damaged, "all of an unknown trace may be lost");
+    *cell.lost.lock().unwrap() = Lost { runs: vec![], expired_until: Some(UnixNanos(55)) };
+    let summary = find(&querier, "us").await.1;
+    assert_eq!((summary.is_damaged, summary.expired_until_unix_nano), (false, 55));
+    *cell.expired_until.lock().unwrap() = Some(UnixNanos(77));
+    assert_eq!(find(&querier, "us").await.1.expired_until_unix_nano, 77);
 }
 
 #[tokio::test(start_paused = true)]

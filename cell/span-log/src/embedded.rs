@@ -9,10 +9,13 @@ mod block;
 mod cache;
 mod checkpoint;
 mod config;
+mod damage;
 pub mod disk;
+mod erase;
 mod error;
 mod housekeeper;
 mod identity;
+mod lost;
 mod queue;
 mod reader;
 mod recovery;
@@ -32,11 +35,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::{LoggedBatch, SpanBatch};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use trace_model::{Clock, LogRange, TenantId, TraceId, UnixNanos};
 
 use self::block::{SECTION_BYTES, Section};
 use self::disk::{Disk, LocalDisk};
+use self::erase::Erasing;
 use self::housekeeper::{Housekeeper, Stop};
 use self::identity::FileFault;
 use self::queue::Append;
@@ -45,8 +49,8 @@ use self::shared::{PARTITION, Progress, Shared};
 use self::writer::Writer;
 use crate::metrics::LogMetrics;
 use crate::port::{
-    Appended, Capabilities, CommitError, DamagedRange, GroupId, LogEnd, LogError, LogIdentity,
-    SpanLog, TailAnswer,
+    Appended, Capabilities, CommitError, DamagedRange, ErasedRecords, ForgetLost, GroupId, LogEnd,
+    LogEraser, LogError, LogIdentity, Lost, SpanLog, TailAnswer,
 };
 
 pub use self::config::{EmbeddedConfig, WhenFull};
@@ -64,6 +68,8 @@ pub struct EmbeddedLog {
     shared: Arc<Shared>,
     stop: Arc<Stop>,
     threads: Mutex<Option<Threads>>,
+    /// Held while a trace is erased: segments are rewritten by one at a time.
+    erasing: AsyncMutex<()>,
 }
 
 #[derive(Debug)]
@@ -99,7 +105,8 @@ impl EmbeddedLog {
             FileFault::Io(error) => OpenError::disk(&directory, &error),
             FileFault::Open(error) => error,
         };
-        let (opened, findings) = recover(disk.as_ref(), clock.as_ref()).map_err(in_words)?;
+        let recovered = recover(disk.as_ref(), clock.as_ref(), &config.seen);
+        let (opened, findings) = recovered.map_err(in_words)?;
         let failed = |error: io::Error| in_words(FileFault::Io(error));
         let metrics = LogMetrics::default();
         let shared = Arc::new(Shared::new(config, clock, disk, metrics, opened));
@@ -107,7 +114,8 @@ impl EmbeddedLog {
         shared.write_checkpoint(false).map_err(failed)?;
         let stop = Arc::new(Stop::default());
         let threads = start(&shared, &stop, findings.next_number).map_err(failed)?;
-        Ok(Arc::new(Self { shared, stop, threads: Mutex::new(Some(threads)) }))
+        let (threads, erasing) = (Mutex::new(Some(threads)), AsyncMutex::default());
+        Ok(Arc::new(Self { shared, stop, threads, erasing }))
     }
 
     /// The log's metrics.
@@ -197,7 +205,10 @@ impl EmbeddedLog {
 
 fn report(shared: &Shared, findings: &Findings) {
     for damage in &findings.damage {
-        shared.note_damage(damage.offsets, damage.times, damage.reason);
+        shared.note_damage(damage);
+    }
+    if let Some(replaced) = findings.replaced {
+        shared.note_replaced(replaced);
     }
     if findings.has_torn_tail {
         shared.metrics.torn_tails.inc();
@@ -229,6 +240,18 @@ impl Drop for EmbeddedLog {
         {
             tracing::warn!(%error, "the span log did not close cleanly");
         }
+    }
+}
+
+#[async_trait]
+impl LogEraser for EmbeddedLog {
+    /// The active segment is sealed first; appends go on meanwhile.
+    async fn erase(&self, tenant: &TenantId, trace_id: TraceId) -> Result<ErasedRecords, LogError> {
+        self.shared.check_open()?;
+        let _one_at_a_time = self.erasing.lock().await;
+        let sealed_below = self.shared.queue.roll().await.map_err(|_| LogError::Closed)?;
+        let erasing = Erasing { tenant: tenant.clone(), trace_id };
+        self.off_thread(move |shared| shared.erase(&erasing, sealed_below)).await?
     }
 }
 
@@ -335,6 +358,20 @@ impl SpanLog for EmbeddedLog {
 
     fn damaged(&self) -> Vec<DamagedRange> {
         self.shared.state().damaged.clone()
+    }
+
+    fn lost(&self) -> Lost {
+        self.shared.state().lost.tell()
+    }
+
+    async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
+        self.shared.check_open()?;
+        self.off_thread(move |shared| shared.forget_lost(which)).await?
+    }
+
+    fn health(&self) -> Result<(), String> {
+        let dead = self.shared.dead();
+        dead.map_or(Ok(()), |thread| Err(format!("the thread {thread} has ended by a panic")))
     }
 
     async fn close(&self) -> Result<(), LogError> {

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use trace_model::{Clock, Coverage, LogRange, StoredSpan, TenantId, TraceId, UnixNanos};
 
 use crate::port::{
-    Appended, Capabilities, CommitError, DamagedRange, GroupId, LogEnd, LogError, LogIdentity,
-    METADATA_PUBLISHER, STORAGE_WRITER, SpanLog, TailAnswer,
+    Appended, Capabilities, CommitError, DamagedRange, ErasedRecords, GroupId, LogEnd, LogEraser,
+    LogError, LogIdentity, METADATA_PUBLISHER, STORAGE_WRITER, SpanLog, TailAnswer,
 };
 
 /// The one partition.
@@ -105,6 +105,27 @@ impl MemoryLog {
     fn partition_state(&self, partition: u32) -> Result<MutexGuard<'_, State>, LogError> {
         let state = self.open_state()?;
         if partition == PARTITION { Ok(state) } else { Err(LogError::NoPartition(partition)) }
+    }
+}
+
+#[async_trait]
+impl LogEraser for MemoryLog {
+    async fn erase(&self, tenant: &TenantId, trace_id: TraceId) -> Result<ErasedRecords, LogError> {
+        let mut state = self.open_state()?;
+        let mut spans = 0_u64;
+        let State { batches, bytes, .. } = &mut *state;
+        for logged in batches.iter_mut().filter(|one| one.batch.source().tenant == *tenant) {
+            let left = logged.batch.without_trace(trace_id);
+            let Some(left) = left.map_err(|error| LogError::Disk(error.to_string()))? else {
+                continue;
+            };
+            let gone = logged.batch.spans().len().saturating_sub(left.spans().len());
+            spans = spans.saturating_add(u64::try_from(gone).unwrap_or(u64::MAX));
+            let (before, after) = (logged.batch.encoded().len(), left.encoded().len());
+            *bytes = bytes.saturating_sub(before).saturating_add(after);
+            logged.batch = Arc::new(left);
+        }
+        Ok(ErasedRecords { files: 0, spans })
     }
 }
 

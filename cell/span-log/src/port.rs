@@ -328,8 +328,8 @@ pub struct ErasedRecords {
 /// that are appended later are the store's to refuse.
 #[async_trait]
 pub trait LogEraser: Send + Sync + fmt::Debug {
-    /// Erases a trace. Damaged records may hold it: they are an error, and everything else is
-    /// erased all the same.
+    /// Erases a trace. Damaged records may hold it: where there are some nothing is changed, they
+    /// are an error, and elsewhere the trace is erased all the same.
     async fn erase(&self, tenant: &TenantId, trace_id: TraceId) -> Result<ErasedRecords, LogError>;
 }
 

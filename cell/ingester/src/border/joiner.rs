@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use trace_model::location::{Cursor, EntrySpan, Keep};
 use trace_model::{Contribution, Region, TenantId, TraceId, UnixNanos};
 
-use super::BorderParts;
 use super::cursor_file::CursorFile;
 use super::pending::{CallKey, DueCall, Pending};
+use super::skew::SkewSample;
+use super::{BorderParts, ParentSpan};
 use crate::metrics_aggregator::cross_border::AggregatorEnded;
 use crate::metrics_aggregator::{EntryJoin, JoinOutcome};
 
@@ -29,7 +30,7 @@ const QUIET_FACTOR: u32 = 30;
 /// A frame's contributions and the cursor behind them.
 pub(super) type Delivered = (Vec<Contribution>, Cursor);
 
-type Offered = (CallKey, Result<JoinOutcome, AggregatorEnded>);
+type Offered = (CallKey, SkewSample, Result<JoinOutcome, AggregatorEnded>);
 
 /// Joins the calls of one origin.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl OriginJoiner {
         }
     }
 
-    /// Joins until the token is cancelled, the stream has ended or the aggregator has.
+    /// Joins until the token is cancelled or the stream has ended.
     pub(super) async fn run(
         mut self,
         mut deliveries: mpsc::Receiver<Delivered>,
@@ -72,11 +73,7 @@ impl OriginJoiner {
             tokio::select! {
                 biased;
                 () = token.cancelled() => break,
-                Some(offered) = self.offers.next() => {
-                    if !self.close(offered) {
-                        break;
-                    }
-                }
+                Some(offered) = self.offers.next() => self.close(offered),
                 () = tokio::time::sleep(pause), if can_look => self.look().await,
                 delivered = deliveries.recv(), if has_room => {
                     let Some(delivered) = delivered else { break };
@@ -179,11 +176,11 @@ impl OriginJoiner {
             return;
         }
         self.parts.metrics.reads.inc();
-        match self.parts.parents.services_of(tenant, *trace_id, &parents).await {
-            Ok(services) => {
+        match self.parts.parents.parents_of(tenant, *trace_id, &parents).await {
+            Ok(held) => {
                 for call in calls {
-                    match services.get(&call.entry.parent_span_id) {
-                        Some(service) => self.offer(call, Arc::clone(service)),
+                    match held.get(&call.entry.parent_span_id) {
+                        Some(parent) => self.offer(call, parent),
                         None => self.wait_on(call, version),
                     }
                 }
@@ -211,44 +208,55 @@ impl OriginJoiner {
         self.pending.put_off(call.key, self.parts.clock.monotonic(), version);
     }
 
-    fn offer(&mut self, call: DueCall, parent_service: Arc<str>) {
+    fn offer(&mut self, call: DueCall, parent: &ParentSpan) {
         let DueCall { key, entry, .. } = call;
+        let sample = SkewSample {
+            parent_start: parent.start,
+            parent_end: parent.end,
+            child_start: entry.start,
+            child_end: entry.start.plus(entry.duration_nanos),
+        };
         let join = EntryJoin {
             tenant: key.tenant.clone(),
             trace_id: key.trace_id,
             region: self.origin.clone(),
             entry,
-            parent_service,
+            parent_service: Arc::clone(&parent.service),
             adjusted_count: self.parts.config.adjusted_count,
         };
         let calls = Arc::clone(&self.parts.calls);
-        self.offers.push(Box::pin(async move { (key, calls.count(join).await) }));
+        self.offers.push(Box::pin(async move { (key, sample, calls.count(join).await) }));
     }
 
-    /// Takes the aggregator's answer; says whether the aggregator is there.
-    fn close(&mut self, (key, outcome): Offered) -> bool {
+    /// Takes the aggregator's answer. Without an aggregator the call is offered again: it may be made
+    /// anew. A call that is counted now is a sample of how the two regions' clocks differ.
+    fn close(&mut self, (key, sample, outcome): Offered) {
         let metrics = &self.parts.metrics;
+        let now = self.parts.clock.monotonic();
         match outcome {
-            Ok(JoinOutcome::Counted) => metrics.joined.inc(),
-            Ok(JoinOutcome::AlreadyCounted) => metrics.repeated.inc(),
-            Ok(JoinOutcome::SameService) => metrics.same_service.inc(),
-            Ok(JoinOutcome::NoRoom) => metrics.dropped.inc(),
-            Err(AggregatorEnded) => return false,
-        };
+            Ok(JoinOutcome::Counted) => {
+                metrics.joined.inc();
+                metrics.skew.offer(&self.origin, sample, now);
+            }
+            Ok(JoinOutcome::AlreadyCounted) => drop(metrics.repeated.inc()),
+            Ok(JoinOutcome::SameService) => drop(metrics.same_service.inc()),
+            Ok(JoinOutcome::NoRoom) => drop(metrics.dropped.inc()),
+            Err(AggregatorEnded) => {
+                metrics.failed_looks.inc();
+                self.pending.offer_again(key, now);
+                return;
+            }
+        }
         metrics.pending.dec();
         self.pending.settle(&key);
-        true
     }
 
     /// Waits for all offers that are out; for tests, which drive the steps by hand.
     #[cfg(test)]
-    pub(super) async fn close_all(&mut self) -> bool {
+    pub(super) async fn close_all(&mut self) {
         while let Some(offered) = self.offers.next().await {
-            if !self.close(offered) {
-                return false;
-            }
+            self.close(offered);
         }
-        true
     }
 
     /// Writes the cursor where it is due.

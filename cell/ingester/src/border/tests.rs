@@ -16,6 +16,7 @@ use super::cursor_file::CursorFile;
 use super::joiner::OriginJoiner;
 use super::{
     BorderConfig, BorderParts, CallCounter, LookupError, OwnRows, OwnTraces, ParentLookup,
+    ParentSpan,
 };
 use crate::metrics::BorderMetrics;
 use crate::metrics_aggregator::cross_border::AggregatorEnded;
@@ -92,12 +93,12 @@ impl OwnTraces for Cell {
 
 #[async_trait]
 impl ParentLookup for Cell {
-    async fn services_of(
+    async fn parents_of(
         &self,
         _tenant: &TenantId,
         trace_id: TraceId,
         spans: &[SpanId],
-    ) -> Result<BTreeMap<SpanId, Arc<str>>, LookupError> {
+    ) -> Result<BTreeMap<SpanId, ParentSpan>, LookupError> {
         let mut state = self.state.lock().unwrap();
         state.reads += 1;
         if state.is_failing {
@@ -105,7 +106,8 @@ impl ParentLookup for Cell {
         }
         let mut held = state.spans.get(&trace_id).cloned().unwrap_or_default();
         held.retain(|id, _| spans.contains(id));
-        Ok(held)
+        let parent = |service| ParentSpan { service, start: START, end: START.plus(100_000_000) };
+        Ok(held.into_iter().map(|(id, service)| (id, parent(service))).collect())
     }
 }
 
@@ -200,11 +202,10 @@ impl Bench {
     }
 
     /// Looks until nothing is due, waits for the aggregator, writes the cursor if it is due.
-    async fn settle(&mut self) -> bool {
+    async fn settle(&mut self) {
         self.joiner.look().await;
-        let is_counting = self.joiner.close_all().await;
+        self.joiner.close_all().await;
         self.joiner.save_if_due().await;
-        is_counting
     }
 
     async fn pass(&mut self, time: Duration) {
@@ -358,15 +359,33 @@ async fn erased_and_sampled_out_contributions_and_bare_routes_join_nothing() {
 }
 
 #[tokio::test]
-async fn without_the_aggregator_nothing_is_settled() {
+async fn without_the_aggregator_nothing_is_settled_and_a_new_one_is_offered_it_again() {
     let mut bench = Bench::new();
     bench.cell.hold(1, 9, "web");
     bench.cell.change(|state| state.has_ended = true);
     bench.joiner.take((vec![bench.row(1, &[(2, 9)])], cursor(1)));
-    assert!(!bench.settle().await, "the joiner ends");
-    bench.clock.advance(Duration::from_secs(60));
-    bench.joiner.save_if_due().await;
-    assert_eq!(bench.saved(), None);
+    bench.pass(Duration::from_secs(60)).await;
+    assert_eq!((bench.saved(), bench.metrics.pending.get()), (None, 1));
+    assert!(bench.metrics.skew.samples(&us()).is_empty());
+    bench.cell.change(|state| state.has_ended = false);
+    bench.pass(Duration::from_secs(4)).await;
+    assert_eq!(bench.cell.edges(), ["web→cart"]);
+    assert_eq!((bench.saved(), bench.metrics.pending.get()), (Some(cursor(1)), 0));
+}
+
+#[tokio::test]
+async fn a_call_that_is_counted_is_one_sample_of_skew_however_often_it_is_named() {
+    let mut bench = Bench::new();
+    bench.cell.hold(1, 9, "web");
+    for number in 1..4 {
+        bench.joiner.take((vec![bench.row(1, &[(2, 9)])], cursor(number)));
+        bench.pass(Duration::from_secs(2)).await;
+    }
+    let samples = bench.metrics.skew.samples(&us());
+    assert_eq!(samples.len(), 1);
+    assert_eq!((samples[0].parent_start, samples[0].parent_end), (START, START.plus(100_000_000)));
+    assert_eq!(samples[0].child_start, START.minus(1_000_000));
+    assert_eq!(samples[0].child_end, START);
 }
 
 #[tokio::test]

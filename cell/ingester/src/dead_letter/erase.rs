@@ -1,43 +1,41 @@
-//! A batch without one of its traces.
+//! Letters without one of their traces.
 
-use bytes::Bytes;
-use proto::{InvalidBatch, SpanBatch, SpanBatchBuilder};
+use proto::SpanBatch;
 use trace_model::{TenantId, TraceId};
 
-use super::DeadLetter;
+use super::{DeadLetter, DeadLetterError, DeadLetters};
 
-/// What an erasure leaves of a letter.
-#[derive(Debug)]
-pub(super) struct Erased {
-    /// Spans that are gone.
-    pub(super) spans: u64,
-    /// The batch without the trace; `None` where nothing is left.
-    pub(super) left: Option<Bytes>,
-}
-
-/// The letter's batch without the trace; `None` where it does not hold it.
-pub(super) fn without(
-    letter: &DeadLetter,
-    tenant: &TenantId,
-    trace_id: TraceId,
-) -> Result<Option<Erased>, InvalidBatch> {
-    let batch = SpanBatch::decode(letter.encoded.clone())?;
-    let held = batch.traces().iter().find(|trace| trace.trace_id == trace_id);
-    let Some(erased) = held.filter(|_| batch.source().tenant == *tenant) else { return Ok(None) };
-    let spans = u64::from(erased.span_count);
-    if batch.traces().len() == 1 {
-        return Ok(Some(Erased { spans, left: None }));
-    }
-    let mut builder = SpanBatchBuilder::new();
-    for context in batch.contexts() {
-        let resource = builder.add_resource(context.resource.to_vec());
-        builder.add_scope(resource, context.scope.to_vec());
-    }
-    for trace in batch.traces().iter().filter(|trace| trace.trace_id != trace_id) {
-        for span in batch.spans_of(trace) {
-            builder.add_span(trace.trace_id, trace.threshold, span.scope, batch.bytes_of(span));
+impl DeadLetters {
+    /// Takes one trace of a tenant out of all letters: its spans, its id and what only they referred
+    /// to are in no letter when this returns. A letter that held nothing else goes. Gives how many
+    /// letters were rewritten or removed and how many spans are gone. A letter that cannot be read
+    /// may hold the trace and is an error.
+    pub fn erase(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<(u64, u64), DeadLetterError> {
+        let (mut letters, mut spans) = (0_u64, 0_u64);
+        for summary in self.list(0, usize::MAX)? {
+            let sequence = summary?.sequence;
+            let Some(letter) = self.take_for_retry(sequence)? else { continue };
+            let damaged =
+                |_| DeadLetterError::Damaged { sequence, reason: "its batch cannot be read" };
+            let batch = SpanBatch::decode(letter.encoded.clone()).map_err(damaged)?;
+            if batch.source().tenant != *tenant {
+                continue;
+            }
+            let Some(left) = batch.without_trace(trace_id).map_err(damaged)? else { continue };
+            let gone = batch.spans().len().saturating_sub(left.spans().len());
+            letters = letters.saturating_add(1);
+            spans = spans.saturating_add(u64::try_from(gone).unwrap_or(u64::MAX));
+            if left.spans().is_empty() {
+                self.settle(sequence)?;
+            } else {
+                let encoded = left.encoded().clone();
+                self.rewrite(sequence, &DeadLetter { encoded, ..letter })?;
+            }
         }
+        Ok((letters, spans))
     }
-    let rebuilt = builder.finish(batch.source().clone())?;
-    Ok(Some(Erased { spans, left: Some(rebuilt.encoded().clone()) }))
 }

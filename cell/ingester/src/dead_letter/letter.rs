@@ -50,7 +50,11 @@ pub(super) fn shortened(reason: &str) -> &str {
     end.and_then(|end| reason.get(..end)).unwrap_or("")
 }
 
-pub(super) fn decode(sequence: u64, bytes: Vec<u8>) -> Result<DeadLetter, DeadLetterError> {
+/// The letter, and its batch.
+pub(super) fn decode(
+    sequence: u64,
+    bytes: Vec<u8>,
+) -> Result<(DeadLetter, SpanBatch), DeadLetterError> {
     let damaged = |reason| DeadLetterError::Damaged { sequence, reason };
     let bytes = Bytes::from(bytes);
     let (header, body) =
@@ -69,8 +73,9 @@ pub(super) fn decode(sequence: u64, bytes: Vec<u8>) -> Result<DeadLetter, DeadLe
     }
     let (mut letter, rest) = read_fields(body).ok_or_else(|| damaged("its fields do not fit"))?;
     letter.encoded = bytes.slice_ref(rest);
-    SpanBatch::decode(letter.encoded.clone()).map_err(|_| damaged("its batch cannot be read"))?;
-    Ok(letter)
+    let batch = SpanBatch::decode(letter.encoded.clone());
+    let batch = batch.map_err(|_| damaged("its batch cannot be read"))?;
+    Ok((letter, batch))
 }
 
 fn read_fields(body: &[u8]) -> Option<(DeadLetter, &[u8])> {

@@ -117,32 +117,135 @@ fn a_long_reason_is_cut_between_characters() {
     assert!(reason.len() <= REASON_BYTES_MAX && reason.chars().all(|letter| letter == 'ü'));
 }
 
+/// A batch of spans of these traces.
+fn batch_with(first: u64, traces: &[u8]) -> LoggedBatch {
+    let encoded: Vec<_> = traces
+        .iter()
+        .map(|byte| {
+            let mut bytes = Vec::new();
+            proto::wire::put_bytes_field(&mut bytes, 1, &[*byte; 16]);
+            proto::wire::put_bytes_field(&mut bytes, 2, &[*byte; 8]);
+            (trace(*byte), bytes)
+        })
+        .collect();
+    let mut builder = SpanBatchBuilder::new();
+    let resource = builder.add_resource(Vec::new());
+    let scope = builder.add_scope(resource, Vec::new());
+    for (trace_id, bytes) in &encoded {
+        let threshold = trace_model::sampling_threshold::Threshold::KEEP_ALL;
+        builder.add_span(*trace_id, threshold, scope, bytes);
+    }
+    let mut logged = batch(first);
+    let source = logged.batch.source().clone();
+    logged.batch = Arc::new(builder.finish(source).unwrap());
+    logged
+}
+
+fn trace(byte: u8) -> TraceId {
+    TraceId::from_bytes([byte; 16]).unwrap()
+}
+
+/// Which of the traces 1 to 6 may lie in a letter of the group.
+fn held(letters: &DeadLetters, group: GroupId) -> Vec<u8> {
+    let may_hold = |byte: &u8| letters.may_hold(group, &TenantId::default(), trace(*byte));
+    (1..=6).filter(may_hold).collect()
+}
+
+#[test]
+fn a_letter_is_known_by_its_group_tenant_and_traces_alone_also_after_reopening() {
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    assert_eq!(held(&letters, GROUP), [0; 0]);
+    letters.put(GROUP, "r", &batch_with(0, &[1, 2])).unwrap();
+    letters.put(GROUP, "r", &batch_with(2, &[2, 3])).unwrap();
+    letters.put(GroupId("search-indexer"), "r", &batch_with(4, &[5])).unwrap();
+    for letters in [&letters, &open(&directory)] {
+        assert_eq!(held(letters, GROUP), [1, 2, 3]);
+        assert_eq!(held(letters, GroupId("search-indexer")), [5]);
+        assert!(!letters.may_hold(GROUP, &TenantId::new("other").unwrap(), trace(1)));
+        let counts: Vec<_> = letters.counts().into_values().collect();
+        assert_eq!(counts, [1, 2]);
+    }
+    letters.settle(1).unwrap();
+    assert_eq!(held(&letters, GROUP), [2, 3], "another letter still has trace 2");
+    letters.erase(&TenantId::default(), trace(3)).unwrap();
+    assert_eq!(held(&letters, GROUP), [2]);
+    letters.settle(2).unwrap();
+    assert_eq!(held(&letters, GROUP), [0; 0]);
+}
+
+#[test]
+fn beyond_the_limit_any_trace_may_be_in_a_letter_until_there_is_room() {
+    let directory = TempDir::new().unwrap();
+    let config =
+        DeadLetterConfig { traces_max: 3, ..DeadLetterConfig::new(directory.path().into()) };
+    let letters = DeadLetters::open(config.clone()).unwrap();
+    letters.put(GROUP, "r", &batch_with(0, &[1, 2])).unwrap();
+    letters.put(GROUP, "r", &batch_with(2, &[3, 4])).unwrap();
+    for letters in [&letters, &DeadLetters::open(config).unwrap()] {
+        assert_eq!(held(letters, GROUP), [1, 2, 3, 4, 5, 6], "all");
+        assert_eq!(held(letters, GroupId("search-indexer")), [0; 0], "of this group");
+    }
+    letters.settle(1).unwrap();
+    assert_eq!(held(&letters, GROUP), [3, 4]);
+}
+
+#[test]
+fn a_letter_that_cannot_be_read_may_hold_any_trace_until_it_is_dropped() {
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    letters.put(GROUP, "r", &batch_with(0, &[1])).unwrap();
+    fs::write(letters.path(1), b"noise").unwrap();
+    let letters = open(&directory);
+    assert_eq!(held(&letters, GROUP), [1, 2, 3, 4, 5, 6]);
+    let all = (UnixNanos(0), UnixNanos::MAX);
+    assert_eq!(letters.append_times(&[GROUP], &TenantId::default()), [all]);
+    assert!(letters.settle(1).unwrap());
+    assert_eq!(held(&letters, GROUP), [0; 0]);
+}
+
+#[test]
+fn append_times_are_of_the_tenant_and_the_groups_and_joined_within_an_hour() {
+    const MINUTE: u64 = 60_000_000_000;
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    for minute in [0, 200, 30, 60, 320] {
+        let mut logged = batch_with(minute, &[1]);
+        logged.append_time = UnixNanos(minute * MINUTE);
+        letters.put(GROUP, "r", &logged).unwrap();
+    }
+    letters.put(GroupId("other"), "r", &batch_with(9, &[1])).unwrap();
+    let times = letters.append_times(&[GROUP], &TenantId::default());
+    let minutes: Vec<_> = times.iter().map(|(a, b)| (a.0 / MINUTE, b.0 / MINUTE)).collect();
+    assert_eq!(minutes, [(0, 60), (200, 200), (320, 320)]);
+    assert!(letters.append_times(&[GROUP], &TenantId::new("other").unwrap()).is_empty());
+}
+
+#[test]
+fn letters_expire_and_it_is_remembered_up_to_when() {
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    for first in [10, 20, 30] {
+        letters.put(GROUP, "r", &batch_with(first, &[1])).unwrap();
+    }
+    assert_eq!((letters.expire(UnixNanos(11)).unwrap(), letters.expired_until()), (0, None));
+    assert_eq!(letters.expire(UnixNanos(31)).unwrap(), 2);
+    assert_eq!(letters.expired_until(), Some(UnixNanos(21)));
+    letters.settle(3).unwrap();
+    let letters = open(&directory);
+    assert_eq!((letters.figures().0, letters.expired_until()), (0, Some(UnixNanos(21))));
+    fs::write(letters.path(9), b"noise").unwrap();
+    let letters = open(&directory);
+    assert_eq!(letters.expire(UnixNanos(31)).unwrap(), 0, "its file is of today");
+    assert_eq!(letters.expire(UnixNanos::MAX).unwrap(), 1);
+}
+
 #[test]
 fn an_erased_trace_leaves_every_letter_and_other_traces_and_tenants_stay() {
     let directory = TempDir::new().unwrap();
     let letters = open(&directory);
-    let trace = |byte| TraceId::from_bytes([byte; 16]).unwrap();
-    for (first, traces) in [(0, vec![1, 2, 2]), (3, vec![2]), (4, vec![3])] {
-        let encoded: Vec<_> = traces
-            .iter()
-            .map(|byte| {
-                let mut bytes = Vec::new();
-                proto::wire::put_bytes_field(&mut bytes, 1, &[*byte; 16]);
-                proto::wire::put_bytes_field(&mut bytes, 2, &[*byte; 8]);
-                (trace(*byte), bytes)
-            })
-            .collect();
-        let mut builder = SpanBatchBuilder::new();
-        let resource = builder.add_resource(Vec::new());
-        let scope = builder.add_scope(resource, Vec::new());
-        for (trace_id, bytes) in &encoded {
-            let threshold = trace_model::sampling_threshold::Threshold::KEEP_ALL;
-            builder.add_span(*trace_id, threshold, scope, bytes);
-        }
-        let mut logged = batch(first);
-        let source = logged.batch.source().clone();
-        logged.batch = Arc::new(builder.finish(source).unwrap());
-        letters.put(GROUP, "r", &logged).unwrap();
+    for (first, traces) in [(0, [1, 2, 2].as_slice()), (3, &[2]), (4, &[3])] {
+        letters.put(GROUP, "r", &batch_with(first, traces)).unwrap();
     }
     let other = TenantId::new("other").unwrap();
     assert_eq!(letters.erase(&other, trace(2)).unwrap(), (0, 0));

@@ -48,8 +48,8 @@ impl PublisherConfig {
 /// Why a publisher cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum PublisherError {
-    /// The span log ends below what was published from it: offsets would be given a second time.
-    /// It needs a new incarnation.
+    /// The span log ends below what was published from it: offsets would be given a second time. A
+    /// log that is opened with what was seen of it ([`span_log::Seen`]) never does.
     #[error("partition {partition} of the span log ends at {end}, below the published {published}")]
     LogWentBack {
         /// The partition.

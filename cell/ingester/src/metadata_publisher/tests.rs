@@ -509,6 +509,27 @@ async fn a_wall_clock_that_jumps_back_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn records_that_were_published_before_they_were_lost_are_no_hole() {
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0), span(2, 1, 0)]).await;
+    bench.tick(100).await;
+    assert_eq!(bench.durable(), 2);
+    let damaged = |first, next| DamagedRange {
+        range: LogRange { partition: 0, first, next },
+        append_times: (NOW, NOW.plus(9)),
+        reason: "the log ended before what had been read of it".into(),
+    };
+    bench.publisher.skip(&damaged(0, 2)).await.unwrap();
+    bench.tick(600).await;
+    assert!(bench.log.published().unwrap().holes.is_empty());
+    bench.publisher.skip(&damaged(1, 5)).await.unwrap();
+    assert_eq!(bench.durable(), 2, "no watermark shows the hole yet");
+    bench.tick(600).await;
+    assert_eq!(bench.log.published().unwrap().holes.len(), 1);
+    assert_eq!(bench.durable(), 5);
+}
+
+#[tokio::test]
 async fn a_log_that_ends_below_what_was_published_is_refused() {
     let mut bench = Bench::new(IndexMode::Full);
     bench.give(&[span(1, 1, 0), span(2, 1, 0)]).await;

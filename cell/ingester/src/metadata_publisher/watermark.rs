@@ -166,9 +166,14 @@ impl Progress {
     }
 
     /// Records will not come: a hole, behind which the group is durable when a watermark shows it.
+    /// What was published before they were lost is no hole.
     pub(super) fn skip(&mut self, damaged: &DamagedRange) {
         let (first, last) = damaged.append_times;
-        let (partition, offset) = (damaged.range.partition, damaged.range.first);
+        let partition = damaged.range.partition;
+        if damaged.range.next <= self.next(partition) {
+            return;
+        }
+        let offset = damaged.range.first.max(self.next(partition));
         self.add_hole(TimeRange { start: first, end: last.plus(1) });
         self.advance(partition, damaged.range.next, first);
         self.unshown.push((partition, offset));

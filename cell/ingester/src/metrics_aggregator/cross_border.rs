@@ -9,7 +9,7 @@
 //! the entry and offers it again after a restart; offering it twice is harmless.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashSet;
 use tokio::sync::{mpsc, oneshot};
@@ -53,7 +53,7 @@ pub enum JoinOutcome {
     NoRoom,
 }
 
-/// The aggregator has ended: offer the join again after the next start.
+/// The aggregator has ended: offer the join again, it may be made anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the metrics aggregator has ended")]
 pub struct AggregatorEnded;
@@ -68,18 +68,36 @@ impl AggregatorEnded {
 
 pub(super) type Acknowledgement = oneshot::Sender<JoinOutcome>;
 
-/// Hands calls across borders to the aggregator. Cheap to clone.
+type Line = mpsc::Sender<(EntryJoin, Acknowledgement)>;
+
+/// Hands calls across borders to the aggregator; also to one that was made anew. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct CrossBorder {
-    sender: mpsc::Sender<(EntryJoin, Acknowledgement)>,
+    line: Arc<Mutex<Line>>,
+}
+
+impl Default for CrossBorder {
+    /// Leads nowhere until an aggregator is opened with it.
+    fn default() -> Self {
+        let (sender, _) = mpsc::channel(1);
+        Self { line: Arc::new(Mutex::new(sender)) }
+    }
 }
 
 impl CrossBorder {
+    /// Leads to the aggregator that gets this inbox from here on.
+    pub(super) fn connect(&self) -> Inbox {
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = sender;
+        Inbox { receiver, joined: Joined::default(), waiting: Vec::new(), fresh: Vec::new() }
+    }
+
     /// Counts the edge from the parent's service to the entry span's, once. Returns when that is
     /// durable: within about a flush.
     pub async fn join_entry_span(&self, join: EntryJoin) -> Result<JoinOutcome, AggregatorEnded> {
         let (acknowledge, acknowledged) = oneshot::channel();
-        self.sender.send((join, acknowledge)).await.map_err(|_| AggregatorEnded)?;
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        line.send((join, acknowledge)).await.map_err(|_| AggregatorEnded)?;
         acknowledged.await.map_err(|_| AggregatorEnded)
     }
 }
@@ -93,13 +111,6 @@ pub(super) struct Inbox {
     pub(super) waiting: Vec<(Acknowledgement, JoinOutcome)>,
     /// Joins since the last flush, as the checkpoint keeps them.
     pub(super) fresh: Vec<(u64, UnixNanos)>,
-}
-
-pub(super) fn channel() -> (CrossBorder, Inbox) {
-    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    let inbox =
-        Inbox { receiver, joined: Joined::default(), waiting: Vec::new(), fresh: Vec::new() };
-    (CrossBorder { sender }, inbox)
 }
 
 /// Calls that were counted within the window, oldest first.

@@ -651,3 +651,29 @@ async fn records_set_aside_are_covered_and_a_new_log_starts_at_its_beginning() {
     assert_eq!((durable.incarnation, durable.next.get(&0)), (INCARNATION + 1, Some(&1)));
     assert_eq!(spans(&*store).await, named(&[("web/op", 2)]));
 }
+
+#[tokio::test]
+async fn an_aggregator_that_is_made_anew_counts_nothing_twice_and_takes_calls_over() {
+    let store = memory();
+    let parts = AggregatorParts {
+        store: Arc::clone(&store),
+        log: (INCARNATION, 1),
+        config: AggregatorConfig::default(),
+        metrics: AggregatorMetrics::default(),
+    };
+    let (maker, _calls) = AggregatorMaker::new(parts);
+    let mut log = TestLog::new(0);
+    let batch = log.batch(1, 0, &[span(1, 1, 0, "web")]);
+    let mut first = maker.make().await.unwrap();
+    first.handle(std::slice::from_ref(&batch)).await.unwrap();
+    first.tick(UnixNanos(START + 60 * SECOND), None, false).await.unwrap();
+    assert_eq!(spans(&*store).await, named(&[("web/op", 1)]));
+    // What was not flushed goes with the handler that panicked, and comes again.
+    let next = log.batch(2, 1, &[span(2, 1, 0, "web")]);
+    first.handle(std::slice::from_ref(&next)).await.unwrap();
+    drop(first);
+    let mut second = maker.make().await.unwrap();
+    second.handle(&[batch, next]).await.unwrap();
+    second.tick(UnixNanos(START + 120 * SECOND), None, true).await.unwrap();
+    assert_eq!(spans(&*store).await, named(&[("web/op", 2)]));
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
@@ -14,6 +14,8 @@ use trace_model::{Coverage, LogRange, Region, TenantId, TraceId};
 
 use super::*;
 use crate::dead_letter::DeadLetterConfig;
+use crate::handler::{GroupMaker, MakeError};
+use crate::retries::RetryError;
 use crate::service::{IngesterParts, IngesterService};
 
 const GROUP: GroupId = GroupId("under-test");
@@ -143,6 +145,41 @@ struct Script {
     cannot_flush: AtomicBool,
     /// Flushes only when it is closed.
     is_lazy: AtomicBool,
+    /// How often it panics before it takes the batch that starts here.
+    panics: Mutex<(u32, u64)>,
+    /// Handlers that were made, and how many of the next cannot be.
+    made: AtomicU32,
+    cannot_make: AtomicU32,
+    /// Letters taken again, and whether the store has room for them.
+    again: Mutex<Vec<u64>>,
+    takes_again: AtomicBool,
+}
+
+/// Makes handlers that share a script.
+#[derive(Debug)]
+struct FakeMaker {
+    script: Arc<Script>,
+}
+
+#[async_trait]
+impl GroupMaker for FakeMaker {
+    fn group(&self) -> GroupId {
+        GROUP
+    }
+
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
+        let failing = &self.script.cannot_make;
+        let left = |left: u32| left.checked_sub(1);
+        if failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+            return Err(MakeError { group: GROUP, reason: "the store is away".into() });
+        }
+        self.script.made.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(FakeHandler {
+            script: Arc::clone(&self.script),
+            taken: Coverage::none(INCARNATION),
+            durable: Coverage::none(INCARNATION),
+        }))
+    }
 }
 
 #[derive(Debug)]
@@ -150,6 +187,16 @@ struct FakeHandler {
     script: Arc<Script>,
     taken: Coverage,
     durable: Coverage,
+}
+
+impl FakeHandler {
+    fn panic_if_told(&self, first: u64) {
+        let mut panics = self.script.panics.lock().unwrap();
+        let is_due = panics.0 > 0 && panics.1 == first;
+        panics.0 -= u32::from(is_due);
+        drop(panics);
+        assert!(!is_due, "injected at {first}");
+    }
 }
 
 #[async_trait]
@@ -167,6 +214,7 @@ impl GroupHandler for FakeHandler {
             return Err(HandleError::Poison("poison".into()));
         }
         for batch in batches {
+            self.panic_if_told(batch.range.first);
             self.script.handled.lock().unwrap().push(batch.range.first);
             self.taken.extend(batch.range.partition, batch.range.next);
         }
@@ -195,6 +243,17 @@ impl GroupHandler for FakeHandler {
         Ok(())
     }
 
+    async fn take_again(&mut self, batch: &LoggedBatch, _: UnixNanos) -> Result<(), HandleError> {
+        if self.script.is_full.load(Ordering::SeqCst) {
+            return Err(HandleError::Retry("full".into()));
+        }
+        if !self.script.takes_again.load(Ordering::SeqCst) {
+            return Err(HandleError::Poison("still poison".into()));
+        }
+        self.script.again.lock().unwrap().push(batch.range.first);
+        Ok(())
+    }
+
     fn durable(&self) -> Coverage {
         self.durable.clone()
     }
@@ -205,6 +264,7 @@ struct Bench {
     script: Arc<Script>,
     service: IngesterService,
     dead_letters: Arc<DeadLetters>,
+    retries: Retries,
     metrics: IngesterMetrics,
     tracker: TaskTracker,
     token: CancellationToken,
@@ -213,11 +273,11 @@ struct Bench {
 
 impl Bench {
     /// A group over a log that holds `batches` batches of two records each.
-    fn start(batches: u64, prepare: impl FnOnce(&FakeLog, &Script)) -> Self {
-        Self::start_with(batches, 100, prepare)
+    async fn start(batches: u64, prepare: impl FnOnce(&FakeLog, &Script)) -> Self {
+        Self::start_with(batches, 100, prepare).await
     }
 
-    fn start_with(
+    async fn start_with(
         batches: u64,
         letters_max: usize,
         prepare: impl FnOnce(&FakeLog, &Script),
@@ -234,15 +294,12 @@ impl Bench {
             ..DeadLetterConfig::new(directory.path().join("dead"))
         };
         let dead_letters = Arc::new(DeadLetters::open(config).unwrap());
-        let handler = FakeHandler {
-            script: Arc::clone(&script),
-            taken: Coverage::none(INCARNATION),
-            durable: Coverage::none(INCARNATION),
-        };
         let config = RunnerConfig {
             backoff_min: Duration::from_millis(1),
             backoff_max: Duration::from_millis(4),
             tick_every: Duration::from_millis(5),
+            restart_min: Duration::from_millis(1),
+            restart_max: Duration::from_millis(4),
             close_deadline: Duration::from_millis(300),
             ..RunnerConfig::default()
         };
@@ -253,12 +310,25 @@ impl Bench {
             clock: Arc::new(SystemClock::new()),
             lag: LagBoard::default(),
             metrics: metrics.clone(),
+            retries: Retries::default(),
             config,
         };
+        let retries = runner.retries.clone();
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
-        let parts = IngesterParts { runner, handlers: vec![Box::new(handler)] };
-        let service = IngesterService::spawn(&tracker, &token, parts);
-        Self { log, script, service, dead_letters, metrics, tracker, token, _directory: directory }
+        let maker = FakeMaker { script: Arc::clone(&script) };
+        let parts = IngesterParts { runner, groups: vec![Arc::new(maker)] };
+        let service = IngesterService::start(&tracker, &token, parts).await.unwrap();
+        Self {
+            log,
+            script,
+            service,
+            dead_letters,
+            retries,
+            metrics,
+            tracker,
+            token,
+            _directory: directory,
+        }
     }
 
     async fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
@@ -324,7 +394,7 @@ fn logged(first: u64) -> LoggedBatch {
 
 #[tokio::test]
 async fn everything_is_handled_in_order_and_committed() {
-    let bench = Bench::start(5, |_, _| {});
+    let bench = Bench::start(5, |_, _| {}).await;
     bench.until("committed", |bench| bench.log.committed_next() == 10).await;
     assert_eq!(bench.handled(), [0, 2, 4, 6, 8]);
     bench.log.with(|state| state.batches.push(logged(10)));
@@ -338,7 +408,8 @@ async fn everything_is_handled_in_order_and_committed() {
 #[tokio::test]
 async fn a_batch_that_starts_below_the_committed_offset_is_handled_and_those_below_are_not() {
     let bench =
-        Bench::start(3, |log, _| log.with(|state| state.committed = BTreeMap::from([(0, 3)])));
+        Bench::start(3, |log, _| log.with(|state| state.committed = BTreeMap::from([(0, 3)])))
+            .await;
     bench.until("committed", |bench| bench.log.committed_next() == 6).await;
     assert_eq!(bench.handled(), [2, 4]);
     bench.stop().await;
@@ -346,7 +417,7 @@ async fn a_batch_that_starts_below_the_committed_offset_is_handled_and_those_bel
 
 #[tokio::test]
 async fn an_error_that_may_pass_is_retried_for_ever_and_shows_as_lag() {
-    let bench = Bench::start(3, |_, script| script.is_full.store(true, Ordering::SeqCst));
+    let bench = Bench::start(3, |_, script| script.is_full.store(true, Ordering::SeqCst)).await;
     bench.until("20 tries", |bench| bench.retries() > 20).await;
     let lag = bench.service.lag().remove(0);
     assert_eq!((lag.records, lag.uncommitted_records, lag.is_running), (6, 6, true));
@@ -366,7 +437,8 @@ async fn a_log_that_fails_is_asked_again() {
         log.with(|state| {
             state.faults.extend([LogError::Disk("read".into()), LogError::Overloaded]);
         });
-    });
+    })
+    .await;
     bench.until("committed", |bench| bench.log.committed_next() == 4).await;
     assert_eq!((bench.handled(), bench.retries()), (vec![0, 2], 2));
     bench.stop().await;
@@ -374,7 +446,7 @@ async fn a_log_that_fails_is_asked_again() {
 
 #[tokio::test]
 async fn poison_alone_goes_into_the_dead_letter_with_its_reason() {
-    let bench = Bench::start(9, |_, script| script.poison.lock().unwrap().extend([6, 12]));
+    let bench = Bench::start(9, |_, script| script.poison.lock().unwrap().extend([6, 12])).await;
     bench.until("committed", |bench| bench.log.committed_next() == 18).await;
     assert_eq!(bench.handled(), [0, 2, 4, 8, 10, 14, 16]);
     let letters = bench.dead_letters.list(0, 10).unwrap();
@@ -390,7 +462,8 @@ async fn poison_alone_goes_into_the_dead_letter_with_its_reason() {
 
 #[tokio::test]
 async fn poison_is_not_stepped_over_while_the_dead_letter_is_full() {
-    let bench = Bench::start_with(4, 1, |_, script| script.poison.lock().unwrap().extend([2, 4]));
+    let bench =
+        Bench::start_with(4, 1, |_, script| script.poison.lock().unwrap().extend([2, 4])).await;
     bench.until("5 tries", |bench| bench.retries() > 5).await;
     assert_eq!((bench.handled(), bench.log.committed_next()), (vec![0], 4));
     assert!(bench.dead_letters.settle(1).unwrap());
@@ -409,7 +482,8 @@ async fn damage_behind_the_position_does_not_turn_the_group_in_circles() {
             state.committed = BTreeMap::from([(0, 2)]);
             state.faults.push_back(LogError::Damaged(damaged));
         });
-    });
+    })
+    .await;
     bench.until("committed", |bench| bench.log.committed_next() == 6).await;
     assert_eq!((bench.handled(), bench.retries()), (vec![2, 4], 1));
     assert!(bench.script.skipped.lock().unwrap().is_empty());
@@ -423,7 +497,8 @@ async fn damaged_records_are_counted_told_to_the_handler_and_passed() {
         let append_times = (UnixNanos(1), UnixNanos(5));
         let damaged = DamagedRange { range, append_times, reason: "crc".into() };
         log.with(|state| state.damaged = Some(damaged));
-    });
+    })
+    .await;
     bench.until("committed", |bench| bench.log.committed_next() == 8).await;
     assert_eq!(bench.handled(), [0, 4, 6]);
     assert_eq!(*bench.script.skipped.lock().unwrap(), [range]);
@@ -433,7 +508,7 @@ async fn damaged_records_are_counted_told_to_the_handler_and_passed() {
 
 #[tokio::test]
 async fn records_no_longer_kept_are_counted_told_to_the_handler_and_passed() {
-    let bench = Bench::start(4, |log, _| log.with(|state| state.first = 4));
+    let bench = Bench::start(4, |log, _| log.with(|state| state.first = 4)).await;
     bench.until("committed", |bench| bench.log.committed_next() == 8).await;
     assert_eq!(bench.handled(), [4, 6]);
     let range = LogRange { partition: 0, first: 0, next: 4 };
@@ -444,7 +519,7 @@ async fn records_no_longer_kept_are_counted_told_to_the_handler_and_passed() {
 
 #[tokio::test]
 async fn only_what_is_durable_is_committed_and_closing_makes_it_so() {
-    let bench = Bench::start(3, |_, script| script.is_lazy.store(true, Ordering::SeqCst));
+    let bench = Bench::start(3, |_, script| script.is_lazy.store(true, Ordering::SeqCst)).await;
     bench.until("handled", |bench| bench.handled().len() == 3).await;
     bench.until("ticked", |bench| bench.script.log_ends.lock().unwrap().len() > 3).await;
     assert_eq!(bench.log.committed_next(), 0);
@@ -456,7 +531,8 @@ async fn only_what_is_durable_is_committed_and_closing_makes_it_so() {
 
 #[tokio::test]
 async fn a_handler_that_cannot_flush_is_given_nothing_more_and_ends_at_the_deadline() {
-    let bench = Bench::start(1, |_, script| script.cannot_flush.store(true, Ordering::SeqCst));
+    let bench =
+        Bench::start(1, |_, script| script.cannot_flush.store(true, Ordering::SeqCst)).await;
     bench.until("5 tries", |bench| bench.retries() > 5).await;
     for place in 1..20 {
         bench.log.with(|state| state.batches.push(logged(place * 2)));
@@ -469,10 +545,80 @@ async fn a_handler_that_cannot_flush_is_given_nothing_more_and_ends_at_the_deadl
 
 #[tokio::test]
 async fn a_commit_that_fails_is_tried_again() {
-    let bench = Bench::start(2, |log, _| log.with(|state| state.commit_fails = true));
+    let bench = Bench::start(2, |log, _| log.with(|state| state.commit_fails = true)).await;
     let failures = |bench: &Bench| bench.metrics.commit_failures.get_or_create(&GROUP.into()).get();
     bench.until("failures", |bench| failures(bench) > 2).await;
     bench.log.with(|state| state.commit_fails = false);
     bench.until("committed", |bench| bench.log.committed_next() == 4).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_that_panics_is_made_anew_and_reads_again_what_it_had_not_committed() {
+    let bench = Bench::start(5, |_, script| *script.panics.lock().unwrap() = (3, 6)).await;
+    bench.until("committed", |bench| bench.log.committed_next() == 10).await;
+    let handled = bench.handled();
+    let firsts: std::collections::BTreeSet<u64> = handled.iter().copied().collect();
+    assert_eq!(firsts, [0, 2, 4, 6, 8].into(), "{handled:?}");
+    assert_eq!(handled[handled.len() - 2..], [6, 8], "behind what panicked, in order");
+    assert_eq!(bench.script.made.load(Ordering::SeqCst), 4);
+    assert_eq!(bench.metrics.panics.get_or_create(&GROUP.into()).get(), 3);
+    assert_eq!(bench.dead_letters.figures().0, 0, "a panic is no fault of the record");
+    bench.until("well again", |bench| bench.service.is_running()).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn while_a_group_is_down_it_is_named_with_the_words_of_its_panic() {
+    let bench = Bench::start(3, |_, script| {
+        *script.panics.lock().unwrap() = (1, 2);
+    })
+    .await;
+    bench.script.cannot_make.store(u32::MAX, Ordering::SeqCst);
+    bench.until("down", |bench| bench.service.check(GROUP).is_err()).await;
+    bench
+        .until("not made", |bench| {
+            bench.service.check(GROUP).is_err_and(|reason| reason.contains("the store is away"))
+        })
+        .await;
+    assert!(!bench.service.is_running());
+    assert_eq!(bench.metrics.running.get_or_create(&GROUP.into()).get(), 0);
+    bench.script.cannot_make.store(0, Ordering::SeqCst);
+    bench.until("committed", |bench| bench.log.committed_next() == 6).await;
+    bench.until("well again", |bench| bench.service.check(GROUP) == Ok(())).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_that_is_down_ends_when_the_process_does() {
+    let bench = Bench::start(2, |_, script| *script.panics.lock().unwrap() = (u32::MAX, 0)).await;
+    bench
+        .until("3 panics", |bench| bench.metrics.panics.get_or_create(&GROUP.into()).get() > 3)
+        .await;
+    bench.stop().await;
+    assert_eq!((bench.handled(), bench.log.committed_next()), (vec![], 0));
+}
+
+#[tokio::test]
+async fn a_dead_letter_goes_when_its_group_has_taken_it_again_and_not_before() {
+    let bench = Bench::start(3, |_, script| script.poison.lock().unwrap().push(2)).await;
+    bench.until("committed", |bench| bench.log.committed_next() == 6).await;
+    let (tenant, trace_id) = (TenantId::default(), TraceId::from_bytes([1; 16]).unwrap());
+    assert!(bench.dead_letters.may_hold(GROUP, &tenant, trace_id));
+    let refused = bench.retries.retry(&bench.dead_letters, 1).await.unwrap_err();
+    assert!(matches!(&refused, RetryError::Refused { reason, .. } if reason == "still poison"));
+    bench.script.is_full.store(true, Ordering::SeqCst);
+    let not_now = bench.retries.retry(&bench.dead_letters, 1).await.unwrap_err();
+    assert!(matches!(not_now, RetryError::NotNow { .. }) && not_now.is_retryable());
+    assert_eq!(bench.dead_letters.figures().0, 1, "it is still there");
+    bench.script.is_full.store(false, Ordering::SeqCst);
+    bench.script.takes_again.store(true, Ordering::SeqCst);
+    bench.retries.retry(&bench.dead_letters, 1).await.unwrap();
+    assert_eq!(*bench.script.again.lock().unwrap(), [2]);
+    assert_eq!(bench.dead_letters.figures(), (0, 0));
+    assert!(!bench.dead_letters.may_hold(GROUP, &tenant, trace_id));
+    let absent = bench.retries.retry(&bench.dead_letters, 1).await.unwrap_err();
+    assert!(matches!(absent, RetryError::Absent(1)));
+    assert_eq!(bench.log.committed_next(), 6, "offsets do not move by it");
     bench.stop().await;
 }

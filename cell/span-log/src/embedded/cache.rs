@@ -12,6 +12,8 @@ pub(crate) struct BatchCache {
     order: VecDeque<u64>,
     bytes: usize,
     bytes_max: usize,
+    /// Grows whenever everything is forgotten.
+    generation: u64,
 }
 
 /// Memory of a batch, about: its bytes and its tables.
@@ -23,7 +25,34 @@ fn weight(batch: &SpanBatch) -> usize {
 
 impl BatchCache {
     pub(crate) const fn new(bytes_max: usize) -> Self {
-        Self { by_first: BTreeMap::new(), order: VecDeque::new(), bytes: 0, bytes_max }
+        Self {
+            by_first: BTreeMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            generation: 0,
+        }
+    }
+
+    /// To be asked before a file is read: see [`Self::insert_read`].
+    pub(crate) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Keeps a batch that was read from a file, unless everything was forgotten meanwhile: the file
+    /// may have been another one.
+    pub(crate) fn insert_read(&mut self, generation: u64, logged: LoggedBatch) {
+        if generation == self.generation {
+            self.insert(logged);
+        }
+    }
+
+    /// Forgets everything: what files say has changed.
+    pub(crate) fn forget_all(&mut self) {
+        self.by_first.clear();
+        self.order.clear();
+        self.bytes = 0;
+        self.generation = self.generation.wrapping_add(1);
     }
 
     /// Keeps a batch, unless it is kept already or larger than the cache.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Disk, DiskFile, read_up_to, write_all_at};
 use super::error::OpenError;
 use super::identity::FileFault;
+use super::lost::KeptRun;
 
 const FILE: &str = "checkpoint";
 const MAGIC: [u8; 8] = *b"FSPLOGCP";
@@ -40,9 +41,15 @@ pub(crate) struct Checkpoint {
     /// Runs before the first record that a required group may not have read: dropped for room, or
     /// lost with their file. Oldest first.
     pub(crate) dropped: Vec<DroppedRun>,
-    /// Damaged runs that were ever met: readers commit past them, and no store has them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Damaged runs, as releases before `lost` wrote them.
+    #[serde(default, skip_serializing)]
     pub(crate) set_aside: Vec<DroppedRun>,
+    /// Runs that no store has; `None` from a release before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lost: Option<Vec<KeptRun>>,
+    /// Lost runs appended until then were forgotten, in nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expired_until: Option<u64>,
 }
 
 /// A run of records that is gone unread.

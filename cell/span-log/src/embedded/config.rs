@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::OpenError;
-use crate::port::{GroupId, METADATA_PUBLISHER, STORAGE_WRITER};
+use crate::port::{GroupId, METADATA_PUBLISHER, STORAGE_WRITER, Seen};
 
 /// What happens to a batch when the log has reached its size and its oldest segment is still
 /// needed by a required group.
@@ -43,6 +43,9 @@ pub struct EmbeddedConfig {
     /// For so long after storage-writer's commit the live tail still answers: a reader that asked
     /// the stores before that commit and the tail after it misses nothing.
     pub tail_grace: Duration,
+    /// What its readers have seen of the log: its offsets are not given again, however old the copy
+    /// that is opened.
+    pub seen: Seen,
 }
 
 impl EmbeddedConfig {
@@ -61,6 +64,7 @@ impl EmbeddedConfig {
             disk_reserve_bytes: 256 << 20,
             cache_bytes_max: 32 << 20,
             tail_grace: Duration::from_secs(5),
+            seen: Seen::default(),
         }
     }
 

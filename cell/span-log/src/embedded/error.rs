@@ -38,6 +38,17 @@ pub enum OpenError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// The log is an older copy: another one was made since, and read.
+    #[error(
+        "the span log is incarnation {ours}, but incarnation {seen} was read since: this is a copy \
+         from before. Put the newer log back, or move this one away to begin a new one"
+    )]
+    Older {
+        /// The log's.
+        ours: u64,
+        /// The newest that was read.
+        seen: u64,
+    },
     /// The configuration contradicts itself.
     #[error("{key} of the span log {reason}")]
     Config {
@@ -58,7 +69,10 @@ impl OpenError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Locked { .. } | Self::Disk { .. } => true,
-            Self::Newer { .. } | Self::Damaged { .. } | Self::Config { .. } => false,
+            Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::Older { .. }
+            | Self::Config { .. } => false,
         }
     }
 }

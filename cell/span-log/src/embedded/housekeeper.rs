@@ -42,6 +42,17 @@ pub(crate) struct Housekeeper {
     commits: VecDeque<(Duration, u64)>,
 }
 
+/// Without its housekeeper a log fills up in silence.
+struct TellWhenDead(Arc<Shared>);
+
+impl Drop for TellWhenDead {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.note_dead("span-log-house");
+        }
+    }
+}
+
 impl Housekeeper {
     pub(crate) const fn new(shared: Arc<Shared>, stop: Arc<Stop>) -> Self {
         Self { shared, stop, commits: VecDeque::new() }
@@ -49,6 +60,7 @@ impl Housekeeper {
 
     /// Works until it is stopped.
     pub(crate) fn run(mut self) {
+        let _guard = TellWhenDead(Arc::clone(&self.shared));
         while !self.stop.wait(TICK) {
             self.checkpoint();
             self.move_tail_floor();

@@ -42,18 +42,27 @@ impl From<io::Error> for FileFault {
     }
 }
 
-/// Reads the identity; makes one where the directory holds no log yet.
+/// Reads the identity; makes one where the directory holds no log yet, above all incarnations that
+/// its readers have seen. A log below them is an older copy: its offsets would be given again under
+/// an incarnation whose end nobody knows.
 pub(crate) fn load_or_create(
     disk: &dyn Disk,
     clock: &dyn Clock,
     has_segments: bool,
+    seen: u64,
 ) -> Result<Identity, FileFault> {
     match disk.open(FILE) {
-        Ok(file) => read(file.as_ref()),
+        Ok(file) => match read(file.as_ref())? {
+            identity if identity.log.incarnation < seen => {
+                let ours = identity.log.incarnation;
+                Err(FileFault::Open(OpenError::Older { ours, seen }))
+            }
+            identity => Ok(identity),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound && has_segments => {
             Err(damaged("segments without an identity"))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(disk, clock),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(disk, clock, seen),
         Err(error) => Err(error.into()),
     }
 }
@@ -62,9 +71,10 @@ fn damaged(reason: &'static str) -> FileFault {
     FileFault::Open(OpenError::Damaged { file: FILE.to_owned(), reason })
 }
 
-fn create(disk: &dyn Disk, clock: &dyn Clock) -> Result<Identity, FileFault> {
+fn create(disk: &dyn Disk, clock: &dyn Clock, seen: u64) -> Result<Identity, FileFault> {
     let salt = getrandom::u64().map_err(io::Error::other)?;
-    let incarnation = clock.now().millis();
+    let above = if seen > 0 { seen.saturating_add(1) } else { 0 };
+    let incarnation = clock.now().millis().max(above);
     let identity = Identity { log: LogIdentity { incarnation, partitions: 1 }, salt };
     let copy = encode(&identity);
     let file = disk.create("identity.new")?;

@@ -32,8 +32,8 @@ impl Append {
 pub(crate) enum Work {
     /// Commit these together.
     Commit(Vec<Append>),
-    /// Seal the active segment, so that its records can expire.
-    Roll,
+    /// Seal the active segment; tell these the number of the next one.
+    Roll(Vec<oneshot::Sender<u64>>),
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +42,8 @@ struct Waiting {
     /// Encoded bytes waiting or being written.
     bytes: usize,
     wants_roll: bool,
+    /// Who waits until all that is durable now lies in sealed segments.
+    rolls: Vec<oneshot::Sender<u64>>,
     is_closed: bool,
 }
 
@@ -86,15 +88,31 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// The same, before anything that waits is written: tells the number that the next segment will
+    /// have. An error of the receiver says that the writer is gone.
+    pub(crate) fn roll(&self) -> oneshot::Receiver<u64> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.lock();
+        if !waiting.is_closed {
+            waiting.rolls.push(sender);
+        }
+        drop(waiting);
+        self.arrived.notify_one();
+        receiver
+    }
+
     /// Waits for work and takes all that fits one group; `None` when closed and empty.
     pub(crate) fn take(&self) -> Option<Work> {
         let mut waiting = self.lock();
         loop {
+            if !waiting.rolls.is_empty() {
+                return Some(Work::Roll(std::mem::take(&mut waiting.rolls)));
+            }
             if !waiting.appends.is_empty() {
                 return Some(Work::Commit(take_group(&mut waiting.appends)));
             }
             if std::mem::take(&mut waiting.wants_roll) {
-                return Some(Work::Roll);
+                return Some(Work::Roll(Vec::new()));
             }
             if waiting.is_closed {
                 return None;
@@ -121,6 +139,7 @@ impl Queue {
         let mut waiting = self.lock();
         waiting.is_closed = true;
         waiting.appends.clear();
+        waiting.rolls.clear();
         waiting.bytes = 0;
     }
 }

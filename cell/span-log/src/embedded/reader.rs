@@ -8,11 +8,22 @@ use proto::LoggedBatch;
 use trace_model::{LogRange, UnixNanos};
 
 use super::block::{BlockHeader, SectionPlace, unpack};
-use super::disk::DiskFile;
-use super::recovery::stored_bytes;
+use super::damage::Damage;
+use super::disk::{DiskFile, read_up_to};
 use super::segment::{Segment, Step};
 use super::shared::{PARTITION, Shared};
 use crate::port::{DamagedRange, LogError};
+
+/// Why records are damaged of which nothing is left.
+pub(crate) const NO_BLOCK: &str = "no block can be found in their place";
+
+/// A section's bytes; fewer where the file ends before.
+pub(crate) fn stored_bytes(file: &dyn DiskFile, place: &SectionPlace) -> io::Result<Vec<u8>> {
+    let mut stored = vec![0; place.entry.stored_bytes as usize];
+    let read = read_up_to(file, &mut stored, place.position)?;
+    stored.truncate(read);
+    Ok(stored)
+}
 
 /// What became of a section.
 #[derive(Debug)]
@@ -115,8 +126,8 @@ impl Shared {
                     self.read_block(&segment, position, &block, reading)?;
                 }
                 Step::Damaged { first, next, times } if next > from => {
-                    let reason = "no block can be found in their place";
-                    return Err(LoadError::Damaged(self.note_damage((first, next), times, reason)));
+                    let damage = Damage::new((first, next), times, NO_BLOCK);
+                    return Err(LoadError::Damaged(self.note_damage(&damage)));
                 }
                 Step::Block(..) | Step::Damaged { .. } => {}
                 Step::End => return Ok(()),
@@ -150,11 +161,12 @@ impl Shared {
         block: &BlockHeader,
         place: &SectionPlace,
     ) -> Result<Vec<LoggedBatch>, LoadError> {
+        let generation = self.cache().generation();
         let stored = stored_bytes(file, place)?;
         let batches = unpack(&place.entry, &stored).map_err(|reason| {
             let offsets = (place.first_offset, place.next_offset());
             let times = (block.append_time, block.append_time);
-            LoadError::Damaged(self.note_damage(offsets, times, reason))
+            LoadError::Damaged(self.note_damage(&Damage::new(offsets, times, reason)))
         })?;
         let mut first = place.first_offset;
         let mut loaded = Vec::with_capacity(batches.len());
@@ -168,7 +180,7 @@ impl Shared {
                 batch: Arc::new(batch),
             };
             first = next;
-            cache.insert(logged.clone());
+            cache.insert_read(generation, logged.clone());
             loaded.push(logged);
         }
         Ok(loaded)

@@ -6,42 +6,25 @@
 //! torn write that nobody was told of, unless the checkpoint saw the log end behind it: then it is
 //! damage. With good blocks behind it, it is damage too.
 
-use std::collections::BTreeSet;
+mod opening;
+
 use std::io;
 use std::sync::Arc;
 
-use trace_model::{Clock, UnixNanos};
+use trace_model::UnixNanos;
 
-use super::block::{Binding, BlockHeader, PAGE, PAGE_BYTES, SectionPlace, is_intact, unpack};
-use super::checkpoint::{Checkpoint, CheckpointFile, DroppedRun};
+use super::block::{Binding, BlockHeader, PAGE, PAGE_BYTES, is_intact, unpack};
+use super::checkpoint::DroppedRun;
+use super::damage::Damage;
 use super::disk::{Disk, DiskFile, read_up_to};
 use super::error::OpenError;
-use super::identity::{FileFault, Identity, load_or_create};
-use super::segment::{self, Segment, SegmentHeader, Step, Walk, file_name, number_of};
-use super::shared::{Opened, State, note_dropped};
+use super::identity::{FileFault, Identity};
+use super::reader::{NO_BLOCK, stored_bytes};
+use super::segment::{self, Segment, SegmentHeader, Step, Walk, file_name};
+use super::shared::{State, note_dropped};
 use super::tail_index::{SectionRef, TraceHasher};
-use super::times::Times;
-use crate::port::STORAGE_WRITER;
 
-/// Damage met while opening.
-#[derive(Clone, Debug)]
-pub(crate) struct Damage {
-    pub(crate) offsets: (u64, u64),
-    pub(crate) times: (UnixNanos, UnixNanos),
-    pub(crate) reason: &'static str,
-}
-
-/// What an opening brings beside the state.
-#[derive(Debug)]
-pub(crate) struct Findings {
-    pub(crate) damage: Vec<Damage>,
-    pub(crate) has_torn_tail: bool,
-    /// Nothing could be read of the oldest segment.
-    pub(crate) has_lost_front: bool,
-    /// Number of the next segment.
-    pub(crate) next_number: u64,
-    pub(crate) has_lost_checkpoint: bool,
-}
+pub(crate) use opening::{Findings, recover};
 
 /// A segment file, before its blocks are looked at.
 #[derive(Debug)]
@@ -57,59 +40,11 @@ struct Recovery<'a> {
     identity: Identity,
     /// Everything below was durable when the last checkpoint was written.
     witness: u64,
+    /// Everything below was read by somebody: above the witness where the log is an older copy.
+    seen: u64,
     /// Records from here on are in the live tail.
     tail_from: u64,
     findings: Findings,
-}
-
-/// Opens what the directory holds, or makes a new log in it.
-pub(crate) fn recover(disk: &dyn Disk, clock: &dyn Clock) -> Result<(Opened, Findings), FileFault> {
-    let mut numbers: Vec<u64> = disk.list()?.iter().filter_map(|name| number_of(name)).collect();
-    numbers.sort_unstable();
-    let identity = load_or_create(disk, clock, !numbers.is_empty())?;
-    let (checkpoint_file, checkpoint) = CheckpointFile::open(disk)?;
-    let has_lost_checkpoint = checkpoint.is_none() && !numbers.is_empty();
-    let checkpoint = checkpoint.unwrap_or_default();
-    let next_number = numbers.last().map_or(0, |last| last.saturating_add(1));
-    let findings = Findings {
-        damage: Vec::new(),
-        has_torn_tail: false,
-        has_lost_front: false,
-        next_number,
-        has_lost_checkpoint,
-    };
-    let witness = checkpoint.commits.values().copied().max().unwrap_or(0).max(checkpoint.end);
-    let tail_from = checkpoint.commits.get(STORAGE_WRITER.0).copied().unwrap_or(0);
-    let mut recovery = Recovery { disk, identity, witness, tail_from, findings };
-    let segments = recovery.segments(&numbers)?;
-    let kept_first = checkpoint.first;
-    let mut state = state(segments, checkpoint, witness);
-    if recovery.findings.has_lost_front && kept_first < state.first() {
-        recovery.lose_front(&mut state, kept_first);
-    }
-    let opened = Opened { identity, checkpoint: checkpoint_file, state };
-    Ok((opened, recovery.findings))
-}
-
-fn state(segments: Vec<Arc<Segment>>, checkpoint: Checkpoint, witness: u64) -> State {
-    let last = segments.last().map(|segment| segment.extent().clone());
-    let next = last.as_ref().map_or(0, |extent| extent.next_offset).max(witness);
-    let last_time = segments.iter().map(|segment| segment.extent().last_time).max();
-    let vouched = last_time.unwrap_or_default().max(UnixNanos(checkpoint.time_ceiling));
-    State {
-        segments: segments.into(),
-        next,
-        times: Times::from(vouched),
-        tail_floor: checkpoint.commits.get(STORAGE_WRITER.0).copied().unwrap_or(0),
-        durable_commits: checkpoint.commits.clone(),
-        durable_end: checkpoint.end,
-        commits: checkpoint.commits,
-        damaged: Vec::new(),
-        dropped: checkpoint.dropped,
-        set_aside: checkpoint.set_aside,
-        is_dirty: true,
-        groups: BTreeSet::new(),
-    }
 }
 
 impl Recovery<'_> {
@@ -227,7 +162,7 @@ impl Recovery<'_> {
         }
         let mut end = (walk.position(), walk.expected());
         while let Some(Step::Block(position, block)) = steps.last()
-            && block.next_offset() > self.witness
+            && block.next_offset() > self.seen
             && !is_whole(&segment, *position, block)?
         {
             end = (*position, block.first_offset);
@@ -257,11 +192,13 @@ impl Recovery<'_> {
     ) -> io::Result<Option<Segment>> {
         let (position, next) = end;
         self.findings.has_torn_tail |= has_bytes(found.file.as_ref(), position, found.length)?;
-        if next < self.witness {
-            let times = (segment.extent().last_time, UnixNanos::MAX);
-            self.hole((next, self.witness), times);
+        let last_time = segment.extent().last_time;
+        if self.seen > self.witness {
+            self.miss(next, last_time);
+        } else if next < self.witness {
+            self.hole((next, self.witness), (last_time, UnixNanos::MAX));
         }
-        let next = next.max(self.witness);
+        let next = next.max(self.seen);
         if next == found.header.first_offset {
             self.disk.remove(&file_name(found.header.number))?;
             return Ok(None);
@@ -277,6 +214,14 @@ impl Recovery<'_> {
         Ok(Some(cut))
     }
 
+    /// What was read of the log and is not in it any more. Its offsets are not given again.
+    fn miss(&mut self, next: u64, last_time: UnixNanos) {
+        if next < self.seen {
+            let damage = Damage::behind_the_end((next, self.seen), last_time);
+            self.findings.damage.push(damage);
+        }
+    }
+
     /// The oldest records are gone with their file: a hole before the first that is kept.
     fn lose_front(&mut self, state: &mut State, first: u64) {
         let next = state.first();
@@ -288,7 +233,7 @@ impl Recovery<'_> {
         );
         let reason = "their file cannot be read";
         let times = (UnixNanos(0), last_time);
-        self.findings.damage.push(Damage { offsets: (first, next), times, reason });
+        self.findings.damage.push(Damage::new((first, next), times, reason));
     }
 
     fn new_segment(&self, found: &Found) -> Segment {
@@ -302,8 +247,7 @@ impl Recovery<'_> {
     }
 
     fn hole(&mut self, offsets: (u64, u64), times: (UnixNanos, UnixNanos)) {
-        let reason = "no block can be found in their place";
-        self.findings.damage.push(Damage { offsets, times, reason });
+        self.findings.damage.push(Damage::new(offsets, times, NO_BLOCK));
     }
 
     /// Checks a block's sections, and puts those of the live tail into its index.
@@ -330,7 +274,7 @@ impl Recovery<'_> {
                 Err(reason) => {
                     let offsets = (place.first_offset, place.next_offset());
                     let times = (block.append_time, block.append_time);
-                    self.findings.damage.push(Damage { offsets, times, reason });
+                    self.findings.damage.push(Damage::new(offsets, times, reason));
                 }
             }
         }
@@ -361,14 +305,6 @@ fn is_whole(segment: &Segment, position: u64, block: &BlockHeader) -> io::Result
         }
     }
     Ok(true)
-}
-
-/// A section's bytes; fewer where the file ends before.
-pub(crate) fn stored_bytes(file: &dyn DiskFile, place: &SectionPlace) -> io::Result<Vec<u8>> {
-    let mut stored = vec![0; place.entry.stored_bytes as usize];
-    let read = read_up_to(file, &mut stored, place.position)?;
-    stored.truncate(read);
-    Ok(stored)
 }
 
 /// Whether anything was written behind the end.

@@ -10,7 +10,7 @@ use trace_model::UnixNanos;
 use super::checkpoint::DroppedRun;
 use super::config::WhenFull;
 use super::segment::{Segment, file_name};
-use super::shared::{Shared, note_dropped};
+use super::shared::Shared;
 use crate::port::LogError;
 
 /// Removes segments whose last record is older than the retention and that no required group needs.
@@ -87,10 +87,7 @@ fn drop_or_refuse(shared: &Shared) -> Result<(), LogError> {
     if !remove(shared, &oldest) {
         return Err(LogError::Full);
     }
-    let mut state = shared.state();
-    note_dropped(&mut state.dropped, run);
-    state.is_dirty = true;
-    drop(state);
+    shared.note_dropped(run);
     let records = run.next.saturating_sub(run.first);
     shared.metrics.dropped_records.inc_by(records);
     tracing::error!(

@@ -9,30 +9,25 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use trace_model::{Clock, LogRange, UnixNanos};
+use trace_model::{Clock, UnixNanos};
 
 use super::cache::BatchCache;
 use super::checkpoint::{Checkpoint, CheckpointFile, DroppedRun};
 use super::config::EmbeddedConfig;
 use super::disk::{Disk, is_full};
 use super::identity::Identity;
+use super::lost::LostRuns;
 use super::queue::Queue;
 use super::segment::Segment;
 use super::tail_index::TraceHasher;
 use super::times::Times;
 use crate::metrics::LogMetrics;
-use crate::port::{DamagedRange, GroupId, LogEnd, LogError};
+use crate::port::{DamagedRange, ForgetLost, GroupId, LogEnd, LogError};
 
 /// The partition: an embedded log has one.
 pub(crate) const PARTITION: u32 = 0;
-/// Damage reports kept: beyond, damage is still met and counted, but not listed.
-const DAMAGED_MAX: usize = 1_024;
 /// Dropped runs remembered.
 const DROPPED_MAX: usize = 256;
-/// Damaged runs remembered over restarts; beyond, the last one grows. With the dropped ones they
-/// fit the checkpoint's slot.
-const SET_ASIDE_MAX: usize = 128;
-
 /// What all parts of a log share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -49,6 +44,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     cache: Mutex<BatchCache>,
     checkpoint: Mutex<CheckpointFile>,
+    /// Which of the log's threads ended by a panic, if one did.
+    dead: Mutex<Option<&'static str>>,
 }
 
 /// What waiters wait for.
@@ -73,8 +70,8 @@ pub(crate) struct State {
     pub(crate) durable_end: u64,
     pub(crate) damaged: Vec<DamagedRange>,
     pub(crate) dropped: Vec<DroppedRun>,
-    /// Damaged runs, also those that were met before the log was opened.
-    pub(crate) set_aside: Vec<DroppedRun>,
+    /// Runs that no store has, also those that were met before the log was opened.
+    pub(crate) lost: LostRuns,
     /// Below this offset the live tail need not answer: storage-writer's commit of a while ago.
     pub(crate) tail_floor: u64,
     pub(crate) is_dirty: bool,
@@ -105,21 +102,17 @@ impl State {
         self.segments.iter().map(|segment| segment.extent().disk_bytes).sum()
     }
 
-    /// Whether acknowledged records were ever set aside: groups commit past them, so neither the
-    /// tail nor a store can say that a trace had no spans in them.
-    pub(crate) fn has_set_aside(&self) -> bool {
-        !(self.set_aside.is_empty() && self.dropped.is_empty())
-    }
-
     fn checkpoint(&self, ceiling: UnixNanos) -> Checkpoint {
-        Checkpoint {
+        let mut checkpoint = Checkpoint {
             first: self.first(),
             end: self.next,
             time_ceiling: ceiling.0,
             commits: self.commits.clone(),
             dropped: self.dropped.clone(),
-            set_aside: self.set_aside.clone(),
-        }
+            ..Checkpoint::default()
+        };
+        self.lost.put_into(&mut checkpoint);
+        checkpoint
     }
 }
 
@@ -154,7 +147,33 @@ impl Shared {
             retention: Mutex::new(()),
             state: Mutex::new(state),
             checkpoint: Mutex::new(checkpoint),
+            dead: Mutex::new(None),
         }
+    }
+
+    /// Notes that a thread of the log is unwinding. What it held is left as it was.
+    pub(crate) fn note_dead(&self, thread: &'static str) {
+        tracing::error!(thread, "a thread of the span log ended by a panic: restart the process");
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(thread);
+    }
+
+    /// The thread that ended by a panic.
+    pub(crate) fn dead(&self) -> Option<&'static str> {
+        *self.dead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets lost runs; durable when it returns.
+    pub(crate) fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
+        let forgotten = {
+            let mut state = self.state();
+            let forgotten = state.lost.forget(which);
+            state.is_dirty |= forgotten > 0;
+            forgotten
+        };
+        if forgotten > 0 {
+            self.write_checkpoint(false).map_err(|error| log_error(&error))?;
+        }
+        Ok(forgotten)
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -176,33 +195,6 @@ impl Shared {
         let mut state = self.state();
         let append_time = state.times.vouch(now);
         LogEnd { next: state.next, append_time, first: state.first() }
-    }
-
-    /// Notes damage once; gives the report as it was noted first.
-    pub(crate) fn note_damage(
-        &self,
-        offsets: (u64, u64),
-        times: (UnixNanos, UnixNanos),
-        reason: &str,
-    ) -> DamagedRange {
-        let (first, next) = offsets;
-        let mut state = self.state();
-        let range = LogRange { partition: PARTITION, first, next };
-        if let Some(known) = state.damaged.iter().find(|known| known.range == range) {
-            return known.clone();
-        }
-        let append_times = (times.0, bounded_time(&state, next, times.1));
-        let damaged = DamagedRange { range, append_times, reason: reason.to_owned() };
-        if state.damaged.len() < DAMAGED_MAX {
-            state.damaged.push(damaged.clone());
-        }
-        let (first_time, last_time) = (append_times.0.0, append_times.1.0);
-        note_set_aside(&mut state.set_aside, DroppedRun { first, next, first_time, last_time });
-        state.is_dirty = true;
-        drop(state);
-        self.metrics.damaged_records.inc_by(next.saturating_sub(first));
-        tracing::error!(first, next, reason, "records of the span log are damaged and set aside");
-        damaged
     }
 
     /// Writes a checkpoint with all that has been committed. `is_last` gives up the lead that the
@@ -232,17 +224,6 @@ impl Shared {
     }
 }
 
-/// The end of a hole in time where the walk did not know it: the append time of what follows, or
-/// the time that the log has given last.
-fn bounded_time(state: &State, next: u64, time: UnixNanos) -> UnixNanos {
-    if time != UnixNanos::MAX {
-        return time;
-    }
-    let follows = state.segment_of(next).filter(|segment| segment.first_offset == next);
-    let first_time = follows.and_then(|segment| segment.extent().first_time);
-    first_time.unwrap_or_else(|| state.times.vouched())
-}
-
 /// A failed write, in the words of the port.
 pub(crate) fn log_error(error: &io::Error) -> LogError {
     if is_full(error) { LogError::Full } else { LogError::Disk(error.to_string()) }
@@ -259,21 +240,4 @@ pub(crate) fn note_dropped(dropped: &mut Vec<DroppedRun>, run: DroppedRun) {
         dropped.remove(0);
     }
     dropped.push(run);
-}
-
-/// Remembers a damaged run. It is never forgotten: how long stores would have kept its records is
-/// not the log's to know.
-fn note_set_aside(set_aside: &mut Vec<DroppedRun>, run: DroppedRun) {
-    if set_aside.iter().any(|known| known.first <= run.first && run.next <= known.next) {
-        return;
-    }
-    let is_full = set_aside.len() >= SET_ASIDE_MAX;
-    let Some(last) = set_aside.last_mut().filter(|_| is_full) else {
-        set_aside.push(run);
-        return;
-    };
-    last.first = last.first.min(run.first);
-    last.next = last.next.max(run.next);
-    last.first_time = last.first_time.min(run.first_time);
-    last.last_time = last.last_time.max(run.last_time);
 }

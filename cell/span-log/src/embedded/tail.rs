@@ -11,6 +11,7 @@ use proto::LoggedBatch;
 use trace_model::{Coverage, StoredSpan, TenantId, TraceId};
 
 use super::block::{BlockHeader, PAGE, PAGE_BYTES, Parsed, SECTIONS_MAX};
+use super::damage::Damage;
 use super::disk::read_up_to;
 use super::reader::LoadError;
 use super::segment::Segment;
@@ -22,7 +23,6 @@ use crate::port::TailAnswer;
 #[derive(Debug)]
 pub(crate) struct TailPlan {
     end: u64,
-    is_damaged: bool,
     sections: Vec<(Arc<Segment>, SectionRef)>,
 }
 
@@ -36,12 +36,12 @@ pub(crate) struct TailBatches {
 impl Shared {
     /// What to read for a trace; microseconds, no file is touched.
     pub(crate) fn plan_tail(&self, tenant: &TenantId, trace_id: TraceId) -> TailPlan {
-        let (end, floor, is_damaged, segments) = {
+        let (end, floor, segments) = {
             let state = self.state();
             let floor = state.tail_floor;
             let from = state.segments.partition_point(|one| one.extent().next_offset <= floor);
             let segments: Vec<_> = state.segments.iter().skip(from).cloned().collect();
-            (state.next, floor, state.has_set_aside(), segments)
+            (state.next, floor, segments)
         };
         let hash = self.hasher.of_tenant(tenant).trace(trace_id);
         let mut sections = Vec::new();
@@ -51,7 +51,7 @@ impl Shared {
             let live = found.filter(|section| section.next_offset() > floor);
             sections.extend(live.map(|section| (Arc::clone(&segment), section)));
         }
-        TailPlan { end, is_damaged, sections }
+        TailPlan { end, sections }
     }
 
     /// The plan's batches, if the cache has all of them.
@@ -101,7 +101,8 @@ impl Shared {
                     (extent.first_time.unwrap_or_default(), extent.last_time)
                 };
                 let reason = "the header of their block is damaged";
-                Err(LoadError::Damaged(self.note_damage(offsets, times, reason)))
+                let damage = Damage::new(offsets, times, reason);
+                Err(LoadError::Damaged(self.note_damage(&damage)))
             }
         }
     }
@@ -116,12 +117,11 @@ impl Shared {
     ) -> TailAnswer {
         let mut covered = Coverage::none(self.identity.log.incarnation);
         covered.extend(PARTITION, plan.end);
-        let is_damaged = plan.is_damaged || loaded.is_damaged;
         let mut spans = Vec::new();
         for logged in &loaded.batches {
             put_spans(&mut spans, logged, tenant, trace_id);
         }
-        TailAnswer { spans, covered, is_damaged }
+        TailAnswer { spans, covered, is_damaged: loaded.is_damaged }
     }
 }
 

@@ -90,7 +90,7 @@ impl TailIndex {
         self.sections.push(section);
         for batch in batches {
             let hasher = hasher.of_tenant(&batch.source().tenant);
-            for trace in batch.traces() {
+            for trace in batch.traces().iter().filter(|trace| !trace.is_erased()) {
                 self.add_trace(hasher.trace(trace.trace_id), place);
             }
         }

@@ -62,6 +62,9 @@ struct RefuseTheRest(Arc<Shared>);
 
 impl Drop for RefuseTheRest {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.note_dead("span-log-writer");
+        }
         self.0.queue.abort();
     }
 }
@@ -77,7 +80,12 @@ impl Writer {
         while let Some(work) = self.shared.queue.take() {
             match work {
                 Work::Commit(group) => self.commit(group),
-                Work::Roll => self.seal(),
+                Work::Roll(waiters) => {
+                    self.seal();
+                    for waiter in waiters {
+                        waiter.send(self.next_number).ok();
+                    }
+                }
             }
         }
         self.seal();

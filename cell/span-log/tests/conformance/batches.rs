@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::wire::put_bytes_field;
 use proto::{BatchSource, SpanBatch, SpanBatchBuilder};
-use span_log::SpanLog;
+use span_log::{SpanLog, TailAnswer};
 use trace_model::sampling_threshold::Threshold;
 use trace_model::{Region, TenantId, TraceId, UnixNanos};
 
@@ -111,4 +111,9 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         }
     });
     assert!(deadline.await.is_ok(), "never came true: {what}");
+}
+
+/// Whether the log says that spans of any trace may be missing: lost for good, or not readable now.
+pub(crate) fn says_damage(log: &dyn SpanLog, answer: &TailAnswer) -> bool {
+    answer.is_damaged || !log.lost().runs.is_empty()
 }

@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use service_kit::ManualClock;
 use span_log::port::STORAGE_WRITER;
-use span_log::{EmbeddedLog, LogError, OpenError, SpanLog};
+use span_log::{EmbeddedLog, ForgetLost, LogError, Lost, LostCause, OpenError, SpanLog};
 
-use crate::batches::{PARTITION, batch, batch_of, read_all, tenant, trace};
+use crate::batches::{PARTITION, batch, batch_of, read_all, says_damage, tenant, trace};
 use crate::faulty_disk::FaultyDisk;
 use crate::power_cut::{NOW, small_config};
 
@@ -96,7 +96,9 @@ fn every_flipped_bit_of_a_segment_is_found_when_it_is_opened() {
                 let damaged = read_past_damage(&log, &what).await;
                 assert_eq!(damaged, [first, first + 1].into(), "{what}");
                 let answer = log.tail(&tenant("default"), trace(first)).await.unwrap();
-                assert!(answer.is_damaged && answer.spans.is_empty(), "{what}");
+                assert!(says_damage(log.as_ref(), &answer) && answer.spans.is_empty(), "{what}");
+                let lost = log.lost().runs;
+                assert_eq!((lost[0].range.first, lost[0].range.next), (first, first + 2), "{what}");
             }
         }
     });
@@ -115,10 +117,36 @@ fn damage_is_not_forgotten_when_storage_writer_has_passed_it_and_the_log_is_open
         log.close().await.unwrap();
         // The segment is whole again: only the checkpoint remembers.
         struck.flip(SEGMENT, (PAGE + 20) * 8);
-        let log = open(struck).unwrap();
+        let log = open(struck.clone()).unwrap();
         assert_eq!(log.damaged(), []);
         let answer = log.tail(&tenant("default"), trace(0)).await.unwrap();
-        assert!(answer.is_damaged && answer.spans.is_empty());
+        assert!(!answer.is_damaged && answer.spans.is_empty());
+        let runs = log.lost().runs;
+        assert_eq!(runs.len(), 1);
+        assert_eq!((runs[0].range.first, runs[0].range.next), (0, 2));
+        assert_eq!(runs[0].cause, LostCause::Damaged);
+        // Until a person has seen to it.
+        let run = ForgetLost::Run { incarnation: NOW.millis(), partition: PARTITION, first: 0 };
+        assert_eq!(log.forget_lost(run).await.unwrap(), 1);
+        let killed = struck.after_power_cut();
+        assert_eq!(open(killed).unwrap().lost(), Lost::default());
+    });
+}
+
+#[test]
+fn damage_that_storage_writer_had_passed_before_it_came_is_in_the_store_and_not_lost() {
+    runtime().block_on(async {
+        let disk = three_blocks().await;
+        let log = open(disk.clone()).unwrap();
+        log.commit(STORAGE_WRITER, PARTITION, 3).await.unwrap();
+        log.close().await.unwrap();
+        for (block, lost) in [(1, None), (2, Some((3, 4))), (3, Some((4, 6)))] {
+            let log = open(disk.with_flipped(SEGMENT, (block * PAGE + 20) * 8)).unwrap();
+            assert_eq!(read_past_damage(&log, "struck").await.len(), 2);
+            let runs = log.lost().runs;
+            let runs: Vec<_> = runs.iter().map(|run| (run.range.first, run.range.next)).collect();
+            assert_eq!(runs, lost.into_iter().collect::<Vec<_>>(), "block {block}");
+        }
     });
 }
 

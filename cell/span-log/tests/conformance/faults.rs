@@ -7,7 +7,8 @@ use service_kit::{ManualClock, SystemClock};
 use span_log::metrics::Refusal;
 use span_log::port::{METADATA_PUBLISHER, STORAGE_WRITER};
 use span_log::{
-    EmbeddedConfig, EmbeddedLog, GroupId, LogError, OpenError, SpanLog, TailAnswer, WhenFull,
+    EmbeddedConfig, EmbeddedLog, GroupId, LogError, LostCause, OpenError, SpanLog, TailAnswer,
+    WhenFull,
 };
 use trace_model::{LogRange, TraceId};
 
@@ -152,7 +153,10 @@ async fn a_log_that_may_drop_its_oldest_counts_and_reports_what_it_drops() {
     };
     assert_eq!((damaged.range.first, damaged.range.next), (0, first));
     assert_eq!(damaged.append_times, (NOW, NOW));
-    assert!(tail_of(&log, 0).await.is_damaged, "the trace may have been dropped");
+    let lost = log.lost().runs;
+    assert_eq!(lost.len(), 1, "the trace may have been dropped");
+    assert_eq!((lost[0].range.first, lost[0].range.next), (0, first));
+    assert_eq!((lost[0].cause, lost[0].append_times), (LostCause::Dropped, (NOW, NOW)));
     let kept = read_all(log.as_ref(), first, 1 << 20).await;
     assert_eq!(kept.len() as u64, 40 - first);
     log.close().await.unwrap();
@@ -419,7 +423,8 @@ async fn check_hole(strike: impl Fn(&FaultyDisk, &str)) {
         assert_eq!(log.metrics().damaged_records.get(), next - first);
         assert!(matches!(log.read(PARTITION, first, 1).await, Err(LogError::Damaged(_))));
         assert_eq!(read_all(log.as_ref(), next, 1).await.len() as u64, 9 - next);
-        assert!(tail_of(&log, first).await.is_damaged);
+        let lost = log.lost().runs;
+        assert_eq!((lost[0].range.first, lost[0].range.next), (first, next));
         log.close().await.unwrap();
     }
 }
@@ -455,7 +460,8 @@ async fn the_oldest_segment_of_noise_is_a_hole_before_the_first_record() {
             panic!("a lost record must be a hole");
         };
         assert_eq!((damaged.range.first, damaged.range.next), (0, first));
-        assert!(tail_of(&log, 0).await.is_damaged);
+        let lost = log.lost().runs;
+        assert_eq!((lost[0].range.first, lost[0].range.next), (0, first));
         assert_eq!(read_all(log.as_ref(), first, 1).await.len() as u64, 9 - first);
         log.close().await.unwrap();
     }

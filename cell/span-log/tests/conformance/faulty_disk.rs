@@ -50,6 +50,7 @@ struct World {
     operations_left: Option<u64>,
     syncs: u64,
     is_gate_shut: bool,
+    panics_at_next_sync: bool,
 }
 
 /// The disk; clones share it.
@@ -159,6 +160,7 @@ impl FaultyDisk {
             operations_left: None,
             syncs: 0,
             is_gate_shut: false,
+            panics_at_next_sync: false,
         };
         Self::of(world)
     }
@@ -229,6 +231,11 @@ impl FaultyDisk {
 
     pub(crate) fn fail_syncs_at_random(&self, percent: u32) {
         self.lock().sync_failure_percent = percent;
+    }
+
+    /// The thread that syncs next panics: a bug of ours, as the disk sees it.
+    pub(crate) fn panic_at_next_sync(&self) {
+        self.lock().panics_at_next_sync = true;
     }
 
     pub(crate) fn cut_power_after(&self, operations: u64) {
@@ -347,6 +354,10 @@ impl DiskFile for FaultyFile {
             world = self.disk.gate.wait(world).unwrap();
         }
         world.operate()?;
+        if std::mem::take(&mut world.panics_at_next_sync) {
+            drop(world);
+            panic!("injected by the test");
+        }
         world.syncs += 1;
         let percent = world.sync_failure_percent;
         let is_unlucky = percent > 0 && world.rng.random_range(0..100) < percent;

@@ -4,11 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::TraceSlice;
 use service_kit::ManualClock;
 use span_log::port::STORAGE_WRITER;
 use span_log::{
-    Capabilities, CommitError, EmbeddedConfig, EmbeddedLog, GroupId, LogError, MemoryConfig,
-    MemoryLog, SpanLog,
+    Capabilities, CommitError, EmbeddedConfig, EmbeddedLog, ForgetLost, GroupId, LogEraser,
+    LogError, Lost, MemoryConfig, MemoryLog, SpanLog,
 };
 use tempfile::TempDir;
 use trace_model::{TimeRange, UnixNanos};
@@ -21,6 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A log under test; the directory goes with it.
 struct Subject {
     log: Arc<dyn SpanLog>,
+    eraser: Arc<dyn LogEraser>,
     clock: Arc<ManualClock>,
     _directory: Option<TempDir>,
 }
@@ -28,7 +30,7 @@ struct Subject {
 fn memory() -> Subject {
     let clock = Arc::new(ManualClock::at(NOW));
     let log = MemoryLog::new(MemoryConfig::default(), clock.clone());
-    Subject { log, clock, _directory: None }
+    Subject { log: log.clone(), eraser: log, clock, _directory: None }
 }
 
 fn embedded_with(change: impl FnOnce(&mut EmbeddedConfig)) -> Subject {
@@ -38,7 +40,7 @@ fn embedded_with(change: impl FnOnce(&mut EmbeddedConfig)) -> Subject {
     config.disk_reserve_bytes = 0;
     change(&mut config);
     let log = EmbeddedLog::open(config, clock.clone()).unwrap();
-    Subject { log, clock, _directory: Some(directory) }
+    Subject { log: log.clone(), eraser: log, clock, _directory: Some(directory) }
 }
 
 fn embedded() -> Subject {
@@ -85,6 +87,10 @@ laws!(
     tenants_with_one_trace_id_do_not_see_each_other,
     concurrent_appends_are_all_kept_in_their_own_order,
     tail_and_committed_leave_no_gap,
+    an_erased_trace_is_in_no_read_and_offsets_stay,
+    the_tail_forgets_an_erased_trace_and_no_other,
+    erasing_a_trace_leaves_the_others_of_its_batch_and_those_of_other_tenants,
+    a_log_that_is_well_has_lost_nothing,
     a_partition_that_does_not_exist_is_named,
     a_closed_log_refuses,
 );
@@ -308,6 +314,77 @@ async fn tail_and_committed_leave_no_gap(subject: Subject) {
     while let Some(other) = others.join_next().await {
         other.unwrap();
     }
+}
+
+/// Sixty batches of two traces; trace 500 is in every third. Several segments of the log from files.
+async fn fill_with_trace_500(log: &dyn SpanLog) {
+    for number in 0..60_u64 {
+        let also = if number % 3 == 0 { 500 } else { 1_000 + number };
+        log.append(batch_of("default", &[number, also], 2_000)).await.unwrap();
+    }
+}
+
+async fn an_erased_trace_is_in_no_read_and_offsets_stay(subject: Subject) {
+    let Subject { log, eraser, .. } = &subject;
+    fill_with_trace_500(log.as_ref()).await;
+    let before = read_all(log.as_ref(), 0, 1 << 20).await;
+    assert_eq!(eraser.erase(&tenant("default"), trace(500)).await.unwrap().spans, 20);
+    let after = read_all(log.as_ref(), 0, 1 << 20).await;
+    assert_eq!(after.len(), before.len());
+    for (old, new) in before.iter().zip(&after) {
+        assert_eq!((old.offset, old.append_time), (new.offset, new.append_time));
+        let is_erased = old.trace_id == trace(500);
+        assert_eq!(old.trace_id != new.trace_id, is_erased, "{}", old.offset);
+    }
+    for from in 0..120 {
+        let read = log.read(PARTITION, from, 1).await.unwrap();
+        let slices = read.iter().flat_map(|logged| logged.batch.traces());
+        let (erased, left): (Vec<&TraceSlice>, Vec<&TraceSlice>) =
+            slices.partition(|slice| slice.is_erased());
+        assert!(left.iter().all(|slice| slice.trace_id != trace(500)));
+        assert!(erased.len() <= read.len() && !left.is_empty());
+    }
+    assert_eq!(eraser.erase(&tenant("default"), trace(500)).await.unwrap().spans, 0);
+    assert_eq!(log.append(batch(&[7])).await.unwrap().ranges[0].first, 120);
+}
+
+async fn the_tail_forgets_an_erased_trace_and_no_other(subject: Subject) {
+    let Subject { log, eraser, .. } = &subject;
+    fill_with_trace_500(log.as_ref()).await;
+    log.commit(STORAGE_WRITER, PARTITION, 50).await.unwrap();
+    eraser.erase(&tenant("default"), trace(500)).await.unwrap();
+    assert!(log.tail(&tenant("default"), trace(500)).await.unwrap().spans.is_empty());
+    for number in 25..60 {
+        let tail = log.tail(&tenant("default"), trace(number)).await.unwrap();
+        assert_eq!((tail.spans.len(), tail.is_damaged), (1, false), "{number}");
+    }
+    assert_eq!(log.committed(STORAGE_WRITER, PARTITION).unwrap(), 50);
+}
+
+async fn erasing_a_trace_leaves_the_others_of_its_batch_and_those_of_other_tenants(
+    subject: Subject,
+) {
+    let Subject { log, eraser, .. } = &subject;
+    for tenant in ["a", "b"] {
+        log.append(batch_of(tenant, &[1, 2, 3], 300)).await.unwrap();
+    }
+    assert_eq!(eraser.erase(&tenant("a"), trace(2)).await.unwrap().spans, 1);
+    for (name, number, spans) in [("a", 1, 1), ("a", 2, 0), ("a", 3, 1), ("b", 2, 1)] {
+        let tail = log.tail(&tenant(name), trace(number)).await.unwrap();
+        assert_eq!(tail.spans.len(), spans, "trace {number} of {name}");
+    }
+    let read = read_all(log.as_ref(), 3, 1 << 20).await;
+    assert_eq!(traces_of(&read), [trace(1), trace(2), trace(3)]);
+    assert_eq!(read[0].encoded, batch_of("b", &[1, 2, 3], 300).encoded().to_vec());
+}
+
+async fn a_log_that_is_well_has_lost_nothing(subject: Subject) {
+    subject.log.append(batch(&[1])).await.unwrap();
+    assert_eq!(subject.log.health(), Ok(()));
+    assert_eq!(subject.log.lost(), Lost::default());
+    let all = ForgetLost::Before(UnixNanos::MAX);
+    assert_eq!(subject.log.forget_lost(all).await.unwrap(), 0);
+    assert_eq!(subject.log.lost(), Lost::default());
 }
 
 async fn a_partition_that_does_not_exist_is_named(subject: Subject) {

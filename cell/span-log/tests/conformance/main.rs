@@ -9,8 +9,10 @@
 
 mod batches;
 mod bit_flips;
+mod erasure;
 mod faults;
 mod faulty_disk;
 mod golden;
 mod laws;
+mod lost_records;
 mod power_cut;

@@ -14,6 +14,8 @@ pub(crate) struct PendingBatch {
     pub(crate) logged: LoggedBatch,
     /// Traces of it that came before.
     skipped: usize,
+    /// Whether it comes beside the order of the log: it covers nothing.
+    is_again: bool,
 }
 
 impl PendingBatch {
@@ -53,10 +55,18 @@ impl Pending {
         if skipped > 0 && skipped == logged.batch.traces().len() {
             return;
         }
-        self.spans += logged.batch.spans().len();
-        self.bytes += logged.batch.encoded().len();
+        self.put(PendingBatch { logged: logged.clone(), skipped, is_again: false }, now);
+    }
+
+    /// Takes a batch in whatever is covered, and covers nothing by it.
+    pub(crate) fn admit_again(&mut self, logged: &LoggedBatch, now: Duration) {
+        self.put(PendingBatch { logged: logged.clone(), skipped: 0, is_again: true }, now);
+    }
+
+    fn put(&mut self, batch: PendingBatch, now: Duration) {
+        self.spans += batch.logged.batch.spans().len();
+        self.bytes += batch.logged.batch.encoded().len();
         self.since.get_or_insert(now);
-        let batch = PendingBatch { logged: logged.clone(), skipped };
         Arc::make_mut(&mut self.batches).push(batch);
     }
 
@@ -73,7 +83,8 @@ impl Pending {
 
 /// The runs of the log that the batches are.
 pub(crate) fn ranges_of(batches: &[PendingBatch]) -> Vec<CoveredRange> {
-    let ranges =
-        batches.iter().map(|batch| CoveredRange::new(batch.logged.incarnation, batch.logged.range));
-    join_ranges(ranges)
+    let in_order = batches.iter().filter(|batch| !batch.is_again);
+    join_ranges(
+        in_order.map(|batch| CoveredRange::new(batch.logged.incarnation, batch.logged.range)),
+    )
 }

@@ -109,6 +109,15 @@ impl SpanWriter for EmbeddedStore {
         Ok(())
     }
 
+    async fn write_again(&self, batch: &LoggedBatch) -> Result<(), StoreError> {
+        if self.is_segment_full() {
+            self.blocking(commit::seal).await?;
+        }
+        let now = self.state.clock.monotonic();
+        self.state.view().pending.admit_again(batch, now);
+        Ok(())
+    }
+
     /// The age of what waits is measured by the monotonic clock: `now` may jump.
     async fn flush(&self, _now: UnixNanos, force: bool) -> Result<(), StoreError> {
         if force || self.is_segment_full() || self.is_flush_due() {
@@ -126,6 +135,11 @@ impl SpanWriter for EmbeddedStore {
 impl SearchIndexer for EmbeddedStore {
     /// The index is built from sealed segments: there is nothing to take.
     async fn index(&self, _batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// As [`Self::index`]: the index follows the segments.
+    async fn index_again(&self, _batch: &LoggedBatch) -> Result<(), StoreError> {
         Ok(())
     }
 

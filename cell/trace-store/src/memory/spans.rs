@@ -46,14 +46,20 @@ impl MemoryStore {
 }
 
 impl State {
+    /// Takes in what the cover does not reach, and moves it.
     fn write(&mut self, logged: &LoggedBatch) {
+        self.put(logged, |covered, position| covered.covers(logged.incarnation, position));
+        self.covered.extend_in(logged.incarnation, logged.range.partition, logged.range.next);
+    }
+
+    fn put(&mut self, logged: &LoggedBatch, is_known: impl Fn(&Coverage, LogPosition) -> bool) {
         let batch = &logged.batch;
         let tenant = &batch.source().tenant;
         let envelope = Arc::new(batch.envelope());
         for (slice, offset) in batch.traces().iter().zip(logged.range.first..) {
             let position = LogPosition { partition: logged.range.partition, offset };
             let key = (tenant.clone(), slice.trace_id);
-            let is_known = self.covered.covers(logged.incarnation, position);
+            let is_known = is_known(&self.covered, position);
             if slice.is_erased() || is_known || self.erased.contains(&key) {
                 continue;
             }
@@ -65,9 +71,6 @@ impl State {
                 }
             }
         }
-        let mut cover = Coverage::none(logged.incarnation);
-        cover.extend(logged.range.partition, logged.range.next);
-        self.covered.join(&cover);
     }
 
     /// Calls for each readable span of the tenant.
@@ -98,6 +101,11 @@ impl SpanWriter for MemoryStore {
         Ok(())
     }
 
+    async fn write_again(&self, batch: &LoggedBatch) -> Result<(), StoreError> {
+        self.state().put(batch, |_, _| false);
+        Ok(())
+    }
+
     async fn flush(&self, _now: UnixNanos, _force: bool) -> Result<(), StoreError> {
         Ok(())
     }
@@ -110,6 +118,10 @@ impl SpanWriter for MemoryStore {
 #[async_trait]
 impl SearchIndexer for MemoryStore {
     async fn index(&self, _batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn index_again(&self, _batch: &LoggedBatch) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -32,6 +32,11 @@ pub trait SearchIndexer: Send + Sync + fmt::Debug {
     /// their ranges alone.
     async fn index(&self, batches: &[LoggedBatch]) -> Result<(), StoreError>;
 
+    /// Takes a batch of a dead letter again, as [`super::SpanWriter::write_again`] does.
+    async fn index_again(&self, _batch: &LoggedBatch) -> Result<(), StoreError> {
+        Err(StoreError::Unsupported("records beside the order of the log".to_owned()))
+    }
+
     /// Makes due parts of the index durable.
     async fn flush(&self, now: UnixNanos, force: bool) -> Result<(), StoreError>;
 

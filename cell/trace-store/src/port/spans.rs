@@ -44,6 +44,13 @@ pub trait SpanWriter: Send + Sync + fmt::Debug {
     /// Takes batches. They may become durable at once or later.
     async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError>;
 
+    /// Takes a batch that was set aside as a dead letter and is tried again: its offsets may lie below
+    /// the cover, which it neither asks nor moves. Durable after the next forced [`Self::flush`]. A
+    /// store that writes by key whatever the cover is writes it as any other.
+    async fn write_again(&self, _batch: &LoggedBatch) -> Result<(), StoreError> {
+        Err(StoreError::Unsupported("records beside the order of the log".to_owned()))
+    }
+
     /// Makes durable what is due: by size, by age, or everything where `force` is set.
     async fn flush(&self, now: UnixNanos, force: bool) -> Result<(), StoreError>;
 

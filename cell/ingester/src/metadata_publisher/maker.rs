@@ -1,0 +1,51 @@
+//! Makes the publisher, from what its logs say at that moment.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use metadata_replicator::ContributionLog;
+use span_log::port::METADATA_PUBLISHER;
+use span_log::{GroupId, SpanLog};
+use trace_model::Clock;
+
+use super::{IndexPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics, SpanLogState};
+use crate::handler::{GroupHandler, GroupMaker, MakeError};
+
+/// Makes the group's handler.
+#[derive(Debug)]
+pub struct PublisherMaker {
+    /// Pace and limits.
+    pub config: PublisherConfig,
+    /// The log that is read.
+    pub span_log: Arc<dyn SpanLog>,
+    /// The region's own log of contributions.
+    pub origin: Arc<dyn ContributionLog>,
+    /// What leaves the region.
+    pub policy: Arc<dyn IndexPolicy>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted of this.
+    pub metrics: PublisherMetrics,
+}
+
+#[async_trait]
+impl GroupMaker for PublisherMaker {
+    fn group(&self) -> GroupId {
+        METADATA_PUBLISHER
+    }
+
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
+        let failed = |reason: String| MakeError { group: METADATA_PUBLISHER, reason };
+        let source = SpanLogState::of(self.span_log.as_ref());
+        let source = source.map_err(|error| failed(error.to_string()))?;
+        let made = MetadataPublisher::new(
+            self.config.clone(),
+            &source,
+            Arc::clone(&self.origin),
+            Arc::clone(&self.policy),
+            Arc::clone(&self.clock),
+            self.metrics.clone(),
+        );
+        Ok(Box::new(made.map_err(|error| failed(error.to_string()))?))
+    }
+}

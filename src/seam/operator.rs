@@ -1,0 +1,74 @@
+//! What an operator's command and a running cell say to each other: JSON over HTTP on a socket in the
+//! cell's data directory, which only its owner may open.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Where a cell listens for its operator.
+pub(crate) fn socket_of(data_dir: &Path) -> PathBuf {
+    data_dir.join("operator.sock")
+}
+
+/// Most letters of one answer.
+pub(crate) const LETTERS_MAX: usize = 1_000;
+
+/// What was set aside or lost.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SetAside {
+    pub(crate) letters: Vec<Letter>,
+    /// Letters that cannot be read.
+    pub(crate) unreadable: Vec<Unreadable>,
+    /// Whether there are more letters behind these.
+    pub(crate) has_more: bool,
+    pub(crate) lost: Vec<LostRun>,
+}
+
+/// A dead letter.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Letter {
+    pub(crate) number: u64,
+    pub(crate) group: String,
+    pub(crate) reason: String,
+    pub(crate) tenant: String,
+    pub(crate) partition: u32,
+    pub(crate) first: u64,
+    pub(crate) next: u64,
+    /// Nanoseconds since the epoch, as text: JSON readers round numbers.
+    pub(crate) appended_unix_nano: String,
+    pub(crate) traces: usize,
+    pub(crate) spans: usize,
+    pub(crate) bytes: u64,
+    /// Ids of its traces; only where one letter was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) trace_ids: Vec<String>,
+}
+
+/// A letter that cannot be read.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Unreadable {
+    pub(crate) error: String,
+}
+
+/// Records that are gone.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LostRun {
+    /// What names it to `drop`.
+    pub(crate) id: String,
+    pub(crate) cause: String,
+    pub(crate) first: u64,
+    /// `None` where nobody knows how many there were.
+    pub(crate) next: Option<u64>,
+    pub(crate) appended_from_unix_nano: String,
+    pub(crate) appended_until_unix_nano: String,
+}
+
+/// Why something was not done.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    pub(crate) error: String,
+}

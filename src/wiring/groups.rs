@@ -1,0 +1,95 @@
+//! The consumer groups of a cell, each made of its stores, and named in the readiness of the process.
+
+use std::sync::Arc;
+
+use ingester::metadata_publisher::{
+    FixedPolicy, PublisherConfig, PublisherMaker, PublisherMetrics,
+};
+use ingester::metrics_aggregator::CrossBorder;
+use ingester::{
+    AggregatorConfig, AggregatorMaker, AggregatorMetrics, AggregatorParts, GroupMaker,
+    IngesterMetrics, IngesterParts, IngesterService, LagBoard, Retries, RunnerConfig, RunnerParts,
+    SearchIndexerMaker, StorageWriterMaker,
+};
+use service_kit::Stage;
+use service_kit::config::CellConfig;
+
+use super::keepers::Keepers;
+use crate::seam::RoleContext;
+
+/// What others need of the running groups.
+#[derive(Debug)]
+pub(super) struct Groups {
+    pub(super) publishing: PublisherMetrics,
+    /// The hand for calls across borders.
+    pub(super) calls: CrossBorder,
+    /// Dead letters that are to be tried again.
+    pub(super) retries: Retries,
+}
+
+/// Starts the groups.
+pub(super) async fn start(
+    config: &CellConfig,
+    keepers: &Keepers,
+    lag: LagBoard,
+    context: &mut RoleContext,
+    stage: &Stage,
+) -> anyhow::Result<Groups> {
+    let metrics = IngesterMetrics::default();
+    let publishing = PublisherMetrics::default();
+    metrics.register(&mut context.registry);
+    publishing.register(&mut context.registry);
+    let (groups, calls) = makers(config, keepers, context, &publishing);
+    let retries = Retries::default();
+    let runner = RunnerParts {
+        log: Arc::clone(&keepers.log),
+        dead_letters: Arc::clone(&keepers.dead_letters),
+        clock: Arc::clone(&context.clock),
+        lag,
+        metrics,
+        retries: retries.clone(),
+        config: RunnerConfig::default(),
+    };
+    let parts = IngesterParts { runner, groups };
+    let service = IngesterService::start(&stage.tracker, &stage.stopping, parts).await?;
+    for group in service.groups().to_vec() {
+        let service = service.clone();
+        context.readiness.probe(group.0, move || service.check(group));
+    }
+    Ok(Groups { publishing, calls, retries })
+}
+
+fn makers(
+    config: &CellConfig,
+    keepers: &Keepers,
+    context: &mut RoleContext,
+    publishing: &PublisherMetrics,
+) -> (Vec<Arc<dyn GroupMaker>>, CrossBorder) {
+    let identity = keepers.log.identity();
+    let incarnation = identity.incarnation;
+    let counting = AggregatorMetrics::default();
+    counting.register(&mut context.registry);
+    let (aggregator, calls) = AggregatorMaker::new(AggregatorParts {
+        store: Arc::clone(&keepers.stores.metrics),
+        log: (incarnation, identity.partitions),
+        config: AggregatorConfig::default(),
+        metrics: counting,
+    });
+    let writer = Arc::clone(&keepers.stores.writer);
+    let indexer = Arc::clone(&keepers.stores.indexer);
+    let publisher = PublisherMaker {
+        config: PublisherConfig::new(config.region.clone()),
+        span_log: Arc::clone(&keepers.log),
+        origin: Arc::clone(&keepers.origin) as _,
+        policy: Arc::new(FixedPolicy(config.locality.index)),
+        clock: Arc::clone(&context.clock),
+        metrics: publishing.clone(),
+    };
+    let makers: Vec<Arc<dyn GroupMaker>> = vec![
+        Arc::new(StorageWriterMaker { writer, incarnation }),
+        Arc::new(SearchIndexerMaker { indexer, incarnation }),
+        Arc::new(aggregator),
+        Arc::new(publisher),
+    ];
+    (makers, calls)
+}
