@@ -201,11 +201,29 @@ pub fn put_varint(output: &mut Vec<u8>, mut value: u64) {
     output.push((value & 0x7f) as u8);
 }
 
+/// Bytes that [`put_varint`] writes.
+#[must_use]
+pub const fn varint_len(value: u64) -> usize {
+    // Seven bits a byte, and one byte for 0.
+    (70 - (value | 1).leading_zeros() as usize) / 7
+}
+
 /// Writes a length-delimited field.
 pub fn put_bytes_field(output: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    put_varint(output, u64::from(number) << 3 | 2);
-    put_varint(output, bytes.len() as u64);
+    put_field_start(output, number, bytes.len());
     output.extend_from_slice(bytes);
+}
+
+/// Writes what stands before the content of a length-delimited field.
+pub fn put_field_start(output: &mut Vec<u8>, number: u32, length: usize) {
+    put_varint(output, u64::from(number) << 3 | 2);
+    put_varint(output, length as u64);
+}
+
+/// Bytes of a length-delimited field with a content of this length.
+#[must_use]
+pub const fn bytes_field_len(number: u32, length: usize) -> usize {
+    varint_len((number as u64) << 3) + varint_len(length as u64) + length
 }
 
 impl<'a> Value<'a> {
@@ -286,6 +304,17 @@ mod tests {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
             prop_assert_eq!(read_varint(&bytes), Ok((value, &[][..])));
+            prop_assert_eq!(bytes.len(), varint_len(value));
+        }
+
+        #[test]
+        fn the_length_of_a_field_is_known_before_it_is_written(
+            number in 1_u32..3_000,
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let mut output = Vec::new();
+            put_bytes_field(&mut output, number, &bytes);
+            prop_assert_eq!(output.len(), bytes_field_len(number, bytes.len()));
         }
     }
 
