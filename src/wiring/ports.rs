@@ -29,7 +29,8 @@ impl LiveTail for LogTail {
         }
         // A batch is in a letter before storage-writer steps over it.
         let is_buried = self.dead_letters.may_hold(STORAGE_WRITER, tenant, trace_id);
-        let is_damaged = tail.is_damaged || is_buried;
+        // A tail that has not reached the log's end may lack spans that no store has.
+        let is_damaged = tail.is_damaged || tail.is_behind || is_buried;
         Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged })
     }
 

@@ -114,7 +114,7 @@ const fn log_refusal(error: &LogError) -> Refusal {
             retryable(StatusCode::TOO_MANY_REQUESTS, SOON, RefuseReason::Overloaded)
         }
         LogError::Closed => retryable(StatusCode::SERVICE_UNAVAILABLE, SOON, RefuseReason::Log),
-        LogError::Full | LogError::Disk(_) => {
+        LogError::Full | LogError::Disk(_) | LogError::Unavailable(_) => {
             retryable(StatusCode::SERVICE_UNAVAILABLE, LATER, RefuseReason::Log)
         }
         LogError::TooLarge { .. } => permanent(
@@ -191,6 +191,7 @@ mod tests {
             (ExportError::Log(LogError::Full), 503, Code::Unavailable),
             (ExportError::Log(LogError::Overloaded), 429, Code::Unavailable),
             (ExportError::Log(LogError::Disk(unknown())), 503, Code::Unavailable),
+            (ExportError::Log(LogError::Unavailable(unknown())), 503, Code::Unavailable),
             (ExportError::Log(LogError::Closed), 503, Code::Unavailable),
             (
                 ExportError::Log(LogError::TooLarge { bytes: 2, bytes_max: 1 }),

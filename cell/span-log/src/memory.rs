@@ -244,7 +244,7 @@ impl SpanLog for MemoryLog {
         for logged in &state.batches {
             crate::embedded::put_spans(&mut spans, logged, tenant, trace_id);
         }
-        Ok(TailAnswer { spans, covered, is_damaged: false })
+        Ok(TailAnswer { spans, covered, is_damaged: false, is_behind: false })
     }
 
     fn damaged(&self) -> Vec<DamagedRange> {

@@ -18,6 +18,8 @@ pub enum Refusal {
     Overloaded,
     /// The disk failed.
     Disk,
+    /// Nobody there who keeps the log.
+    Unavailable,
     /// The log is closing.
     Closed,
     /// The batch is too large.
@@ -31,6 +33,7 @@ impl Refusal {
             LogError::Full => Some(Self::Full),
             LogError::Overloaded => Some(Self::Overloaded),
             LogError::Disk(_) => Some(Self::Disk),
+            LogError::Unavailable(_) => Some(Self::Unavailable),
             LogError::Closed => Some(Self::Closed),
             LogError::TooLarge { .. } => Some(Self::TooLarge),
             LogError::Expired { .. } | LogError::NoPartition(_) | LogError::Damaged(_) => None,

@@ -68,6 +68,9 @@ pub struct TailAnswer {
     /// A record of the tail that may belong to the trace could not be read. What is lost for good
     /// is told by [`SpanLog::lost`].
     pub is_damaged: bool,
+    /// The log holds, or may hold, records of the trace's partition beyond `covered`: the tail has
+    /// not reached them. An absence is not proven.
+    pub is_behind: bool,
 }
 
 /// Why records of the log will not come.
@@ -172,6 +175,10 @@ pub enum LogError {
     /// log tries by itself.
     #[error("the span log's disk failed: {0}")]
     Disk(String),
+    /// Whoever keeps the log (brokers) cannot be reached or did not answer in time. Nothing of the
+    /// batch is acknowledged. Passes.
+    #[error("the span log is not available: {0}")]
+    Unavailable(String),
     /// The log is closing.
     #[error("the span log is closing")]
     Closed,
@@ -205,7 +212,9 @@ impl LogError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Full | Self::Overloaded | Self::Disk(_) | Self::Closed => true,
+            Self::Full | Self::Overloaded | Self::Disk(_) | Self::Unavailable(_) | Self::Closed => {
+                true
+            }
             Self::TooLarge { .. }
             | Self::Expired { .. }
             | Self::NoPartition(_)

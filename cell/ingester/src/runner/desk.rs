@@ -118,6 +118,7 @@ impl Desk {
                 error @ (LogError::Full
                 | LogError::Overloaded
                 | LogError::Disk(_)
+                | LogError::Unavailable(_)
                 | LogError::Closed
                 | LogError::TooLarge { .. }
                 | LogError::NoPartition(_)

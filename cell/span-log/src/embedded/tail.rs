@@ -121,7 +121,8 @@ impl Shared {
         for logged in &loaded.batches {
             put_spans(&mut spans, logged, tenant, trace_id);
         }
-        TailAnswer { spans, covered, is_damaged: loaded.is_damaged }
+        let is_damaged = loaded.is_damaged;
+        TailAnswer { spans, covered, is_damaged, is_behind: false }
     }
 }
 
