@@ -1,77 +1,83 @@
-//! What the port promises, tested on every adapter.
+//! What the port promises, tested on every adapter: here on those that need no engine, by
+//! `tests/engines` on those that do.
 
+use std::any::Any;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::TraceSlice;
-use service_kit::ManualClock;
+use service_kit::{ManualClock, SystemClock};
 use span_log::port::STORAGE_WRITER;
 use span_log::{
-    Capabilities, CommitError, EmbeddedConfig, EmbeddedLog, ForgetLost, GroupId, LogEraser,
-    LogError, Lost, MemoryConfig, MemoryLog, SpanLog,
+    Capabilities, CommitError, ForgetLost, GroupId, LogEraser, LogError, Lost, SpanLog,
 };
-use tempfile::TempDir;
-use trace_model::{TimeRange, UnixNanos};
+use trace_model::{Clock, TimeRange, UnixNanos};
 
 use crate::batches::{PARTITION, batch, batch_of, eventually, read_all, tenant, trace, traces_of};
 
-const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// A log under test; the directory goes with it.
-struct Subject {
-    log: Arc<dyn SpanLog>,
-    eraser: Arc<dyn LogEraser>,
-    clock: Arc<ManualClock>,
-    _directory: Option<TempDir>,
+/// A log under test, of one partition; what it stands on goes with it.
+pub(crate) struct Subject {
+    pub(crate) log: Arc<dyn SpanLog>,
+    /// What erases a trace from it, where it can.
+    pub(crate) eraser: Option<Arc<dyn LogEraser>>,
+    /// The clock that gives append times, where a test can set it.
+    pub(crate) clock: Option<Arc<ManualClock>>,
+    pub(crate) _keep: Box<dyn Any + Send>,
 }
 
-fn memory() -> Subject {
-    let clock = Arc::new(ManualClock::at(NOW));
-    let log = MemoryLog::new(MemoryConfig::default(), clock.clone());
-    Subject { log: log.clone(), eraser: log, clock, _directory: None }
+impl Subject {
+    fn eraser(&self) -> &dyn LogEraser {
+        self.eraser.as_deref().unwrap()
+    }
+
+    fn clock(&self) -> &ManualClock {
+        self.clock.as_ref().unwrap()
+    }
+
+    /// Lets time pass: what is appended next has a later append time.
+    async fn pass_a_moment(&self) {
+        match &self.clock {
+            Some(clock) => clock.advance(SECOND),
+            None => {
+                let clock = SystemClock::new();
+                let later = clock.monotonic() + Duration::from_millis(3);
+                eventually("time passes", || clock.monotonic() > later).await;
+            }
+        }
+    }
 }
 
-fn embedded_with(change: impl FnOnce(&mut EmbeddedConfig)) -> Subject {
-    let clock = Arc::new(ManualClock::at(NOW));
-    let directory = tempfile::tempdir().unwrap();
-    let mut config = EmbeddedConfig::at(directory.path().join("log"));
-    config.disk_reserve_bytes = 0;
-    change(&mut config);
-    let log = EmbeddedLog::open(config, clock.clone()).unwrap();
-    Subject { log: log.clone(), eraser: log, clock, _directory: Some(directory) }
-}
-
-fn embedded() -> Subject {
-    embedded_with(|_| {})
-}
-
-/// Small segments and no cache: every read comes from files.
-fn embedded_uncached() -> Subject {
-    embedded_with(|config| {
-        config.segment_bytes = 64 << 10;
-        config.cache_bytes_max = 0;
-    })
-}
-
-fn run<F: Future<Output = ()>>(law: impl FnOnce(Subject) -> F, subject: fn() -> Subject) {
+pub(crate) fn run<F: Future<Output = ()>>(
+    law: impl FnOnce(Subject) -> F,
+    subject: impl Future<Output = Subject>,
+) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(law(subject()));
+    runtime.block_on(async { law(subject.await).await });
 }
 
+/// Makes a macro that makes a test of each law.
 macro_rules! laws {
-    ($($law:ident),* $(,)?) => {
-        mod memory_log { $( #[test] fn $law() { super::run(super::$law, super::memory); } )* }
-        mod embedded_log { $( #[test] fn $law() { super::run(super::$law, super::embedded); } )* }
-        mod embedded_log_from_files {
-            $( #[test] fn $law() { super::run(super::$law, super::embedded_uncached); } )*
+    ($dollar:tt $every:ident: $($law:ident),* $(,)?) => {
+        macro_rules! $every {
+            ($dollar subject:path) => {
+                $(
+                    #[test]
+                    fn $law() {
+                        $dollar crate::laws::run($dollar crate::laws::$law, $dollar subject());
+                    }
+                )*
+            };
         }
+        pub(crate) use $every;
     };
 }
 
-laws!(
+laws!($ every_law:
     capabilities_are_as_this_suite_needs_them,
     records_are_read_in_the_order_of_their_appends,
     every_record_is_read_once_from_any_offset,
@@ -87,22 +93,37 @@ laws!(
     tenants_with_one_trace_id_do_not_see_each_other,
     concurrent_appends_are_all_kept_in_their_own_order,
     tail_and_committed_leave_no_gap,
-    an_erased_trace_is_in_no_read_and_offsets_stay,
-    the_tail_forgets_an_erased_trace_and_no_other,
-    erasing_a_trace_leaves_the_others_of_its_batch_and_those_of_other_tenants,
     a_log_that_is_well_has_lost_nothing,
     a_partition_that_does_not_exist_is_named,
     a_closed_log_refuses,
 );
 
-async fn capabilities_are_as_this_suite_needs_them(subject: Subject) {
+// Of logs that can erase a trace.
+laws!($ every_law_of_erasure:
+    an_erased_trace_is_in_no_read_and_offsets_stay,
+    the_tail_forgets_an_erased_trace_and_no_other,
+    erasing_a_trace_leaves_the_others_of_its_batch_and_those_of_other_tenants,
+);
+
+// Of logs whose clock is ours.
+laws!($ every_law_of_a_clock_that_is_set:
+    a_log_is_born_at_its_first_opening,
+    append_times_never_go_back_with_the_clock,
+    the_end_keeps_its_word_when_the_clock_goes_back,
+);
+
+pub(crate) async fn capabilities_are_as_this_suite_needs_them(subject: Subject) {
     let Capabilities { has_live_tail, can_seek_by_time, .. } = subject.log.capabilities();
     assert!(has_live_tail && can_seek_by_time);
     assert_eq!(subject.log.identity().partitions, 1);
+}
+
+pub(crate) async fn a_log_is_born_at_its_first_opening(subject: Subject) {
+    subject.log.append(batch(&[1])).await.unwrap();
     assert_eq!(subject.log.identity().incarnation, NOW.millis());
 }
 
-async fn records_are_read_in_the_order_of_their_appends(subject: Subject) {
+pub(crate) async fn records_are_read_in_the_order_of_their_appends(subject: Subject) {
     let mut expected = Vec::new();
     for number in 0..40_u64 {
         let traces: Vec<u64> = (0..=number % 5).map(|part| number * 10 + part).collect();
@@ -118,7 +139,7 @@ async fn records_are_read_in_the_order_of_their_appends(subject: Subject) {
     assert_eq!(offsets, (0..expected.len() as u64).collect::<Vec<_>>());
 }
 
-async fn every_record_is_read_once_from_any_offset(subject: Subject) {
+pub(crate) async fn every_record_is_read_once_from_any_offset(subject: Subject) {
     // Large enough for several segments of the log from files.
     for number in 0..60 {
         let traces = [number * 3, number * 3 + 1, number * 3 + 2];
@@ -134,7 +155,7 @@ async fn every_record_is_read_once_from_any_offset(subject: Subject) {
     }
 }
 
-async fn an_empty_batch_takes_no_offset(subject: Subject) {
+pub(crate) async fn an_empty_batch_takes_no_offset(subject: Subject) {
     subject.log.append(batch(&[1])).await.unwrap();
     let appended = subject.log.append(batch(&[])).await.unwrap();
     assert_eq!((appended.ranges[0].first, appended.ranges[0].next), (1, 1));
@@ -142,12 +163,26 @@ async fn an_empty_batch_takes_no_offset(subject: Subject) {
     assert_eq!(read_all(subject.log.as_ref(), 0, 1).await.len(), 1);
 }
 
-async fn append_times_never_go_back(subject: Subject) {
+pub(crate) async fn append_times_never_go_back(subject: Subject) {
+    let mut last = UnixNanos(0);
+    for step in 0..10 {
+        subject.pass_a_moment().await;
+        let appended = subject.log.append(batch(&[step])).await.unwrap();
+        assert!(appended.append_time > last, "{:?} after {last:?}", appended.append_time);
+        assert!(subject.log.end(PARTITION).unwrap().append_time >= appended.append_time);
+        last = appended.append_time;
+    }
+    let records = read_all(subject.log.as_ref(), 0, 1 << 20).await;
+    assert!(records.is_sorted_by_key(|record| record.append_time));
+    assert_eq!(records.last().unwrap().append_time, last);
+}
+
+pub(crate) async fn append_times_never_go_back_with_the_clock(subject: Subject) {
     let mut last = UnixNanos(0);
     for step in 0..10 {
         match step {
-            3 => subject.clock.set_wall(NOW.minus(3_600_000_000_000)),
-            _ => subject.clock.advance(SECOND),
+            3 => subject.clock().set_wall(NOW.minus(3_600_000_000_000)),
+            _ => subject.clock().advance(SECOND),
         }
         let appended = subject.log.append(batch(&[step])).await.unwrap();
         assert!(appended.append_time >= last);
@@ -158,40 +193,51 @@ async fn append_times_never_go_back(subject: Subject) {
     assert!(records.is_sorted_by_key(|record| record.append_time));
 }
 
-async fn the_end_vouches_for_a_time_that_holds(subject: Subject) {
+pub(crate) async fn the_end_vouches_for_a_time_that_holds(subject: Subject) {
+    let appended = subject.log.append(batch(&[1])).await.unwrap();
+    let log = subject.log.clone();
+    subject.pass_a_moment().await;
+    eventually("the idle end's time moves on", || {
+        log.end(PARTITION).unwrap().append_time > appended.append_time
+    })
+    .await;
+    let vouched = log.end(PARTITION).unwrap().append_time;
+    assert!(log.append(batch(&[2])).await.unwrap().append_time >= vouched);
+    let records = read_all(subject.log.as_ref(), 1, 1 << 20).await;
+    assert!(records[0].append_time >= vouched);
+}
+
+pub(crate) async fn the_end_keeps_its_word_when_the_clock_goes_back(subject: Subject) {
     subject.log.append(batch(&[1])).await.unwrap();
     let log = subject.log.clone();
-    subject.clock.advance(SECOND);
+    subject.clock().advance(SECOND);
     let wanted = NOW.plus(1_000_000_000);
     eventually("the idle end's time follows the clock", || {
         log.end(PARTITION).unwrap().append_time == wanted
     })
     .await;
-    subject.clock.set_wall(NOW.minus(3_600_000_000_000));
+    subject.clock().set_wall(NOW.minus(3_600_000_000_000));
     assert_eq!(log.end(PARTITION).unwrap().append_time, wanted);
     assert_eq!(log.append(batch(&[2])).await.unwrap().append_time, wanted);
 }
 
-async fn an_offset_is_found_by_its_append_time(subject: Subject) {
+pub(crate) async fn an_offset_is_found_by_its_append_time(subject: Subject) {
+    let mut times = Vec::new();
     for number in 0..30 {
-        subject
-            .log
-            .append(batch_of("default", &[number * 2, number * 2 + 1], 3_000))
-            .await
-            .unwrap();
-        subject.clock.advance(SECOND);
+        let batch = batch_of("default", &[number], 3_000);
+        times.push(subject.log.append(batch).await.unwrap().append_time);
+        subject.pass_a_moment().await;
     }
-    let time = |second: u64| NOW.plus(second * 1_000_000_000);
-    for second in 0..30 {
-        assert_eq!(subject.log.offset_at(PARTITION, time(second)).await.unwrap(), second * 2);
-        let after = subject.log.offset_at(PARTITION, time(second).plus(1)).await.unwrap();
-        assert_eq!(after, second * 2 + 2);
+    for (time, place) in times.into_iter().zip(0_u64..) {
+        assert_eq!(subject.log.offset_at(PARTITION, time).await.unwrap(), place);
+        let after = subject.log.offset_at(PARTITION, time.plus(1)).await.unwrap();
+        assert_eq!(after, place + 1);
     }
     assert_eq!(subject.log.offset_at(PARTITION, TimeRange::ALL.start).await.unwrap(), 0);
-    assert_eq!(subject.log.offset_at(PARTITION, TimeRange::ALL.end).await.unwrap(), 60);
+    assert_eq!(subject.log.offset_at(PARTITION, TimeRange::ALL.end).await.unwrap(), 30);
 }
 
-async fn commits_never_go_back(subject: Subject) {
+pub(crate) async fn commits_never_go_back(subject: Subject) {
     subject.log.append(batch(&[1, 2, 3])).await.unwrap();
     subject.log.commit(STORAGE_WRITER, PARTITION, 2).await.unwrap();
     subject.log.commit(STORAGE_WRITER, PARTITION, 2).await.unwrap();
@@ -201,20 +247,20 @@ async fn commits_never_go_back(subject: Subject) {
     assert_eq!(subject.log.committed(GroupId("other"), PARTITION).unwrap(), 0);
 }
 
-async fn a_commit_beyond_the_end_is_held_at_the_end(subject: Subject) {
+pub(crate) async fn a_commit_beyond_the_end_is_held_at_the_end(subject: Subject) {
     subject.log.append(batch(&[1, 2])).await.unwrap();
     subject.log.commit(STORAGE_WRITER, PARTITION, 9).await.unwrap();
     assert_eq!(subject.log.committed(STORAGE_WRITER, PARTITION).unwrap(), 2);
 }
 
-async fn a_group_without_commit_begins_at_the_oldest(subject: Subject) {
+pub(crate) async fn a_group_without_commit_begins_at_the_oldest(subject: Subject) {
     subject.log.append(batch(&[1, 2])).await.unwrap();
     let end = subject.log.end(PARTITION).unwrap();
     assert_eq!((end.first, end.next), (0, 2));
     assert_eq!(subject.log.committed(GroupId("new"), PARTITION).unwrap(), end.first);
 }
 
-async fn a_waiter_wakes_at_an_append_and_at_its_time_limit(subject: Subject) {
+pub(crate) async fn a_waiter_wakes_at_an_append_and_at_its_time_limit(subject: Subject) {
     let brief = Duration::from_millis(20);
     let end = subject.log.wait_beyond(PARTITION, 0, brief).await.unwrap();
     assert_eq!(end.next, 0);
@@ -227,7 +273,7 @@ async fn a_waiter_wakes_at_an_append_and_at_its_time_limit(subject: Subject) {
     assert_eq!(beyond.next, 1);
 }
 
-async fn the_tail_has_an_acknowledged_batch_at_once(subject: Subject) {
+pub(crate) async fn the_tail_has_an_acknowledged_batch_at_once(subject: Subject) {
     let log = subject.log.as_ref();
     for number in 0..50 {
         log.append(batch_of("default", &[number, number + 1, 500], 900)).await.unwrap();
@@ -243,7 +289,7 @@ async fn the_tail_has_an_acknowledged_batch_at_once(subject: Subject) {
     assert_eq!(absent.covered.incarnation, log.identity().incarnation);
 }
 
-async fn tenants_with_one_trace_id_do_not_see_each_other(subject: Subject) {
+pub(crate) async fn tenants_with_one_trace_id_do_not_see_each_other(subject: Subject) {
     let log = subject.log.as_ref();
     log.append(batch_of("a", &[1], 40)).await.unwrap();
     log.append(batch_of("b", &[1, 2], 40)).await.unwrap();
@@ -253,7 +299,7 @@ async fn tenants_with_one_trace_id_do_not_see_each_other(subject: Subject) {
     assert!(log.tail(&tenant("c"), trace(1)).await.unwrap().spans.is_empty());
 }
 
-async fn concurrent_appends_are_all_kept_in_their_own_order(subject: Subject) {
+pub(crate) async fn concurrent_appends_are_all_kept_in_their_own_order(subject: Subject) {
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..8_u64 {
         let log = subject.log.clone();
@@ -283,7 +329,7 @@ async fn concurrent_appends_are_all_kept_in_their_own_order(subject: Subject) {
 
 /// A reader that takes the committed offset as "in the stores" and then asks the tail must find
 /// every acknowledged record in one or the other.
-async fn tail_and_committed_leave_no_gap(subject: Subject) {
+pub(crate) async fn tail_and_committed_leave_no_gap(subject: Subject) {
     const RECORDS: u64 = 300;
     let mut others = tokio::task::JoinSet::new();
     let log = subject.log.clone();
@@ -324,8 +370,8 @@ async fn fill_with_trace_500(log: &dyn SpanLog) {
     }
 }
 
-async fn an_erased_trace_is_in_no_read_and_offsets_stay(subject: Subject) {
-    let Subject { log, eraser, .. } = &subject;
+pub(crate) async fn an_erased_trace_is_in_no_read_and_offsets_stay(subject: Subject) {
+    let (log, eraser) = (&subject.log, subject.eraser());
     fill_with_trace_500(log.as_ref()).await;
     let before = read_all(log.as_ref(), 0, 1 << 20).await;
     assert_eq!(eraser.erase(&tenant("default"), trace(500)).await.unwrap().spans, 20);
@@ -348,8 +394,8 @@ async fn an_erased_trace_is_in_no_read_and_offsets_stay(subject: Subject) {
     assert_eq!(log.append(batch(&[7])).await.unwrap().ranges[0].first, 120);
 }
 
-async fn the_tail_forgets_an_erased_trace_and_no_other(subject: Subject) {
-    let Subject { log, eraser, .. } = &subject;
+pub(crate) async fn the_tail_forgets_an_erased_trace_and_no_other(subject: Subject) {
+    let (log, eraser) = (&subject.log, subject.eraser());
     fill_with_trace_500(log.as_ref()).await;
     log.commit(STORAGE_WRITER, PARTITION, 50).await.unwrap();
     eraser.erase(&tenant("default"), trace(500)).await.unwrap();
@@ -361,10 +407,10 @@ async fn the_tail_forgets_an_erased_trace_and_no_other(subject: Subject) {
     assert_eq!(log.committed(STORAGE_WRITER, PARTITION).unwrap(), 50);
 }
 
-async fn erasing_a_trace_leaves_the_others_of_its_batch_and_those_of_other_tenants(
+pub(crate) async fn erasing_a_trace_leaves_the_others_of_its_batch_and_those_of_other_tenants(
     subject: Subject,
 ) {
-    let Subject { log, eraser, .. } = &subject;
+    let (log, eraser) = (&subject.log, subject.eraser());
     for tenant in ["a", "b"] {
         log.append(batch_of(tenant, &[1, 2, 3], 300)).await.unwrap();
     }
@@ -378,7 +424,7 @@ async fn erasing_a_trace_leaves_the_others_of_its_batch_and_those_of_other_tenan
     assert_eq!(read[0].encoded, batch_of("b", &[1, 2, 3], 300).encoded().to_vec());
 }
 
-async fn a_log_that_is_well_has_lost_nothing(subject: Subject) {
+pub(crate) async fn a_log_that_is_well_has_lost_nothing(subject: Subject) {
     subject.log.append(batch(&[1])).await.unwrap();
     assert_eq!(subject.log.health(), Ok(()));
     assert_eq!(subject.log.lost(), Lost::default());
@@ -387,7 +433,7 @@ async fn a_log_that_is_well_has_lost_nothing(subject: Subject) {
     assert_eq!(subject.log.lost(), Lost::default());
 }
 
-async fn a_partition_that_does_not_exist_is_named(subject: Subject) {
+pub(crate) async fn a_partition_that_does_not_exist_is_named(subject: Subject) {
     let log = subject.log.as_ref();
     assert!(matches!(log.end(4), Err(LogError::NoPartition(4))));
     assert!(matches!(log.read(4, 0, 1).await, Err(LogError::NoPartition(4))));
@@ -396,7 +442,7 @@ async fn a_partition_that_does_not_exist_is_named(subject: Subject) {
     assert!(matches!(committed, Err(CommitError::Log(LogError::NoPartition(4)))));
 }
 
-async fn a_closed_log_refuses(subject: Subject) {
+pub(crate) async fn a_closed_log_refuses(subject: Subject) {
     let log = subject.log.as_ref();
     log.append(batch(&[1])).await.unwrap();
     let waiting = log.wait_beyond(PARTITION, 1, Duration::from_secs(60));

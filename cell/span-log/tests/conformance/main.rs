@@ -7,6 +7,7 @@
     reason = "a test that panics has failed"
 )]
 
+mod adapters;
 mod batches;
 mod bit_flips;
 mod erasure;
