@@ -1,17 +1,22 @@
 //! The span log: what a cell has acknowledged, in order, until every required group has it.
 //!
-//! Port [`SpanLog`]; adapters [`embedded`] (durable, one machine) and [`memory`] (tests). The log
+//! Port [`SpanLog`]; adapters [`embedded`] (durable, one machine), `kafka` (brokers; a cargo feature)
+//! and [`memory`] (tests). The log
 //! never looks into a span; it keeps batches, gives them offsets and append times, and remembers
 //! how far each consumer group has come. All records of one trace lie in one partition
 //! (`docs/DECISIONS/006-log-keyed-by-trace.md`).
 #![warn(missing_docs)]
 
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod memory;
 pub mod metrics;
 pub mod port;
 
 pub use embedded::{EmbeddedConfig, EmbeddedLog, OpenError, WhenFull};
+#[cfg(feature = "kafka")]
+pub use kafka::{KafkaConfig, KafkaLog, KafkaOpenError, KafkaTailConfig, KafkaTopic};
 pub use memory::{MemoryConfig, MemoryLog};
 pub use metrics::LogMetrics;
 pub use port::{

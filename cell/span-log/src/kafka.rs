@@ -1,0 +1,254 @@
+//! The span log on Apache Kafka: the port's promises on a topic that brokers keep.
+//!
+//! An append is acknowledged when all in-sync replicas have its records. Readers have positions of
+//! their own; Kafka only keeps how far each group has come. It must never acknowledge what the
+//! brokers have not, never step over an offset in silence, and never wait without an end. The
+//! decisions behind it are `docs/DECISIONS/015-kafka-log.md`.
+
+mod appender;
+mod blocks;
+mod client;
+mod commits;
+mod config;
+mod core;
+mod ends;
+mod envelope;
+mod error;
+mod group_offsets;
+mod identity;
+mod init;
+mod lane;
+mod lanes;
+mod message;
+mod open;
+mod pending;
+mod questions;
+mod record;
+mod tail;
+mod tail_memory;
+mod upkeep;
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use proto::{LoggedBatch, SpanBatch};
+use tokio::task::JoinSet;
+use trace_model::{LogRange, TenantId, TraceId, UnixNanos};
+
+use self::appender::Appender;
+use self::core::Core;
+use self::envelope::{key_of, partition_of};
+use self::lanes::batches_of;
+use self::questions::ask;
+use self::tail::Tail;
+use crate::metrics::LogMetrics;
+use crate::port::{
+    Appended, Capabilities, CommitError, DamagedRange, GroupId, LogEnd, LogError, LogIdentity,
+    SpanLog, TailAnswer,
+};
+
+pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
+pub use self::error::KafkaOpenError;
+pub use self::init::{TopicReport, TopicSettings};
+
+/// An open log. Close it with [`SpanLog::close`], which brings appends and commits to the brokers;
+/// dropping it does not.
+pub struct KafkaLog {
+    core: Arc<Core>,
+    appender: Arc<Appender>,
+    tail: Option<Arc<Tail>>,
+    tasks: Mutex<JoinSet<()>>,
+    threads: Mutex<Vec<Upkeep>>,
+}
+
+/// A thread, and what stops it when it is dropped.
+struct Upkeep {
+    thread: JoinHandle<()>,
+    stop: SyncSender<()>,
+}
+
+impl fmt::Debug for KafkaLog {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let topic = self.core.config.topic_name();
+        formatter.debug_struct("KafkaLog").field("topic", &topic).finish_non_exhaustive()
+    }
+}
+
+impl KafkaLog {
+    /// The log's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &LogMetrics {
+        &self.core.metrics
+    }
+
+    async fn append_batch(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
+        let (bytes, bytes_max) = (batch.encoded().len(), self.core.config.batch_bytes_max);
+        if bytes > bytes_max {
+            return Err(LogError::TooLarge { bytes, bytes_max });
+        }
+        let records = batch.traces().len() as u64;
+        let appended = self.appender.append(batch).await;
+        let queued = i64::try_from(self.appender.queued_bytes()).unwrap_or(i64::MAX);
+        self.core.metrics.queue_bytes.set(queued);
+        let appended = appended?;
+        self.core.metrics.appended_bytes.inc_by(bytes as u64);
+        self.core.metrics.appended_batches.inc();
+        self.core.metrics.appended_records.inc_by(records);
+        Ok(appended)
+    }
+
+    /// An empty batch takes no offset.
+    fn appended_nothing(&self) -> Result<Appended, LogError> {
+        let LogEnd { next, append_time, .. } = self.core.ends.get(0)?;
+        let range = LogRange { partition: 0, first: next, next };
+        Ok(Appended { ranges: vec![range], append_time })
+    }
+
+    /// Asks the trace's leader for the end, and waits inside the tail's time limit until the tail is
+    /// there. Gives the end, where it was learnt.
+    async fn catch_up(&self, tail: &Tail, partition: u32) -> Option<u64> {
+        let catching_up = async {
+            let end = self.core.ask_end(partition).await.ok()?;
+            tail.wait_for(partition, end, tail.timeout()).await;
+            Some(end)
+        };
+        tokio::time::timeout(tail.timeout(), catching_up).await.ok().flatten()
+    }
+
+    fn shut(core: &Core, appender: &Appender, threads: Vec<Upkeep>) -> Result<(), LogError> {
+        let mut has_panicked = false;
+        for Upkeep { thread, stop } in threads {
+            drop(stop);
+            has_panicked |= thread.join().is_err();
+        }
+        let flushed = appender.close();
+        let committed = core.commits.flush();
+        if has_panicked {
+            return Err(LogError::Unavailable("a thread of the span log has panicked".to_owned()));
+        }
+        flushed?;
+        committed.map_err(|error| LogError::Unavailable(error.to_string()))
+    }
+}
+
+impl Drop for KafkaLog {
+    fn drop(&mut self) {
+        // Threads and tasks end by themselves: nothing waits for them here.
+        self.core.is_closed.store(true, Ordering::Relaxed);
+        self.core.ends.close();
+    }
+}
+
+#[async_trait]
+impl SpanLog for KafkaLog {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_durable: true,
+            has_live_tail: self.tail.is_some(),
+            can_seek_by_time: true,
+        }
+    }
+
+    fn identity(&self) -> LogIdentity {
+        self.core.identity
+    }
+
+    async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
+        self.core.check_open()?;
+        if batch.traces().is_empty() {
+            return self.appended_nothing();
+        }
+        let appended = self.append_batch(batch).await;
+        appended.inspect_err(|error| self.core.metrics.refuse(error))
+    }
+
+    async fn read(
+        &self,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<LoggedBatch>, LogError> {
+        let items = self.core.read_items(partition, from, bytes_max).await?;
+        batches_of(items, from)
+    }
+
+    async fn wait_beyond(
+        &self,
+        partition: u32,
+        offset: u64,
+        at_most: Duration,
+    ) -> Result<LogEnd, LogError> {
+        self.core.wait_beyond(partition, offset, at_most).await
+    }
+
+    fn end(&self, partition: u32) -> Result<LogEnd, LogError> {
+        self.core.check_open()?;
+        self.core.ends.get(partition)
+    }
+
+    async fn offset_at(&self, partition: u32, time: UnixNanos) -> Result<u64, LogError> {
+        self.core.check_partition(partition)?;
+        let asked = ask(&self.core.questions, move |one| one.offset_at(partition, time)).await?;
+        match asked {
+            Some(offset) => Ok(offset),
+            None => self.core.ask_end(partition).await,
+        }
+    }
+
+    fn committed(&self, group: GroupId, partition: u32) -> Result<u64, LogError> {
+        self.core.check_partition(partition)?;
+        let committed = self.core.commits.committed(group, partition)?;
+        match committed {
+            Some(committed) => Ok(committed),
+            None => self.core.ends.get(partition).map(|end| end.first),
+        }
+    }
+
+    async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
+        self.core.check_partition(partition)?;
+        let end = self.core.ends.get(partition)?.next;
+        if next > end {
+            tracing::warn!(%group, partition, next, end, "a commit beyond the end was held there");
+        }
+        self.core.commits.commit(group, partition, next, end)
+    }
+
+    async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError> {
+        self.core.check_open()?;
+        let Some(tail) = &self.tail else {
+            return Err(LogError::Unavailable("this process holds no live tail".to_owned()));
+        };
+        let partition = partition_of(&key_of(tenant, trace_id), self.core.ends.count());
+        let end = self.catch_up(tail, partition).await;
+        self.core.check_open()?;
+        let incarnation = self.core.identity.incarnation;
+        let (found, covered) = tail.find(partition, tenant, trace_id, incarnation)?;
+        let reached = covered.next.get(&partition).copied().unwrap_or(0);
+        let is_behind = end.is_none_or(|end| reached < end);
+        Ok(TailAnswer { spans: found.spans, covered, is_damaged: found.is_damaged, is_behind })
+    }
+
+    fn damaged(&self) -> Vec<DamagedRange> {
+        self.core.damaged.lock().unwrap_or_else(PoisonError::into_inner).ranges.clone()
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        if self.core.is_closed.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.core.ends.close();
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let (core, appender) = (Arc::clone(&self.core), Arc::clone(&self.appender));
+        let shut = tokio::task::spawn_blocking(move || Self::shut(&core, &appender, threads)).await;
+        shut.map_err(|error| LogError::Unavailable(error.to_string()))?
+    }
+}

@@ -1,0 +1,251 @@
+//! What a log on Kafka may use, keep and refuse.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::KafkaOpenError;
+use crate::port::{
+    GroupId, METADATA_PUBLISHER, METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER,
+};
+
+/// Which topic a log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KafkaTopic {
+    /// What collectors append.
+    #[default]
+    SpansRaw,
+    /// What the tail sampler keeps.
+    SpansSampled,
+}
+
+impl KafkaTopic {
+    /// Its name without the prefix.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SpansRaw => "spans-raw",
+            Self::SpansSampled => "spans-sampled",
+        }
+    }
+}
+
+/// The live tail of a log on Kafka.
+#[derive(Clone, Debug)]
+pub struct KafkaTailConfig {
+    /// Memory for records that storage-writer has not committed. Beyond it the tail stops where it
+    /// is, and its cover says so (default 256 MiB).
+    pub bytes_max: usize,
+    /// How long a read waits for the tail to reach the end of its partition (default 1 s).
+    pub timeout: Duration,
+    /// Records are kept for so long after storage-writer's commit, where there is room (default
+    /// 5 s).
+    pub grace: Duration,
+}
+
+impl Default for KafkaTailConfig {
+    fn default() -> Self {
+        Self {
+            bytes_max: 256 << 20,
+            timeout: Duration::from_secs(1),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Configuration of a log on Kafka.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    /// `host:port` of some brokers; the others are found by them.
+    pub brokers: Vec<String>,
+    /// Stands before the names of topics and consumer groups: several cells can share brokers.
+    pub prefix: String,
+    /// Which topic the log is.
+    pub topic: KafkaTopic,
+    /// Name of this process, as brokers see it.
+    pub client_id: String,
+    /// Properties of librdkafka, passed through: `security.protocol`, `sasl.mechanism`, …
+    pub properties: BTreeMap<String, String>,
+    /// Properties whose value is read from a file, without the line end: passwords.
+    pub secret_files: BTreeMap<String, PathBuf>,
+    /// Payload of a record at most; larger traces are cut into several (default 900,000 bytes; a
+    /// broker takes 1 MB by default).
+    pub record_bytes_max: usize,
+    /// The largest batch taken, in encoded bytes (default 64 MiB).
+    pub batch_bytes_max: usize,
+    /// Bytes on their way to the brokers; more is refused as overloaded (default 64 MiB).
+    pub queue_bytes_max: usize,
+    /// An append is acknowledged or refused within this time (default 15 s).
+    pub append_timeout: Duration,
+    /// Time for one question to the brokers (default 5 s).
+    pub request_timeout: Duration,
+    /// Time for opening the log (default 30 s).
+    pub open_timeout: Duration,
+    /// How long a record waits for others of its partition: they form batches anyway while requests
+    /// are in flight (default 0).
+    pub linger: Duration,
+    /// The ends of all partitions are asked for so often: how soon readers here see what was
+    /// appended elsewhere, and how old the time is that an idle end vouches for (default 100 ms).
+    pub ends_every: Duration,
+    /// Commits go to the brokers so often (default 250 ms; at most 1 s).
+    pub commit_every: Duration,
+    /// Groups whose commits are known from the start; others are asked for at their first call,
+    /// which blocks for that long.
+    pub groups: Vec<GroupId>,
+    /// How far a broker's clock may lag ours, and how long a deposed leader may answer: an end
+    /// vouches for the moment it was asked for, less this (default 1 s).
+    pub clock_error_max: Duration,
+    /// Consumers that read at different places of one partition (default 4).
+    pub lanes_max: usize,
+    /// Bytes fetched ahead in each partition that a lane reads (default 1 MiB).
+    pub lane_bytes_max: usize,
+    /// Decoded records shared by groups that read at the same place (default 32 MiB).
+    pub cache_bytes_max: usize,
+    /// The live tail; `None` for processes that answer no reads by id.
+    pub tail: Option<KafkaTailConfig>,
+}
+
+impl KafkaConfig {
+    /// The defaults, at these brokers.
+    #[must_use]
+    pub fn at(brokers: Vec<String>) -> Self {
+        Self {
+            brokers,
+            prefix: String::new(),
+            topic: KafkaTopic::SpansRaw,
+            client_id: "farspan".to_owned(),
+            properties: BTreeMap::new(),
+            secret_files: BTreeMap::new(),
+            record_bytes_max: 900_000,
+            batch_bytes_max: 64 << 20,
+            queue_bytes_max: 64 << 20,
+            append_timeout: Duration::from_secs(15),
+            request_timeout: Duration::from_secs(5),
+            open_timeout: Duration::from_secs(30),
+            linger: Duration::ZERO,
+            ends_every: Duration::from_millis(100),
+            commit_every: Duration::from_millis(250),
+            groups: vec![STORAGE_WRITER, SEARCH_INDEXER, METRICS_AGGREGATOR, METADATA_PUBLISHER],
+            clock_error_max: Duration::from_secs(1),
+            lanes_max: 4,
+            lane_bytes_max: 1 << 20,
+            cache_bytes_max: 32 << 20,
+            tail: Some(KafkaTailConfig::default()),
+        }
+    }
+
+    /// The topic's whole name.
+    #[must_use]
+    pub fn topic_name(&self) -> String {
+        format!("{}{}", self.prefix, self.topic.name())
+    }
+
+    /// A group's whole name.
+    #[must_use]
+    pub fn group_name(&self, group: GroupId) -> String {
+        format!("{}{group}", self.prefix)
+    }
+
+    /// Refuses what contradicts itself.
+    pub(crate) fn check(&self) -> Result<(), KafkaOpenError> {
+        let fault = |key, reason| Err(KafkaOpenError::Config { key, reason });
+        if self.brokers.is_empty() {
+            return fault("brokers", "must name at least one");
+        }
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if self.prefix.len() > PREFIX_BYTES_MAX || !self.prefix.bytes().all(fits) {
+            return fault("prefix", "may hold up to 200 letters, digits and - _ .");
+        }
+        if !(1_024..=RECORD_BYTES_CEILING).contains(&self.record_bytes_max) {
+            return fault("record_bytes_max", "must lie between 1 KiB and 16 MiB");
+        }
+        if self.batch_bytes_max == 0 || self.queue_bytes_max < self.record_bytes_max {
+            return fault("queue_bytes_max", "must hold at least one record");
+        }
+        if self.commit_every.is_zero() || self.commit_every > Duration::from_secs(1) {
+            return fault("commit_every", "must lie above 0 and at most at 1 s");
+        }
+        let times = [self.append_timeout, self.request_timeout, self.open_timeout, self.ends_every];
+        if times.iter().any(Duration::is_zero) {
+            return fault("timeouts", "must not be 0");
+        }
+        if self.lanes_max == 0 || self.lane_bytes_max == 0 {
+            return fault("lanes_max", "must not be 0");
+        }
+        let set = self.properties.keys().chain(self.secret_files.keys());
+        if set.into_iter().any(|key| OWN_PROPERTIES.contains(&key.as_str())) {
+            return fault("properties", "must not hold what the span log's guarantees rest on");
+        }
+        Ok(())
+    }
+}
+
+const PREFIX_BYTES_MAX: usize = 200;
+const RECORD_BYTES_CEILING: usize = 16 << 20;
+
+/// Properties that are ours alone.
+const OWN_PROPERTIES: [&str; 21] = [
+    "acks",
+    "request.required.acks",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "check.crcs",
+    "group.id",
+    "group.protocol",
+    "group.remote.assignor",
+    "partition.assignment.strategy",
+    "isolation.level",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "transactional.id",
+    "log.queue",
+    "delivery.report.only.error",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_whole_and_each_fault_is_named() {
+        let good = KafkaConfig::at(vec!["localhost:9092".to_owned()]);
+        assert!(good.check().is_ok());
+        type Change = fn(&mut KafkaConfig);
+        let faults: [(Change, &str); 8] = [
+            (|config| config.brokers.clear(), "brokers"),
+            (|config| config.prefix = "a b".to_owned(), "prefix"),
+            (|config| config.record_bytes_max = 10, "record_bytes_max"),
+            (|config| config.queue_bytes_max = 100, "queue_bytes_max"),
+            (|config| config.commit_every = Duration::from_secs(2), "commit_every"),
+            (|config| config.request_timeout = Duration::ZERO, "timeouts"),
+            (|config| config.lanes_max = 0, "lanes_max"),
+            (
+                |config| drop(config.properties.insert("acks".to_owned(), "0".to_owned())),
+                "properties",
+            ),
+        ];
+        for (change, expected) in faults {
+            let mut config = good.clone();
+            change(&mut config);
+            let fault = config.check().unwrap_err();
+            assert!(
+                matches!(fault, KafkaOpenError::Config { key, .. } if key == expected),
+                "{fault}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_carry_the_prefix() {
+        let mut config = KafkaConfig::at(vec!["localhost:9092".to_owned()]);
+        config.prefix = "eu-".to_owned();
+        assert_eq!(config.topic_name(), "eu-spans-raw");
+        assert_eq!(config.group_name(STORAGE_WRITER), "eu-storage-writer");
+    }
+}

@@ -1,0 +1,195 @@
+//! Opens a log on Kafka: find the topic, learn its ends, settle its identity, learn the commits,
+//! start what follows and keeps house.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use rdkafka::error::RDKafkaErrorCode::UnknownTopicOrPartition;
+use tokio::task::JoinSet;
+use trace_model::Clock;
+
+use super::appender::Appender;
+use super::client::Voice;
+use super::commits::Commits;
+use super::config::KafkaConfig;
+use super::core::Core;
+use super::ends::Ends;
+use super::error::KafkaOpenError;
+use super::identity::IdentityKeeper;
+use super::init::check_fit;
+use super::lane::Place;
+use super::lanes::Lanes;
+use super::questions::{EndKeeper, Questions, TopicShape};
+use super::tail::{Tail, follow};
+use super::upkeep::{keep_commits, keep_ends};
+use super::{KafkaLog, Upkeep};
+use crate::metrics::LogMetrics;
+use crate::port::{LogError, LogIdentity, STORAGE_WRITER};
+
+/// A failed question is asked again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// What the opening has found.
+struct Found {
+    questions: Arc<Questions>,
+    ends: Arc<Ends>,
+    end_keeper: EndKeeper,
+    identity_keeper: IdentityKeeper,
+    identity: LogIdentity,
+}
+
+impl KafkaLog {
+    /// Opens the log of a topic. Call it on the runtime that the log is to use.
+    pub async fn open(
+        config: KafkaConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, KafkaOpenError> {
+        config.check()?;
+        let voice = Voice::default();
+        check_fit(&config, &voice).await?;
+        let (asked, asked_clock) = (config.clone(), Arc::clone(&clock));
+        let blocking = move || {
+            let found = find(&asked, &voice, &asked_clock)?;
+            let core = Arc::new(core_of(&asked, &voice, asked_clock, &found));
+            load_commits(&core)?;
+            let appender = Appender::open(&asked, Arc::clone(&core.ends), voice)?;
+            Ok((core, appender, found))
+        };
+        let opened = tokio::task::spawn_blocking(blocking).await;
+        let (core, appender, found) =
+            opened.map_err(|error| KafkaOpenError::Client(error.to_string()))??;
+        start(core, appender, found)
+    }
+}
+
+/// Asks until there is an answer or the time for opening is over.
+fn insist<T, E: ToString>(
+    config: &KafkaConfig,
+    clock: &Arc<dyn Clock>,
+    mut ask: impl FnMut() -> Result<T, E>,
+) -> Result<T, KafkaOpenError> {
+    let deadline = clock.monotonic().saturating_add(config.open_timeout);
+    let (_hold, pause) = sync_channel::<()>(0);
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if clock.monotonic() >= deadline => {
+                return Err(KafkaOpenError::Unreachable(error.to_string()));
+            }
+            Err(_) => drop(pause.recv_timeout(RETRY_AFTER)),
+        }
+    }
+}
+
+/// Finds the topic, its ends and its identity. Blocks.
+fn find(
+    config: &KafkaConfig,
+    voice: &Voice,
+    clock: &Arc<dyn Clock>,
+) -> Result<Found, KafkaOpenError> {
+    let questions = Arc::new(Questions::new(config, config.topic_name(), voice)?);
+    let TopicShape { leaders, .. } = insist(config, clock, || {
+        // It exists: a broker that does not know it yet will.
+        questions.shape()?.ok_or(KafkaError::MetadataFetch(UnknownTopicOrPartition))
+    })?;
+    let partitions = u32::try_from(leaders.len()).unwrap_or(u32::MAX);
+    let ends = Arc::new(Ends::new(partitions));
+    let error_max = config.clock_error_max;
+    let (asked, kept) = (Arc::clone(&questions), Arc::clone(&ends));
+    let mut end_keeper = EndKeeper::new(asked, kept, Arc::clone(clock), error_max);
+    let identity_keeper =
+        IdentityKeeper::open(config, Arc::clone(&questions), voice, Arc::clone(clock), partitions)?;
+    let incarnation = identity_keeper.settle()?;
+    insist(config, clock, || end_keeper.ask_ends())?;
+    insist(config, clock, || end_keeper.ask_firsts())?;
+    let identity = LogIdentity { incarnation, partitions };
+    Ok(Found { questions, ends, end_keeper, identity_keeper, identity })
+}
+
+fn core_of(config: &KafkaConfig, voice: &Voice, clock: Arc<dyn Clock>, found: &Found) -> Core {
+    let LogIdentity { incarnation, partitions } = found.identity;
+    let place = Arc::new(Place {
+        topic: config.topic_name(),
+        incarnation,
+        ends: Arc::clone(&found.ends),
+        questions: Arc::clone(&found.questions),
+        timeout: config.request_timeout,
+    });
+    Core {
+        config: config.clone(),
+        lanes: Lanes::new(config, voice.clone(), place, Arc::clone(&clock)),
+        clock,
+        identity: found.identity,
+        metrics: LogMetrics::default(),
+        ends: Arc::clone(&found.ends),
+        questions: Arc::clone(&found.questions),
+        commits: Commits::new(config, voice.clone(), incarnation, partitions),
+        damaged: Mutex::default(),
+        is_closed: AtomicBool::new(false),
+    }
+}
+
+/// Learns what the groups have committed. Blocks.
+fn load_commits(core: &Core) -> Result<(), KafkaOpenError> {
+    let mut groups = core.config.groups.clone();
+    if core.config.tail.is_some() {
+        groups.push(STORAGE_WRITER);
+    }
+    for group in groups {
+        insist(&core.config, &core.clock, || core.commits.load(group))?;
+    }
+    Ok(())
+}
+
+/// Starts the followers and the threads.
+fn start(
+    core: Arc<Core>,
+    appender: Appender,
+    found: Found,
+) -> Result<Arc<KafkaLog>, KafkaOpenError> {
+    let failed = |error: &dyn ToString| KafkaOpenError::Client(error.to_string());
+    let tail = tail_of(&core).map_err(|error| failed(&error))?;
+    let mut tasks = JoinSet::new();
+    if let Some(tail) = &tail {
+        for partition in 0..core.ends.count() {
+            tasks.spawn(follow(Arc::clone(&core), Arc::clone(tail), partition));
+        }
+    }
+    let (asking, keeper) = (Arc::clone(&core), found.end_keeper);
+    let ends = upkeep("span-log-ends", move |stop| keep_ends(&asking, keeper, &stop));
+    let (telling, trimmed, identity) = (Arc::clone(&core), tail.clone(), found.identity_keeper);
+    let commits = upkeep("span-log-commits", move |stop| {
+        keep_commits(&telling, trimmed.as_ref(), &identity, &stop);
+    });
+    let threads =
+        vec![ends.map_err(|error| failed(&error))?, commits.map_err(|error| failed(&error))?];
+    Ok(Arc::new(KafkaLog {
+        core,
+        appender: Arc::new(appender),
+        tail,
+        tasks: Mutex::new(tasks),
+        threads: Mutex::new(threads),
+    }))
+}
+
+fn upkeep(name: &str, work: impl FnOnce(Receiver<()>) + Send + 'static) -> std::io::Result<Upkeep> {
+    let (stop, stopped) = sync_channel(0);
+    let named = std::thread::Builder::new().name(name.to_owned());
+    Ok(Upkeep { thread: named.spawn(move || work(stopped))?, stop })
+}
+
+/// The live tail, from storage-writer's commits on.
+fn tail_of(core: &Core) -> Result<Option<Arc<Tail>>, LogError> {
+    let Some(config) = core.config.tail.clone() else { return Ok(None) };
+    let mut starts = Vec::with_capacity(core.ends.count() as usize);
+    for partition in 0..core.ends.count() {
+        let committed = core.commits.committed(STORAGE_WRITER, partition)?;
+        let first = core.ends.get(partition)?.first;
+        // What storage-writer has not committed and the log no longer keeps is met as expired.
+        starts.push(committed.unwrap_or(first));
+    }
+    Ok(Some(Arc::new(Tail::new(config, starts))))
+}

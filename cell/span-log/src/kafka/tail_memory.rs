@@ -1,0 +1,251 @@
+//! The live tail of one partition: the records that storage-writer has not committed, by trace.
+//! Bounded by the caller. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hashbrown::{HashMap, HashSet};
+use proto::LoggedBatch;
+use trace_model::{StoredSpan, TenantId, TraceId};
+
+use super::blocks::{Item, Loss, weight};
+use crate::embedded::put_spans;
+
+/// Traces with damaged records of their own that are remembered; beyond it every trace counts as
+/// damaged.
+const DAMAGED_MAX: usize = 10_000;
+
+type TraceKey = (TenantId, TraceId);
+
+/// What the tail holds of a partition.
+#[derive(Debug)]
+pub(crate) struct TailMemory {
+    next: u64,
+    batches: VecDeque<LoggedBatch>,
+    /// Offsets of a trace's records, ascending.
+    by_trace: HashMap<TraceKey, VecDeque<u64>>,
+    bytes: usize,
+    damaged: HashSet<TraceKey>,
+    is_all_damaged: bool,
+    /// Commits that wait for their grace: when each was seen, and where.
+    graced: VecDeque<(Duration, u64)>,
+}
+
+/// What a partition's tail says about a trace.
+#[derive(Debug, Default)]
+pub(crate) struct TraceTail {
+    pub(crate) spans: Vec<StoredSpan>,
+    pub(crate) is_damaged: bool,
+}
+
+impl TailMemory {
+    /// A tail that starts at an offset.
+    pub(crate) fn starting_at(from: u64) -> Self {
+        Self {
+            next: from,
+            batches: VecDeque::new(),
+            by_trace: HashMap::new(),
+            bytes: 0,
+            damaged: HashSet::new(),
+            is_all_damaged: false,
+            graced: VecDeque::new(),
+        }
+    }
+
+    /// Next offset to take in.
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Memory in use.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes in what was read at `next`.
+    pub(crate) fn push(&mut self, item: Item) {
+        let range = item.range();
+        if range.next <= self.next {
+            return;
+        }
+        self.next = range.next;
+        match item {
+            Item::Batch(logged) => {
+                for key in keys_of(&logged) {
+                    self.by_trace.entry(key).or_default().push_back(range.first);
+                }
+                self.bytes = self.bytes.saturating_add(weight(&logged.batch));
+                self.batches.push_back(logged);
+            }
+            Item::Damaged(_, Loss::Foreign) => {}
+            Item::Damaged(_, Loss::OfTrace(tenant, trace_id))
+                if self.damaged.len() < DAMAGED_MAX =>
+            {
+                self.damaged.insert((tenant, trace_id));
+            }
+            Item::Damaged(_, Loss::OfTrace(..) | Loss::Unknown) => self.is_all_damaged = true,
+        }
+    }
+
+    /// The records before an offset are gone and were never seen here: starts anew behind them.
+    pub(crate) fn lose_until(&mut self, next: u64) {
+        self.drop_until(u64::MAX);
+        self.next = self.next.max(next);
+        self.is_all_damaged = true;
+    }
+
+    /// Lets go of what storage-writer has committed, once its commit is `grace` old; steps over it
+    /// where it was not taken in yet.
+    pub(crate) fn trim(&mut self, committed: u64, now: Duration, grace: Duration) {
+        if self.graced.back().is_none_or(|(_, last)| *last < committed) {
+            self.graced.push_back((now, committed));
+        }
+        let mut floor = 0;
+        while let Some((seen, committed)) = self.graced.front().copied() {
+            if now < seen.saturating_add(grace) {
+                break;
+            }
+            floor = committed;
+            self.graced.pop_front();
+        }
+        self.drop_until(floor);
+        self.next = self.next.max(floor);
+    }
+
+    fn drop_until(&mut self, floor: u64) {
+        while let Some(oldest) = self.batches.front().filter(|oldest| oldest.range.next <= floor) {
+            for key in keys_of(oldest) {
+                let offsets = self.by_trace.get_mut(&key);
+                let is_last = offsets.is_none_or(|offsets| {
+                    offsets.pop_front();
+                    offsets.is_empty()
+                });
+                if is_last {
+                    self.by_trace.remove(&key);
+                }
+            }
+            self.bytes = self.bytes.saturating_sub(weight(&oldest.batch));
+            self.batches.pop_front();
+        }
+    }
+
+    /// What is held of a trace.
+    pub(crate) fn find(&self, tenant: &TenantId, trace_id: TraceId) -> TraceTail {
+        let key = (tenant.clone(), trace_id);
+        let mut spans = Vec::new();
+        for offset in self.by_trace.get(&key).into_iter().flatten() {
+            let place = self.batches.partition_point(|batch| batch.range.first < *offset);
+            if let Some(logged) = self.batches.get(place) {
+                put_spans(&mut spans, logged, tenant, trace_id);
+            }
+        }
+        TraceTail { spans, is_damaged: self.is_all_damaged || self.damaged.contains(&key) }
+    }
+}
+
+fn keys_of(logged: &LoggedBatch) -> impl Iterator<Item = TraceKey> + '_ {
+    let tenant = &logged.batch.source().tenant;
+    logged.batch.traces().iter().map(move |trace| (tenant.clone(), trace.trace_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::wire::put_bytes_field;
+    use proto::{BatchSource, SpanBatchBuilder};
+    use trace_model::sampling_threshold::Threshold;
+    use trace_model::{LogRange, Region, UnixNanos};
+
+    use super::*;
+    use crate::port::DamagedRange;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn trace(number: u8) -> TraceId {
+        TraceId::from_bytes([number; 16]).unwrap()
+    }
+
+    fn item(offset: u64, number: u8) -> Item {
+        let mut span = Vec::new();
+        put_bytes_field(&mut span, 1, trace(number).as_bytes());
+        put_bytes_field(&mut span, 2, &(offset + 1).to_be_bytes());
+        let mut builder = SpanBatchBuilder::new();
+        let resource = builder.add_resource(Vec::new());
+        let scope = builder.add_scope(resource, Vec::new());
+        builder.add_span(trace(number), Threshold::KEEP_ALL, scope, &span);
+        let source = BatchSource {
+            tenant: TenantId::default(),
+            region: Region::new("eu-west-1").unwrap(),
+            collector: "c".into(),
+            receive_time: UnixNanos(1),
+            digest: offset,
+        };
+        let range = LogRange { partition: 0, first: offset, next: offset + 1 };
+        let batch = Arc::new(builder.finish(source).unwrap());
+        Item::Batch(LoggedBatch { incarnation: 7, range, append_time: UnixNanos(1), batch })
+    }
+
+    fn damage(first: u64, next: u64, loss: Loss) -> Item {
+        let range = LogRange { partition: 0, first, next };
+        let append_times = (UnixNanos(0), UnixNanos(0));
+        Item::Damaged(DamagedRange { range, append_times, reason: "x".into() }, loss)
+    }
+
+    fn spans(tail: &TailMemory, number: u8) -> usize {
+        tail.find(&TenantId::default(), trace(number)).spans.len()
+    }
+
+    #[test]
+    fn records_are_found_until_their_commit_is_a_grace_old() {
+        let mut tail = TailMemory::starting_at(10);
+        for offset in 10..20 {
+            tail.push(item(offset, u8::try_from(offset % 2).unwrap() + 1));
+        }
+        assert_eq!((spans(&tail, 1), spans(&tail, 2), spans(&tail, 3)), (5, 5, 0));
+        tail.trim(14, SECOND, SECOND);
+        assert_eq!(spans(&tail, 1), 5);
+        tail.trim(15, SECOND * 2, SECOND);
+        assert_eq!((spans(&tail, 1), spans(&tail, 2)), (3, 3));
+        tail.trim(15, SECOND * 3, SECOND);
+        assert_eq!((spans(&tail, 1), spans(&tail, 2)), (2, 3));
+        tail.trim(20, SECOND * 3, Duration::ZERO);
+        assert_eq!((tail.bytes(), tail.by_trace.len(), tail.next()), (0, 0, 20));
+    }
+
+    #[test]
+    fn what_is_read_twice_is_held_once() {
+        let mut tail = TailMemory::starting_at(0);
+        for offset in [0, 1, 0, 1, 2] {
+            tail.push(item(offset, 1));
+        }
+        assert_eq!(spans(&tail, 1), 3);
+    }
+
+    #[test]
+    fn damage_marks_the_trace_that_it_names_and_unknown_loss_all() {
+        let mut tail = TailMemory::starting_at(0);
+        let is_damaged =
+            |tail: &TailMemory, number| tail.find(&TenantId::default(), trace(number)).is_damaged;
+        tail.push(damage(0, 1, Loss::Foreign));
+        assert!(!is_damaged(&tail, 1), "a foreign record is no trace's");
+        tail.push(damage(1, 2, Loss::OfTrace(TenantId::default(), trace(1))));
+        assert!(is_damaged(&tail, 1) && !is_damaged(&tail, 2));
+        tail.push(damage(2, 9, Loss::Unknown));
+        assert!(is_damaged(&tail, 2));
+        assert_eq!(tail.next(), 9);
+    }
+
+    #[test]
+    fn a_tail_that_was_overtaken_starts_behind() {
+        let mut tail = TailMemory::starting_at(0);
+        tail.push(item(0, 1));
+        tail.trim(5, SECOND, SECOND);
+        assert_eq!((tail.next(), spans(&tail, 1)), (1, 1));
+        tail.trim(5, SECOND * 2, SECOND);
+        assert_eq!((tail.next(), tail.bytes(), spans(&tail, 1)), (5, 0, 0));
+        tail.lose_until(8);
+        assert_eq!(tail.next(), 8);
+        assert!(tail.find(&TenantId::default(), trace(1)).is_damaged);
+    }
+}

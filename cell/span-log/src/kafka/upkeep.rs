@@ -1,0 +1,124 @@
+//! The two threads of a log on Kafka that ask and tell the brokers: one keeps the ends up to date,
+//! one the commits. Each question blocks, so neither is asked on the runtime.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use super::core::Core;
+use super::identity::IdentityKeeper;
+use super::questions::EndKeeper;
+use super::tail::Tail;
+
+/// The oldest offsets are asked for, and lanes looked after, so often.
+const FIRSTS_EVERY: Duration = Duration::from_secs(5);
+/// Leaders are looked for so often also where nothing failed.
+const LEADERS_EVERY: Duration = Duration::from_secs(30);
+/// Other processes' commits are asked for, and lags measured, so often.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// All commits and the identity are written again so often.
+const RENEW_EVERY: Duration = Duration::from_secs(3_600);
+/// The identity is looked at once more soon after the opening: two may have begun the log at once.
+const CONFIRM_AFTER: Duration = Duration::from_secs(15);
+/// An end that lies before a known one for so long means that the log is another.
+const SHRUNK_MAX: Duration = Duration::from_secs(30);
+
+/// Says when something is due.
+struct Due {
+    every: Duration,
+    at: Duration,
+}
+
+impl Due {
+    const fn after(now: Duration, every: Duration) -> Self {
+        Self { every, at: now.saturating_add(every) }
+    }
+
+    fn is_due(&mut self, now: Duration) -> bool {
+        let is_due = now >= self.at;
+        if is_due {
+            self.at = now.saturating_add(self.every);
+        }
+        is_due
+    }
+}
+
+/// Whether the thread is to stop; waits for at most so long.
+fn is_stopped(stop: &Receiver<()>, at_most: Duration) -> bool {
+    !matches!(stop.recv_timeout(at_most), Err(RecvTimeoutError::Timeout))
+}
+
+/// Keeps the ends up to date.
+pub(crate) fn keep_ends(core: &Core, mut keeper: EndKeeper, stop: &Receiver<()>) {
+    let now = || core.clock.monotonic();
+    let mut firsts = Due::after(now(), FIRSTS_EVERY);
+    let mut leaders = Due::after(now(), LEADERS_EVERY);
+    let mut shrunk_since: Option<Duration> = None;
+    while !is_stopped(stop, core.config.ends_every) {
+        if leaders.is_due(now()) {
+            drop(keeper.find_leaders());
+        }
+        match keeper.ask_ends() {
+            Ok(shrunk) if shrunk.is_empty() => shrunk_since = None,
+            Ok(shrunk) => {
+                let since = *shrunk_since.get_or_insert_with(now);
+                if now().saturating_sub(since) > SHRUNK_MAX {
+                    core.ends.note_another_log(&format!("partitions {shrunk:?} have lost records"));
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the ends of the span log are not known anew"),
+        }
+        if firsts.is_due(now()) {
+            drop(keeper.ask_firsts());
+            core.lanes.keep_house();
+        }
+        core.questions.serve();
+    }
+}
+
+/// Brings commits to the brokers, and learns what others have committed.
+pub(crate) fn keep_commits(
+    core: &Core,
+    tail: Option<&Arc<Tail>>,
+    identity: &IdentityKeeper,
+    stop: &Receiver<()>,
+) {
+    let now = || core.clock.monotonic();
+    let mut refresh = Due::after(now(), REFRESH_EVERY);
+    let mut renew = Due::after(now(), RENEW_EVERY);
+    let mut confirm = Due::after(now(), CONFIRM_AFTER);
+    while !is_stopped(stop, core.config.commit_every) {
+        if renew.is_due(now()) {
+            core.commits.renew();
+        }
+        drop(core.commits.flush());
+        if refresh.is_due(now()) {
+            core.commits.refresh();
+            measure(core, tail);
+        }
+        if let Some(tail) = tail {
+            tail.trim(core);
+        }
+        if confirm.is_due(now()) {
+            confirm.every = RENEW_EVERY;
+            confirm.at = now().saturating_add(RENEW_EVERY);
+            match identity.confirm(core.identity.incarnation) {
+                Ok(true) => {}
+                Ok(false) => core.ends.note_another_log("its identity is another"),
+                Err(error) => {
+                    tracing::debug!(%error, "the identity of the span log is not confirmed");
+                }
+            }
+        }
+    }
+}
+
+fn measure(core: &Core, tail: Option<&Arc<Tail>>) {
+    let ends = (0..core.ends.count()).filter_map(|partition| core.ends.get(partition).ok());
+    let ends: Vec<(u64, u64)> = ends.map(|end| (end.first, end.next)).collect();
+    for (group, lag) in core.commits.lags(&ends) {
+        core.metrics.observe_lag(group, lag);
+    }
+    let bytes = tail.map_or(0, |tail| tail.bytes());
+    core.metrics.tail_index_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+}

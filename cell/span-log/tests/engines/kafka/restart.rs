@@ -1,0 +1,156 @@
+//! A broker that is killed in the middle of appends. It is a broker of this test's own.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use span_log::{LogError, SpanLog};
+use trace_model::{Clock, TraceId};
+
+use super::cluster::{TestTopic, at_last, clock, read_as_a_group};
+use crate::batches::{batch_of, tenant, trace};
+
+/// A broker that a test may kill.
+struct OwnBroker {
+    name: String,
+    port: u16,
+}
+
+impl OwnBroker {
+    fn start() -> Self {
+        let port = free_port();
+        let broker = Self { name: format!("restart-{}", std::process::id()), port };
+        broker.script(&["start"]);
+        broker.script(&["wait", "180"]);
+        broker
+    }
+
+    fn script(&self, arguments: &[&str]) -> String {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut command = Command::new(root.join("tests/engines/kafka.sh"));
+        let output = command
+            .args(arguments)
+            .env("KAFKA_NAME", &self.name)
+            .env("KAFKA_PORT", self.port.to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = self.script(&["status"]);
+        let pid = status.split_whitespace().nth(3).unwrap();
+        assert!(Command::new("kill").args([signal, pid]).status().unwrap().success(), "{status}");
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        self.script(&["wipe"]);
+    }
+}
+
+/// A port of which the one 100 higher is free as well: the controller takes it.
+fn free_port() -> u16 {
+    for _ in 0..100 {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if port < u16::MAX - 200 && TcpListener::bind(("127.0.0.1", port + 100)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no two free ports")
+}
+
+/// What the senders have been told.
+#[derive(Default)]
+struct Ledger {
+    acknowledged: AtomicU64,
+    refused: AtomicU64,
+    is_over: AtomicBool,
+}
+
+/// Appends traces of its own one by one, each until it is acknowledged, and gives them.
+async fn send(log: Arc<dyn SpanLog>, ledger: Arc<Ledger>, sender: u64) -> Vec<TraceId> {
+    let mut acknowledged = Vec::new();
+    let mut number = sender * 1_000_000;
+    while !ledger.is_over.load(Ordering::Relaxed) {
+        let started = clock().monotonic();
+        match log.append(batch_of("default", &[number, number + 1], 400)).await {
+            Ok(_) => {
+                acknowledged.extend([trace(number), trace(number + 1)]);
+                ledger.acknowledged.fetch_add(1, Ordering::Relaxed);
+                number += 2;
+            }
+            Err(error) => {
+                assert!(error.is_retryable(), "{error}");
+                ledger.refused.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        let waited = clock().monotonic().saturating_sub(started);
+        assert!(waited < Duration::from_secs(12), "an append took {waited:?}");
+    }
+    acknowledged
+}
+
+async fn grows(what: &str, counter: &AtomicU64, by: u64) {
+    let wanted = counter.load(Ordering::Relaxed) + by;
+    at_last(what, || async { counter.load(Ordering::Relaxed) >= wanted }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_killed_in_mid_append_loses_nothing_acknowledged_and_the_log_recovers() {
+    let broker = OwnBroker::start();
+    let topic = TestTopic::at(broker.address(), 4).await;
+    let log = topic
+        .open_with(|config| {
+            config.append_timeout = Duration::from_secs(5);
+            config.request_timeout = Duration::from_secs(2);
+        })
+        .await;
+    let identity = log.identity();
+    let ledger = Arc::new(Ledger::default());
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..4 {
+        senders.spawn(send(log.clone(), Arc::clone(&ledger), sender));
+    }
+    grows("appends are acknowledged", &ledger.acknowledged, 50).await;
+    for signal in ["-9", "-9"] {
+        broker.signal(signal);
+        grows("appends are refused while the broker is away", &ledger.refused, 4).await;
+        let unavailable = log.append(batch_of("default", &[9], 10)).await.unwrap_err();
+        assert!(matches!(unavailable, LogError::Unavailable(_)), "{unavailable}");
+        broker.script(&["start"]);
+        broker.script(&["wait", "180"]);
+        grows("the log takes appends again", &ledger.acknowledged, 50).await;
+    }
+    ledger.is_over.store(true, Ordering::Relaxed);
+    let mut acknowledged = BTreeSet::new();
+    while let Some(sent) = senders.join_next().await {
+        acknowledged.extend(sent.unwrap());
+    }
+    let mut kept = BTreeSet::new();
+    for partition in 0..4 {
+        let end = log.end(partition).unwrap().next;
+        let (traces, damage) = read_as_a_group(log.as_ref(), partition, 0, end).await;
+        assert!(damage.is_empty(), "{damage:?}");
+        kept.extend(traces.into_iter().map(|(_, trace_id)| trace_id));
+    }
+    let lost: Vec<_> = acknowledged.difference(&kept).collect();
+    assert!(lost.is_empty(), "{} of {} lost", lost.len(), acknowledged.len());
+    for trace_id in acknowledged.iter().take(20) {
+        let tail = log.tail(&tenant("default"), *trace_id).await.unwrap();
+        assert!(!tail.spans.is_empty() && !tail.is_damaged && !tail.is_behind);
+    }
+    log.close().await.unwrap();
+    assert_eq!(topic.open().await.identity(), identity);
+}
