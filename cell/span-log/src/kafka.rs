@@ -16,14 +16,17 @@ mod envelope;
 mod error;
 mod group_offsets;
 mod identity;
+mod identity_text;
 mod init;
 mod lane;
 mod lanes;
+mod lost;
 mod message;
 mod open;
 mod pending;
 mod questions;
 mod record;
+mod succession;
 mod tail;
 mod tail_memory;
 mod upkeep;
@@ -37,6 +40,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::{LoggedBatch, SpanBatch};
+use rdkafka::error::KafkaError;
 use tokio::task::JoinSet;
 use trace_model::{LogRange, TenantId, TraceId, UnixNanos};
 
@@ -48,8 +52,8 @@ use self::questions::ask;
 use self::tail::Tail;
 use crate::metrics::LogMetrics;
 use crate::port::{
-    Appended, Capabilities, CommitError, DamagedRange, GroupId, LogEnd, LogError, LogIdentity,
-    SpanLog, TailAnswer,
+    Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
+    LogIdentity, Lost, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
@@ -160,6 +164,7 @@ impl SpanLog for KafkaLog {
 
     async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
         self.core.check_open()?;
+        self.health().map_err(LogError::Unavailable)?;
         if batch.traces().is_empty() {
             return self.appended_nothing();
         }
@@ -235,6 +240,47 @@ impl SpanLog for KafkaLog {
 
     fn damaged(&self) -> Vec<DamagedRange> {
         self.core.damaged.lock().unwrap_or_else(PoisonError::into_inner).ranges.clone()
+    }
+
+    fn lost(&self) -> Lost {
+        self.core.lost().all()
+    }
+
+    async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
+        self.core.check_open()?;
+        let failed = |error: &dyn ToString| LogError::Unavailable(error.to_string());
+        let core = Arc::clone(&self.core);
+        let forget = move || {
+            let incarnation = core.identity.incarnation;
+            // What is pending is told first, or it would come back.
+            let pending = core.lost().pending().to_vec();
+            core.identity_keeper.keep(incarnation, &pending, false)?;
+            let left = core.identity_keeper.forget(incarnation, which)?;
+            Ok::<_, KafkaError>(left.map(|(forgotten, texts)| {
+                core.lost().learn(&texts, false);
+                core.lost().drop_pending(&pending);
+                forgotten
+            }))
+        };
+        let left = tokio::task::spawn_blocking(forget).await.map_err(|error| failed(&error))?;
+        let another_log = || LogError::Unavailable("the topic is another log now".to_owned());
+        left.map_err(|error| failed(&error))?.ok_or_else(another_log)
+    }
+
+    fn health(&self) -> Result<(), String> {
+        if self.core.is_closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.core.check_open().map_err(|error| error.to_string())?;
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = threads.iter().find(|one| one.thread.is_finished());
+        if let Some(name) = ended.and_then(|one| one.thread.thread().name()) {
+            return Err(format!("the thread {name} has ended"));
+        }
+        match self.tail.as_ref().map_or(0, |tail| tail.ended()) {
+            0 => Ok(()),
+            ended => Err(format!("the live tail of {ended} partitions has ended")),
+        }
     }
 
     async fn close(&self) -> Result<(), LogError> {

@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 
 use super::client::Voice;
 use super::config::KafkaConfig;
-use super::group_offsets::{GroupOffsets, text_of};
+use super::group_offsets::{GroupOffsets, Kept, Lineage, text_of};
 use crate::port::{CommitError, GroupId, LogError};
 
 /// One partition of a group.
@@ -46,12 +46,13 @@ impl Group {
     }
 
     /// Takes over what the brokers have of these partitions.
-    fn learn(&self, partitions: &[u32], incarnation: u64) -> Result<(), KafkaError> {
+    fn learn(&self, partitions: &[u32], lineages: &[Lineage]) -> Result<(), KafkaError> {
         let kept = self.offsets.read(partitions)?;
         let mut places = self.places();
         for (partition, kept) in partitions.iter().zip(kept) {
-            if let Some(place) = places.get_mut(*partition as usize) {
-                place.learn(kept.and_then(|kept| kept.of_incarnation(incarnation)));
+            let at = *partition as usize;
+            if let (Some(place), Some(lineage)) = (places.get_mut(at), lineages.get(at)) {
+                place.learn(kept.and_then(|kept| kept.of_log(*lineage)));
             }
         }
         Ok(())
@@ -65,14 +66,18 @@ impl Group {
     }
 
     /// Brings what was committed here to the brokers.
-    fn flush(&self, incarnation: u64) -> Result<(), KafkaError> {
+    fn flush(&self, lineages: &[Lineage]) -> Result<(), KafkaError> {
         let partitions: Vec<u32> = self.dirty().iter().map(|(partition, _)| *partition).collect();
         if partitions.is_empty() {
             return Ok(());
         }
-        self.learn(&partitions, incarnation)?;
+        self.learn(&partitions, lineages)?;
         let dirty = self.dirty();
-        self.offsets.write(&dirty, &text_of(incarnation))?;
+        let text = text_of(lineages.first().map_or(0, |lineage| lineage.incarnation));
+        let kept = |(partition, offset): &(u32, u64)| {
+            (*partition, Kept { offset: *offset, text: text.clone() })
+        };
+        self.offsets.write(&dirty.iter().map(kept).collect::<Vec<_>>())?;
         let mut places = self.places();
         for (partition, offset) in dirty {
             if let Some(place) = places.get_mut(partition as usize) {
@@ -87,22 +92,19 @@ impl Group {
 pub(crate) struct Commits {
     config: KafkaConfig,
     voice: Voice,
-    incarnation: u64,
+    lineages: Vec<Lineage>,
     partitions: Vec<u32>,
     groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
 }
 
 impl Commits {
-    pub(crate) fn new(
-        config: &KafkaConfig,
-        voice: Voice,
-        incarnation: u64,
-        partitions: u32,
-    ) -> Self {
+    /// The groups of a log; one lineage for each partition.
+    pub(crate) fn new(config: &KafkaConfig, voice: Voice, lineages: Vec<Lineage>) -> Self {
+        let partitions = u32::try_from(lineages.len()).unwrap_or(u32::MAX);
         Self {
             config: config.clone(),
             voice,
-            incarnation,
+            lineages,
             partitions: (0..partitions).collect(),
             groups: Mutex::default(),
         }
@@ -122,7 +124,7 @@ impl Commits {
         let offsets = offsets.map_err(|error| failed(&error))?;
         let places = Mutex::new(vec![Place::default(); self.partitions.len()]);
         let group = Arc::new(Group { id, offsets, places });
-        group.learn(&self.partitions, self.incarnation).map_err(|error| failed(&error))?;
+        group.learn(&self.partitions, &self.lineages).map_err(|error| failed(&error))?;
         groups.insert(id, Arc::clone(&group));
         Ok(group)
     }
@@ -142,6 +144,15 @@ impl Commits {
         let group = self.group(id)?;
         let place = group.places().get(partition as usize).copied();
         place.map(|place| place.committed).ok_or(LogError::NoPartition(partition))
+    }
+
+    /// What the group has committed, where that is known without asking.
+    pub(crate) fn known_offset(&self, id: GroupId, partition: u32) -> Option<u64> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = Arc::clone(groups.get(&id)?);
+        drop(groups);
+        let places = group.places();
+        places.get(partition as usize)?.committed
     }
 
     /// Notes a commit, held at `end`.
@@ -168,7 +179,7 @@ impl Commits {
     pub(crate) fn flush(&self) -> Result<(), KafkaError> {
         let mut flushed = Ok(());
         for group in self.known() {
-            if let Err(error) = group.flush(self.incarnation) {
+            if let Err(error) = group.flush(&self.lineages) {
                 tracing::debug!(%error, group = %group.id, "commits are tried again");
                 flushed = Err(error);
             }
@@ -180,7 +191,7 @@ impl Commits {
     /// Learns what other processes have committed. Blocks.
     pub(crate) fn refresh(&self) {
         for group in self.known() {
-            if let Err(error) = group.learn(&self.partitions, self.incarnation) {
+            if let Err(error) = group.learn(&self.partitions, &self.lineages) {
                 tracing::debug!(%error, group = %group.id, "commits are not known anew");
             }
         }

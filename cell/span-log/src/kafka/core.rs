@@ -2,19 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use trace_model::{Clock, UnixNanos};
+use trace_model::{Clock, LogRange, UnixNanos};
 
-use super::blocks::Item;
+use super::blocks::{Item, Loss};
 use super::commits::Commits;
 use super::config::KafkaConfig;
 use super::ends::Ends;
+use super::identity::IdentityKeeper;
 use super::lanes::Lanes;
+use super::lost::LostBoard;
 use super::questions::{Questions, ask};
 use crate::metrics::LogMetrics;
-use crate::port::{DamagedRange, LogEnd, LogError, LogIdentity};
+use crate::port::{
+    DamagedRange, LogEnd, LogError, LogIdentity, LostCause, LostRun, STORAGE_WRITER,
+};
 
 /// Damaged ranges that are listed; more are counted.
 const DAMAGED_MAX: usize = 10_000;
@@ -24,12 +28,14 @@ pub(crate) struct Core {
     pub(crate) config: KafkaConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) identity: LogIdentity,
+    pub(crate) identity_keeper: Arc<IdentityKeeper>,
     pub(crate) metrics: LogMetrics,
     pub(crate) ends: Arc<Ends>,
     pub(crate) questions: Arc<Questions>,
     pub(crate) lanes: Lanes,
     pub(crate) commits: Commits,
     pub(crate) damaged: Mutex<DamageList>,
+    pub(crate) lost: Mutex<LostBoard>,
     pub(crate) is_closed: AtomicBool,
 }
 
@@ -84,13 +90,13 @@ impl Core {
                 Err(self.expired(partition, wanted).await)
             }
             Err(LogError::Damaged(damaged)) => {
-                self.note_damage(&damaged);
+                self.note_damage(&damaged, &Loss::Unknown);
                 Err(LogError::Damaged(damaged))
             }
             Ok(items) => {
                 for item in &items {
-                    if let Item::Damaged(damaged, _) = item {
-                        self.note_damage(damaged);
+                    if let Item::Damaged(damaged, loss) = item {
+                        self.note_damage(damaged, loss);
                     }
                 }
                 Ok(items)
@@ -114,7 +120,10 @@ impl Core {
         }
     }
 
-    fn note_damage(&self, damaged: &DamagedRange) {
+    fn note_damage(&self, damaged: &DamagedRange, loss: &Loss) {
+        if *loss != Loss::Foreign {
+            self.note_lost(damaged.range, damaged.append_times, LostCause::Damaged);
+        }
         let mut list = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (damaged.range.partition, damaged.range.first);
         if list.seen.len() >= DAMAGED_MAX || !list.seen.insert(place) {
@@ -123,6 +132,25 @@ impl Core {
         let records = damaged.range.next.saturating_sub(damaged.range.first);
         self.metrics.damaged_records.inc_by(records);
         list.ranges.push(damaged.clone());
+    }
+
+    /// Notes records that will not come, as far as storage-writer has not committed them.
+    pub(crate) fn note_lost(
+        &self,
+        mut range: LogRange,
+        append_times: (UnixNanos, UnixNanos),
+        cause: LostCause,
+    ) {
+        let stored = self.commits.known_offset(STORAGE_WRITER, range.partition).unwrap_or(0);
+        range.first = range.first.max(stored);
+        if range.first < range.next {
+            let incarnation = self.identity.incarnation;
+            self.lost().note(LostRun { incarnation, range, append_times, cause });
+        }
+    }
+
+    pub(crate) fn lost(&self) -> MutexGuard<'_, LostBoard> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until an end lies beyond an offset, at most so long.

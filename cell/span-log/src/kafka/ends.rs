@@ -84,6 +84,14 @@ impl Ends {
         Self { slots, is_another_log: AtomicBool::new(false) }
     }
 
+    /// Times go on from here: nothing behind this offset was appended before.
+    pub(crate) fn go_on_from(&self, partition: u32, offset: u64, time: UnixNanos) {
+        let Ok(slot) = self.slot(partition) else { return };
+        let mut state = slot.lock();
+        state.vouched = state.vouched.max(time);
+        state.bounds.push_back((offset, time));
+    }
+
     /// Whether the topic was recreated or has lost records under this process.
     pub(crate) fn is_another_log(&self) -> bool {
         self.is_another_log.load(Ordering::Relaxed)
@@ -195,6 +203,16 @@ mod tests {
         assert_eq!(ends.get(0).unwrap().append_time, NOW.plus(SECOND));
         assert_eq!(ends.passed(0, 7, NOW), NOW.plus(SECOND));
         assert_eq!(ends.passed(0, 5, late), NOW);
+    }
+
+    #[test]
+    fn times_go_on_from_what_was_published() {
+        let ends = Ends::new(1);
+        ends.go_on_from(0, 3, NOW);
+        ends.answered(0, 5, NOW.minus(9));
+        assert_eq!(ends.get(0).unwrap().append_time, NOW);
+        assert_eq!(ends.passed(0, 2, NOW.minus(7)), NOW.minus(7));
+        assert_eq!(ends.passed(0, 3, NOW.minus(7)), NOW);
     }
 
     #[test]

@@ -25,11 +25,23 @@ pub(crate) fn text_of(incarnation: u64) -> String {
     format!("farspan 1 {incarnation}")
 }
 
+/// Which log a partition belongs to, and which came before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lineage {
+    pub(crate) incarnation: u64,
+    /// The log before; 0 where none is known. Below the cut its offsets are the same.
+    pub(crate) last: u64,
+    pub(crate) cut: u64,
+}
+
 impl Kept {
-    /// The offset, unless it was committed to another incarnation.
-    pub(crate) fn of_incarnation(&self, incarnation: u64) -> Option<u64> {
-        let is_valid = self.text.is_empty() || self.text == text_of(incarnation);
-        is_valid.then_some(self.offset)
+    /// The offset, as far as it is one of this log.
+    pub(crate) fn of_log(&self, lineage: Lineage) -> Option<u64> {
+        if self.text.is_empty() || self.text == text_of(lineage.incarnation) {
+            return Some(self.offset);
+        }
+        let is_last = lineage.last > 0 && self.text == text_of(lineage.last);
+        is_last.then(|| self.offset.min(lineage.cut))
     }
 }
 
@@ -70,13 +82,13 @@ impl GroupOffsets {
         Ok(kept)
     }
 
-    /// Keeps these offsets with this text: durable when it returns.
-    pub(crate) fn write(&self, offsets: &[(u32, u64)], text: &str) -> Result<(), KafkaError> {
+    /// Keeps these: durable when it returns.
+    pub(crate) fn write(&self, offsets: &[(u32, Kept)]) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::new();
-        for (partition, offset) in offsets {
+        for (partition, kept) in offsets {
             let mut element = list.add_partition(&self.topic, number_of(*partition));
-            element.set_offset(offset_at(*offset))?;
-            element.set_metadata(text);
+            element.set_offset(offset_at(kept.offset))?;
+            element.set_metadata(&kept.text);
         }
         if offsets.is_empty() {
             return Ok(());
@@ -97,9 +109,19 @@ mod tests {
     #[test]
     fn offsets_of_a_log_that_is_gone_are_not_believed_and_a_persons_are() {
         let kept = |text: &str| Kept { offset: 7, text: text.to_owned() };
-        assert_eq!(kept(&text_of(5)).of_incarnation(5), Some(7));
-        assert_eq!(kept(&text_of(5)).of_incarnation(6), None);
-        assert_eq!(kept("").of_incarnation(6), Some(7));
-        assert_eq!(kept("of another program").of_incarnation(6), None);
+        let lineage = Lineage { incarnation: 6, last: 0, cut: 3 };
+        assert_eq!(kept(&text_of(6)).of_log(lineage), Some(7));
+        assert_eq!(kept(&text_of(5)).of_log(lineage), None);
+        assert_eq!(kept("").of_log(lineage), Some(7));
+        assert_eq!(kept("of another program").of_log(lineage), None);
+    }
+
+    #[test]
+    fn offsets_of_the_log_before_are_believed_up_to_where_it_was_cut() {
+        let kept = |text: &str| Kept { offset: 7, text: text.to_owned() };
+        let lineage = |cut| Lineage { incarnation: 6, last: 5, cut };
+        assert_eq!(kept(&text_of(5)).of_log(lineage(3)), Some(3));
+        assert_eq!(kept(&text_of(5)).of_log(lineage(9)), Some(7));
+        assert_eq!(kept(&text_of(4)).of_log(lineage(9)), None);
     }
 }

@@ -1,12 +1,12 @@
-//! Which log a topic is: an incarnation that grows, and changes when the topic is recreated or has
-//! lost what it held.
+//! Which log a topic is: an incarnation that grows, and changes when the topic is recreated, cut or
+//! given partitions. Beside it what is known to be lost.
 //!
 //! The brokers keep it as the text of offsets that a reserved group has committed, and drop it with
 //! the topic. Each offset is the partition's end as it was seen last: a partition that ends below it
 //! has lost records, and its next offsets were given before. Whoever finds no identity takes a lock
 //! (the one member of another reserved group that owns partition 0) and writes it; the others wait.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -18,11 +18,14 @@ use super::client::{Consumer, Voice, base};
 use super::config::KafkaConfig;
 use super::error::KafkaOpenError;
 use super::group_offsets::{GroupOffsets, Kept};
+use super::identity_text::IdentityText;
 use super::questions::Questions;
+use super::succession::{Change, Verdict, judge, succeed};
+use crate::port::{ForgetLost, LostRun, Seen};
 
-/// A shrunk end is believed when the brokers have said so this many times.
-const SHRUNK_TRIES: u32 = 5;
-const SHRUNK_EVERY: Duration = Duration::from_millis(400);
+/// A loss is believed when the brokers have said so this many times.
+const LOSS_TRIES: u32 = 5;
+const LOSS_EVERY: Duration = Duration::from_millis(400);
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// Keeps a topic's identity.
@@ -33,44 +36,12 @@ pub(crate) struct IdentityKeeper {
     voice: Voice,
     clock: Arc<dyn Clock>,
     partitions: Vec<u32>,
+    /// One change at a time.
+    turn: Mutex<()>,
 }
 
-/// What was found at the brokers.
-#[derive(Debug, PartialEq, Eq)]
-enum Found {
-    /// The log's incarnation.
-    Same(u64),
-    /// The log is new, or another than that of this incarnation.
-    New(Option<u64>),
-}
-
-/// The identity's text.
-fn text_of(incarnation: u64, partitions: usize) -> String {
-    format!("farspan-log 1 {incarnation} {partitions}")
-}
-
-/// Incarnation and number of partitions of a text.
-fn parse(text: &str) -> Option<(u64, usize)> {
-    let mut words = text.split(' ');
-    if (words.next(), words.next()) != (Some("farspan-log"), Some("1")) {
-        return None;
-    }
-    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
-}
-
-/// Judges what is kept against the ends that the brokers gave afterwards.
-fn judge(kept: &[Option<Kept>], ends: &[(u32, u64)]) -> Found {
-    let texts = kept.iter().flatten().filter_map(|kept| parse(&kept.text));
-    let Some((incarnation, partitions)) = texts.max() else { return Found::New(None) };
-    let kept_of = |partition: u32| kept.get(partition as usize).and_then(Option::as_ref);
-    let has_shrunk =
-        ends.iter().any(|(at, end)| kept_of(*at).is_some_and(|kept| kept.offset > *end));
-    // A trace lies in one partition within an incarnation: more partitions, another incarnation.
-    if has_shrunk || partitions != kept.len() {
-        return Found::New(Some(incarnation));
-    }
-    Found::Same(incarnation)
-}
+/// The texts of all partitions.
+pub(crate) type Texts = Vec<IdentityText>;
 
 impl IdentityKeeper {
     pub(crate) fn open(
@@ -88,58 +59,76 @@ impl IdentityKeeper {
             voice: voice.clone(),
             clock,
             partitions: (0..partitions).collect(),
+            turn: Mutex::default(),
         })
     }
 
     /// What is kept first, the ends after it: so an end can lie below only where records are gone.
-    fn find(&self) -> Result<Found, KafkaError> {
+    fn find(&self, seen: &Seen) -> Result<Verdict, KafkaError> {
         let kept = self.offsets.read(&self.partitions)?;
-        let ends = self.questions.ends(&self.partitions)?;
-        Ok(judge(&kept, &ends))
+        let ends = self.ends()?;
+        Ok(judge(&kept, &ends, seen))
+    }
+
+    fn ends(&self) -> Result<Vec<u64>, KafkaError> {
+        let mut ends = vec![0; self.partitions.len()];
+        for (partition, end) in self.questions.ends(&self.partitions)? {
+            if let Some(slot) = ends.get_mut(partition as usize) {
+                *slot = end;
+            }
+        }
+        Ok(ends)
     }
 
     /// The same, but a loss is believed only when it is said again and again.
-    fn find_surely(&self) -> Result<Found, KafkaError> {
-        let mut found = self.find()?;
-        for _ in 0..SHRUNK_TRIES {
-            if !matches!(found, Found::New(Some(_))) {
+    fn find_surely(&self, seen: &Seen) -> Result<Verdict, KafkaError> {
+        let mut found = self.find(seen)?;
+        for _ in 0..LOSS_TRIES {
+            if matches!(&found, Verdict::Same(_) | Verdict::New(Change { last: None, .. })) {
                 break;
             }
-            // A consumer without records waits out its poll.
-            drop(self.offsets.consumer.poll(SHRUNK_EVERY));
-            found = self.find()?;
+            self.pause(LOSS_EVERY);
+            found = self.find(seen)?;
         }
         Ok(found)
     }
 
-    /// The log's incarnation, given a new one where it is another log. Blocks for at most about the
-    /// time for opening.
-    pub(crate) fn settle(&self) -> Result<u64, KafkaOpenError> {
+    /// A consumer without records waits out its poll.
+    fn pause(&self, duration: Duration) {
+        drop(self.offsets.consumer.poll(duration));
+    }
+
+    /// The log's identity, given a new incarnation where it is another log than was seen. Blocks for
+    /// at most about the time for opening.
+    pub(crate) fn settle(&self, seen: &Seen) -> Result<Texts, KafkaOpenError> {
         let deadline = self.clock.monotonic().saturating_add(self.config.open_timeout);
         let mut lock = None;
         loop {
-            let reason = match self.try_settle(&mut lock) {
-                Ok(Some(incarnation)) => return Ok(incarnation),
+            let reason = match self.try_settle(seen, &mut lock) {
+                Ok(Some(texts)) => return Ok(texts),
                 Ok(None) => "another process holds the lock".to_owned(),
                 Err(error) => error.to_string(),
             };
             if self.clock.monotonic() >= deadline {
                 return Err(KafkaOpenError::Identity(reason));
             }
-            // A consumer without records waits out its poll.
-            drop(lock.as_ref().unwrap_or(&self.offsets.consumer).poll(LOCK_POLL));
+            match &lock {
+                Some(lock) => drop(lock.poll(LOCK_POLL)),
+                None => self.pause(LOCK_POLL),
+            }
         }
     }
 
-    /// Finds the incarnation, or begins one where this process holds the lock.
-    fn try_settle(&self, lock: &mut Option<Consumer>) -> Result<Option<u64>, KafkaError> {
-        let last = match self.find_surely()? {
-            Found::Same(incarnation) => {
-                self.renew(incarnation)?;
-                return Ok(Some(incarnation));
-            }
-            Found::New(last) => last,
-        };
+    /// Finds the identity, or begins an incarnation where this process holds the lock.
+    fn try_settle(
+        &self,
+        seen: &Seen,
+        lock: &mut Option<Consumer>,
+    ) -> Result<Option<Texts>, KafkaError> {
+        if let Verdict::Same(texts) = self.find_surely(seen)? {
+            self.write(&texts)?;
+            return Ok(Some(texts));
+        }
         let held = match lock {
             Some(lock) => lock,
             None => lock.insert(self.lock()?),
@@ -148,42 +137,94 @@ impl IdentityKeeper {
             return Ok(None);
         }
         // Asked again: who held the lock before may have written it in between.
-        match self.find()? {
-            Found::Same(incarnation) => Ok(Some(incarnation)),
-            Found::New(_) => self.begin(last).map(Some),
+        match self.find(seen)? {
+            Verdict::Same(texts) => Ok(Some(texts)),
+            Verdict::New(change) => self.begin(&change, seen).map(Some),
         }
     }
 
-    /// Begins an incarnation, above the last one.
-    fn begin(&self, last: Option<u64>) -> Result<u64, KafkaError> {
-        let after_last = last.map_or(1, |last| last.saturating_add(1));
-        let incarnation = self.clock.now().millis().max(after_last);
-        match last {
+    fn begin(&self, change: &Change, seen: &Seen) -> Result<Texts, KafkaError> {
+        let texts = succeed(change, &self.ends()?, seen, self.clock.now());
+        let incarnation = texts.first().map_or(0, |text| text.incarnation);
+        let lost = texts.iter().map(|text| text.lost.len()).sum::<usize>();
+        match &change.last {
             Some(last) => tracing::warn!(
                 incarnation,
-                last,
-                "the topic of the span log was recreated, cut or given partitions: it is a new log"
+                last = last.incarnation,
+                lost,
+                "the topic was recreated, cut or given partitions: it is a new log"
             ),
-            None => tracing::info!(incarnation, "a new span log"),
+            None => tracing::info!(incarnation, lost, "a new span log"),
         }
-        self.renew(incarnation)?;
-        Ok(incarnation)
+        self.write(&texts)?;
+        Ok(texts)
     }
 
     /// Writes the identity with the ends as they are.
-    fn renew(&self, incarnation: u64) -> Result<(), KafkaError> {
-        let ends = self.questions.ends(&self.partitions)?;
-        self.offsets.write(&ends, &text_of(incarnation, self.partitions.len()))
+    fn write(&self, texts: &[IdentityText]) -> Result<(), KafkaError> {
+        let places = self.partitions.iter().zip(self.ends()?);
+        let kept = places
+            .zip(texts)
+            .map(|((partition, offset), text)| (*partition, Kept { offset, text: text.encode() }));
+        self.offsets.write(&kept.collect::<Vec<_>>())
     }
 
-    /// Whether the topic is still the log of this incarnation; writes it again, so that it does not
-    /// expire. Blocks.
-    pub(crate) fn confirm(&self, incarnation: u64) -> Result<bool, KafkaError> {
-        if self.find_surely()? != Found::Same(incarnation) {
-            return Ok(false);
+    /// What is kept of this incarnation, with these runs among what is lost, and whether it was
+    /// written; `None` where the topic is another log now. It is written where it changes, and always
+    /// when it `is_due`, so that it does not expire. Blocks.
+    pub(crate) fn keep(
+        &self,
+        incarnation: u64,
+        lost: &[LostRun],
+        is_due: bool,
+    ) -> Result<Option<(Texts, bool)>, KafkaError> {
+        let place_of = |run: &LostRun| run.range.partition as usize;
+        self.change(incarnation, is_due, |texts| {
+            let mut is_news = false;
+            for run in lost {
+                if let Some(text) = texts.get_mut(place_of(run)) {
+                    is_news |= text.lose(run);
+                }
+            }
+            is_news
+        })
+    }
+
+    /// Forgets lost runs. Gives how many, and what is left; `None` where the topic is another log.
+    /// Blocks.
+    pub(crate) fn forget(
+        &self,
+        incarnation: u64,
+        which: ForgetLost,
+    ) -> Result<Option<(usize, Texts)>, KafkaError> {
+        let mut forgotten = 0;
+        let left = self.change(incarnation, false, |texts| {
+            for text in texts {
+                forgotten += text.forget(which);
+            }
+            forgotten > 0
+        })?;
+        Ok(left.map(|(texts, _)| (forgotten, texts)))
+    }
+
+    fn change(
+        &self,
+        incarnation: u64,
+        is_due: bool,
+        change: impl FnOnce(&mut Texts) -> bool,
+    ) -> Result<Option<(Texts, bool)>, KafkaError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Verdict::Same(mut texts) = self.find_surely(&Seen::default())? else {
+            return Ok(None);
+        };
+        if texts.iter().any(|text| text.incarnation != incarnation) {
+            return Ok(None);
         }
-        self.renew(incarnation)?;
-        Ok(true)
+        let is_written = change(&mut texts) || is_due;
+        if is_written {
+            self.write(&texts)?;
+        }
+        Ok(Some((texts, is_written)))
     }
 
     /// Joins the group whose one member may write.
@@ -203,42 +244,5 @@ impl IdentityKeeper {
         let topic = self.config.topic_name();
         let assigned = lock.assignment();
         assigned.is_ok_and(|assigned| assigned.find_partition(&topic, 0).is_some())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kept(offset: u64, text: &str) -> Option<Kept> {
-        Some(Kept { offset, text: text.to_owned() })
-    }
-
-    #[test]
-    fn a_log_is_the_same_while_its_ends_hold_what_was_seen() {
-        let text = text_of(77, 2);
-        let found =
-            |first, second| judge(&[kept(5, &text), kept(0, &text)], &[(0, first), (1, second)]);
-        assert_eq!(found(5, 0), Found::Same(77));
-        assert_eq!(found(9, 3), Found::Same(77));
-        assert_eq!(found(4, 3), Found::New(Some(77)));
-    }
-
-    #[test]
-    fn a_topic_without_identity_or_with_other_partitions_is_a_new_log() {
-        assert_eq!(judge(&[None, None], &[(0, 5), (1, 5)]), Found::New(None));
-        assert_eq!(judge(&[kept(5, "words"), None], &[(0, 5), (1, 5)]), Found::New(None));
-        let text = text_of(77, 1);
-        assert_eq!(judge(&[kept(5, &text), None], &[(0, 5), (1, 5)]), Found::New(Some(77)));
-        let (old, new) = (text_of(77, 2), text_of(78, 2));
-        assert_eq!(judge(&[kept(5, &old), kept(5, &new)], &[(0, 5), (1, 5)]), Found::Same(78));
-    }
-
-    #[test]
-    fn the_text_reads_back() {
-        assert_eq!(parse(&text_of(1_790_000_000_000, 64)), Some((1_790_000_000_000, 64)));
-        for foreign in ["", "farspan-log 2 1 1", "farspan-log 1 x 1", "farspan-log 1 5"] {
-            assert_eq!(parse(foreign), None, "{foreign}");
-        }
     }
 }

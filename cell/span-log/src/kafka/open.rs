@@ -18,16 +18,19 @@ use super::config::KafkaConfig;
 use super::core::Core;
 use super::ends::Ends;
 use super::error::KafkaOpenError;
-use super::identity::IdentityKeeper;
+use super::group_offsets::Lineage;
+use super::identity::{IdentityKeeper, Texts};
+use super::identity_text::IdentityText;
 use super::init::check_fit;
 use super::lane::Place;
 use super::lanes::Lanes;
+use super::lost::LostBoard;
 use super::questions::{EndKeeper, Questions, TopicShape};
 use super::tail::{Tail, follow};
 use super::upkeep::{keep_commits, keep_ends};
 use super::{KafkaLog, Upkeep};
 use crate::metrics::LogMetrics;
-use crate::port::{LogError, LogIdentity, STORAGE_WRITER};
+use crate::port::{LogError, LogIdentity, STORAGE_WRITER, Seen};
 
 /// A failed question is asked again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -37,14 +40,16 @@ struct Found {
     questions: Arc<Questions>,
     ends: Arc<Ends>,
     end_keeper: EndKeeper,
-    identity_keeper: IdentityKeeper,
-    identity: LogIdentity,
+    identity_keeper: Arc<IdentityKeeper>,
+    texts: Texts,
 }
 
 impl KafkaLog {
-    /// Opens the log of a topic. Call it on the runtime that the log is to use.
+    /// Opens the log of a topic, given what its readers have seen. Call it on the runtime that the
+    /// log is to use.
     pub async fn open(
         config: KafkaConfig,
+        seen: Seen,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, KafkaOpenError> {
         config.check()?;
@@ -52,7 +57,7 @@ impl KafkaLog {
         check_fit(&config, &voice).await?;
         let (asked, asked_clock) = (config.clone(), Arc::clone(&clock));
         let blocking = move || {
-            let found = find(&asked, &voice, &asked_clock)?;
+            let found = find(&asked, &seen, &voice, &asked_clock)?;
             let core = Arc::new(core_of(&asked, &voice, asked_clock, &found));
             load_commits(&core)?;
             let appender = Appender::open(&asked, Arc::clone(&core.ends), voice)?;
@@ -87,6 +92,7 @@ fn insist<T, E: ToString>(
 /// Finds the topic, its ends and its identity. Blocks.
 fn find(
     config: &KafkaConfig,
+    seen: &Seen,
     voice: &Voice,
     clock: &Arc<dyn Clock>,
 ) -> Result<Found, KafkaOpenError> {
@@ -102,15 +108,28 @@ fn find(
     let mut end_keeper = EndKeeper::new(asked, kept, Arc::clone(clock), error_max);
     let identity_keeper =
         IdentityKeeper::open(config, Arc::clone(&questions), voice, Arc::clone(clock), partitions)?;
-    let incarnation = identity_keeper.settle()?;
+    let texts = identity_keeper.settle(seen)?;
+    let incarnation = texts.first().map_or(0, |text| text.incarnation);
+    for partition in 0..partitions {
+        let covered = seen.covered.next_in(incarnation, partition);
+        ends.go_on_from(partition, covered, seen.append_time);
+    }
     insist(config, clock, || end_keeper.ask_ends())?;
     insist(config, clock, || end_keeper.ask_firsts())?;
-    let identity = LogIdentity { incarnation, partitions };
-    Ok(Found { questions, ends, end_keeper, identity_keeper, identity })
+    let identity_keeper = Arc::new(identity_keeper);
+    Ok(Found { questions, ends, end_keeper, identity_keeper, texts })
 }
 
 fn core_of(config: &KafkaConfig, voice: &Voice, clock: Arc<dyn Clock>, found: &Found) -> Core {
-    let LogIdentity { incarnation, partitions } = found.identity;
+    let lineage = |text: &IdentityText| Lineage {
+        incarnation: text.incarnation,
+        last: text.last,
+        cut: text.cut,
+    };
+    let lineages: Vec<Lineage> = found.texts.iter().map(lineage).collect();
+    let incarnation = lineages.first().map_or(0, |lineage| lineage.incarnation);
+    let mut lost = LostBoard::default();
+    lost.learn(&found.texts, false);
     let place = Arc::new(Place {
         topic: config.topic_name(),
         incarnation,
@@ -122,12 +141,14 @@ fn core_of(config: &KafkaConfig, voice: &Voice, clock: Arc<dyn Clock>, found: &F
         config: config.clone(),
         lanes: Lanes::new(config, voice.clone(), place, Arc::clone(&clock)),
         clock,
-        identity: found.identity,
+        identity: LogIdentity { incarnation, partitions: found.ends.count() },
+        identity_keeper: Arc::clone(&found.identity_keeper),
         metrics: LogMetrics::default(),
         ends: Arc::clone(&found.ends),
         questions: Arc::clone(&found.questions),
-        commits: Commits::new(config, voice.clone(), incarnation, partitions),
+        commits: Commits::new(config, voice.clone(), lineages),
         damaged: Mutex::default(),
+        lost: Mutex::new(lost),
         is_closed: AtomicBool::new(false),
     }
 }
@@ -160,9 +181,9 @@ fn start(
     }
     let (asking, keeper) = (Arc::clone(&core), found.end_keeper);
     let ends = upkeep("span-log-ends", move |stop| keep_ends(&asking, keeper, &stop));
-    let (telling, trimmed, identity) = (Arc::clone(&core), tail.clone(), found.identity_keeper);
+    let (telling, trimmed) = (Arc::clone(&core), tail.clone());
     let commits = upkeep("span-log-commits", move |stop| {
-        keep_commits(&telling, trimmed.as_ref(), &identity, &stop);
+        keep_commits(&telling, trimmed.as_ref(), &stop);
     });
     let threads =
         vec![ends.map_err(|error| failed(&error))?, commits.map_err(|error| failed(&error))?];

@@ -38,6 +38,17 @@ pub(crate) struct Tail {
     followed: Vec<Followed>,
     bytes: AtomicUsize,
     trimmed: Notify,
+    /// Followers that have ended.
+    ended: AtomicUsize,
+}
+
+/// Notes that a follower has ended, also by a panic.
+struct EndMark<'a>(&'a Tail);
+
+impl Drop for EndMark<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Tail {
@@ -52,11 +63,17 @@ impl Tail {
             followed: starts.into_iter().map(follow).collect(),
             bytes: AtomicUsize::new(0),
             trimmed: Notify::new(),
+            ended: AtomicUsize::new(0),
         }
     }
 
     pub(crate) const fn timeout(&self) -> Duration {
         self.config.timeout
+    }
+
+    /// Partitions that are not followed any more.
+    pub(crate) fn ended(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Memory in use.
@@ -145,6 +162,7 @@ impl Followed {
 /// Follows a partition until the log closes.
 pub(crate) async fn follow(core: Arc<Core>, tail: Arc<Tail>, partition: u32) {
     let Ok(followed) = tail.one(partition) else { return };
+    let _mark = EndMark(&tail);
     while core.check_open().is_ok() {
         if !tail.has_room(followed) {
             let trimmed = tail.trimmed.notified();

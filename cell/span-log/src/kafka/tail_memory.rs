@@ -4,16 +4,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use proto::LoggedBatch;
 use trace_model::{StoredSpan, TenantId, TraceId};
 
 use super::blocks::{Item, Loss, weight};
 use crate::embedded::put_spans;
 
-/// Traces with damaged records of their own that are remembered; beyond it every trace counts as
-/// damaged.
-const DAMAGED_MAX: usize = 10_000;
+/// Damaged ranges that are told apart by trace; beyond it every trace counts as damaged.
+const DAMAGED_MAX: usize = 1_000;
 
 type TraceKey = (TenantId, TraceId);
 
@@ -25,8 +24,9 @@ pub(crate) struct TailMemory {
     /// Offsets of a trace's records, ascending.
     by_trace: HashMap<TraceKey, VecDeque<u64>>,
     bytes: usize,
-    damaged: HashSet<TraceKey>,
-    is_all_damaged: bool,
+    /// Damaged ranges that storage-writer has not passed: where each ends, and whose it was (`None`:
+    /// anybody's).
+    damaged: VecDeque<(u64, Option<TraceKey>)>,
     /// Commits that wait for their grace: when each was seen, and where.
     graced: VecDeque<(Duration, u64)>,
 }
@@ -46,8 +46,7 @@ impl TailMemory {
             batches: VecDeque::new(),
             by_trace: HashMap::new(),
             bytes: 0,
-            damaged: HashSet::new(),
-            is_all_damaged: false,
+            damaged: VecDeque::new(),
             graced: VecDeque::new(),
         }
     }
@@ -78,12 +77,20 @@ impl TailMemory {
                 self.batches.push_back(logged);
             }
             Item::Damaged(_, Loss::Foreign) => {}
-            Item::Damaged(_, Loss::OfTrace(tenant, trace_id))
-                if self.damaged.len() < DAMAGED_MAX =>
-            {
-                self.damaged.insert((tenant, trace_id));
+            Item::Damaged(_, Loss::OfTrace(tenant, trace_id)) => {
+                self.damage(range.next, Some((tenant, trace_id)));
             }
-            Item::Damaged(_, Loss::OfTrace(..) | Loss::Unknown) => self.is_all_damaged = true,
+            Item::Damaged(_, Loss::Unknown) => self.damage(range.next, None),
+        }
+    }
+
+    fn damage(&mut self, next: u64, whose: Option<TraceKey>) {
+        if self.damaged.len() >= DAMAGED_MAX {
+            // Too many to tell apart.
+            self.damaged.clear();
+            self.damaged.push_back((next, None));
+        } else {
+            self.damaged.push_back((next, whose));
         }
     }
 
@@ -91,7 +98,7 @@ impl TailMemory {
     pub(crate) fn lose_until(&mut self, next: u64) {
         self.drop_until(u64::MAX);
         self.next = self.next.max(next);
-        self.is_all_damaged = true;
+        self.damage(self.next, None);
     }
 
     /// Lets go of what storage-writer has committed, once its commit is `grace` old; steps over it
@@ -113,6 +120,9 @@ impl TailMemory {
     }
 
     fn drop_until(&mut self, floor: u64) {
+        while self.damaged.front().is_some_and(|(next, _)| *next <= floor) {
+            self.damaged.pop_front();
+        }
         while let Some(oldest) = self.batches.front().filter(|oldest| oldest.range.next <= floor) {
             for key in keys_of(oldest) {
                 let offsets = self.by_trace.get_mut(&key);
@@ -139,7 +149,9 @@ impl TailMemory {
                 put_spans(&mut spans, logged, tenant, trace_id);
             }
         }
-        TraceTail { spans, is_damaged: self.is_all_damaged || self.damaged.contains(&key) }
+        let is_its = |whose: &Option<TraceKey>| whose.as_ref().is_none_or(|whose| *whose == key);
+        let is_damaged = self.damaged.iter().any(|(_, whose)| is_its(whose));
+        TraceTail { spans, is_damaged }
     }
 }
 
@@ -234,6 +246,11 @@ mod tests {
         tail.push(damage(2, 9, Loss::Unknown));
         assert!(is_damaged(&tail, 2));
         assert_eq!(tail.next(), 9);
+        // What storage-writer has passed is told by the log's list of what is lost.
+        tail.trim(2, SECOND, Duration::ZERO);
+        assert!(is_damaged(&tail, 1));
+        tail.trim(9, SECOND, Duration::ZERO);
+        assert!(!is_damaged(&tail, 1));
     }
 
     #[test]

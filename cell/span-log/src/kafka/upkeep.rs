@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use trace_model::{LogRange, UnixNanos};
+
 use super::core::Core;
-use super::identity::IdentityKeeper;
 use super::questions::EndKeeper;
 use super::tail::Tail;
+use crate::port::{LogEnd, LostCause, STORAGE_WRITER};
 
 /// The oldest offsets are asked for, and lanes looked after, so often.
 const FIRSTS_EVERY: Duration = Duration::from_secs(5);
@@ -18,8 +20,8 @@ const LEADERS_EVERY: Duration = Duration::from_secs(30);
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// All commits and the identity are written again so often.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
-/// The identity is looked at once more soon after the opening: two may have begun the log at once.
-const CONFIRM_AFTER: Duration = Duration::from_secs(15);
+/// The identity is looked at so often.
+const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// An end that lies before a known one for so long means that the log is another.
 const SHRUNK_MAX: Duration = Duration::from_secs(30);
 
@@ -76,39 +78,50 @@ pub(crate) fn keep_ends(core: &Core, mut keeper: EndKeeper, stop: &Receiver<()>)
     }
 }
 
-/// Brings commits to the brokers, and learns what others have committed.
-pub(crate) fn keep_commits(
-    core: &Core,
-    tail: Option<&Arc<Tail>>,
-    identity: &IdentityKeeper,
-    stop: &Receiver<()>,
-) {
+/// Brings commits and losses to the brokers, and learns of other processes'.
+pub(crate) fn keep_commits(core: &Core, tail: Option<&Arc<Tail>>, stop: &Receiver<()>) {
     let now = || core.clock.monotonic();
     let mut refresh = Due::after(now(), REFRESH_EVERY);
     let mut renew = Due::after(now(), RENEW_EVERY);
-    let mut confirm = Due::after(now(), CONFIRM_AFTER);
+    let mut confirm = Due::after(now(), CONFIRM_EVERY);
     while !is_stopped(stop, core.config.commit_every) {
-        if renew.is_due(now()) {
+        let is_renewed = renew.is_due(now());
+        if is_renewed {
             core.commits.renew();
         }
         drop(core.commits.flush());
         if refresh.is_due(now()) {
             core.commits.refresh();
             measure(core, tail);
+            note_overtaken(core);
+            if confirm.is_due(now()) || is_renewed || !core.lost().pending().is_empty() {
+                keep_identity(core, is_renewed);
+            }
         }
         if let Some(tail) = tail {
             tail.trim(core);
         }
-        if confirm.is_due(now()) {
-            confirm.every = RENEW_EVERY;
-            confirm.at = now().saturating_add(RENEW_EVERY);
-            match identity.confirm(core.identity.incarnation) {
-                Ok(true) => {}
-                Ok(false) => core.ends.note_another_log("its identity is another"),
-                Err(error) => {
-                    tracing::debug!(%error, "the identity of the span log is not confirmed");
-                }
-            }
+    }
+}
+
+/// Confirms that the topic is still the same log, and tells what is lost of it.
+fn keep_identity(core: &Core, is_due: bool) {
+    let pending = core.lost().pending().to_vec();
+    match core.identity_keeper.keep(core.identity.incarnation, &pending, is_due) {
+        Ok(Some((texts, is_written))) => core.lost().learn(&texts, is_written),
+        Ok(None) => core.ends.note_another_log("its identity is another"),
+        Err(error) => tracing::debug!(%error, "the identity of the span log is not confirmed"),
+    }
+}
+
+/// Notes what retention has taken before storage-writer had it.
+fn note_overtaken(core: &Core) {
+    for partition in 0..core.ends.count() {
+        let Some(next) = core.commits.known_offset(STORAGE_WRITER, partition) else { continue };
+        let Ok(LogEnd { first, .. }) = core.ends.get(partition) else { continue };
+        if next < first {
+            let range = LogRange { partition, first: next, next: first };
+            core.note_lost(range, (UnixNanos(0), core.clock.now()), LostCause::Dropped);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod groups;
+mod lost;
 mod records;
 mod restart;
 

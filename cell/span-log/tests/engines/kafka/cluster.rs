@@ -12,7 +12,7 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use service_kit::SystemClock;
 use span_log::kafka::TopicSettings;
-use span_log::{DamagedRange, KafkaConfig, KafkaLog, LogError, SpanLog};
+use span_log::{DamagedRange, KafkaConfig, KafkaLog, LogError, Seen, SpanLog};
 use trace_model::{Clock, TraceId};
 
 /// Where the brokers are.
@@ -74,7 +74,7 @@ impl TestTopic {
     pub(crate) async fn open_with(&self, change: impl FnOnce(&mut KafkaConfig)) -> Arc<KafkaLog> {
         let mut config = self.config.clone();
         change(&mut config);
-        KafkaLog::open(config, clock()).await.unwrap()
+        KafkaLog::open(config, Seen::default(), clock()).await.unwrap()
     }
 
     /// A plain client of these brokers.

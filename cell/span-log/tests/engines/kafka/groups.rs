@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use span_log::kafka::TopicSettings;
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
-use span_log::{CommitError, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, SpanLog};
+use span_log::{CommitError, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, Seen, SpanLog};
 
 use super::cluster::{TestTopic, at_last, clock, patient};
 use crate::batches::{batch, batch_of, tenant, trace};
@@ -58,6 +58,7 @@ async fn a_topic_that_is_recreated_under_a_process_is_refused_by_it() {
     })
     .await;
     assert!(log.append(batch(&[4])).await.unwrap_err().is_retryable());
+    assert!(log.health().is_err() && collector.health().is_err());
     assert!(topic.open().await.identity().incarnation > log.identity().incarnation);
 }
 
@@ -246,14 +247,14 @@ async fn a_topic_that_is_missing_or_unfit_is_named() {
     let mut topic = TestTopic::new(1).await;
     let fit = topic.config.clone();
     topic.config.prefix.push_str("none-");
-    let missing = KafkaLog::open(topic.config.clone(), clock()).await.unwrap_err();
+    let missing = KafkaLog::open(topic.config.clone(), Seen::default(), clock()).await.unwrap_err();
     assert!(
         matches!(&missing, KafkaOpenError::NoTopic(name) if *name == topic.name()),
         "{missing}"
     );
     let mut greedy = fit.clone();
     greedy.record_bytes_max = 8 << 20;
-    let unfit = KafkaLog::open(greedy, clock()).await.unwrap_err();
+    let unfit = KafkaLog::open(greedy, Seen::default(), clock()).await.unwrap_err();
     assert!(unfit.to_string().contains("max.message.bytes"), "{unfit}");
     assert!(!unfit.is_retryable());
     let name = fit.topic_name();
@@ -262,7 +263,7 @@ async fn a_topic_that_is_missing_or_unfit_is_named() {
         rdkafka::admin::AlterConfig::new(resource).set("message.timestamp.type", "CreateTime");
     topic.admin().alter_configs([&create_time], &patient()).await.unwrap();
     at_last("brokers hear of it, and opening is refused", || async {
-        let opened = KafkaLog::open(fit.clone(), clock()).await;
+        let opened = KafkaLog::open(fit.clone(), Seen::default(), clock()).await;
         opened
             .is_err_and(|unfit| unfit.to_string().contains("message.timestamp.type is CreateTime"))
     })
@@ -278,7 +279,7 @@ async fn brokers_that_are_not_there_are_named_in_time() {
     topic.config.brokers = vec![nobody];
     topic.config.open_timeout = Duration::from_secs(2);
     topic.config.request_timeout = Duration::from_secs(1);
-    let opening = KafkaLog::open(topic.config.clone(), clock());
+    let opening = KafkaLog::open(topic.config.clone(), Seen::default(), clock());
     let opened = tokio::time::timeout(Duration::from_secs(15), opening).await.unwrap();
     let unreachable = opened.unwrap_err();
     assert!(matches!(unreachable, KafkaOpenError::Unreachable(_)), "{unreachable}");

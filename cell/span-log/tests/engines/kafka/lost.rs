@@ -1,0 +1,116 @@
+//! What is lost with a log, or in it, and what a log that goes on has to respect.
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::{Offset, TopicPartitionList};
+use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
+use span_log::{ForgetLost, KafkaLog, LostCause, LostRun, Seen, SpanLog};
+use trace_model::{Coverage, LogRange, UnixNanos};
+
+use super::cluster::{TestTopic, at_last, clock, patient};
+use crate::batches::{batch, trace};
+
+fn seen_of(incarnation: u64, covered: u64, stored: u64) -> Seen {
+    let cover = |next| {
+        let mut cover = Coverage::none(incarnation);
+        cover.extend(0, next);
+        cover
+    };
+    Seen { covered: cover(covered), stored: cover(stored), append_time: UnixNanos::from_millis(5) }
+}
+
+async fn open_with(topic: &TestTopic, seen: Seen) -> std::sync::Arc<KafkaLog> {
+    KafkaLog::open(topic.config.clone(), seen, clock()).await.unwrap()
+}
+
+/// Cause, incarnation, range.
+fn shapes(log: &KafkaLog) -> Vec<(LostCause, u64, u64, u64)> {
+    let shape = |run: LostRun| (run.cause, run.incarnation, run.range.first, run.range.next);
+    log.lost().runs.into_iter().map(shape).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_ends_before_what_was_seen_goes_on_under_a_new_incarnation() {
+    let topic = TestTopic::new(1).await;
+    let old = topic.open().await;
+    old.append(batch(&[1, 2, 3, 4])).await.unwrap();
+    old.commit(STORAGE_WRITER, 0, 4).await.unwrap();
+    old.commit(SEARCH_INDEXER, 0, 2).await.unwrap();
+    old.close().await.unwrap();
+    let last = old.identity().incarnation;
+    // As if the brokers had lost two records that were published and one that was stored.
+    let new = open_with(&topic, seen_of(last, 6, 5)).await;
+    assert!(new.identity().incarnation > last);
+    assert_eq!(shapes(&new), [(LostCause::WentBack, last, 5, u64::MAX)]);
+    // What lies before the cut was handled, and is not handled again.
+    assert_eq!(new.committed(STORAGE_WRITER, 0).unwrap(), 4);
+    assert_eq!(new.committed(SEARCH_INDEXER, 0).unwrap(), 2);
+    // Another process finds the same, also after a restart.
+    assert_eq!(shapes(topic.open().await.as_ref()), shapes(&new));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_made_anew_is_above_all_that_was_seen_and_names_what_is_gone() {
+    let topic = TestTopic::new(1).await;
+    let future = topic.open().await.identity().incarnation + 3_600_000;
+    let log = open_with(&topic, seen_of(future, 9, 7)).await;
+    assert_eq!(log.identity().incarnation, future + 1);
+    assert_eq!(shapes(&log), [(LostCause::Recreated, future, 7, u64::MAX)]);
+    let other = topic.open().await;
+    let run = ForgetLost::Run { incarnation: future, partition: 0, first: 7 };
+    assert_eq!(other.forget_lost(run).await.unwrap(), 1);
+    assert_eq!(other.forget_lost(run).await.unwrap(), 0);
+    assert!(other.lost().runs.is_empty());
+    at_last("the first process hears of it", || async { log.lost().runs.is_empty() }).await;
+    assert!(topic.open().await.lost().runs.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn append_times_go_on_from_what_was_published() {
+    let topic = TestTopic::new(1).await;
+    let log = topic.open().await;
+    let first = log.append(batch(&[1])).await.unwrap().append_time;
+    let published = first.plus(60_000_000_000);
+    let seen = Seen { append_time: published, ..seen_of(log.identity().incarnation, 1, 1) };
+    let log = open_with(&topic, seen).await;
+    assert_eq!(log.end(0).unwrap().append_time, published);
+    assert_eq!(log.append(batch(&[2])).await.unwrap().append_time, published);
+    let read = log.read(0, 0, 1 << 20).await.unwrap();
+    assert_eq!((read[0].append_time, read[1].append_time), (first, published));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_records_of_ours_are_lost_and_foreign_ones_are_not() {
+    let topic = TestTopic::new(1).await;
+    let log = topic.open().await;
+    let key = [trace(1).as_bytes().as_slice(), b"default"].concat();
+    let header = OwnedHeaders::new().insert(Header { key: "farspan", value: Some(b"\x01?") });
+    topic.write_foreign(0, None, OwnedHeaders::new(), Some(b"foreign")).await;
+    topic.write_foreign(0, Some(&key), header, Some(b"torn")).await;
+    log.append(batch(&[2])).await.unwrap();
+    let incarnation = log.identity().incarnation;
+    let expected = [(LostCause::Damaged, incarnation, 1, 2)];
+    at_last("it is met", || async { shapes(&log) == expected }).await;
+    // It is remembered when storage-writer has passed it, and by others.
+    log.commit(STORAGE_WRITER, 0, 3).await.unwrap();
+    at_last("others know", || async { shapes(topic.open().await.as_ref()) == expected }).await;
+    let lost = log.lost().runs.remove(0);
+    assert_eq!(lost.range, LogRange { partition: 0, first: 1, next: 2 });
+    let after = lost.append_times.1.plus(1);
+    assert_eq!(log.forget_lost(ForgetLost::Before(after)).await.unwrap(), 1);
+    assert!(log.lost().expired_until.is_some_and(|until| until < after));
+    assert!(topic.open().await.lost().expired_until.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_took_before_storage_writer_had_it_is_lost() {
+    let topic = TestTopic::new(1).await;
+    let log = topic.open().await;
+    log.append(batch(&[1, 2, 3, 4, 5])).await.unwrap();
+    log.commit(STORAGE_WRITER, 0, 2).await.unwrap();
+    let mut until = TopicPartitionList::new();
+    until.add_partition_offset(&topic.name(), 0, Offset::Offset(4)).unwrap();
+    topic.admin().delete_records(&until, &patient()).await.unwrap();
+    let expected = [(LostCause::Dropped, log.identity().incarnation, 2, 4)];
+    at_last("it is noted", || async { shapes(&log) == expected }).await;
+    assert!(log.health().is_ok());
+}
