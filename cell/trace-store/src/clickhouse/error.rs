@@ -18,6 +18,10 @@ const TOO_MUCH: [u32; 4] = [
     307, // TOO_MANY_BYTES
     396, // TOO_MANY_ROWS_OR_BYTES
 ];
+/// … that the engine answers as many as it can.
+const BUSY: [u32; 1] = [
+    202, // TOO_MANY_SIMULTANEOUS_QUERIES
+];
 /// … that something that is stored cannot be read.
 const DAMAGED: [u32; 3] = [
     40,  // CHECKSUM_DOESNT_MATCH
@@ -41,6 +45,7 @@ pub(super) fn of_question(error: &Error) -> StoreError {
 pub(super) fn of_statement(error: &Error) -> StoreError {
     match code_of(error) {
         Some(code) if FULL.contains(&code) => StoreError::Full,
+        Some(code) if BUSY.contains(&code) => StoreError::Busy,
         Some(code) if DAMAGED.contains(&code) => StoreError::Damaged(text_of(error)),
         Some(_) | None => StoreError::Unavailable(text_of(error)),
     }
@@ -88,6 +93,7 @@ mod tests {
             (396, "Unsupported", "Unavailable"),
             (241, "Unsupported", "Unavailable"),
             (243, "Full", "Full"),
+            (202, "Busy", "Busy"),
             (246, "Damaged", "Damaged"),
             (159, "Unavailable", "Unavailable"),
             (60, "Unavailable", "Unavailable"),

@@ -34,7 +34,7 @@ struct PositionRow {
     nexts: Vec<u64>,
 }
 
-/// Cover as a row holds it.
+/// Cover as a row holds it: of the present incarnation alone, which is what counts depend on.
 pub(super) fn put_cover(rows: &mut Rows, covered: &Coverage) {
     rows.u64(covered.incarnation);
     rows.count(covered.next.len());
@@ -49,7 +49,8 @@ pub(super) fn put_cover(rows: &mut Rows, covered: &Coverage) {
 
 /// Cover as a row held it.
 pub(super) fn cover_of(incarnation: u64, partitions: Vec<u32>, nexts: Vec<u64>) -> Coverage {
-    Coverage { incarnation, next: partitions.into_iter().zip(nexts).collect() }
+    let next = partitions.into_iter().zip(nexts).collect();
+    Coverage { next, ..Coverage::none(incarnation) }
 }
 
 /// The epoch of the process that counts; 0 before the first.

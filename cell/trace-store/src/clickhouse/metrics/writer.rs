@@ -104,9 +104,11 @@ impl Writer {
     pub(super) async fn apply(
         &mut self,
         engine: &Engine,
-        delta: MetricsDelta,
+        mut delta: MetricsDelta,
         now: UnixNanos,
     ) -> Result<(), StoreError> {
+        // Earlier incarnations are not kept: a delta that names them says nothing new by that.
+        delta.covered.earlier.clear();
         if !covers_more(&self.position.covered, &delta.covered) {
             return Ok(());
         }
@@ -133,6 +135,7 @@ impl Writer {
         let blocks = encode::blocks(&red, &edges, &encode::Batch::of(sequence, now, engine))?;
         let mut covered = self.position.covered.clone();
         covered.join(&new);
+        covered.earlier.clear();
         Ok(Pending {
             sequence,
             covered,

@@ -142,7 +142,7 @@ impl Writer {
         let known = progress::known(engine, incarnation).await?;
         self.partitions.clear();
         self.lost.clear();
-        self.durable = Coverage::none(incarnation);
+        self.durable.join(&Coverage::none(incarnation));
         self.learn(&known);
         Ok(())
     }
