@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Real ClickHouse 26.9 (PyPI chdb, in process) behind ClickHouse's HTTP interface (ch/ch_http.py). No Docker.
-#   clickhouse.sh install | start [NODE] | wait [NODE] [SECS] | stop [NODE] | clean [NODE]
+#   clickhouse.sh install | start [NODE] | wait [NODE] [SECS] | stop [NODE] | kill [NODE] | clean [NODE]
 # Environment: HOST=127.0.0.1 HTTP_PORT=8123 CONNECTIONS=8 CH_CONFIG=ch/config.xml (storage policies) FARSPAN_ENGINES=<where everything is kept> PYTHON=python3
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=${FARSPAN_ENGINES:-${XDG_CACHE_HOME:-$HOME/.cache}/farspan-engines}/clickhouse; VENV=$ROOT/venv
-CMD=${1:?install|start|wait|stop|clean}; NODE=${2:-ch1}
+CMD=${1:?install|start|wait|stop|kill|clean}; NODE=${2:-ch1}
 HOST=${HOST:-127.0.0.1}; HTTP_PORT=${HTTP_PORT:-8123}
 N=$ROOT/nodes/$NODE; PIDF=$N/pid
 PINS=(chdb==4.4.0 chdb-core==26.9.0 lz4==4.4.5 clickhouse-cityhash==1.0.2.6)
@@ -29,6 +29,7 @@ XML
   setsid "$VENV/bin/python" "$HERE/ch/ch_http.py" "$N/data" "$HOST" "$HTTP_PORT" "${CONNECTIONS:-8}" "$cfg" > "$N/out.log" 2>&1 < /dev/null & echo $! > "$PIDF";;
 wait) for _ in $(seq $((${3:-60} * 10))); do alive || { tail -20 "$N/out.log" >&2; echo "$NODE died" >&2; exit 1; }
     curl -sf -m 2 "http://$HOST:$HTTP_PORT/ping" >/dev/null && exit 0; sleep 0.1; done; echo timeout >&2; exit 1;;
+kill) if alive; then p=$(cat "$PIDF"); kill -9 "$p"; for _ in $(seq 100); do alive || break; sleep 0.1; done; fi;;   # a crash, for tests
 stop|clean) if alive; then p=$(cat "$PIDF"); kill "$p"; for _ in $(seq 100); do alive || break; sleep 0.1; done; alive && kill -9 "$p" || true; fi; rm -f "$PIDF"
   [ "$CMD" = clean ] && rm -rf "$N"; true;;
 *) echo "unknown $CMD" >&2; exit 2;;

@@ -1,10 +1,12 @@
 //! The stores of a cell: ports for spans, search, services, metrics and erasure, and their adapters.
 //!
-//! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments) and `memory` (the
-//! oracle that the conformance suite trusts). An adapter that cannot serve a question refuses it:
+//! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments), `memory` (the
+//! oracle that the conformance suite trusts), `clickhouse` (counts, and raw spans for dashboards). An adapter that cannot serve a question refuses it:
 //! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
+#[cfg(feature = "clickhouse")]
+pub mod clickhouse;
 pub mod disk;
 pub mod embedded;
 pub mod embedded_metrics;
@@ -14,10 +16,14 @@ mod metrics;
 pub mod port;
 mod questions;
 
+#[cfg(feature = "clickhouse")]
+pub use clickhouse::{ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers};
 pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;
 pub use memory_metrics::MemoryMetricsStore;
+#[cfg(feature = "clickhouse")]
+pub use metrics::ClickhouseSpansMetrics;
 pub use metrics::{QuestionMetrics, StoreMetrics};
 pub use port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,

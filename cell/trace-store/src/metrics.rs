@@ -1,4 +1,4 @@
-//! The metrics of the embedded store. Names and labels live here and nowhere else.
+//! The metrics of the stores. Names and labels live here and nowhere else.
 
 use std::sync::atomic::AtomicU64;
 
@@ -130,5 +130,39 @@ impl StoreMetrics {
             Unit::Bytes,
             self.disk.clone(),
         );
+    }
+}
+
+/// Counters of the writer of raw spans into ClickHouse.
+#[cfg(feature = "clickhouse")]
+#[derive(Clone, Debug, Default)]
+pub struct ClickhouseSpansMetrics {
+    /// Spans that were stored.
+    pub stored_spans: Counter,
+    /// Spans refused since their trace is erased.
+    pub erased_spans: Counter,
+    /// Tries to store that failed and will be repeated.
+    pub failed_stores: Counter,
+    /// Runs that were looked for before they were sent again.
+    pub doubtful_runs: Counter,
+}
+
+#[cfg(feature = "clickhouse")]
+impl ClickhouseSpansMetrics {
+    /// Registers them all.
+    pub fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("stored_spans", "Raw spans stored in ClickHouse", &self.stored_spans),
+            ("erased_spans", "Spans refused since their trace is erased", &self.erased_spans),
+            (
+                "failed_stores",
+                "Tries to store that failed and will be repeated",
+                &self.failed_stores,
+            ),
+            ("doubtful_runs", "Runs looked for before they were sent again", &self.doubtful_runs),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(format!("farspan_clickhouse_{name}"), help, counter.clone());
+        }
     }
 }

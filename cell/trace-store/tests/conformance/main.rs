@@ -17,6 +17,7 @@ mod golden;
 mod harness;
 mod kills;
 mod metrics;
+mod metrics_files;
 mod questions;
 mod rare_values;
 mod suite;

@@ -11,9 +11,12 @@
 )]
 
 mod assembled;
+mod clickhouse;
 #[path = "../conformance/fixture.rs"]
 mod fixture;
 #[path = "../conformance/harness.rs"]
 mod harness;
+#[path = "../conformance/metrics.rs"]
+mod metrics;
 #[path = "../conformance/suite.rs"]
 mod suite;

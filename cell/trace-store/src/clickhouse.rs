@@ -1,0 +1,25 @@
+//! Counts and raw spans in ClickHouse: the port [`MetricsStore`](crate::MetricsStore) with its
+//! eraser, and the table `otel_traces` for dashboards.
+//!
+//! [`init`] makes the database; [`ClickhouseMetricsStore`] keeps the counts of the group
+//! metrics-aggregator; [`ClickhouseSpans`] writes raw spans for a consumer group of its own.
+//! How a block is counted once although the engine has no transactions is in [`block`].
+//!
+//! **Never** builds a statement out of a name that came from outside: those are bound, and what is
+//! written into a statement (database, cluster, policy) is checked to be an identifier.
+
+mod block;
+mod client;
+mod config;
+mod error;
+mod metrics;
+mod row_binary;
+mod schema;
+mod spans;
+mod table;
+mod tables;
+
+pub use config::{ClickhouseConfig, StorageTiers};
+pub use metrics::ClickhouseMetricsStore;
+pub use schema::{SCHEMA_VERSION, ddl, init, schema_version};
+pub use spans::ClickhouseSpans;

@@ -1,0 +1,111 @@
+//! What the engine says, in the store's words.
+//!
+//! Whatever does not say that a question or a record is at fault may pass: it is told as not
+//! available, so that nothing is thrown away because of an engine's state.
+
+use clickhouse::error::Error;
+
+use crate::port::StoreError;
+
+/// Codes (ClickHouse `ErrorCodes.cpp`) that say that there is no room.
+const FULL: [u32; 1] = [
+    243, // NOT_ENOUGH_SPACE
+];
+/// … that an answer would be too large or take too long for the limits of a question.
+const TOO_MUCH: [u32; 4] = [
+    158, // TOO_MANY_ROWS
+    241, // MEMORY_LIMIT_EXCEEDED
+    307, // TOO_MANY_BYTES
+    396, // TOO_MANY_ROWS_OR_BYTES
+];
+/// … that the engine answers as many as it can.
+const BUSY: [u32; 1] = [
+    202, // TOO_MANY_SIMULTANEOUS_QUERIES
+];
+/// … that something that is stored cannot be read.
+const DAMAGED: [u32; 3] = [
+    40,  // CHECKSUM_DOESNT_MATCH
+    246, // CORRUPTED_DATA
+    228, // UNEXPECTED_FILE_IN_DATA_PART
+];
+
+/// What a question was refused or failed with.
+pub(super) fn of_question(error: &Error) -> StoreError {
+    // "Memory limit (total)" is the engine's own, which others have used up.
+    let is_own_limit = || !error.to_string().contains("(total)");
+    match code_of(error) {
+        Some(code) if TOO_MUCH.contains(&code) && is_own_limit() => {
+            StoreError::Unsupported(text_of(error))
+        }
+        Some(_) | None => of_statement(error),
+    }
+}
+
+/// What an insert or a definition failed with.
+pub(super) fn of_statement(error: &Error) -> StoreError {
+    match code_of(error) {
+        Some(code) if FULL.contains(&code) => StoreError::Full,
+        Some(code) if BUSY.contains(&code) => StoreError::Busy,
+        Some(code) if DAMAGED.contains(&code) => StoreError::Damaged(text_of(error)),
+        Some(_) | None => StoreError::Unavailable(text_of(error)),
+    }
+}
+
+/// The engine's code for what went wrong, if it was the engine that said so.
+fn code_of(error: &Error) -> Option<u32> {
+    let Error::BadResponse(text) = error else { return None };
+    let (_, rest) = text.split_once("Code: ")?;
+    let digits = rest.split(|character: char| !character.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+/// The error with its causes, short: an engine may repeat a whole statement in it.
+fn text_of(error: &Error) -> String {
+    const LENGTH_MAX: usize = 400;
+    let mut text = format!("clickhouse: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    if text.len() > LENGTH_MAX {
+        text = text.chars().take(LENGTH_MAX).chain("…".chars()).collect();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: u32) -> Error {
+        Error::BadResponse(format!("Code: {code}. DB::Exception: words (NAME) (version 26.9)"))
+    }
+
+    #[test]
+    fn an_engines_code_decides_and_what_is_unknown_may_pass() {
+        let is = |error: &StoreError, wanted: &str| format!("{error:?}").starts_with(wanted);
+        for (code, question, statement) in [
+            (396, "Unsupported", "Unavailable"),
+            (241, "Unsupported", "Unavailable"),
+            (243, "Full", "Full"),
+            (202, "Busy", "Busy"),
+            (246, "Damaged", "Damaged"),
+            (159, "Unavailable", "Unavailable"),
+            (60, "Unavailable", "Unavailable"),
+            (9_999, "Unavailable", "Unavailable"),
+        ] {
+            assert!(is(&of_question(&said(code)), question), "{code}");
+            assert!(is(&of_statement(&said(code)), statement), "{code}");
+        }
+        let total = "Code: 241. DB::Exception: Memory limit (total) exceeded";
+        assert!(of_question(&Error::BadResponse(total.to_owned())).is_retryable());
+        assert!(of_question(&Error::TimedOut).is_retryable());
+        let long = of_statement(&Error::BadResponse("x".repeat(10_000)));
+        assert!(long.to_string().len() < 600);
+    }
+}

@@ -1,0 +1,98 @@
+//! The counts: deltas in, series, edges and traces out.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use trace_model::{Clock, Coverage, TenantId, TimeRange, TraceId};
+
+use super::client::Engine;
+use super::config::ClickhouseConfig;
+use super::schema;
+use crate::port::{
+    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore, RedKey,
+    RedQuery, RedRow, StoreError,
+};
+
+mod encode;
+mod erased;
+mod journal;
+mod progress;
+mod question;
+mod writer;
+
+pub(super) use erased::{Erased, Scrub};
+use writer::Writer;
+
+/// Counts in a ClickHouse database.
+///
+/// Any number of processes may ask; one counts. The first [`MetricsStore::apply`] or
+/// [`MetricsStore::checkpoint`] makes a process the one that counts: it finishes what a crash has
+/// left half done, and the one before it is refused from then on.
+#[derive(Debug)]
+pub struct ClickhouseMetricsStore {
+    engine: Engine,
+    clock: Arc<dyn Clock>,
+    writer: Mutex<Writer>,
+}
+
+impl ClickhouseMetricsStore {
+    /// Connects to a database that [`super::init`] has made.
+    ///
+    /// Fails where the settings have faults, the engine is away, or the database is missing or of a
+    /// newer release.
+    pub async fn connect(
+        config: ClickhouseConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let engine = Engine::open(config)?;
+        schema::check(&engine).await?;
+        Ok(Self { engine, clock, writer: Mutex::new(Writer::default()) })
+    }
+}
+
+#[async_trait]
+impl MetricsStore for ClickhouseMetricsStore {
+    async fn apply(&self, delta: MetricsDelta) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        writer.settle(&self.engine, &*self.clock).await?;
+        writer.apply(&self.engine, delta, self.clock.now()).await
+    }
+
+    async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError> {
+        let mut writer = self.writer.lock().await;
+        writer.settle(&self.engine, &*self.clock).await?;
+        writer.checkpoint(&self.engine).await
+    }
+
+    async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
+        question::red(&self.engine, query).await
+    }
+
+    async fn edges(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+    ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
+        question::edges(&self.engine, tenant, range).await
+    }
+
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+        question::edge_traces(&self.engine, query).await
+    }
+}
+
+#[async_trait]
+impl Eraser for ClickhouseMetricsStore {
+    /// Takes about a minute where something is found: the engine removes replaced parts in its own
+    /// time, and this waits for it.
+    async fn erase(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<ErasureReceipt, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let files = writer.erase(&self.engine, (tenant, trace_id), &*self.clock).await?;
+        Ok(ErasureReceipt { files, spans: 0 })
+    }
+}

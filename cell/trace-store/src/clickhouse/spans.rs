@@ -1,0 +1,112 @@
+//! Raw spans into `otel_traces`, for dashboards: a consumer group of its own writes them.
+//!
+//! A run is the records of one log partition from an offset to another. It is written down in
+//! `span_blocks` (begun), inserted, and written down again (done). What a crash leaves begun and not
+//! done is cut at the same place when the log gives its records again, and looked for before it is
+//! sent; what is done is skipped.
+//!
+//! **Never** takes more while an insert fails: the group then waits, and the log keeps.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use proto::LoggedBatch;
+use trace_model::{Clock, Coverage, TenantId, TraceId, UnixNanos};
+
+use super::client::Engine;
+use super::config::ClickhouseConfig;
+use super::metrics::{Erased, Scrub};
+use super::schema;
+use crate::metrics::ClickhouseSpansMetrics;
+use crate::port::{Eraser, ErasureReceipt, SpanWriter, StoreError};
+
+mod progress;
+mod row;
+mod run;
+mod writer;
+
+use writer::Writer;
+
+/// Writes raw spans to a ClickHouse database.
+///
+/// Several processes may write, each the partitions that its group gives it.
+#[derive(Debug)]
+pub struct ClickhouseSpans {
+    engine: Engine,
+    clock: Arc<dyn Clock>,
+    writer: tokio::sync::Mutex<Writer>,
+    /// A copy of the writer's, to be asked without waiting.
+    durable: Mutex<Coverage>,
+}
+
+impl ClickhouseSpans {
+    /// Connects to a database that [`super::init`] has made, and reads how far it holds the log.
+    ///
+    /// Fails where the settings have faults, the engine is away, or the database is missing or of a
+    /// newer release.
+    pub async fn connect(
+        config: ClickhouseConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let engine = Engine::open(config)?;
+        schema::check(&engine).await?;
+        let writer = Writer::open(&engine).await?;
+        let durable = Mutex::new(writer.durable().clone());
+        Ok(Self { engine, clock, writer: tokio::sync::Mutex::new(writer), durable })
+    }
+
+    /// Its counters, to be registered.
+    pub async fn metrics(&self) -> ClickhouseSpansMetrics {
+        self.writer.lock().await.metrics.clone()
+    }
+
+    fn publish(&self, writer: &Writer) {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.clone_from(writer.durable());
+    }
+}
+
+#[async_trait]
+impl SpanWriter for ClickhouseSpans {
+    async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        let written = writer.write(&self.engine, batches, self.clock.now()).await;
+        self.publish(&writer);
+        written
+    }
+
+    async fn flush(&self, now: UnixNanos, force: bool) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        let flushed = writer.flush(&self.engine, now, force).await;
+        self.publish(&writer);
+        flushed
+    }
+
+    fn durable(&self) -> Coverage {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl Eraser for ClickhouseSpans {
+    /// Takes about a minute where something is found: the engine removes replaced parts in its own
+    /// time, and this waits for it.
+    async fn erase(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<ErasureReceipt, StoreError> {
+        let mut writer = self.writer.lock().await;
+        let now = self.clock.now();
+        Erased::note(&self.engine, tenant, trace_id, now).await?;
+        writer.refuse(tenant, trace_id);
+        // What is in memory goes the way of what is stored.
+        let flushed = writer.flush(&self.engine, now, true).await;
+        self.publish(&writer);
+        flushed?;
+        let scrubbed = Scrub::spans(tenant, trace_id).run(&self.engine).await?;
+        let spans = scrubbed.first().map_or(0, |(_, rows)| *rows);
+        let files = Scrub::wait_until_gone(&self.engine, &scrubbed).await?;
+        Ok(ErasureReceipt { files, spans })
+    }
+}

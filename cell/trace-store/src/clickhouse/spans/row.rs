@@ -1,0 +1,204 @@
+//! A span as a row of `otel_traces`, in the words of the OpenTelemetry Collector's exporter.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::trace::v1 as otlp;
+use prost::Message;
+use proto::{LoggedBatch, SpanSlice};
+use trace_model::{ScopeContext, TraceId};
+
+use crate::clickhouse::block::seconds;
+use crate::clickhouse::row_binary::Rows;
+
+/// Where a span could not be read further than its header, this attribute says so.
+const UNREADABLE: &str = "farspan.unreadable";
+
+/// What the spans of a batch have in common, encoded once.
+#[derive(Debug)]
+pub(super) struct BatchRows<'a> {
+    logged: &'a LoggedBatch,
+    /// `ServiceName` to `ScopeVersion` of each context.
+    contexts: Vec<Rows>,
+    no_context: Rows,
+    /// `Tenant`, `Region`, `AppendTime`.
+    source: Rows,
+}
+
+impl<'a> BatchRows<'a> {
+    pub(super) fn of(logged: &'a LoggedBatch) -> Self {
+        let contexts = logged.batch.contexts().iter().map(|context| put_context(context)).collect();
+        let mut source = Rows::default();
+        source.text(logged.batch.source().tenant.as_str());
+        source.text(logged.batch.source().region.as_str());
+        source.u32(seconds(logged.append_time));
+        let mut no_context = Rows::default();
+        for _empty in ["ServiceName", "ResourceAttributes", "ScopeName", "ScopeVersion"] {
+            no_context.count(0);
+        }
+        Self { logged, contexts, no_context, source }
+    }
+
+    /// Writes a span's row up to `IsOutlying`; the block's number follows.
+    pub(super) fn put(
+        &self,
+        rows: &mut Rows,
+        trace_id: TraceId,
+        slice: &SpanSlice,
+        is_outlying: bool,
+    ) {
+        let batch = &*self.logged.batch;
+        let span = otlp::Span::decode(batch.bytes_of(slice));
+        let span = span.unwrap_or_else(|_| header_alone(batch.name_of(slice), slice));
+        rows.i64(stamp(slice.start.0));
+        rows.hex(trace_id.as_bytes());
+        rows.hex(slice.span_id.as_bytes());
+        let parent = slice.parent_span_id.as_ref();
+        rows.hex(parent.map_or(&[][..], |parent| parent.as_bytes()));
+        rows.text(&span.trace_state);
+        rows.text(&span.name);
+        rows.text(kind(slice.kind));
+        match self.contexts.get(slice.scope as usize) {
+            Some(context) => rows.append(context),
+            None => rows.append(&self.no_context),
+        }
+        put_attributes(rows, &span.attributes);
+        rows.u64(slice.end.since(slice.start));
+        rows.text(status(slice.status));
+        rows.text(span.status.as_ref().map_or("", |status| &status.message));
+        put_events(rows, &span.events);
+        put_links(rows, &span.links);
+        rows.append(&self.source);
+        rows.boolean(is_outlying);
+    }
+}
+
+fn header_alone(name: &str, slice: &SpanSlice) -> otlp::Span {
+    tracing::debug!(span_id = %slice.span_id, "a span is written without its attributes");
+    let value = Some(AnyValue { value: Some(Value::BoolValue(true)) });
+    let attributes = vec![KeyValue { key: UNREADABLE.to_owned(), value, ..KeyValue::default() }];
+    otlp::Span { name: name.to_owned(), attributes, ..otlp::Span::default() }
+}
+
+/// Nanoseconds as the engine's signed ones: what is beyond 2262 is said to be then.
+fn stamp(nanos: u64) -> i64 {
+    i64::try_from(nanos).unwrap_or(i64::MAX)
+}
+
+const fn kind(number: u8) -> &'static str {
+    match number {
+        1 => "Internal",
+        2 => "Server",
+        3 => "Client",
+        4 => "Producer",
+        5 => "Consumer",
+        _ => "Unspecified",
+    }
+}
+
+const fn status(number: u8) -> &'static str {
+    match number {
+        1 => "Ok",
+        2 => "Error",
+        _ => "Unset",
+    }
+}
+
+fn put_context(context: &ScopeContext) -> Rows {
+    let resource = otlp::ResourceSpans::decode(context.resource.as_ref()).unwrap_or_default();
+    let scope = otlp::ScopeSpans::decode(context.scope.as_ref()).unwrap_or_default();
+    let scope = scope.scope.unwrap_or_default();
+    let mut rows = Rows::default();
+    rows.text(&context.service);
+    put_attributes(&mut rows, &resource.resource.unwrap_or_default().attributes);
+    rows.text(&scope.name);
+    rows.text(&scope.version);
+    rows
+}
+
+fn put_attributes(rows: &mut Rows, attributes: &[KeyValue]) {
+    rows.count(attributes.len());
+    for attribute in attributes {
+        rows.text(&attribute.key);
+        put_value(rows, attribute.value.as_ref());
+    }
+}
+
+fn put_value(rows: &mut Rows, value: Option<&AnyValue>) {
+    match value.and_then(|value| value.value.as_ref()) {
+        None => rows.text(""),
+        Some(Value::StringValue(text)) => rows.text(text),
+        Some(Value::BoolValue(value)) => rows.text(if *value { "true" } else { "false" }),
+        Some(Value::BytesValue(bytes)) => rows.text(&STANDARD.encode(bytes)),
+        Some(Value::IntValue(number)) => put_display(rows, number),
+        Some(Value::DoubleValue(number)) => put_display(rows, number),
+        Some(value @ (Value::ArrayValue(_) | Value::KvlistValue(_))) => {
+            put_display(rows, json(Some(value)));
+        }
+        // Indexes into a table of texts: profiles have one, traces do not.
+        Some(Value::StringValueStrindex(_)) => rows.text(""),
+    }
+}
+
+fn put_display(rows: &mut Rows, value: impl std::fmt::Display) {
+    let mut text = String::new();
+    let _infallible = write!(text, "{value}");
+    rows.text(&text);
+}
+
+/// Lists and maps of values as JSON.
+fn json(value: Option<&Value>) -> serde_json::Value {
+    let inner = |value: Option<&AnyValue>| json(value.and_then(|value| value.value.as_ref()));
+    match value {
+        None | Some(Value::StringValueStrindex(_)) => serde_json::Value::Null,
+        Some(Value::StringValue(text)) => text.as_str().into(),
+        Some(Value::BoolValue(value)) => (*value).into(),
+        Some(Value::IntValue(number)) => (*number).into(),
+        Some(Value::DoubleValue(number)) => (*number).into(),
+        Some(Value::BytesValue(bytes)) => STANDARD.encode(bytes).into(),
+        Some(Value::ArrayValue(list)) => {
+            list.values.iter().map(|value| inner(Some(value))).collect()
+        }
+        Some(Value::KvlistValue(list)) => {
+            let pairs =
+                list.values.iter().map(|pair| (pair.key.clone(), inner(pair.value.as_ref())));
+            serde_json::Value::Object(pairs.collect())
+        }
+    }
+}
+
+fn put_events(rows: &mut Rows, events: &[otlp::span::Event]) {
+    rows.count(events.len());
+    for event in events {
+        rows.i64(stamp(event.time_unix_nano));
+    }
+    rows.count(events.len());
+    for event in events {
+        rows.text(&event.name);
+    }
+    rows.count(events.len());
+    for event in events {
+        put_attributes(rows, &event.attributes);
+    }
+}
+
+fn put_links(rows: &mut Rows, links: &[otlp::span::Link]) {
+    rows.count(links.len());
+    for link in links {
+        rows.hex(&link.trace_id);
+    }
+    rows.count(links.len());
+    for link in links {
+        rows.hex(&link.span_id);
+    }
+    rows.count(links.len());
+    for link in links {
+        rows.text(&link.trace_state);
+    }
+    rows.count(links.len());
+    for link in links {
+        put_attributes(rows, &link.attributes);
+    }
+}
