@@ -11,6 +11,10 @@
 )]
 
 mod assembled;
+#[path = "../conformance/differential.rs"]
+mod differential;
+#[cfg(feature = "elasticsearch")]
+mod elasticsearch;
 #[path = "../conformance/fixture.rs"]
 mod fixture;
 #[path = "../conformance/harness.rs"]
