@@ -1,13 +1,17 @@
 //! The stores of a cell: ports for spans, search, services, metrics and erasure, and their adapters.
 //!
-//! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments), `memory` (the
-//! oracle that the conformance suite trusts), `clickhouse` (counts, and raw spans for dashboards). An adapter that cannot serve a question refuses it:
-//! an empty answer that means "cannot" looks like a correct one.
+//! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments), `cassandra` (spans
+//! by id over many machines), `elasticsearch` (search on Elasticsearch and OpenSearch), `clickhouse`
+//! (counts, and raw spans for dashboards) and `memory` (the oracle that the conformance suite
+//! trusts). An adapter that cannot serve a question refuses it: an empty answer that means "cannot"
+//! looks like a correct one.
 #![warn(missing_docs)]
 
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
 pub mod disk;
+#[cfg(feature = "elasticsearch")]
+pub mod elasticsearch;
 pub mod embedded;
 pub mod embedded_metrics;
 pub mod memory;
@@ -18,12 +22,16 @@ mod questions;
 
 #[cfg(feature = "clickhouse")]
 pub use clickhouse::{ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers};
+#[cfg(feature = "elasticsearch")]
+pub use elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
 pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;
 pub use memory_metrics::MemoryMetricsStore;
 #[cfg(feature = "clickhouse")]
 pub use metrics::ClickhouseSpansMetrics;
+#[cfg(feature = "elasticsearch")]
+pub use metrics::SearchEngineMetrics;
 pub use metrics::{QuestionMetrics, StoreMetrics};
 pub use port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,

@@ -166,3 +166,51 @@ impl ClickhouseSpansMetrics {
         }
     }
 }
+
+/// Counters of one store on a search engine.
+#[cfg(feature = "elasticsearch")]
+#[derive(Clone, Debug, Default)]
+pub struct SearchEngineMetrics {
+    /// Bulk requests sent.
+    pub bulk_requests: Counter,
+    /// Bulk requests sent again for items that the engine was too busy for.
+    pub bulk_retries: Counter,
+    /// Documents that are new to the engine.
+    pub documents: Counter,
+    /// Documents that it had already.
+    pub known_documents: Counter,
+    /// Documents that went to the companion of a day that is read-only.
+    pub late_documents: Counter,
+    /// Spans outside the retention or ahead of time.
+    pub outlying_spans: Counter,
+    /// Spans dropped since their trace is erased.
+    pub erased_spans: Counter,
+    /// Spans that are no OTLP: they cannot be searched.
+    pub unreadable_spans: Counter,
+    /// Calls in which a document was refused for good.
+    pub refused_batches: Counter,
+    /// Documents that searches have looked at.
+    pub candidates: Counter,
+}
+
+#[cfg(feature = "elasticsearch")]
+impl SearchEngineMetrics {
+    /// Registers them all.
+    pub fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("bulk_requests", "Bulk requests sent", &self.bulk_requests),
+            ("bulk_retries", "Bulk requests sent again", &self.bulk_retries),
+            ("documents", "Documents new to the engine", &self.documents),
+            ("known_documents", "Documents that were there already", &self.known_documents),
+            ("late_documents", "Documents for a day that is read-only", &self.late_documents),
+            ("outlying_spans", "Spans outside the retention or ahead", &self.outlying_spans),
+            ("erased_spans", "Spans refused since their trace is erased", &self.erased_spans),
+            ("unreadable_spans", "Spans that cannot be searched", &self.unreadable_spans),
+            ("refused_batches", "Calls with a document refused for good", &self.refused_batches),
+            ("candidates", "Documents looked at by searches", &self.candidates),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(format!("farspan_search_engine_{name}"), help, counter.clone());
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! The embedded store against the oracle: random spans, canonical and not, sealed and waiting, under
-//! random filters. Every answer is the same.
+//! A store against the oracle: random spans, canonical and not, sealed and waiting, under random
+//! filters. Every answer is the same.
 
 use opentelemetry_proto::tonic::common::v1::{ArrayValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1 as otlp;
@@ -8,10 +8,9 @@ use proptest::prelude::*;
 use prost::Message;
 use trace_model::query::{CompareOp, Field, Literal, Pattern, Place};
 use trace_model::{Filter, TenantId, TimeRange};
-use trace_store::{EmbeddedStore, EmbeddedStoreConfig};
 
 use crate::fixture::{NOW, Request, attribute, resource, scope, span, text, trace_id};
-use crate::harness::{Adapter, Harness, MEMORY, query, ready, small_config};
+use crate::harness::{Adapter, Harness, MEMORY, query};
 
 const KEYS: [&str; 5] = ["a", "b", "http.code", "service.name", "rare"];
 const TEXTS: [&str; 8] = ["5", "x", "true", "0", "-0", "0.5", "error", ""];
@@ -103,7 +102,7 @@ fn is_admitted(span: &[u8]) -> bool {
     proto::wire::SpanHeader::read(span).is_ok()
 }
 
-fn any_request() -> impl Strategy<Value = Request> {
+pub(crate) fn any_request() -> impl Strategy<Value = Request> {
     let group = (
         proptest::sample::select(&["web", "cart", "error"][..]),
         attributes(3),
@@ -148,7 +147,7 @@ fn any_literal() -> impl Strategy<Value = Literal> {
     ]
 }
 
-fn any_filter() -> impl Strategy<Value = Filter> {
+pub(crate) fn any_filter() -> impl Strategy<Value = Filter> {
     use CompareOp::{Eq, Ge, Gt, Le, Lt, Ne};
     let op = proptest::sample::select(&[Eq, Eq, Eq, Ne, Lt, Le, Gt, Ge][..]);
     let pattern = proptest::sample::select(&["^5$", "e", "^$", "[0-9]"][..]);
@@ -171,28 +170,14 @@ fn any_filter() -> impl Strategy<Value = Filter> {
     })
 }
 
-/// Blocks of a few spans and segments of a few blocks: their filters hold little, so that one entry
-/// that is missing shows.
-const SPARSE: Adapter = Adapter {
-    open: |directory, clock| {
-        let config = EmbeddedStoreConfig {
-            block_spans: 2,
-            segment_spans_max: 8,
-            ..small_config(&directory)
-        };
-        ready(EmbeddedStore::open(config, clock).unwrap())
-    },
-    is_durable: true,
-};
-
 async fn check_search(
     oracle: &Harness,
-    embedded: &Harness,
+    store: &Harness,
     query: trace_model::SearchQuery,
 ) -> Result<(), TestCaseError> {
     let filter = query.filter.clone();
     let expected = oracle.store.search(&query).await.unwrap();
-    let found = embedded.store.search(&query).await.unwrap();
+    let found = store.store.search(&query).await.unwrap();
     let seen = |matches: &[trace_model::TraceMatch]| {
         let one = |found: &trace_model::TraceMatch| {
             let services = found.services.clone();
@@ -207,28 +192,33 @@ async fn check_search(
     };
     let mut page = trace_model::SearchQuery { limit: 2, ..query };
     for expected in expected.matches.chunks(page.limit) {
-        let found = embedded.store.search(&page).await.unwrap().matches;
+        let found = store.store.search(&page).await.unwrap().matches;
         prop_assert_eq!(keys(&found), keys(expected), "{:?} {:?}", filter, page.before);
         page.before = found.last().map(|last| (last.newest_match, last.trace_id));
     }
-    let behind = embedded.store.search(&page).await.unwrap().matches;
+    let behind = store.store.search(&page).await.unwrap().matches;
     prop_assert!(page.before.is_none() || behind.is_empty(), "{:?} {:?}", filter, page.before);
     Ok(())
 }
 
-async fn check(requests: &[(Request, bool)], filters: &[Filter]) -> Result<(), TestCaseError> {
+/// Fills the store and the oracle, and asks both.
+pub(crate) async fn check(
+    adapter: Adapter,
+    requests: &[(Request, bool)],
+    filters: &[Filter],
+) -> Result<(), TestCaseError> {
     let mut oracle = Harness::new(MEMORY).await;
-    let mut embedded = Harness::new(SPARSE).await;
+    let mut store = Harness::new(adapter).await;
     for (request, is_sealed) in requests {
         oracle.write(request).await;
-        embedded.write(request).await;
+        store.write(request).await;
         if *is_sealed {
-            embedded.seal().await;
+            store.seal().await;
         }
     }
     for trace in 0..12 {
         let (expected, found) =
-            (oracle.read(trace_id(trace)).await, embedded.read(trace_id(trace)).await);
+            (oracle.read(trace_id(trace)).await, store.read(trace_id(trace)).await);
         prop_assert!(found.iter().all(|span| expected.contains(span)));
     }
     for filter in filters {
@@ -236,30 +226,17 @@ async fn check(requests: &[(Request, bool)], filters: &[Filter]) -> Result<(), T
             [TimeRange::ALL, TimeRange { start: NOW.plus(9_000_000), end: NOW.plus(30_000_000) }]
         {
             let query = trace_model::SearchQuery { range, ..query(filter.clone()) };
-            check_search(&oracle, &embedded, query).await?;
+            check_search(&oracle, &store, query).await?;
         }
     }
-    embedded.seal().await;
-    let embedded = embedded.reopen().await;
+    store.seal().await;
+    let store = store.reopen().await;
     for trace in 0..12 {
-        prop_assert_eq!(embedded.read(trace_id(trace)).await, oracle.read(trace_id(trace)).await);
+        prop_assert_eq!(store.read(trace_id(trace)).await, oracle.read(trace_id(trace)).await);
     }
     let tenant = TenantId::default();
-    let services = embedded.store.services(&tenant, TimeRange::ALL).await.unwrap();
+    let services = store.store.services(&tenant, TimeRange::ALL).await.unwrap();
     let expected = oracle.store.services(&tenant, TimeRange::ALL).await.unwrap();
     prop_assert!(expected.iter().all(|service| services.contains(service)));
     Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    #[test]
-    fn every_answer_is_the_oracles(
-        requests in vec((any_request(), any::<bool>()), 1..5),
-        filters in vec(any_filter(), 1..24),
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(check(&requests, &filters))?;
-    }
 }

@@ -20,14 +20,21 @@ mod metrics;
 mod metrics_files;
 mod questions;
 mod rare_values;
+#[cfg(feature = "elasticsearch")]
+mod search_engine_faults;
+mod sparse;
 mod suite;
 mod upkeep;
 mod workload;
 
 mod memory {
+    use crate::harness::MEMORY;
+
     crate::suite::every_fact!(MEMORY);
 }
 
 mod embedded {
+    use crate::harness::EMBEDDED;
+
     crate::suite::every_fact!(EMBEDDED);
 }

@@ -266,7 +266,7 @@ macro_rules! conformance {
         $(
             #[tokio::test]
             async fn $fact() {
-                crate::suite::$fact(crate::harness::$adapter).await;
+                crate::suite::$fact($adapter).await;
             }
         )*
     };

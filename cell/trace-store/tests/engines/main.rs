@@ -12,6 +12,10 @@
 
 mod assembled;
 mod clickhouse;
+#[path = "../conformance/differential.rs"]
+mod differential;
+#[cfg(feature = "elasticsearch")]
+mod elasticsearch;
 #[path = "../conformance/fixture.rs"]
 mod fixture;
 #[path = "../conformance/harness.rs"]

@@ -1,0 +1,257 @@
+//! The engine behind HTTP: requests with a deadline, answers with a limit, failures in our words.
+//!
+//! The crate's transport does connections, credentials and TLS; bodies are ours. Every request that is
+//! made here may be sent again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use elasticsearch::auth::Credentials;
+use elasticsearch::cert::{Certificate, CertificateValidation};
+use elasticsearch::http::headers::HeaderMap;
+use elasticsearch::http::transport::{MultiNodeConnectionPool, Transport, TransportBuilder};
+use elasticsearch::http::{Method, Url};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::config::{ElasticsearchConfig, EngineCredentials};
+use crate::port::StoreError;
+
+/// Largest answer that is read.
+const ANSWER_BYTES_MAX: u64 = 128 << 20;
+/// Longest part of an engine's reason that goes into an error.
+const REASON_BYTES_MAX: usize = 500;
+
+/// Sends requests.
+pub(super) struct Client {
+    transport: Transport,
+    nodes: usize,
+    write_timeout: Duration,
+    search_timeout: Duration,
+}
+
+/// Without the transport, whose own form shows credentials.
+impl std::fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Client").field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+/// What came back, whatever the status.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Bytes,
+}
+
+/// An error as the engine tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct EngineError {
+    #[serde(rename = "type", default)]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+    #[serde(default)]
+    pub(super) caused_by: Option<Box<EngineError>>,
+}
+
+impl EngineError {
+    /// The error and what caused it, bounded.
+    pub(super) fn words(&self) -> String {
+        let mut words = String::new();
+        let mut at = Some(self);
+        while let Some(error) = at {
+            if !words.is_empty() {
+                words.push_str(": ");
+            }
+            words.push_str(&error.kind);
+            if let Some(reason) = &error.reason {
+                words.push_str(": ");
+                words.push_str(reason);
+            }
+            at = error.caused_by.as_deref();
+        }
+        let mut end = words.len().min(REASON_BYTES_MAX);
+        while !words.is_char_boundary(end) {
+            end -= 1;
+        }
+        words.truncate(end);
+        words
+    }
+}
+
+impl Answer {
+    pub(super) const fn is_success(&self) -> bool {
+        self.status >= 200 && self.status < 300
+    }
+
+    /// The body of a success.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
+        if !self.is_success() {
+            return Err(self.failure());
+        }
+        serde_json::from_slice(&self.body)
+            .map_err(|error| unavailable(format!("the engine's answer makes no sense: {error}")))
+    }
+
+    /// The error in the body, as far as there is one.
+    pub(super) fn error(&self) -> EngineError {
+        let value: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let error = value.get("error").cloned().unwrap_or_default();
+        if let Value::String(reason) = error {
+            return EngineError { reason: Some(reason), ..EngineError::default() };
+        }
+        serde_json::from_value(error).unwrap_or_default()
+    }
+
+    /// Why a request that is not about one record failed.
+    pub(super) fn failure(&self) -> StoreError {
+        let error = self.error();
+        let words = format!("the engine answers {}: {}", self.status, error.words());
+        let is_question = self.status == 400 && !error.words().contains("index_closed_exception");
+        if is_question { StoreError::Unsupported(words) } else { StoreError::Unavailable(words) }
+    }
+}
+
+pub(super) fn unavailable(words: impl Into<String>) -> StoreError {
+    StoreError::Unavailable(words.into())
+}
+
+impl Client {
+    /// A client for the nodes; nothing is sent yet.
+    pub(super) fn new(config: &ElasticsearchConfig) -> Result<Self, StoreError> {
+        let unusable = |error: &dyn std::fmt::Display| StoreError::Unsupported(error.to_string());
+        let mut urls = Vec::new();
+        for text in &config.urls {
+            let url = Url::parse(text).map_err(|error| unusable(&format!("{text}: {error}")))?;
+            if !url.username().is_empty() || url.password().is_some() {
+                return Err(unusable(&"credentials stand in files, not in a url"));
+            }
+            urls.push(url);
+        }
+        let nodes = urls.len();
+        let pool = MultiNodeConnectionPool::round_robin(urls, None);
+        let mut builder = TransportBuilder::new(pool).disable_proxy().enable_meta_header(false);
+        if let Some(credentials) = read_credentials(&config.credentials)? {
+            builder = builder.auth(credentials);
+        }
+        if let Some(file) = &config.ca_file {
+            let pem = std::fs::read(file)
+                .map_err(|error| unusable(&format!("{}: {error}", file.display())))?;
+            let certificate = Certificate::from_pem(&pem).map_err(|error| unusable(&error))?;
+            builder = builder.cert_validation(CertificateValidation::Full(certificate));
+        }
+        let transport = builder.build().map_err(|error| unusable(&error))?;
+        let (write_timeout, search_timeout) = (config.write_timeout, config.search_timeout);
+        Ok(Self { transport, nodes, write_timeout, search_timeout })
+    }
+
+    /// Sends a request that writes.
+    pub(super) async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, StoreError> {
+        self.send(method, path, query, body, self.write_timeout).await
+    }
+
+    /// Sends a request that reads.
+    pub(super) async fn read(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, StoreError> {
+        self.send(method, path, query, body, self.search_timeout).await
+    }
+
+    /// Sends a JSON body and takes a JSON answer.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<T, StoreError> {
+        self.read(Method::Post, path, query, json(body)).await?.json()
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Answer, StoreError> {
+        let mut tries = self.nodes;
+        loop {
+            tries = tries.saturating_sub(1);
+            match self.send_once(method, path, query, body.clone(), timeout).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.is_timeout() || tries == 0 => {
+                    return Err(unavailable(words_of(&error)));
+                }
+                // Another node may be there.
+                Err(error) => tracing::debug!(%error, "a node of the engine is away"),
+            }
+        }
+    }
+
+    async fn send_once(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Answer, elasticsearch::Error> {
+        let body = if body.is_empty() { None } else { Some(body) };
+        let query = Some(query).filter(|query| !query.is_empty());
+        let sent = self.transport.send(method, path, HeaderMap::new(), query, body, Some(timeout));
+        let response = sent.await?;
+        let status = response.status_code().as_u16();
+        if response.content_length().is_some_and(|length| length > ANSWER_BYTES_MAX) {
+            let body = Bytes::from_static(br#"{"error":"an answer of too many bytes"}"#);
+            return Ok(Answer { status: 502, body });
+        }
+        Ok(Answer { status, body: response.bytes().await? })
+    }
+}
+
+/// A JSON value as a body.
+pub(super) fn json(value: &Value) -> Bytes {
+    value.to_string().into()
+}
+
+fn words_of(error: &elasticsearch::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !words.contains(&more) {
+            words.push_str(": ");
+            words.push_str(&more);
+        }
+        cause = error.source();
+    }
+    words
+}
+
+fn read_credentials(credentials: &EngineCredentials) -> Result<Option<Credentials>, StoreError> {
+    let secret = |file: &std::path::Path| {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| StoreError::Unsupported(format!("{}: {error}", file.display())))?;
+        Ok::<_, StoreError>(text.trim_end_matches(['\r', '\n']).to_owned())
+    };
+    Ok(match credentials {
+        EngineCredentials::None => None,
+        EngineCredentials::Basic { user, password_file } => {
+            Some(Credentials::Basic(user.clone(), secret(password_file)?))
+        }
+        EngineCredentials::ApiKey { file } => Some(Credentials::EncodedApiKey(secret(file)?)),
+    })
+}

@@ -1,0 +1,309 @@
+//! What the cluster has to know before a document is written: component and index templates, the
+//! state index, and the lifecycle policy where the engine has one. Versioned; a newer version is
+//! refused, an older one is replaced (days that exist keep their mapping, the next day has ours).
+
+use elasticsearch::http::Method;
+use serde_json::{Value, json};
+
+use super::client::{Answer, Client, json as body, unavailable};
+use super::config::{ElasticsearchConfig, Lifecycle};
+use super::names::{Kind, Names};
+use crate::port::StoreError;
+
+/// Version of the templates and of the documents.
+pub(super) const VERSION: u32 = 1;
+/// Above Jaeger's own (500): a day that a Jaeger begins has our fields as well. Patterns that might
+/// meet need priorities of their own.
+const PRIORITY: u32 = 700;
+const SECONDS_PER_DAY: u64 = 24 * 3_600;
+
+/// Which engine answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// OpenSearch, not Elasticsearch.
+    pub is_opensearch: bool,
+    /// Its version, as it says.
+    pub version: String,
+}
+
+/// What `init` has done, for the person who called it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitReport {
+    /// The engine.
+    pub engine: EngineInfo,
+    /// Copies of each shard.
+    pub replicas: u32,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// Learns which engine answers. Elasticsearch before 8 is refused.
+pub(super) async fn engine(client: &Client) -> Result<EngineInfo, StoreError> {
+    let info: Value = client.read(Method::Get, "/", &[], body_of_none()).await?.json()?;
+    let text = |path: &str| info.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    let is_opensearch = text("/version/distribution") == "opensearch";
+    let version = text("/version/number").to_owned();
+    let major: u32 = version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
+    if major < if is_opensearch { 2 } else { 8 } {
+        let words =
+            format!("Elasticsearch 8, OpenSearch 2 or newer is needed; this is {version:?}");
+        return Err(StoreError::Unsupported(words));
+    }
+    Ok(EngineInfo { is_opensearch, version })
+}
+
+/// Refuses a cluster that was not set up, or by a newer release.
+pub(super) async fn check(client: &Client, names: &Names) -> Result<(), StoreError> {
+    match found_version(client, names).await? {
+        Some(found) if found <= VERSION => Ok(()),
+        Some(found) => Err(newer(names, found)),
+        None => Err(unavailable(format!(
+            "the index template {} is missing: the store was not set up (farspan store init)",
+            names.own("span")
+        ))),
+    }
+}
+
+fn newer(names: &Names, found: u32) -> StoreError {
+    StoreError::NewerFormat { file: names.own("span"), found, known: VERSION }
+}
+
+async fn found_version(client: &Client, names: &Names) -> Result<Option<u32>, StoreError> {
+    let path = format!("/_index_template/{}", names.own("span"));
+    let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
+    if answer.status == 404 {
+        return Ok(None);
+    }
+    let found: Value = answer.json()?;
+    let version =
+        found.pointer("/index_templates/0/index_template/version").and_then(Value::as_u64);
+    Ok(Some(version.and_then(|version| u32::try_from(version).ok()).unwrap_or(0)))
+}
+
+/// Sets the cluster up. Repeating it is harmless.
+pub(super) async fn init(
+    client: &Client,
+    config: &ElasticsearchConfig,
+    names: &Names,
+) -> Result<InitReport, StoreError> {
+    let engine = engine(client).await?;
+    if let Some(found) = found_version(client, names).await?.filter(|found| *found > VERSION) {
+        return Err(newer(names, found));
+    }
+    let health: Value =
+        client.read(Method::Get, "/_cluster/health", &[], body_of_none()).await?.json()?;
+    let is_alone = health.pointer("/number_of_data_nodes").and_then(Value::as_u64) == Some(1);
+    let replicas = config.replicas.unwrap_or(u32::from(!is_alone));
+    let mut warnings = Vec::new();
+    if replicas == 0 {
+        warnings.push("no replicas: what the one node for data loses is lost".to_owned());
+    }
+    if let Lifecycle::Ilm { .. } = config.lifecycle {
+        let path = format!("/_ilm/policy/{}", names.own("days"));
+        put(client, &path, &lifecycle_policy(config)).await?;
+    }
+    for (name, component) in components(config, names, replicas) {
+        put(client, &format!("/_component_template/{}", names.own(name)), &component).await?;
+    }
+    for (name, template) in index_templates(names) {
+        put(client, &format!("/_index_template/{}", names.own(name)), &template).await?;
+    }
+    make_state_index(client, names).await?;
+    for warning in &warnings {
+        tracing::warn!(warning, "the search store is set up");
+    }
+    Ok(InitReport { engine, replicas, warnings })
+}
+
+fn components(
+    config: &ElasticsearchConfig,
+    names: &Names,
+    replicas: u32,
+) -> Vec<(&'static str, Value)> {
+    let mut settings = parsed(include_str!("templates/settings.json"));
+    if let Some(index) = settings.pointer_mut("/settings/index").and_then(Value::as_object_mut) {
+        index.insert("number_of_shards".to_owned(), json!(config.shards));
+        index.insert("number_of_replicas".to_owned(), json!(replicas));
+    }
+    let mut days = json!({});
+    if let Lifecycle::Ilm { .. } = config.lifecycle {
+        days = json!({ "settings": { "index": { "lifecycle": { "name": names.own("days") } } } });
+    }
+    let component = |template: Value| json!({ "template": template, "version": VERSION });
+    vec![
+        ("settings", component(settings)),
+        ("days", component(days)),
+        ("span", component(parsed(include_str!("templates/span.json")))),
+        ("service", component(parsed(include_str!("templates/service.json")))),
+        ("state", component(parsed(include_str!("templates/state.json")))),
+    ]
+}
+
+fn index_templates(names: &Names) -> Vec<(&'static str, Value)> {
+    let template = |place: u32, pattern: String, parts: &[&str]| {
+        let parts: Vec<String> = parts.iter().map(|part| names.own(part)).collect();
+        json!({
+            "index_patterns": [pattern],
+            "priority": PRIORITY + place,
+            "composed_of": parts,
+            "version": VERSION,
+            "_meta": { "farspan": VERSION },
+        })
+    };
+    let state = json!({ "settings": { "index": { "number_of_shards": 1 } } });
+    let mut of_state = template(2, names.state(), &["settings", "state"]);
+    if let Some(template) = of_state.as_object_mut() {
+        template.insert("template".to_owned(), state);
+    }
+    let spans = names.pattern(Kind::Spans);
+    let services = names.pattern(Kind::Services);
+    // No lifecycle: these take writes for ever, and the store empties them itself.
+    let outlying = |kind| names.outlying_pattern(kind);
+    vec![
+        ("service", template(1, services, &["settings", "days", "service"])),
+        ("state", of_state),
+        ("outlying-span", template(3, outlying(Kind::Spans), &["settings", "span"])),
+        ("outlying-service", template(4, outlying(Kind::Services), &["settings", "service"])),
+        // The last one: its version says that all are there.
+        ("span", template(0, spans, &["settings", "days", "span"])),
+    ]
+}
+
+async fn make_state_index(client: &Client, names: &Names) -> Result<(), StoreError> {
+    let path = format!("/{}", names.state());
+    let answer = client.write(Method::Put, &path, &[], body_of_none()).await?;
+    if answer.is_success() || is_there_already(&answer) {
+        return Ok(());
+    }
+    Err(answer.failure())
+}
+
+/// Whether an index could not be made because it, or an alias of its name, is there.
+pub(super) fn is_there_already(answer: &Answer) -> bool {
+    let error = answer.error();
+    error.kind == "resource_already_exists_exception"
+        || error.words().contains("already exists as alias")
+}
+
+async fn put(client: &Client, path: &str, value: &Value) -> Result<(), StoreError> {
+    let answer = client.write(Method::Put, path, &[], body(value)).await?;
+    if answer.is_success() {
+        return Ok(());
+    }
+    let error = answer.error();
+    Err(StoreError::Unsupported(format!("the engine refuses {path}: {}", error.words())))
+}
+
+/// The policy of the engine's lifecycle management: hot, warm from day 2 (read-only, merged, shrunk),
+/// cold from day 7, frozen from day 30 in a snapshot, gone at the end of the retention. Tiers that
+/// the retention ends before are left out.
+#[must_use]
+pub(super) fn lifecycle_policy(config: &ElasticsearchConfig) -> Value {
+    let mut policy = parsed(include_str!("templates/lifecycle.json"));
+    let days = (config.retention.as_secs() / SECONDS_PER_DAY).max(1);
+    let repository = match &config.lifecycle {
+        Lifecycle::Ilm { snapshot_repository } => snapshot_repository.as_deref(),
+        Lifecycle::None => None,
+    };
+    let Some(phases) = policy.pointer_mut("/policy/phases").and_then(Value::as_object_mut) else {
+        return policy;
+    };
+    for (phase, begins) in [("warm", 2), ("cold", 7), ("frozen", 30)] {
+        if days <= begins || (phase == "frozen" && repository.is_none()) {
+            phases.remove(phase);
+        }
+    }
+    if let Some(delete) = phases.get_mut("delete").and_then(Value::as_object_mut) {
+        delete.insert("min_age".to_owned(), json!(format!("{days}d")));
+    }
+    let snapshot = "/frozen/actions/searchable_snapshot/snapshot_repository";
+    if let Some(name) = policy.pointer_mut(&format!("/policy/phases{snapshot}")) {
+        *name = json!(repository);
+    }
+    policy
+}
+
+/// A file of ours; that it is JSON is tested.
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn body_of_none() -> bytes::Bytes {
+    bytes::Bytes::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn config(days: u64, repository: Option<&str>) -> ElasticsearchConfig {
+        ElasticsearchConfig {
+            retention: Duration::from_secs(days * 24 * 3_600),
+            lifecycle: Lifecycle::Ilm { snapshot_repository: repository.map(str::to_owned) },
+            ..ElasticsearchConfig::at("http://127.0.0.1:9200", "eu")
+        }
+    }
+
+    #[test]
+    fn every_file_is_json_and_no_mapping_grows_with_what_is_sent() {
+        fn assert_closed(mapping: &Value, path: &str) {
+            if let Some(properties) = mapping.get("properties").and_then(Value::as_object) {
+                assert_eq!(mapping.get("dynamic"), Some(&json!(false)), "{path}");
+                for (name, property) in properties {
+                    assert_closed(property, &format!("{path}.{name}"));
+                }
+            }
+        }
+        let names = Names::new("eu".to_owned());
+        let components = components(&config(30, None), &names, 1);
+        assert_eq!(components.len(), 5);
+        for (name, component) in &components {
+            assert!(component.get("template").unwrap().is_object(), "{name}");
+            if let Some(mapping) = component.pointer("/template/mappings") {
+                assert_closed(mapping, name);
+            }
+        }
+        let shards = components[0].1.pointer("/template/settings/index/number_of_shards");
+        assert_eq!(shards, Some(&json!(5)));
+    }
+
+    #[test]
+    fn the_policy_moves_days_as_the_guide_says_and_ends_with_the_retention() {
+        let phases =
+            |config: &ElasticsearchConfig| lifecycle_policy(config)["policy"]["phases"].clone();
+        let full = phases(&config(90, Some("backup")));
+        let begins = |phase: &str| full[phase]["min_age"].as_str().unwrap().to_owned();
+        let of = ["hot", "warm", "cold", "frozen", "delete"].map(begins);
+        assert_eq!(of, ["0ms", "2d", "7d", "30d", "90d"]);
+        assert_eq!(
+            full["frozen"]["actions"]["searchable_snapshot"]["snapshot_repository"],
+            "backup"
+        );
+        for action in ["readonly", "forcemerge", "shrink", "allocate"] {
+            assert!(full["warm"]["actions"][action].is_object(), "{action}");
+        }
+        let short = phases(&config(5, Some("backup")));
+        assert!(short["warm"].is_object() && short["cold"].is_null() && short["frozen"].is_null());
+        assert_eq!(short["delete"]["min_age"], "5d");
+        assert!(phases(&config(90, None))["frozen"].is_null());
+    }
+
+    #[test]
+    fn a_lifecycle_is_named_only_where_the_engine_has_it() {
+        let names = Names::new("eu".to_owned());
+        let days = |config: &ElasticsearchConfig| components(config, &names, 0)[1].1.clone();
+        let with = days(&config(30, None));
+        assert_eq!(with["template"]["settings"]["index"]["lifecycle"]["name"], "eu-farspan-days");
+        let outlying = index_templates(&names);
+        let of =
+            |wanted: &str| outlying.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
+        for name in ["outlying-span", "outlying-service"] {
+            assert!(!of(name)["composed_of"].to_string().contains("days"), "{name}");
+        }
+        assert!(of("span")["composed_of"].to_string().contains("days"));
+        let without = ElasticsearchConfig::at("http://127.0.0.1:9200", "eu");
+        assert_eq!(days(&without)["template"], json!({}));
+    }
+}
