@@ -164,15 +164,15 @@ mod tests {
         }
         assert_eq!(both.buckets, sums.into_iter().collect::<Vec<_>>());
         assert_eq!((both.zeros, both.shortest, both.longest), (1, 0.0, 77_000_000.0));
-        assert_eq!(both.total, left.total + right.total);
+        assert!((both.total - left.total - right.total).abs() < 1.0, "{}", both.total);
     }
 
     #[test]
     fn a_bucket_stands_for_a_duration_within_the_error() {
-        for nanos in [1_u64, 17, 1_000, 123_456_789, 9_000_000_000_000] {
-            let parts = sketch_of(&[nanos]).parts().unwrap();
+        for nanos in [1_u32, 17, 1_000, 123_456_789, u32::MAX] {
+            let parts = sketch_of(&[u64::from(nanos)]).parts().unwrap();
             let [(bucket, 1)] = parts.buckets[..] else { panic!("{parts:?}") };
-            let ratio = bucket_nanos(bucket) / nanos as f64;
+            let ratio = bucket_nanos(bucket) / f64::from(nanos);
             assert!((ratio - 1.0).abs() < 0.0101, "{nanos}: {ratio}");
         }
     }
