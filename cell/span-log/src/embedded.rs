@@ -68,8 +68,9 @@ pub struct EmbeddedLog {
     shared: Arc<Shared>,
     stop: Arc<Stop>,
     threads: Mutex<Option<Threads>>,
-    /// Held while a trace is erased: segments are rewritten by one at a time.
-    erasing: AsyncMutex<()>,
+    /// Held while a trace is erased, by the work itself: segments are rewritten by one at a time,
+    /// also where its caller has gone.
+    erasing: Arc<AsyncMutex<()>>,
 }
 
 #[derive(Debug)]
@@ -114,7 +115,7 @@ impl EmbeddedLog {
         shared.write_checkpoint(false).map_err(failed)?;
         let stop = Arc::new(Stop::default());
         let threads = start(&shared, &stop, findings.next_number).map_err(failed)?;
-        let (threads, erasing) = (Mutex::new(Some(threads)), AsyncMutex::default());
+        let (threads, erasing) = (Mutex::new(Some(threads)), Arc::default());
         Ok(Arc::new(Self { shared, stop, threads, erasing }))
     }
 
@@ -248,10 +249,14 @@ impl LogEraser for EmbeddedLog {
     /// The active segment is sealed first; appends go on meanwhile.
     async fn erase(&self, tenant: &TenantId, trace_id: TraceId) -> Result<ErasedRecords, LogError> {
         self.shared.check_open()?;
-        let _one_at_a_time = self.erasing.lock().await;
+        let one_at_a_time = Arc::clone(&self.erasing).lock_owned().await;
         let sealed_below = self.shared.queue.roll().await.map_err(|_| LogError::Closed)?;
         let erasing = Erasing { tenant: tenant.clone(), trace_id };
-        self.off_thread(move |shared| shared.erase(&erasing, sealed_below)).await?
+        let erase = move |shared: &Shared| {
+            let _one_at_a_time = one_at_a_time;
+            shared.erase(&erasing, sealed_below)
+        };
+        self.off_thread(erase).await?
     }
 }
 

@@ -141,12 +141,14 @@ impl Pending {
         self.schedule(key, now.saturating_add(shortest));
     }
 
-    /// The call was not counted though its parent is known: look again, whatever was looked at.
+    /// The call was not counted though its parent is known: look again when somebody may count,
+    /// whatever was looked at.
     pub(super) fn offer_again(&mut self, key: CallKey, now: Duration) {
         if let Some(waiting) = self.waiting.get_mut(&key) {
             waiting.looked_at = None;
         }
-        self.look_again(key, now);
+        let [.., longest] = PAUSES;
+        self.schedule(key, now.saturating_add(longest));
     }
 
     /// The call is counted, and its further mentions are passed over.

@@ -368,7 +368,7 @@ async fn without_the_aggregator_nothing_is_settled_and_a_new_one_is_offered_it_a
     assert_eq!((bench.saved(), bench.metrics.pending.get()), (None, 1));
     assert!(bench.metrics.skew.samples(&us()).is_empty());
     bench.cell.change(|state| state.has_ended = false);
-    bench.pass(Duration::from_secs(4)).await;
+    bench.pass(Duration::from_secs(32)).await;
     assert_eq!(bench.cell.edges(), ["web→cart"]);
     assert_eq!((bench.saved(), bench.metrics.pending.get()), (Some(cursor(1)), 0));
 }

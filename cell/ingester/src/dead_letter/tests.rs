@@ -241,6 +241,23 @@ fn letters_expire_and_it_is_remembered_up_to_when() {
 }
 
 #[test]
+fn a_letter_that_cannot_be_read_is_an_error_of_an_erasure_and_the_others_lose_the_trace() {
+    let directory = TempDir::new().unwrap();
+    let letters = open(&directory);
+    for first in [0, 2, 4] {
+        letters.put(GROUP, "r", &batch_with(first, &[1, 2])).unwrap();
+    }
+    fs::write(letters.path(2), b"noise").unwrap();
+    let erased = letters.erase(&TenantId::default(), trace(1));
+    assert!(matches!(erased, Err(DeadLetterError::Damaged { sequence: 2, .. })));
+    for sequence in [1, 3] {
+        let bytes = fs::read(letters.path(sequence)).unwrap();
+        assert!(!bytes.windows(16).any(|window| window == [1; 16]), "letter {sequence}");
+        assert!(bytes.windows(16).any(|window| window == [2; 16]), "letter {sequence}");
+    }
+}
+
+#[test]
 fn an_erased_trace_leaves_every_letter_and_other_traces_and_tenants_stay() {
     let directory = TempDir::new().unwrap();
     let letters = open(&directory);

@@ -28,6 +28,7 @@ use crate::port::{DamagedRange, ForgetLost, GroupId, LogEnd, LogError};
 pub(crate) const PARTITION: u32 = 0;
 /// Dropped runs remembered.
 const DROPPED_MAX: usize = 256;
+
 /// What all parts of a log share.
 #[derive(Debug)]
 pub(crate) struct Shared {

@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod again;
 mod differential;
 mod failing_disk;
 mod files;
