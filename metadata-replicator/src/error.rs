@@ -60,6 +60,9 @@ pub enum ReplicatorError {
     /// A cursor that lies too far in the future to be outrun.
     #[error("a cursor of epoch {0:?} lies too far ahead to be outrun")]
     FarCursor(Epoch),
+    /// The log is being taken back from peers, and is not whole yet.
+    #[error("the log of that region is being taken back from its peers")]
+    Mending,
     /// The replica does not hold the log of this region.
     #[error("the log of that region is not held here")]
     UnknownOrigin,
@@ -73,15 +76,19 @@ impl ReplicatorError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Disk { .. } | Self::InUse(_) | Self::Peer(_) | Self::Closed => true,
+            Self::Disk { .. }
+            | Self::InUse(_)
+            | Self::Peer(_)
+            | Self::Mending
+            | Self::UnknownOrigin
+            | Self::Closed => true,
             Self::NewerVersion { .. }
             | Self::Fenced
             | Self::TooLarge { .. }
             | Self::Message(_)
             | Self::Record
             | Self::Protocol(_)
-            | Self::FarCursor(_)
-            | Self::UnknownOrigin => false,
+            | Self::FarCursor(_) => false,
         }
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use proto::v1;
 use tokio::sync::Notify;
-use trace_model::Region;
 use trace_model::location::{Cursor, Epoch};
+use trace_model::{Forgotten, Region, UnixNanos};
 
 use crate::error::ReplicatorError;
 
@@ -25,6 +25,30 @@ pub struct Chunk {
     pub next: Cursor,
     /// The records, their sequences never falling.
     pub records: Vec<v1::OriginRecord>,
+}
+
+/// On what terms a holder keeps an origin's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// How long the origin keeps a row after its last append; `None` where the holder has not been
+    /// told.
+    pub retention: Option<Duration>,
+    /// Which rows may be missing from what the holder gives.
+    pub forgotten: Forgotten,
+}
+
+impl Terms {
+    /// What of it concerns a reader who has the records up to a watermark of this time (`None`: has
+    /// none). Rows whose last append lies at or before that were given to it, or it was told then
+    /// that they may be missing.
+    #[must_use]
+    pub fn news_for(self, held_until: Option<UnixNanos>) -> Forgotten {
+        let is_news = |until: &UnixNanos| Some(*until) > held_until;
+        Forgotten {
+            expired_until: self.forgotten.expired_until.filter(is_news),
+            evicted_until: self.forgotten.evicted_until.filter(is_news),
+        }
+    }
 }
 
 /// The records of one origin, to read from a cursor on: an origin's own log, or a replica's copy.
@@ -57,9 +81,14 @@ pub trait OriginFeed: Send + Sync + fmt::Debug {
     /// All service names of an epoch so far: what a reader that enters it midway may lack.
     fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName>;
 
-    /// A reader shows a cursor of an epoch above all of ours: it holds more of this origin's log
-    /// than we do. An origin starts an epoch above it and puts its rows there again, so that the
-    /// reader gets them; a copy does nothing, its origin will.
+    /// On what terms the records are kept. Whatever is missing from records that were read before
+    /// the call, and is not superseded, is among what is said to be forgotten.
+    fn terms(&self) -> Terms;
+
+    /// A reader shows where it is. Where that is an epoch above all of ours, it holds more of this
+    /// origin's log than we do: an origin starts an epoch above it and puts its rows there again, so
+    /// that the reader gets them. An origin notes what it lacks (`ContributionLog::history`). A copy
+    /// does nothing: its origin will.
     async fn outrun(&self, seen: Cursor) -> Result<(), ReplicatorError>;
 }
 

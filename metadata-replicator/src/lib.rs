@@ -31,10 +31,10 @@ mod store;
 pub use disk::DiskThreads;
 pub use epoch::Entropy;
 pub use error::ReplicatorError;
-pub use feed::OriginFeed;
+pub use feed::{OriginFeed, Terms};
 pub use metrics::ReplicatorMetrics;
 pub use origin_log::{
-    ContributionLog, MemoryOriginLog, MemoryRecords, OriginLog, OriginLogConfig, Recovered, RowKey,
-    recover_from_peer,
+    ContributionLog, LogHistory, MemoryOriginLog, MemoryRecords, OriginLog, OriginLogConfig,
+    OriginPeer, Recovered, ReplicatorPeer, RowKey, recover_from_peer,
 };
 pub use replica::{OriginEndpoint, Replica, ReplicaConfig, ReplicaServices};

@@ -78,9 +78,7 @@ impl MetadataIndex for IndexServer {
         };
         let query = summary_query_from_wire(&request).map_err(invalid)?;
         let regions = self.regions();
-        let replica = Arc::clone(&self.replica);
-        let found = tokio::task::spawn_blocking(move || replica.list_summaries(&query));
-        let found = found.await.map_err(|_| status::of(&ReplicatorError::Closed))?;
+        let found = self.replica.list_summaries(&query).await;
         let entries = found.entries.iter();
         let entries = entries.map(|(trace_id, entry)| look_up_entry_to_wire(*trace_id, entry));
         Ok(Response::new(v1::ListSummariesResponse {

@@ -35,6 +35,10 @@ pub struct ReplicatorMetrics {
     pub connected: ByOrigin<Gauge>,
     /// Streams or frames refused because the peer broke the contract.
     pub refused: ByOrigin<Counter>,
+    /// How long the origin says that it keeps its rows; 0 until it has said so.
+    pub origin_retention: ByOrigin<Gauge<f64, AtomicU64>>,
+    /// How long this replica keeps them: less than the origin where its own limit is lower.
+    pub kept: ByOrigin<Gauge<f64, AtomicU64>>,
     /// Bytes of records on disk.
     pub stored_bytes: ByOrigin<Gauge>,
     /// Rows in the hot index.
@@ -62,6 +66,16 @@ impl ReplicatorMetrics {
             "refused_streams",
             "Streams refused for their content",
             self.refused.clone(),
+        );
+        registry.register(
+            "origin_retention_seconds",
+            "How long the origin keeps its rows",
+            self.origin_retention.clone(),
+        );
+        registry.register(
+            "kept_seconds",
+            "How long this replica keeps the origin's rows",
+            self.kept.clone(),
         );
         registry.register("stored_bytes", "Bytes of records on disk", self.stored_bytes.clone());
         registry.register("index_rows", "Rows in the hot index", self.rows.clone());

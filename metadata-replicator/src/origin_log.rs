@@ -4,6 +4,7 @@
 //! Port [`ContributionLog`]; adapters [`OriginLog`] (files, durable) and [`MemoryOriginLog`] (tests).
 
 mod embedded;
+mod history;
 mod memory;
 mod recover;
 mod row_map;
@@ -12,11 +13,13 @@ mod tests;
 
 use async_trait::async_trait;
 use trace_model::location::{Cursor, Epoch};
-use trace_model::{Contribution, TenantId, TraceId, Watermark, WriterId};
+use trace_model::{Contribution, Forgotten, TenantId, TraceId, Watermark, WriterId};
 
 pub use embedded::{OriginLog, OriginLogConfig};
+pub(crate) use history::Lineage;
+pub use history::LogHistory;
 pub use memory::{MemoryOriginLog, MemoryRecords};
-pub use recover::{Recovered, recover_from_peer};
+pub use recover::{OriginPeer, Recovered, ReplicatorPeer, recover_from_peer};
 
 use crate::error::ReplicatorError;
 use crate::feed::OriginFeed;
@@ -77,4 +80,18 @@ pub trait ContributionLog: OriginFeed {
     /// The last appended watermark, over restarts: from where a publisher goes on. Its holes
     /// include what damage to this log has made.
     fn published(&self) -> Option<Watermark>;
+
+    /// Where the log comes from, and what it is known to lack.
+    fn history(&self) -> LogHistory;
+
+    /// Notes durably that records before this cursor are missing here: before the first of them is
+    /// taken back, so that a log that is opened midway knows that it is not whole.
+    async fn note_missing(&self, cursor: Cursor) -> Result<(), ReplicatorError>;
+
+    /// What could be taken back is here, up to a cursor of the copy that it came from, and a
+    /// watermark says what is not.
+    async fn note_mended(&self, until: Option<Cursor>) -> Result<(), ReplicatorError>;
+
+    /// Notes durably that rows may be missing, since whoever gave records back lacked them.
+    async fn forget(&self, forgotten: Forgotten) -> Result<(), ReplicatorError>;
 }

@@ -1,6 +1,8 @@
 //! One region's replica of the index: it follows every origin's log, keeps the records, joins them,
 //! answers from them, and serves them on.
 
+mod copy;
+mod mend;
 mod origin;
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,7 @@ use proto::v1::metadata_replication_server::MetadataReplicationServer;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trace_model::location::{RegionState, SummaryQuery};
-use trace_model::{Clock, Region, TenantId, TimeRange, TraceEntry, TraceId, UnixNanos};
+use trace_model::{Clock, Region, TenantId, TraceEntry, TraceId};
 
 use crate::disk::DiskThreads;
 use crate::epoch::Entropy;
@@ -27,6 +29,7 @@ use crate::feed::grpc::{
 use crate::index::hot::{HotIndex, Summaries};
 use crate::lookup::IndexServer;
 use crate::metrics::ReplicatorMetrics;
+use mend::take_back;
 use origin::Origin;
 
 /// Where an origin's log is served: its cell, or a replicator that holds it.
@@ -48,7 +51,8 @@ pub struct ReplicaConfig {
     pub directory: PathBuf,
     /// The origins that it follows, its own region among them.
     pub origins: Vec<OriginEndpoint>,
-    /// How long a row is kept after its last append.
+    /// How long a row is kept after its last append at most: an origin's own retention counts where
+    /// it is shorter.
     pub retention: Duration,
     /// Most rows in memory; those that arrived first go.
     pub rows_max: usize,
@@ -84,6 +88,8 @@ impl ReplicaConfig {
     }
 }
 
+/// Rows that a search looks at under one hold of the index's lock: about a millisecond.
+const SEARCH_ROWS: usize = 2_048;
 /// How often files are synced; expiry and compaction come every tenth time.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -126,26 +132,52 @@ impl Replica {
             let origin = Origin::open(&config, region, &index, &clock, &metrics)?;
             origins.insert(region.clone(), Arc::new(origin));
         }
+        // Only when all versions of all rows are there.
+        origins.values().for_each(|origin| origin.expire_all());
+        // Until the peers have been asked the own log is not served: a cell that lost its own would
+        // take it for new.
+        let has_peers = config.origins.iter().any(|endpoint| endpoint.region != config.region);
+        if let Some(own) = origins.get(&config.region).filter(|own| has_peers && own.is_empty()) {
+            own.set_mending(true);
+        }
         Ok(Self { config, origins, index, clock, entropy: Arc::new(entropy), metrics })
     }
 
     /// Starts following every origin, until the token is cancelled.
     pub fn spawn(self: &Arc<Self>, tracker: &TaskTracker, token: &CancellationToken) {
         for (region, origin) in &self.origins {
-            let endpoints = self.config.origins.iter();
-            let urls = endpoints.filter(|endpoint| endpoint.region == *region);
-            let subscriber = Subscriber {
-                origin: region.clone(),
-                subscriber: self.config.region.clone(),
-                urls: urls.map(|endpoint| endpoint.url.clone()).collect(),
-                dialer: Arc::clone(&self.config.dialer),
-                entropy: Arc::clone(&self.entropy),
-            };
+            let subscriber = self.subscriber(region, |endpoint| endpoint.region == *region);
             let sink: Arc<dyn FeedSink> = Arc::clone(origin) as Arc<dyn FeedSink>;
-            tracker.spawn(follow(subscriber, sink, token.child_token()));
+            let token = token.child_token();
+            let mender = self.mender(region, origin);
+            let origin = Arc::clone(origin);
+            tracker.spawn(async move {
+                if let Some(mender) = mender {
+                    take_back(&mender, &origin, &token).await;
+                    origin.set_mending(false);
+                }
+                follow(subscriber, sink, token).await;
+            });
         }
         let (replica, token) = (Arc::clone(self), token.child_token());
         tracker.spawn(async move { replica.keep_house(&token).await });
+    }
+
+    fn subscriber(&self, origin: &Region, at: impl Fn(&OriginEndpoint) -> bool) -> Subscriber {
+        let endpoints = self.config.origins.iter().filter(|endpoint| at(endpoint));
+        Subscriber {
+            origin: origin.clone(),
+            subscriber: self.config.region.clone(),
+            urls: endpoints.map(|endpoint| endpoint.url.clone()).collect(),
+            dialer: Arc::clone(&self.config.dialer),
+            entropy: Arc::clone(&self.entropy),
+        }
+    }
+
+    /// Where nothing of the own region's log is here: the peers that may hold it.
+    fn mender(&self, region: &Region, origin: &Origin) -> Option<Subscriber> {
+        let others = |endpoint: &OriginEndpoint| endpoint.region != *region;
+        origin.is_mending().then(|| self.subscriber(region, others))
     }
 
     /// Syncs, expires and compacts until the token is cancelled; syncs once more then.
@@ -173,14 +205,9 @@ impl Replica {
 
     /// Takes expired rows out of the index, and superseded and expired ones out of the files.
     pub async fn maintain(&self) {
-        let retention = u64::try_from(self.config.retention.as_nanos()).unwrap_or(u64::MAX);
-        let horizon = self.clock.now().minus(retention);
-        let expired = {
-            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            index.expire(horizon)
-        };
-        self.metrics.rows_expired.inc_by(expired as u64);
         for origin in self.origins.values() {
+            let expired = origin.expire().await;
+            self.metrics.rows_expired.inc_by(expired as u64);
             origin.maintain().await;
         }
     }
@@ -222,27 +249,22 @@ impl Replica {
         trace_ids.iter().map(|trace_id| index.look_up(tenant, *trace_id)).collect()
     }
 
-    /// Traces from the index alone, newest first.
-    #[must_use]
-    pub fn list_summaries(&self, query: &SummaryQuery) -> Summaries {
-        self.index().summaries(query)
+    /// Traces from the index alone, newest first. Between two steps writers get in, and a caller
+    /// who has gone is noticed.
+    pub async fn list_summaries(&self, query: &SummaryQuery) -> Summaries {
+        let mut search = self.index().search(query.clone());
+        while !search.step(&self.index(), SEARCH_ROWS) {
+            tokio::task::yield_now().await;
+        }
+        search.finish()
     }
 
-    /// How each origin's log stands. Where rows were evicted or have expired, every watermark has a
-    /// hole: absence there is not proven.
+    /// How each origin's log stands. Where rows of it were let go, its watermark has a hole: absence
+    /// there is not proven.
     #[must_use]
     pub fn list_regions(&self) -> Vec<RegionState> {
-        let forgotten = self.index().forgotten_until();
-        let mut states = Vec::with_capacity(self.origins.len());
-        for (region, origin) in &self.origins {
-            let mut state = origin.state(*region == self.config.region);
-            if let (Some(until), Some(watermark)) = (forgotten, &mut state.watermark) {
-                let hole = TimeRange { start: UnixNanos(0), end: until.plus(1) };
-                watermark.holes.insert(0, hole);
-            }
-            states.push(state);
-        }
-        states
+        let states = self.origins.iter();
+        states.map(|(region, origin)| origin.state(*region == self.config.region)).collect()
     }
 
     /// Traces held.

@@ -10,7 +10,7 @@ pub(crate) fn of(error: &ReplicatorError) -> Status {
         ReplicatorError::Disk { .. } | ReplicatorError::InUse(_) | ReplicatorError::Closed => {
             Code::Unavailable
         }
-        ReplicatorError::Peer(_) => Code::Unavailable,
+        ReplicatorError::Peer(_) | ReplicatorError::Mending => Code::Unavailable,
         ReplicatorError::Message(_)
         | ReplicatorError::Protocol(_)
         | ReplicatorError::FarCursor(_) => Code::InvalidArgument,
@@ -46,6 +46,7 @@ mod tests {
             (ReplicatorError::Message(InvalidIndexMessage::OtherTrace), Code::InvalidArgument),
             (ReplicatorError::Protocol("x"), Code::InvalidArgument),
             (ReplicatorError::FarCursor(Epoch::default()), Code::InvalidArgument),
+            (ReplicatorError::Mending, Code::Unavailable),
             (ReplicatorError::UnknownOrigin, Code::NotFound),
             (ReplicatorError::Fenced, Code::FailedPrecondition),
             (ReplicatorError::TooLarge { bytes: 2, bytes_max: 1 }, Code::ResourceExhausted),

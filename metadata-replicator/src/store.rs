@@ -2,13 +2,15 @@
 //! keep alike. A CQL store would stand beside this one as `store/cql`.
 //!
 //! A store is a run of segment files, each of one epoch, in the order of their cursors. It never
-//! gives back bytes whose checksum does not hold, and never steps over a damaged run in silence.
+//! gives back bytes whose checksum does not hold, never steps over a damaged run in silence, and
+//! never lets go of a row before it is noted that rows of that time may be missing.
 
 mod files;
 mod part;
 mod records;
 mod segment;
 mod segments;
+mod terms;
 
-pub(crate) use records::{Framer, JudgeRows, Loaded, RecordStore, StoreConfig};
+pub(crate) use records::{Framer, JudgeRows, Judged, Loaded, RecordStore, StoreConfig};
 pub(crate) use segment::Location;

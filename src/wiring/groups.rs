@@ -11,6 +11,8 @@ use ingester::{
     IngesterMetrics, IngesterParts, IngesterService, LagBoard, Retries, RunnerConfig, RunnerParts,
     SearchIndexerMaker, StorageWriterMaker,
 };
+use metadata_replicator::feed::grpc::TcpDialer;
+use metadata_replicator::{OriginPeer, ReplicatorPeer};
 use service_kit::Stage;
 use service_kit::config::CellConfig;
 
@@ -81,6 +83,7 @@ fn makers(
         config: PublisherConfig::new(config.region.clone()),
         span_log: Arc::clone(&keepers.log),
         origin: Arc::clone(&keepers.origin) as _,
+        peer: replicators_copy(config),
         policy: Arc::new(FixedPolicy(config.locality.index)),
         clock: Arc::clone(&context.clock),
         metrics: publishing.clone(),
@@ -92,4 +95,10 @@ fn makers(
         Arc::new(publisher),
     ];
     (makers, calls)
+}
+
+/// Who gives the origin log back, should it be lost: the region's replicator.
+fn replicators_copy(config: &CellConfig) -> Option<Arc<dyn OriginPeer>> {
+    let url = config.replicator.as_ref()?.as_str().to_owned();
+    Some(Arc::new(ReplicatorPeer { url, dialer: Arc::new(TcpDialer) }))
 }

@@ -15,7 +15,9 @@ use ingester::{
     LagBoard, Retries, RunnerConfig, RunnerParts, StorageWriterMaker,
 };
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
-use metadata_replicator::{DiskThreads, Entropy, OriginFeed, OriginLog, OriginLogConfig};
+use metadata_replicator::{
+    DiskThreads, Entropy, OriginFeed, OriginLog, OriginLogConfig, ReplicatorPeer,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -36,10 +38,10 @@ use trace_model::locality::IndexMode;
 use trace_model::{Clock, TenantId};
 use trace_store::{MemoryMetricsStore, MemoryStore};
 
-use crate::hosts::{Fallible, cell, clock_of, region};
+use crate::hosts::{Fallible, cell, clock_of, region, replicator, url};
 use crate::late_writer::LateWriter;
 use crate::ledger::{Disk, World};
-use crate::network::incoming;
+use crate::network::{SimulatedDialer, incoming};
 use crate::ports::{LogAndGroups, LogTail};
 
 /// OTLP into the collector's stages: the collector's own listeners want real sockets.
@@ -126,6 +128,10 @@ impl Opened {
             config: PublisherConfig::new(region(name)),
             span_log: self.log(),
             origin: Arc::clone(&self.origin) as _,
+            peer: Some(Arc::new(ReplicatorPeer {
+                url: url(&replicator(name)),
+                dialer: Arc::new(SimulatedDialer),
+            })),
             policy: Arc::new(FixedPolicy(IndexMode::Full)),
             clock: Arc::clone(&self.clock),
             metrics: PublisherMetrics::default(),

@@ -11,6 +11,7 @@
 mod config;
 mod duplicates;
 mod maker;
+mod mending;
 mod metrics;
 mod open_trace;
 mod policy;
@@ -311,6 +312,22 @@ impl MetadataPublisher {
             open.published_at = Some(now);
             self.schedule.add(*key, open.seen_at.saturating_add(self.config.quiet_after));
         }
+    }
+
+    /// Records appended within this time were published, and the origin log has lost it: a hole, and
+    /// durable.
+    async fn note_lost(&mut self, since: UnixNanos, until: UnixNanos) -> Result<(), HandleError> {
+        self.progress.note_hole(since, until);
+        let now = self.clock.monotonic();
+        self.publish_part(&[], None, now).await
+    }
+
+    /// The origin log was taken back up to what it says is published: what was committed beyond that
+    /// is lost.
+    async fn note_uncovered(&mut self, source: &SpanLogState) -> Result<(), HandleError> {
+        self.progress.note_lost(source);
+        let now = self.clock.monotonic();
+        self.publish_part(&[], None, now).await
     }
 
     /// Publishes and closes the traces that wait longest until there is room again.

@@ -1,26 +1,28 @@
 //! The origin log in files of the cell's machine.
 
+mod inner;
 mod judge;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use proto::convert::index::{contribution_from_wire, contribution_to_wire, watermark_to_wire};
+use proto::convert::index::contribution_from_wire;
 use proto::v1;
 use proto::v1::origin_record::Record;
 use tokio::sync::Mutex as AsyncMutex;
 use trace_model::location::{Cursor, Epoch};
-use trace_model::{Clock, Contribution, Region, Watermark};
+use trace_model::{Clock, Contribution, Forgotten, Region, Watermark};
 
-use super::row_map::{Fingerprint, RowMap};
-use super::{ContributionLog, RowKey};
+use super::{ContributionLog, Lineage, LogHistory, RowKey};
 use crate::disk::DiskThreads;
 use crate::epoch::{Entropy, epoch_after, may_outrun};
 use crate::error::ReplicatorError;
-use crate::feed::{Chunk, EndSignal, OriginFeed};
-use crate::store::{Framer, Loaded, Location, RecordStore, StoreConfig};
+use crate::feed::{Chunk, EndSignal, OriginFeed, Terms};
+use crate::index::hot::LetGo;
+use crate::store::{RecordStore, StoreConfig};
+use inner::{Inner, Rows, Writer};
 use judge::Judge;
 
 /// Where an origin log is and how long it keeps.
@@ -66,29 +68,7 @@ pub struct OriginLog {
     clock: Arc<dyn Clock>,
     entropy: Entropy,
     disk: DiskThreads,
-}
-
-#[derive(Debug)]
-struct Inner {
-    store: RecordStore,
-    rows: Mutex<Rows>,
-    end: EndSignal,
-}
-
-#[derive(Debug, Default)]
-struct Rows {
-    map: RowMap,
-    /// Where the newest watermark lies: rows that were superseded behind it are still needed by
-    /// readers that have it before them.
-    watermark: Option<Location>,
-}
-
-#[derive(Debug)]
-struct Writer {
-    epoch: Epoch,
-    sequence: u64,
-    /// Service names of the epoch that are in the files.
-    names_saved: u32,
+    retention_nanos: u64,
 }
 
 impl OriginLog {
@@ -102,17 +82,23 @@ impl OriginLog {
             directory: config.directory,
             region: config.region,
             segment_bytes_max: config.segment_bytes_max.min(SEGMENT_BYTES_CEILING),
-            retention_nanos: u64::try_from(config.retention.as_nanos()).unwrap_or(u64::MAX),
         };
         let mut rows = Rows::default();
         let store = RecordStore::open(store, &mut |loaded| {
             rows.load(&loaded);
             Ok(())
         })?;
-        let epoch = epoch_after(store.end().map(|end| end.epoch), clock.now(), &entropy);
+        store.amend_sheet(|sheet| sheet.terms.retention = Some(config.retention))?;
+        let (last, ends) = (store.end(), store.epoch_ends());
+        store.amend_sheet(|sheet| {
+            let unknown = || Lineage::of_unknown_age(last.is_some());
+            let lineage = sheet.lineage.get_or_insert_with(unknown);
+            ends.into_iter().for_each(|end| lineage.close(end));
+        })?;
+        let epoch = epoch_after(last.map(|end| end.epoch), clock.now(), &entropy);
         store.begin(epoch)?;
         let end = EndSignal::at(store.end());
-        let inner = Inner { store, rows: Mutex::new(rows), end };
+        let inner = Inner { store, rows: Mutex::new(rows), end, epochs: Mutex::new(vec![epoch]) };
         Ok(Self {
             inner: Arc::new(inner),
             writer: Arc::new(AsyncMutex::new(Writer { epoch, sequence: 0, names_saved: 0 })),
@@ -120,6 +106,7 @@ impl OriginLog {
             clock,
             entropy,
             disk: config.disk,
+            retention_nanos: u64::try_from(config.retention.as_nanos()).unwrap_or(u64::MAX),
         })
     }
 
@@ -127,10 +114,10 @@ impl OriginLog {
     pub async fn maintain(&self) -> Result<(), ReplicatorError> {
         let guard = Arc::clone(&self.writer).lock_owned().await;
         let inner = Arc::clone(&self.inner);
-        let now = self.clock.now();
+        let horizon = self.clock.now().minus(self.retention_nanos);
         let work = move || {
             let _writer = guard;
-            inner.store.maintain(now, &mut Judge::of(&inner.rows))
+            inner.store.maintain((horizon, LetGo::Expired), &mut Judge::of(&inner.rows))
         };
         self.disk.run(work).await
     }
@@ -161,8 +148,11 @@ impl OriginLog {
         let inner = Arc::clone(&self.inner);
         let work = move || {
             let before = inner.store.end();
+            let over = before.filter(|end| end.epoch == writer.epoch);
+            inner.amend_lineage(|lineage| over.into_iter().for_each(|end| lineage.close(end)))?;
             inner.store.begin(epoch)?;
             *writer = Writer { epoch, sequence: 0, names_saved: 0 };
+            inner.note_epoch(epoch);
             inner.end.set(inner.store.end());
             Ok(before)
         };
@@ -207,97 +197,6 @@ impl OriginLog {
     }
 }
 
-impl Rows {
-    fn load(&mut self, loaded: &Loaded<'_>) {
-        match &loaded.record {
-            Record::Contribution(row) => {
-                self.map.insert(fingerprint(row), loaded.location);
-            }
-            Record::Watermark(_) => self.watermark = Some(loaded.location),
-            Record::ServiceName(_) => {}
-        }
-    }
-}
-
-fn fingerprint(row: &v1::Contribution) -> Fingerprint {
-    Fingerprint::of_parts(&row.tenant, &row.trace_id, row.incarnation, row.partition)
-}
-
-impl Inner {
-    fn rows(&self) -> MutexGuard<'_, Rows> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn locations(&self, keys: &[RowKey]) -> Vec<Option<Location>> {
-        let rows = self.rows();
-        keys.iter().map(|key| rows.map.get(Fingerprint::of(key))).collect()
-    }
-
-    /// Frames and writes; on success every reader sees it. The sequence advances in any case.
-    fn append(
-        &self,
-        writer: &mut Writer,
-        contributions: &[Contribution],
-        watermark: Option<&Watermark>,
-    ) -> Result<Option<Cursor>, ReplicatorError> {
-        let epoch = writer.epoch;
-        let first = Cursor { epoch, sequence: writer.sequence };
-        let wire = self.to_wire(writer, contributions);
-        let mut framer = Framer::default();
-        let mut put = |record: Record| {
-            let sequence = writer.sequence;
-            writer.sequence = sequence.saturating_add(1);
-            framer.put(sequence, record)
-        };
-        for name in self.store.names(epoch).into_iter().skip(writer.names_saved as usize) {
-            put(Record::ServiceName(name))?;
-        }
-        let mut places = Vec::with_capacity(wire.len());
-        for row in wire {
-            let fingerprint = fingerprint(&row);
-            places.push((fingerprint, put(Record::Contribution(row))?));
-        }
-        let mark = watermark.map(|mark| put(Record::Watermark(watermark_to_wire(mark))));
-        let mark = mark.transpose()?;
-        if framer.batch.is_empty() {
-            return Ok(self.store.end());
-        }
-        let base = self.store.append(first, &framer.batch, true)?;
-        self.note(base, &places, mark);
-        if let Some(watermark) = watermark {
-            self.store.note_watermark(watermark.clone());
-        }
-        let names = self.store.with_services(epoch, |services| services.len());
-        writer.names_saved = u32::try_from(names).unwrap_or(u32::MAX);
-        let end = self.store.end();
-        self.end.set(end);
-        Ok(end)
-    }
-
-    fn to_wire(&self, writer: &Writer, contributions: &[Contribution]) -> Vec<v1::Contribution> {
-        self.store.with_services(writer.epoch, |services| {
-            let rows = contributions.iter();
-            let rows =
-                rows.map(|row| contribution_to_wire(row, &mut |name| services.intern(name).0));
-            rows.collect()
-        })
-    }
-
-    fn note(&self, base: Location, places: &[(Fingerprint, usize)], mark: Option<usize>) {
-        let at = |offset: usize| Location {
-            segment: base.segment,
-            offset: base.offset.saturating_add(u32::try_from(offset).unwrap_or(u32::MAX)),
-        };
-        let mut rows = self.rows();
-        for (fingerprint, offset) in places {
-            rows.map.insert(*fingerprint, at(*offset));
-        }
-        if let Some(offset) = mark {
-            rows.watermark = Some(at(offset));
-        }
-    }
-}
-
 #[async_trait]
 impl OriginFeed for OriginLog {
     fn origin(&self) -> &Region {
@@ -325,7 +224,19 @@ impl OriginFeed for OriginLog {
         self.inner.store.names(epoch)
     }
 
+    fn terms(&self) -> Terms {
+        self.inner.store.terms()
+    }
+
     async fn outrun(&self, seen: Cursor) -> Result<(), ReplicatorError> {
+        if self.history().is_news(seen) {
+            tracing::error!(
+                ?seen,
+                "a reader holds records of this origin log that are not in it: it was lost, or \
+                 restored from an old copy"
+            );
+            self.note_missing(seen).await?;
+        }
         let _one_at_a_time = self.outrunning.lock().await;
         let Some(until) = self.begin_above(seen.epoch).await? else { return Ok(()) };
         tracing::warn!(
@@ -384,5 +295,29 @@ impl ContributionLog for OriginLog {
 
     fn published(&self) -> Option<Watermark> {
         self.inner.store.watermark()
+    }
+
+    fn history(&self) -> LogHistory {
+        let lineage = self.inner.store.lineage().unwrap_or_default();
+        LogHistory { lineage, epochs: self.inner.epochs() }
+    }
+
+    async fn note_missing(&self, cursor: Cursor) -> Result<(), ReplicatorError> {
+        let inner = Arc::clone(&self.inner);
+        let work = move || {
+            inner.amend_lineage(|lineage| lineage.missing = lineage.missing.max(Some(cursor)))
+        };
+        self.disk.run(work).await
+    }
+
+    async fn note_mended(&self, until: Option<Cursor>) -> Result<(), ReplicatorError> {
+        let inner = Arc::clone(&self.inner);
+        let work = move || inner.amend_lineage(|lineage| lineage.note_mended(until));
+        self.disk.run(work).await
+    }
+
+    async fn forget(&self, forgotten: Forgotten) -> Result<(), ReplicatorError> {
+        let inner = Arc::clone(&self.inner);
+        self.disk.run(move || inner.store.forget(forgotten)).await
     }
 }

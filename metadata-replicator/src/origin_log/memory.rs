@@ -9,12 +9,12 @@ use proto::convert::index::{ServiceDictionary, contribution_to_wire, watermark_t
 use proto::v1;
 use proto::v1::origin_record::Record;
 use trace_model::location::{Cursor, Epoch};
-use trace_model::{Clock, Contribution, Region, Watermark};
+use trace_model::{Clock, Contribution, Forgotten, Region, Watermark};
 
-use super::{ContributionLog, RowKey};
+use super::{ContributionLog, Lineage, LogHistory, RowKey};
 use crate::epoch::{Entropy, epoch_after, may_outrun};
 use crate::error::ReplicatorError;
-use crate::feed::{Chunk, EndSignal, OriginFeed};
+use crate::feed::{Chunk, EndSignal, OriginFeed, Terms};
 
 /// What outlives a [`MemoryOriginLog`]: opened again it is a restart.
 #[derive(Debug)]
@@ -32,6 +32,10 @@ struct State {
     dictionaries: BTreeMap<Epoch, ServiceDictionary>,
     rows: HashMap<RowKey, Contribution>,
     watermark: Option<Watermark>,
+    terms: Terms,
+    lineage: Lineage,
+    /// Epochs that the last handle began.
+    epochs: Vec<Epoch>,
 }
 
 impl MemoryRecords {
@@ -39,6 +43,10 @@ impl MemoryRecords {
     #[must_use]
     pub fn new(region: Region) -> Self {
         Self { region, state: Mutex::default(), end: EndSignal::at(None) }
+    }
+
+    fn end(&self) -> Option<Cursor> {
+        self.state().end()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -59,8 +67,9 @@ impl MemoryOriginLog {
     /// Opens a log as a new epoch, fencing former opens of the same records.
     #[must_use]
     pub fn open(records: Arc<MemoryRecords>, clock: Arc<dyn Clock>, entropy: Entropy) -> Self {
-        let last = records.state().epoch;
-        let epoch = records.state().begin(epoch_after(last, clock.now(), &entropy));
+        let last = records.end();
+        let epoch = epoch_after(last.map(|end| end.epoch), clock.now(), &entropy);
+        records.state().open(epoch);
         records.end.set(Some(Cursor { epoch, sequence: 0 }));
         Self { records, epoch: Mutex::new(epoch), clock, entropy }
     }
@@ -71,10 +80,18 @@ impl MemoryOriginLog {
 }
 
 impl State {
-    fn begin(&mut self, epoch: Epoch) -> Epoch {
+    fn open(&mut self, epoch: Epoch) {
+        self.epochs.clear();
+        self.begin(epoch);
+    }
+
+    fn begin(&mut self, epoch: Epoch) {
+        if let Some(end) = self.end() {
+            self.lineage.close(end);
+        }
+        self.epochs.push(epoch);
         self.epoch = Some(epoch);
         self.sequence = 0;
-        epoch
     }
 
     fn put(&mut self, epoch: Epoch, record: Record) {
@@ -152,7 +169,14 @@ impl OriginFeed for MemoryOriginLog {
         state.dictionaries.get(&epoch).into_iter().flat_map(|held| held.names_from(0)).collect()
     }
 
+    fn terms(&self) -> Terms {
+        self.records.state().terms
+    }
+
     async fn outrun(&self, seen: Cursor) -> Result<(), ReplicatorError> {
+        if self.history().is_news(seen) {
+            self.note_missing(seen).await?;
+        }
         let mut own = self.own_epoch();
         let mut state = self.records.state();
         if *own >= seen.epoch {
@@ -162,7 +186,8 @@ impl OriginFeed for MemoryOriginLog {
         if !may_outrun(seen.epoch, now) {
             return Err(ReplicatorError::FarCursor(seen.epoch));
         }
-        let epoch = state.begin(epoch_after(Some(seen.epoch), now, &self.entropy));
+        let epoch = epoch_after(Some(seen.epoch), now, &self.entropy);
+        state.begin(epoch);
         *own = epoch;
         let rows: Vec<_> = state.rows.values().cloned().collect();
         for row in &rows {
@@ -212,5 +237,27 @@ impl ContributionLog for MemoryOriginLog {
 
     fn published(&self) -> Option<Watermark> {
         self.records.state().watermark.clone()
+    }
+
+    fn history(&self) -> LogHistory {
+        let state = self.records.state();
+        LogHistory { lineage: state.lineage.clone(), epochs: state.epochs.clone() }
+    }
+
+    async fn note_missing(&self, cursor: Cursor) -> Result<(), ReplicatorError> {
+        let lineage = &mut self.records.state().lineage;
+        lineage.missing = lineage.missing.max(Some(cursor));
+        Ok(())
+    }
+
+    async fn note_mended(&self, until: Option<Cursor>) -> Result<(), ReplicatorError> {
+        self.records.state().lineage.note_mended(until);
+        Ok(())
+    }
+
+    async fn forget(&self, forgotten: Forgotten) -> Result<(), ReplicatorError> {
+        let mut state = self.records.state();
+        state.terms.forgotten = state.terms.forgotten.join(forgotten);
+        Ok(())
     }
 }

@@ -1,45 +1,38 @@
-//! A replica's copy of one origin's log: what comes in is judged, written, joined, in this order.
+//! One origin as a replica follows it: what was heard of it, and its log as it is kept and served on.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use proto::convert::index::{contribution_from_wire, watermark_from_wire};
 use proto::v1;
-use proto::v1::origin_record::Record;
-use rustc_hash::FxHashMap;
 use tokio::sync::Mutex as AsyncMutex;
 use trace_model::location::{Cursor, Epoch, RegionState};
-use trace_model::{Clock, Contribution, Region, TraceId, UnixNanos, Watermark, WriterId};
+use trace_model::{Clock, Region, UnixNanos};
 
 use super::ReplicaConfig;
+use super::copy::{Copy, Judge, Writer, load};
 use crate::disk::DiskThreads;
 use crate::error::ReplicatorError;
 use crate::feed::grpc::{FeedSink, Received};
-use crate::feed::{Chunk, EndSignal, OriginFeed};
-use crate::index::hot::HotIndex;
+use crate::feed::{Chunk, EndSignal, OriginFeed, Terms};
+use crate::index::hot::{HotIndex, LetGo};
 use crate::metrics::{OriginLabel, ReplicatorMetrics};
-use crate::store::{Framer, JudgeRows, Loaded, Location, RecordStore, StoreConfig};
+use crate::store::{RecordStore, StoreConfig};
 
-/// Rows joined under one hold of the index's lock: readers wait no longer than this takes.
-const JOIN_ROWS: usize = 256;
+/// Rows that are let go under one hold of the index's lock.
+const EXPIRY_ROWS: usize = 1_024;
+/// The grain of expiry, in the index and in the files alike.
+const EXPIRY_GRAIN_NANOS: u64 = 60_000_000_000;
 
 #[derive(Debug)]
 pub(super) struct Origin {
-    shared: Arc<Shared>,
+    copy: Arc<Copy>,
     writer: Arc<AsyncMutex<Writer>>,
     clock: Arc<dyn Clock>,
     disk: DiskThreads,
     label: OriginLabel,
     metrics: ReplicatorMetrics,
     heard: Mutex<Heard>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    store: RecordStore,
-    index: Arc<RwLock<HotIndex>>,
-    end: EndSignal,
 }
 
 /// What is known beside the records.
@@ -52,21 +45,8 @@ struct Heard {
     at: Duration,
     is_connected: bool,
     lag: Duration,
-}
-
-#[derive(Debug, Default)]
-struct Writer {
-    /// Service names of each epoch that are in the files.
-    names_saved: FxHashMap<Epoch, u32>,
-    is_dirty: bool,
-}
-
-/// A frame's records, judged.
-#[derive(Debug, Default)]
-struct Judged {
-    contributions: Vec<Contribution>,
-    watermark: Option<Watermark>,
-    newest: UnixNanos,
+    /// The log is being taken back from peers: until that has ended it is not served.
+    is_mending: bool,
 }
 
 impl Origin {
@@ -77,15 +57,14 @@ impl Origin {
         clock: &Arc<dyn Clock>,
         metrics: &ReplicatorMetrics,
     ) -> Result<Self, ReplicatorError> {
-        let retention_nanos = u64::try_from(config.retention.as_nanos()).unwrap_or(u64::MAX);
         let store = StoreConfig {
             directory: config.directory.join("origins").join(region.as_str()),
             region: region.clone(),
             segment_bytes_max: config.segment_bytes_max,
-            retention_nanos,
         };
-        let horizon = clock.now().minus(retention_nanos);
-        let store = RecordStore::open(store, &mut |loaded| load(loaded, region, index, horizon))?;
+        let store = RecordStore::open(store, &mut |loaded| load(loaded, region, index))?;
+        let forgotten = store.terms().forgotten;
+        index.write().unwrap_or_else(PoisonError::into_inner).forget(region, forgotten);
         let cursor = store.end();
         let end = EndSignal::at(cursor);
         let heard = Heard { cursor, at: clock.monotonic(), ..Heard::default() };
@@ -94,44 +73,68 @@ impl Origin {
             let names = store.with_services(cursor.epoch, |services| services.len());
             writer.names_saved.insert(cursor.epoch, u32::try_from(names).unwrap_or(u32::MAX));
         }
-        Ok(Self {
-            shared: Arc::new(Shared { store, index: Arc::clone(index), end }),
+        let kept_at_most = config.retention;
+        let origin = Self {
+            copy: Arc::new(Copy { store, index: Arc::clone(index), end, kept_at_most }),
             writer: Arc::new(AsyncMutex::new(writer)),
             clock: Arc::clone(clock),
             disk: config.disk,
             label: OriginLabel::of(region),
             metrics: metrics.clone(),
             heard: Mutex::new(heard),
-        })
+        };
+        origin.show_terms();
+        Ok(origin)
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How the origin's log stands. What is forgotten shows as a hole of its watermark.
     pub(super) fn state(&self, is_own: bool) -> RegionState {
         let heard = *self.heard();
         let silent = self.clock.monotonic().saturating_sub(heard.at);
-        RegionState {
-            region: self.shared.store.region().clone(),
+        let mut state = RegionState {
+            region: self.copy.store.region().clone(),
             cursor: heard.cursor,
-            watermark: self.shared.store.watermark(),
+            watermark: self.copy.store.watermark(),
             silent: if is_own { Duration::ZERO } else { silent },
             is_connected: heard.is_connected,
             lag_records: records_between(heard.cursor, heard.end),
             lag: heard.lag,
-        }
+            retention: self.copy.store.terms().retention,
+            kept_for: self.copy.keeping().0,
+            forgotten: self.copy.forgotten(),
+        };
+        state.show_forgotten();
+        state
+    }
+
+    /// Notes whether the log is being taken back from peers: meanwhile it is not served.
+    pub(super) fn set_mending(&self, is_mending: bool) {
+        self.heard().is_mending = is_mending;
+    }
+
+    /// Whether it is.
+    pub(super) fn is_mending(&self) -> bool {
+        self.heard().is_mending
+    }
+
+    /// Whether nothing of the log is here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.heard().cursor.is_none()
     }
 
     /// Waits until what was written is on disk. A failure shows again at the next write.
     pub(super) async fn sync(&self) {
         let mut writer = Arc::clone(&self.writer).lock_owned().await;
-        let shared = Arc::clone(&self.shared);
+        let copy = Arc::clone(&self.copy);
         let work = move || {
             if std::mem::take(&mut writer.is_dirty) {
-                shared.store.sync()?;
+                copy.store.sync()?;
             }
-            Ok(shared.store.bytes())
+            Ok(copy.store.bytes())
         };
         match self.disk.run(work).await {
             Ok(bytes) => {
@@ -144,15 +147,48 @@ impl Origin {
         }
     }
 
+    /// Rows whose last append lies before this have passed their time, and what lets them go.
+    fn horizon(&self) -> (UnixNanos, LetGo) {
+        let (kept_for, why) = self.copy.keeping();
+        let kept_nanos = u64::try_from(kept_for.as_nanos()).unwrap_or(u64::MAX);
+        let horizon = self.clock.now().minus(kept_nanos).0;
+        (UnixNanos(horizon / EXPIRY_GRAIN_NANOS * EXPIRY_GRAIN_NANOS), why)
+    }
+
+    /// Takes rows that have passed their time out of the index, in steps. Gives how many.
+    pub(super) async fn expire(&self) -> usize {
+        let (horizon, why) = self.horizon();
+        let mut expired = 0_usize;
+        loop {
+            let step = self.expire_some((horizon, why));
+            expired = expired.saturating_add(step.rows);
+            if step.is_done {
+                return expired;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The same where nobody waits yet.
+    pub(super) fn expire_all(&self) {
+        let horizon = self.horizon();
+        while !self.expire_some(horizon).is_done {}
+    }
+
+    fn expire_some(&self, (horizon, why): (UnixNanos, LetGo)) -> crate::index::hot::ExpiryStep {
+        let mut index = self.copy.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.expire(self.copy.store.region(), horizon, why, EXPIRY_ROWS)
+    }
+
     /// Takes superseded and expired rows out of the files. Tried again at the next round.
     pub(super) async fn maintain(&self) {
         let writer = Arc::clone(&self.writer).lock_owned().await;
-        let shared = Arc::clone(&self.shared);
-        let now = self.clock.now();
+        let copy = Arc::clone(&self.copy);
+        let horizon = self.horizon();
         let work = move || {
             let _writer = writer;
-            let watermark = shared.store.watermark();
-            shared.store.maintain(now, &mut Judge { shared: &shared, watermark })
+            let watermark = copy.store.watermark();
+            copy.store.maintain(horizon, &mut Judge { copy: &copy, watermark })
         };
         if let Err(error) = self.disk.run(work).await {
             tracing::warn!(%error, "records of an origin were not compacted");
@@ -169,6 +205,36 @@ impl Origin {
             self.metrics.lag.get_or_create(&self.label).set(lag.as_secs_f64());
         }
     }
+
+    /// Notes what the sender says of its records, before any of them is taken.
+    async fn take_terms(&self, terms: Terms) -> Result<(), ReplicatorError> {
+        if !self.copy.has_news(&terms) {
+            return Ok(());
+        }
+        let before = self.copy.store.terms().retention;
+        let copy = Arc::clone(&self.copy);
+        self.disk.run(move || copy.take_terms(&terms)).await?;
+        self.show_terms();
+        let kept_for = self.copy.keeping().0;
+        if terms.retention != before
+            && let Some(retention) = terms.retention.filter(|retention| *retention > kept_for)
+        {
+            let origin = self.copy.store.region();
+            tracing::warn!(
+                %origin, ?retention, ?kept_for,
+                "an origin keeps its spans for longer than this replicator keeps its index \
+                 (`retention`): absence of its older traces is not proven here"
+            );
+        }
+        Ok(())
+    }
+
+    fn show_terms(&self) {
+        let retention = self.copy.store.terms().retention.unwrap_or_default();
+        let shown = &self.metrics;
+        shown.origin_retention.get_or_create(&self.label).set(retention.as_secs_f64());
+        shown.kept.get_or_create(&self.label).set(self.copy.keeping().0.as_secs_f64());
+    }
 }
 
 fn records_between(from: Option<Cursor>, to: Option<Cursor>) -> u64 {
@@ -182,100 +248,6 @@ fn records_between(from: Option<Cursor>, to: Option<Cursor>) -> u64 {
     }
 }
 
-fn load(
-    loaded: Loaded<'_>,
-    region: &Region,
-    index: &RwLock<HotIndex>,
-    horizon: UnixNanos,
-) -> Result<(), ReplicatorError> {
-    let Record::Contribution(row) = loaded.record else { return Ok(()) };
-    let append = UnixNanos(row.last_append_unix_nano);
-    if append < horizon {
-        index.write().unwrap_or_else(PoisonError::into_inner).forget_until(append);
-        return Ok(());
-    }
-    let row = contribution_from_wire(row, region, loaded.services)?;
-    index.write().unwrap_or_else(PoisonError::into_inner).join(&row);
-    Ok(())
-}
-
-impl Shared {
-    /// Judges every record of a frame before any is kept.
-    fn judge(&self, chunk: &Chunk) -> Result<Judged, ReplicatorError> {
-        let region = self.store.region();
-        let mut judged = Judged::default();
-        self.store.with_services(chunk.first.epoch, |services| {
-            for record in &chunk.records {
-                match &record.record {
-                    Some(Record::ServiceName(name)) => {
-                        services.define(name.id, &name.name)?;
-                    }
-                    Some(Record::Contribution(row)) => {
-                        let row = contribution_from_wire(row.clone(), region, services)?;
-                        judged.newest = judged.newest.max(row.last_append);
-                        judged.contributions.push(row);
-                    }
-                    Some(Record::Watermark(mark)) => {
-                        let mark = watermark_from_wire(mark, region)?;
-                        judged.newest = judged.newest.max(mark.as_of);
-                        judged.watermark = Some(mark);
-                    }
-                    None => {}
-                }
-            }
-            Ok(judged)
-        })
-    }
-
-    /// Writes a frame's records: the epoch's unsaved names first, at the place of the frame.
-    fn write(&self, writer: &mut Writer, chunk: Chunk) -> Result<(), ReplicatorError> {
-        let epoch = chunk.first.epoch;
-        let saved = writer.names_saved.get(&epoch).copied().unwrap_or(0);
-        let mut framer = Framer::default();
-        let names = self.store.names(epoch);
-        let names_count = u32::try_from(names.len()).unwrap_or(u32::MAX);
-        for name in names.into_iter().skip(saved as usize) {
-            framer.put(chunk.first.sequence, Record::ServiceName(name))?;
-        }
-        for v1::OriginRecord { record, sequence } in chunk.records {
-            match record {
-                Some(record @ (Record::Contribution(_) | Record::Watermark(_))) => {
-                    framer.put(sequence, record)?;
-                }
-                Some(Record::ServiceName(_)) | None => {}
-            }
-        }
-        if framer.batch.is_empty() {
-            return Ok(());
-        }
-        self.store.append(chunk.first, &framer.batch, false)?;
-        writer.is_dirty = true;
-        writer.names_saved.retain(|held, _| *held >= epoch);
-        writer.names_saved.insert(epoch, names_count);
-        Ok(())
-    }
-
-    fn join(&self, contributions: &[Contribution]) {
-        for rows in contributions.chunks(JOIN_ROWS) {
-            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            for row in rows {
-                index.join(row);
-            }
-        }
-    }
-
-    fn take(&self, writer: &mut Writer, chunk: Chunk) -> Result<Judged, ReplicatorError> {
-        let mut judged = self.judge(&chunk)?;
-        self.write(writer, chunk)?;
-        self.join(&judged.contributions);
-        if let Some(watermark) = judged.watermark.take() {
-            self.store.note_watermark(watermark);
-        }
-        self.end.set(self.store.end());
-        Ok(judged)
-    }
-}
-
 #[async_trait]
 impl FeedSink for Origin {
     fn cursor(&self) -> Option<Cursor> {
@@ -283,18 +255,21 @@ impl FeedSink for Origin {
     }
 
     async fn take(&self, received: Received) -> Result<(), ReplicatorError> {
-        let Received { chunk, end, sent_unix_nano } = received;
+        let Received { chunk, end, sent_unix_nano, terms } = received;
+        if let Some(terms) = terms {
+            self.take_terms(terms).await?;
+        }
         if chunk.records.is_empty() {
             self.note_frame(end, None, None);
             return Ok(());
         }
         let next = chunk.next;
         let mut writer = Arc::clone(&self.writer).lock_owned().await;
-        let shared = Arc::clone(&self.shared);
-        let judged = self.disk.run(move || shared.take(&mut writer, chunk)).await?;
-        let applied = judged.contributions.len() as u64;
+        let copy = Arc::clone(&self.copy);
+        let checked = self.disk.run(move || copy.take(&mut writer, chunk)).await?;
+        let applied = checked.contributions.len() as u64;
         self.metrics.contributions_applied.get_or_create(&self.label).inc_by(applied);
-        let lag = UnixNanos(sent_unix_nano).since(judged.newest);
+        let lag = UnixNanos(sent_unix_nano).since(checked.newest);
         self.note_frame(end, Some(next), Some(Duration::from_nanos(lag)));
         Ok(())
     }
@@ -312,11 +287,11 @@ impl FeedSink for Origin {
 #[async_trait]
 impl OriginFeed for Origin {
     fn origin(&self) -> &Region {
-        self.shared.store.region()
+        self.copy.store.region()
     }
 
     fn end(&self) -> Option<Cursor> {
-        self.shared.end.get()
+        self.copy.end.get()
     }
 
     async fn read_from(
@@ -324,49 +299,26 @@ impl OriginFeed for Origin {
         from: Option<Cursor>,
         bytes_max: usize,
     ) -> Result<Chunk, ReplicatorError> {
-        let shared = Arc::clone(&self.shared);
-        self.disk.run(move || shared.store.read(from, bytes_max)).await
+        if self.heard().is_mending {
+            return Err(ReplicatorError::Mending);
+        }
+        let copy = Arc::clone(&self.copy);
+        self.disk.run(move || copy.store.read(from, bytes_max)).await
     }
 
     async fn wait_beyond(&self, from: Option<Cursor>, at_most: Duration) {
-        self.shared.end.wait_beyond(from, at_most).await;
+        self.copy.end.wait_beyond(from, at_most).await;
     }
 
     fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {
-        self.shared.store.names(epoch)
+        self.copy.store.names(epoch)
+    }
+
+    fn terms(&self) -> Terms {
+        self.copy.store.terms()
     }
 
     async fn outrun(&self, _seen: Cursor) -> Result<(), ReplicatorError> {
         Ok(())
     }
-}
-
-/// A row goes when the index has a later version that the newest watermark covers: then every
-/// reader meets the later one before that watermark.
-struct Judge<'a> {
-    shared: &'a Shared,
-    watermark: Option<Watermark>,
-}
-
-impl JudgeRows for Judge<'_> {
-    fn stays(&mut self, _location: Location, row: &v1::Contribution, is_expired: bool) -> bool {
-        if is_expired {
-            return false;
-        }
-        let Ok(trace_id) = TraceId::try_from(&*row.trace_id) else { return true };
-        let writer = WriterId {
-            region: self.shared.store.region().clone(),
-            incarnation: row.incarnation,
-            partition: row.partition,
-        };
-        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(latest) = index.version_of(&row.tenant, trace_id, &writer) else { return true };
-        let covered = self.watermark.as_ref().map_or(0, |mark| {
-            let next = mark.next.get(&row.partition).copied().unwrap_or(0);
-            if mark.incarnation > row.incarnation { u64::MAX } else { next }
-        });
-        latest <= row.version || latest > covered
-    }
-
-    fn moved(&mut self, _from: Location, _to: Location) {}
 }

@@ -7,13 +7,13 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use trace_model::location::{Detail, Keep, ServiceCount};
-use trace_model::{Contribution, Watermark, WriterId};
+use trace_model::{Contribution, UnixNanos, Watermark, WriterId};
 
 use super::*;
 use crate::feed::grpc::endpoint;
 use crate::origin_log::{
-    ContributionLog, MemoryOriginLog, MemoryRecords, OriginLog, OriginLogConfig, RowKey,
-    recover_from_peer,
+    ContributionLog, MemoryOriginLog, MemoryRecords, OriginLog, OriginLogConfig, OriginPeer,
+    ReplicatorPeer, RowKey, recover_from_peer,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -230,11 +230,15 @@ async fn an_origin_that_lost_its_disk_takes_its_rows_back_from_a_replica() {
     let log = files(empty.path());
     let channel = endpoint(&process.url()).unwrap().connect().await.unwrap();
     let recovered = recover_from_peer(log.as_ref(), channel).await.unwrap();
-    assert_eq!((recovered.rows, recovered.has_watermark), (rows.len(), true));
+    assert_eq!((recovered.rows, recovered.is_behind), (rows.len(), true));
+    let watermark = recovered.watermark.unwrap();
+    assert_eq!(watermark.next, [(0, 7)].into());
+    assert!(log.history().missing().is_some());
+    log.append(&[], Some(&watermark)).await.unwrap();
+    log.note_mended(recovered.end).await.unwrap();
     assert!(log.epoch() > replica.list_regions()[0].cursor.unwrap().epoch);
     let keys: Vec<_> = rows.iter().map(RowKey::of).collect();
     assert!(log.own_rows(&keys).await.unwrap().iter().all(Option::is_some));
-    assert_eq!(log.published().map(|mark| mark.next), Some([(0, 7)].into()));
     process.stop().await;
 
     let cell = Process::serve(vec![log.clone()], None).await;
@@ -295,3 +299,52 @@ async fn an_evicted_row_makes_a_hole_in_every_watermark() {
     process.stop().await;
     cell.stop().await;
 }
+
+#[tokio::test]
+async fn a_search_that_finds_nothing_lets_writers_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let replica = open("us-east-1", directory.path(), &[]);
+    let rows = 20_000_u32;
+    for number in 0..rows {
+        let mut id = [1; 16];
+        id[..4].copy_from_slice(&number.to_le_bytes());
+        let row =
+            Contribution { trace_id: TraceId::from_bytes(id).unwrap(), ..row("eu-west-1", 1, 1) };
+        replica.index.write().unwrap().join(&row);
+    }
+    // All of its traces are too short by a nanosecond, and in the same order as those that are not.
+    let query = SummaryQuery {
+        tenant: TenantId::default(),
+        range: trace_model::TimeRange::ALL,
+        service: Some("web".into()),
+        root_service: None,
+        root_operation: None,
+        duration_nanos_min: 6,
+        duration_nanos_max: Some(7),
+        only_errors: false,
+        limit: 20,
+    };
+    let mut writes = 0_u64;
+    let found = {
+        let search = replica.list_summaries(&query);
+        let write = async {
+            loop {
+                // Whoever writes between two steps does not wait for the search to end.
+                drop(replica.index.try_write().expect("the search holds the index over a yield"));
+                writes += 1;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            found = search => found,
+            () = write => unreachable!("it goes on for ever"),
+        }
+    };
+    assert_eq!((found.entries.len(), found.rows_scanned), (0, u64::from(rows)));
+    assert!(found.steps >= u64::from(rows) / SEARCH_ROWS as u64, "{} steps", found.steps);
+    assert!(writes + 1 >= found.steps, "{writes} writes in {} steps", found.steps);
+}
+
+mod mending;
+mod retention;

@@ -12,12 +12,15 @@ use proto::convert::index::{
 use proto::v1;
 use proto::v1::origin_record::Record;
 use trace_model::location::{Cursor, Epoch};
-use trace_model::{Contribution, Region, TimeRange, UnixNanos, Watermark};
+use trace_model::{Contribution, Forgotten, Region, TimeRange, UnixNanos, Watermark};
 
 use super::segment::{Location, PAYLOAD_BYTES_MAX};
-use super::segments::{Batch, Met, Segments};
+use super::segments::{Batch, Met, Segments, Sieve};
+use super::terms::Sheet;
 use crate::error::ReplicatorError;
-use crate::feed::Chunk;
+use crate::feed::{Chunk, Terms};
+use crate::index::hot::LetGo;
+use crate::origin_log::Lineage;
 
 /// Where a store is and what it holds.
 #[derive(Clone, Debug)]
@@ -27,8 +30,6 @@ pub(crate) struct StoreConfig {
     pub(crate) region: Region,
     /// A file is closed when it reaches this size.
     pub(crate) segment_bytes_max: u64,
-    /// How long a record is kept after its append time, nanoseconds.
-    pub(crate) retention_nanos: u64,
 }
 
 /// A record met while a store is opened.
@@ -39,10 +40,21 @@ pub(crate) struct Loaded<'a> {
     pub(crate) services: &'a ServiceDictionary,
 }
 
+/// What becomes of a stored row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// It is still needed.
+    Stays,
+    /// A later version stands for it.
+    Superseded,
+    /// It has passed its time, and nothing stands for it.
+    Gone,
+}
+
 /// Who knows which rows of a store are still needed.
 pub(crate) trait JudgeRows {
-    /// Whether the row at the location stays.
-    fn stays(&mut self, location: Location, row: &v1::Contribution, is_expired: bool) -> bool;
+    /// What becomes of the row at the location. One that has expired does not stay.
+    fn judge(&mut self, location: Location, row: &v1::Contribution, is_expired: bool) -> Judged;
 
     /// A record went to another place.
     fn moved(&mut self, from: Location, to: Location);
@@ -61,6 +73,7 @@ pub(crate) struct RecordStore {
     config: StoreConfig,
     segments: Segments,
     words: Mutex<Words>,
+    sheet: Mutex<Sheet>,
 }
 
 /// Collects what the files say while a store is opened.
@@ -130,8 +143,56 @@ impl RecordStore {
         if let Some(start) = loading.damage_from.take() {
             loading.words.holes.push(TimeRange { start, end: UnixNanos::MAX });
         }
-        let words = Mutex::new(loading.words);
-        Ok(Self { segments, words, config })
+        // Where what was noted is damaged, any row that was ever here may have been let go.
+        let newest = loading.newest;
+        let everything = || Sheet {
+            terms: Terms { forgotten: LetGo::Evicted.mark(newest), ..Terms::default() },
+            lineage: None,
+        };
+        let sheet = Sheet::load(&config.directory)?.unwrap_or_else(everything);
+        let (words, sheet) = (Mutex::new(loading.words), Mutex::new(sheet));
+        Ok(Self { segments, words, sheet, config })
+    }
+
+    fn sheet(&self) -> MutexGuard<'_, Sheet> {
+        self.sheet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// On what terms the records are kept.
+    pub(crate) fn terms(&self) -> Terms {
+        self.sheet().terms
+    }
+
+    /// What the log remembers of where it comes from.
+    pub(crate) fn lineage(&self) -> Option<Lineage> {
+        self.sheet().lineage.clone()
+    }
+
+    /// The end of each epoch that has records, ascending.
+    pub(crate) fn epoch_ends(&self) -> Vec<Cursor> {
+        self.segments.epoch_ends()
+    }
+
+    /// Changes what is noted, durably where it is another thing than before.
+    pub(crate) fn amend_sheet(
+        &self,
+        change: impl FnOnce(&mut Sheet),
+    ) -> Result<(), ReplicatorError> {
+        let mut held = self.sheet();
+        let mut sheet = held.clone();
+        change(&mut sheet);
+        if sheet != *held {
+            sheet.save(&self.config.directory)?;
+            *held = sheet;
+        }
+        Ok(())
+    }
+
+    /// Notes that rows may be missing.
+    pub(crate) fn forget(&self, forgotten: Forgotten) -> Result<(), ReplicatorError> {
+        self.amend_sheet(|sheet| {
+            sheet.terms.forgotten = sheet.terms.forgotten.join(forgotten);
+        })
     }
 
     fn words(&self) -> MutexGuard<'_, Words> {
@@ -229,33 +290,34 @@ impl RecordStore {
         Ok(Some(contribution_from_wire(wire, self.region(), services)?))
     }
 
-    /// Takes superseded and expired rows out of the files before the newest one, each file once
-    /// when it is closed and again when all in it has expired. `judge` says which rows stay; then
-    /// it is told where they went. Service names stay while their epoch has anything else.
+    /// Takes superseded rows, and those whose append lies before the horizon, out of the files before
+    /// the newest one, each file once when it is closed and again when all in it has expired.
+    /// `judge` says which rows stay; then it is told where they went. Service names stay while their
+    /// epoch has anything else.
     pub(crate) fn maintain(
         &self,
-        now: UnixNanos,
+        (horizon, why): (UnixNanos, LetGo),
         judge: &mut dyn JudgeRows,
     ) -> Result<(), ReplicatorError> {
-        let horizon = now.minus(self.config.retention_nanos).0;
         let newest_watermark = self.words().watermark.as_ref().map(watermark_to_wire);
+        let horizon = horizon.0;
+        let mut sieve = RowSieve {
+            store: self,
+            judge,
+            newest_watermark,
+            horizon,
+            why,
+            gone: None,
+            is_damaged: false,
+        };
         for segment in self.segments.older() {
             let is_expired = segment.stamp > 0 && segment.stamp < horizon;
             if segment.is_compacted && !is_expired {
                 continue;
             }
-            let moves = self.segments.compact(segment.first, &mut |location, payload| {
-                let record = record_of(payload).ok()?;
-                let stamp = stamp_of(&record);
-                let is_kept = match &record {
-                    Record::ServiceName(_) => true,
-                    Record::Watermark(mark) => newest_watermark.as_ref() == Some(mark),
-                    Record::Contribution(row) => judge.stays(location, row, stamp < horizon),
-                };
-                is_kept.then_some(stamp)
-            })?;
+            let moves = self.segments.compact(segment.first, &mut sieve)?;
             for (from, to) in moves {
-                judge.moved(from, to);
+                sieve.judge.moved(from, to);
             }
         }
         self.remove_empty_epochs()
@@ -275,6 +337,55 @@ impl RecordStore {
             }
         }
         Ok(())
+    }
+}
+
+/// Lets through what is still needed, and notes what is gone before it goes.
+struct RowSieve<'a> {
+    store: &'a RecordStore,
+    judge: &'a mut dyn JudgeRows,
+    newest_watermark: Option<v1::Watermark>,
+    horizon: u64,
+    why: LetGo,
+    /// The latest append among rows that go with nothing standing for them.
+    gone: Option<UnixNanos>,
+    is_damaged: bool,
+}
+
+impl Sieve for RowSieve<'_> {
+    fn keep(&mut self, location: Location, payload: &[u8]) -> Option<u64> {
+        let record = record_of(payload).ok()?;
+        let stamp = stamp_of(&record);
+        let is_kept = match &record {
+            Record::ServiceName(_) => true,
+            Record::Watermark(mark) => self.newest_watermark.as_ref() == Some(mark),
+            Record::Contribution(row) => {
+                let judged = self.judge.judge(location, row, stamp < self.horizon);
+                if judged == Judged::Gone {
+                    self.gone = self.gone.max(Some(UnixNanos(row.last_append_unix_nano)));
+                }
+                judged == Judged::Stays
+            }
+        };
+        is_kept.then_some(stamp)
+    }
+
+    fn meet_damage(&mut self) {
+        self.is_damaged = true;
+    }
+
+    fn before_swap(&mut self) -> Result<(), ReplicatorError> {
+        if let Some(append) = self.gone {
+            self.store.forget(self.why.mark(append))?;
+        }
+        if !std::mem::take(&mut self.is_damaged) {
+            return Ok(());
+        }
+        // The damage will not be there to be met at the next open.
+        let holes = self.store.words().holes.clone();
+        let ends = holes.iter().map(|hole| hole.end).filter(|end| *end < UnixNanos::MAX);
+        let last = ends.max().map(|end| LetGo::Evicted.mark(end.minus(1)));
+        last.map_or(Ok(()), |forgotten| self.store.forget(forgotten))
     }
 }
 

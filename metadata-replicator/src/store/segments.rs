@@ -69,6 +69,18 @@ pub(crate) struct SegmentState {
     pub(crate) is_compacted: bool,
 }
 
+/// What a segment is rewritten by.
+pub(crate) trait Sieve {
+    /// The append time of a record that stays; `None` where it goes.
+    fn keep(&mut self, location: Location, payload: &[u8]) -> Option<u64>;
+
+    /// Bytes that are no record are met: they go.
+    fn meet_damage(&mut self);
+
+    /// What goes is known, and is still there. After an error it stays.
+    fn before_swap(&mut self) -> Result<(), ReplicatorError>;
+}
+
 #[derive(Debug, Default)]
 struct State {
     segments: BTreeMap<Cursor, Segment>,
@@ -284,17 +296,28 @@ impl Segments {
         states.collect()
     }
 
+    /// The end of each epoch that has records, ascending.
+    pub(crate) fn epoch_ends(&self) -> Vec<Cursor> {
+        let mut ends: BTreeMap<Epoch, u64> = BTreeMap::new();
+        for (first, segment) in &self.state().segments {
+            let end = ends.entry(first.epoch).or_default();
+            *end = segment.next_sequence.max(*end);
+        }
+        let ends = ends.into_iter().filter(|(_, sequence)| *sequence > 0);
+        ends.map(|(epoch, sequence)| Cursor { epoch, sequence }).collect()
+    }
+
     /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.state().segments.values().map(|segment| segment.length).sum()
     }
 
-    /// Rewrites an older segment without the records that `keep` refuses. `keep` gives the append
-    /// time of what stays. Gives where the kept records went. Cursors stay valid.
+    /// Rewrites an older segment without the records that do not stay. Gives where the others went.
+    /// Cursors stay valid.
     pub(crate) fn compact(
         &self,
         first: Cursor,
-        keep: &mut dyn FnMut(Location, &[u8]) -> Option<u64>,
+        sieve: &mut dyn Sieve,
     ) -> Result<Vec<(Location, Location)>, ReplicatorError> {
         let (number, path, part) = {
             let state = self.state();
@@ -306,15 +329,19 @@ impl Segments {
         let mut rewritten = Segment::empty(number, Arc::clone(&part.file), path.clone(), first);
         let mut moved = Vec::new();
         for scanned in Scan::new(&bytes, HEADER_BYTES, 0) {
-            let Scanned::Record(record) = scanned else { continue };
+            let Scanned::Record(record) = scanned else {
+                sieve.meet_damage();
+                continue;
+            };
             let from = Location { segment: number, offset: short(record.offset)? };
-            let Some(stamp) = keep(from, record.payload) else { continue };
+            let Some(stamp) = sieve.keep(from, record.payload) else { continue };
             let to = Location { segment: number, offset: short(output.len())? };
             rewritten.mark(record.sequence, output.len() as u64);
             put_record(&mut output, record.sequence, record.payload);
             rewritten.stamp = rewritten.stamp.max(stamp);
             moved.push((from, to));
         }
+        sieve.before_swap()?;
         let temporary = path.with_extension("tmp");
         rewritten.file = write_file(&temporary, &output)?;
         std::fs::rename(&temporary, &path).map_err(ReplicatorError::disk("rename", &path))?;

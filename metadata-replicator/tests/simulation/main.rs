@@ -1,6 +1,7 @@
 //! Three origins and three replicas over a simulated network, with cuts, stalls, crashes, restarts,
-//! clocks that disagree and a lost disk: afterwards every replica holds the same index, and it is
-//! the one that the origins wrote.
+//! clocks that disagree, lost disks and an old copy put in their place: afterwards every replica holds
+//! the same index, and it is the one that the origins wrote; and a log that lost something has back
+//! what its region's replicator held of it.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,13 +16,14 @@ mod plan;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use metadata_replicator::feed::grpc::{Dialer, ReplicationServer, ServerLimits};
+use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
 use metadata_replicator::{
     ContributionLog, DiskThreads, Entropy, OriginEndpoint, OriginFeed, OriginLog, OriginLogConfig,
-    Replica, ReplicaConfig, ReplicatorMetrics, recover_from_peer,
+    OriginPeer, Replica, ReplicaConfig, ReplicatorMetrics, ReplicatorPeer, RowKey,
 };
 use network::{PORT, SimulatedClock, SimulatedDialer, incoming};
 use plan::{Plan, REGIONS};
@@ -30,7 +32,7 @@ use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use trace_model::Region;
+use trace_model::{Region, Watermark};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Seeds of an ordinary run; a longer one is `FIRST_SEED..FIRST_SEED + n`.
@@ -49,6 +51,31 @@ struct World {
     replicas: Arc<Mutex<BTreeMap<String, Weak<Replica>>>>,
     /// Cells that have written their whole plan.
     written: Arc<Mutex<BTreeMap<String, bool>>>,
+    /// Steps that each cell has done: what the span log's commit says in a real cell.
+    committed: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// Logs that took something back, and how many rows.
+    mended: Arc<Mutex<Vec<(String, usize)>>>,
+    /// Starts of cells: no two of them draw the same numbers, or two lives of a log would share an
+    /// epoch.
+    starts: Arc<AtomicU64>,
+}
+
+impl World {
+    fn committed(&self, name: &str) -> u64 {
+        self.committed.lock().unwrap().get(name).copied().unwrap_or(0)
+    }
+
+    /// Steps of an origin that a region's replicator holds under a watermark.
+    fn held_by_replicator(&self, name: &str) -> u64 {
+        let replica = self.replicas.lock().unwrap().get(name).and_then(Weak::upgrade);
+        let states = replica.map(|replica| replica.list_regions()).unwrap_or_default();
+        let state = states.into_iter().find(|state| state.region == region(name));
+        steps_of(state.and_then(|state| state.watermark).as_ref())
+    }
+}
+
+fn steps_of(watermark: Option<&Watermark>) -> u64 {
+    watermark.and_then(|mark| mark.next.get(&0)).copied().unwrap_or(0)
 }
 
 fn region(name: &str) -> Region {
@@ -73,21 +100,21 @@ fn clock_of(name: &str) -> Arc<SimulatedClock> {
     Arc::new(SimulatedClock::off_by(Duration::from_secs(off_by * 7)))
 }
 
-/// A cell: opens its origin log (takes it back from its replicator where the disk is gone), goes on
-/// with its plan, serves.
+/// A cell: opens its origin log (takes back what it has lost from its replicator), goes on with its
+/// plan, serves.
 async fn run_cell(world: World, name: &'static str) -> Fallible {
     let clock = clock_of(name);
-    let directory = world.directory.join(cell(name));
-    let is_lost = !directory.exists() && directory.with_extension("once").exists();
-    std::fs::write(directory.with_extension("once"), [])?;
     let config = OriginLogConfig {
         disk: DiskThreads::Inline,
         segment_bytes_max: 2_000,
-        ..OriginLogConfig::new(&directory, region(name))
+        ..OriginLogConfig::new(world.directory.join(cell(name)), region(name))
     };
-    let log = OriginLog::open(config, clock.clone(), Entropy::seeded(world.seed))?;
-    if is_lost {
-        recover(&log, name).await;
+    let start = world.starts.fetch_add(1, Ordering::Relaxed);
+    let entropy = Entropy::seeded(world.seed ^ start << 32);
+    let log = OriginLog::open(config, clock.clone(), entropy)?;
+    let is_behind = steps_of(log.published().as_ref()) < world.committed(name);
+    if is_behind || log.history().missing().is_some() {
+        mend(&world, &log, name).await?;
     }
     let log = Arc::new(log);
     let token = CancellationToken::new();
@@ -99,6 +126,7 @@ async fn run_cell(world: World, name: &'static str) -> Fallible {
         let plan = Plan::of(world.seed, name);
         while let Some((rows, watermark)) = plan.step_after(log.published().as_ref()) {
             log.append(&rows, Some(&watermark)).await?;
+            world.committed.lock().unwrap().insert(name.to_owned(), steps_of(Some(&watermark)));
             log.maintain().await?;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -112,18 +140,32 @@ async fn run_cell(world: World, name: &'static str) -> Fallible {
     }
 }
 
-/// Asks every replicator until each has answered: one may lag behind another.
-async fn recover(log: &OriginLog, name: &str) {
-    for peer in REGIONS {
-        let mut is_done = false;
-        while !is_done {
-            if let Ok(channel) = SimulatedDialer.dial(&url(&replicator(peer))).await {
-                is_done = recover_from_peer(log, channel).await.is_ok();
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
+/// Takes back what the region's replicator holds: all of it, or the run has failed. What that is
+/// not, the plan writes again, as a cell reads its span log again.
+async fn mend(world: &World, log: &OriginLog, name: &str) -> Fallible {
+    let peer = ReplicatorPeer { url: url(&replicator(name)), dialer: Arc::new(SimulatedDialer) };
+    let (held, recovered) = loop {
+        let held = world.held_by_replicator(name);
+        if let Ok(recovered) = peer.give_back(log).await {
+            break (held, recovered);
         }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    let published = steps_of(log.published().as_ref());
+    if steps_of(recovered.watermark.as_ref()) > published {
+        log.append(&[], recovered.watermark.as_ref()).await?;
     }
-    tracing::debug!(name, "took the log back");
+    log.note_mended(log.history().missing().max(recovered.end)).await?;
+    let steps = steps_of(log.published().as_ref());
+    assert!(steps >= held, "{name} has {steps} steps; its replicator held {held}");
+    let rows = Plan::of(world.seed, name).rows_before(steps);
+    let keys: Vec<RowKey> = rows.iter().map(RowKey::of).collect();
+    for (row, own) in rows.iter().zip(log.own_rows(&keys).await?) {
+        let version = own.map(|own| own.version);
+        assert!(version >= Some(row.version), "{name} has {version:?} of {row:?}");
+    }
+    world.mended.lock().unwrap().push((name.to_owned(), recovered.rows));
+    Ok(())
 }
 
 /// A replicator: follows its own cell, and the other regions by their replicators or, failing
@@ -164,7 +206,8 @@ struct Faults {
     hosts: Vec<String>,
     down: Vec<String>,
     directory: PathBuf,
-    lost_disk: bool,
+    /// Disks that were lost, and put back as they were before: each once in a run.
+    disks: Vec<String>,
 }
 
 impl Faults {
@@ -183,7 +226,7 @@ impl Faults {
             5 => sim.release(one, two),
             6 | 7 if !self.down.contains(&one) => {
                 sim.crash(one.clone());
-                self.lose_disk(&one);
+                self.lose_disk(sim, &one);
                 self.down.push(one);
             }
             _ => {
@@ -194,14 +237,32 @@ impl Faults {
         }
     }
 
-    /// Once in a run a cell that is down loses its disk.
-    fn lose_disk(&mut self, host: &str) {
-        let directory = self.directory.join(host);
-        if self.lost_disk || !host.starts_with("cell") || !directory.exists() {
+    /// Once in a run a cell that is down loses its disk, and so does its replicator now and then;
+    /// once it comes back with an old copy.
+    fn lose_disk(&mut self, sim: &mut turmoil::Sim<'_>, host: &str) {
+        let Some(name) = host.strip_prefix("cell-") else { return };
+        let (directory, old) = (self.directory.join(host), self.directory.join("old").join(host));
+        let is_first = !self.disks.iter().any(|disk| disk.starts_with("lost"));
+        if !directory.exists() {
             return;
         }
-        std::fs::remove_dir_all(directory).unwrap();
-        self.lost_disk = true;
+        if old.exists() && !self.disks.iter().any(|disk| disk.starts_with("old")) {
+            std::fs::remove_dir_all(&directory).unwrap();
+            copy_directory(&old, &directory);
+            self.disks.push(format!("old {host}"));
+        } else if is_first && self.random.random() {
+            std::fs::remove_dir_all(&directory).unwrap();
+            self.disks.push(format!("lost {host}"));
+            let replicator = replicator(name);
+            if self.random.random() && !self.down.contains(&replicator) {
+                sim.crash(replicator.clone());
+                drop(std::fs::remove_dir_all(self.directory.join(&replicator)));
+                self.disks.push(format!("lost {replicator}"));
+                self.down.push(replicator);
+            }
+        } else if !old.exists() {
+            copy_directory(&directory, &old);
+        }
     }
 
     fn heal(&mut self, sim: &mut turmoil::Sim<'_>) {
@@ -214,6 +275,14 @@ impl Faults {
         for host in self.down.drain(..) {
             sim.bounce(host);
         }
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
     }
 }
 
@@ -261,6 +330,9 @@ fn run(seed: u64, directory: &Path) -> u64 {
         directory: directory.to_path_buf(),
         replicas: Arc::default(),
         written: Arc::default(),
+        committed: Arc::default(),
+        mended: Arc::default(),
+        starts: Arc::default(),
     };
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
@@ -283,7 +355,7 @@ fn run(seed: u64, directory: &Path) -> u64 {
         hosts,
         down: Vec::new(),
         directory: world.directory.clone(),
-        lost_disk: false,
+        disks: Vec::new(),
     };
     let expected = plan::expected_digest(seed);
     let mut history = Xxh3::new();
@@ -293,7 +365,7 @@ fn run(seed: u64, directory: &Path) -> u64 {
         steps += 1;
         if steps.is_multiple_of(25) {
             faults.strike(&mut sim);
-            history.update(format!("{steps} {:?} {}", faults.down, faults.lost_disk).as_bytes());
+            history.update(format!("{steps} {:?} {:?}", faults.down, faults.disks).as_bytes());
         }
     }
     faults.heal(&mut sim);
@@ -302,7 +374,15 @@ fn run(seed: u64, directory: &Path) -> u64 {
         assert!(!late, "seed {seed} is not whole:{}", state_of(&world, expected));
         sim.step().unwrap();
     }
-    println!("seed {seed}: whole {:?} after the faults", sim.elapsed().saturating_sub(FAULTS));
+    let whole_after = sim.elapsed().saturating_sub(FAULTS);
+    let mended = world.mended.lock().unwrap();
+    println!(
+        "seed {seed}: whole {whole_after:?} after the faults; {:?}; mended {mended:?}",
+        faults.disks
+    );
+    assert!(
+        mended.len() >= faults.disks.iter().filter(|disk| disk.contains("cell")).count().min(1)
+    );
     history.update(format!("{:?}", digests(&world)).as_bytes());
     history.digest()
 }

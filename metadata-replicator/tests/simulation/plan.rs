@@ -36,6 +36,13 @@ impl Plan {
         Self { steps: steps.collect(), region }
     }
 
+    /// The last row of each trace among those of the first steps.
+    pub(crate) fn rows_before(&self, steps: u64) -> Vec<Contribution> {
+        let steps = self.steps.iter().take(usize::try_from(steps).unwrap()).flatten();
+        let rows: BTreeMap<_, _> = steps.map(|row| (row.trace_id, row.clone())).collect();
+        rows.into_values().collect()
+    }
+
     /// The step after what is published.
     pub(crate) fn step_after(
         &self,

@@ -24,7 +24,7 @@ use trace_model::{
 pub use dictionary::ServiceDictionary;
 pub use question::{
     look_up_entry_from_wire, look_up_entry_to_wire, region_state_from_wire, region_state_to_wire,
-    summary_query_from_wire, summary_query_to_wire,
+    summary_query_from_wire, summary_query_to_wire, terms_from_wire, terms_to_wire,
 };
 
 use crate::v1;

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+pub mod absence;
 pub mod assemble;
 pub mod attribute;
 pub mod completeness;
@@ -21,6 +22,7 @@ pub mod sampling_threshold;
 pub mod span;
 pub mod time;
 
+pub use absence::{Absence, Forgotten, Sought};
 pub use attribute::{AnyValue, Attribute};
 pub use completeness::{Certificate, RegionOutcome, RegionReport, Verdict};
 pub use ids::{SpanId, TraceId};

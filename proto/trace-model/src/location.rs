@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::absence::Forgotten;
 use crate::ids::{SpanId, TraceId};
 use crate::names::{Region, TenantId};
 use crate::time::{TimeRange, UnixNanos};
@@ -289,6 +290,12 @@ pub struct RegionState {
     pub lag_records: u64,
     /// Age of the newest record applied, by the origin's clock, when it was applied.
     pub lag: Duration,
+    /// How long the origin keeps a row after its last append; `None` until it has said so.
+    pub retention: Option<Duration>,
+    /// How long the replica keeps it: as long as the origin, or less where its own limit is lower.
+    pub kept_for: Duration,
+    /// Which rows of the region the replica no longer has, or never got.
+    pub forgotten: Forgotten,
 }
 
 /// A question for traces that the index alone can answer. All parts must hold of the joined trace.

@@ -98,7 +98,7 @@ pub struct Placement {
 }
 
 /// A start this far after the receive time is a clock or unit fault (24 h).
-const AHEAD_NANOS_MAX: u64 = 24 * 3_600 * 1_000_000_000;
+pub(crate) const AHEAD_NANOS_MAX: u64 = 24 * 3_600 * 1_000_000_000;
 /// Starts before this (1980-01-01) are taken as unit slips (seconds, milli- or microseconds sent as
 /// nanoseconds) and not as back-fills: no span is older than tracing.
 const EARLIEST_START: UnixNanos = UnixNanos(315_532_800_000_000_000);

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use metadata_replicator::ContributionLog;
+use metadata_replicator::{ContributionLog, OriginPeer};
 use span_log::port::METADATA_PUBLISHER;
 use span_log::{GroupId, SpanLog};
 use trace_model::Clock;
 
-use super::{IndexPolicy, MetadataPublisher, PublisherConfig, PublisherMetrics, SpanLogState};
+use super::mending::{MendingPublisher, PublisherParts};
+use super::{IndexPolicy, PublisherConfig, PublisherMetrics, SpanLogState};
 use crate::handler::{GroupHandler, GroupMaker, MakeError};
 
 /// Makes the group's handler.
@@ -20,6 +21,9 @@ pub struct PublisherMaker {
     pub span_log: Arc<dyn SpanLog>,
     /// The region's own log of contributions.
     pub origin: Arc<dyn ContributionLog>,
+    /// Who gives that log back, should it have lost something: the region's replicator, where the
+    /// cell knows it.
+    pub peer: Option<Arc<dyn OriginPeer>>,
     /// What leaves the region.
     pub policy: Arc<dyn IndexPolicy>,
     /// The time.
@@ -38,14 +42,15 @@ impl GroupMaker for PublisherMaker {
         let failed = |reason: String| MakeError { group: METADATA_PUBLISHER, reason };
         let source = SpanLogState::of(self.span_log.as_ref());
         let source = source.map_err(|error| failed(error.to_string()))?;
-        let made = MetadataPublisher::new(
-            self.config.clone(),
-            &source,
-            Arc::clone(&self.origin),
-            Arc::clone(&self.policy),
-            Arc::clone(&self.clock),
-            self.metrics.clone(),
-        );
+        let parts = PublisherParts {
+            config: self.config.clone(),
+            source,
+            log: Arc::clone(&self.origin),
+            policy: Arc::clone(&self.policy),
+            clock: Arc::clone(&self.clock),
+            metrics: self.metrics.clone(),
+        };
+        let made = MendingPublisher::new(parts, self.peer.clone());
         Ok(Box::new(made.map_err(|error| failed(error.to_string()))?))
     }
 }

@@ -19,6 +19,8 @@ pub struct PublisherMetrics {
     pub batches_repeated: Counter,
     /// Appends that failed and are tried again.
     pub appends_failed: Counter,
+    /// Rows that the origin log had lost and a replicator gave back.
+    pub rows_taken_back: Counter,
 }
 
 impl PublisherMetrics {
@@ -35,5 +37,10 @@ impl PublisherMetrics {
         registry.register("traces_shed", "Traces closed early", self.traces_shed.clone());
         registry.register("batches_repeated", "Batches seen before", self.batches_repeated.clone());
         registry.register("appends_failed", "Appends tried again", self.appends_failed.clone());
+        registry.register(
+            "rows_taken_back",
+            "Rows that the origin log had lost and got back",
+            self.rows_taken_back.clone(),
+        );
     }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use metadata_replicator::feed::Chunk;
-use metadata_replicator::{Entropy, MemoryOriginLog, MemoryRecords, OriginFeed};
+use metadata_replicator::{Entropy, LogHistory, MemoryOriginLog, MemoryRecords, OriginFeed, Terms};
 use proptest::prelude::*;
 use proto::wire::{put_bytes_field, put_varint};
 use proto::{BatchSource, SpanBatchBuilder};
@@ -11,16 +11,16 @@ use span_log::LogIdentity;
 use trace_model::locality::IndexMode;
 use trace_model::location::{Cursor, Epoch, Keep};
 use trace_model::sampling_threshold::Threshold;
-use trace_model::{LogRange, TimeRange, Watermark};
+use trace_model::{Forgotten, LogRange, TimeRange, Watermark};
 
 use super::*;
 
-const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
+pub(super) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 const MILLIS: u64 = 1_000_000;
 
 /// A span for a test: times are milliseconds after [`NOW`].
 #[derive(Clone, Copy, Debug)]
-struct Span {
+pub(super) struct Span {
     trace: u8,
     id: u8,
     parent: u8,
@@ -29,7 +29,7 @@ struct Span {
     is_error: bool,
 }
 
-fn span(trace: u8, id: u8, parent: u8) -> Span {
+pub(super) fn span(trace: u8, id: u8, parent: u8) -> Span {
     let start = u64::from(id);
     Span { trace, id, parent, start, end: start + 10, is_error: id.is_multiple_of(4) }
 }
@@ -68,11 +68,11 @@ fn resource(service: &str) -> Vec<u8> {
     frame
 }
 
-fn region() -> Region {
+pub(super) fn region() -> Region {
     Region::new("eu-west-1").unwrap()
 }
 
-fn batch_of(spans: &[Span], first: u64, partition: u32, digest: u64) -> LoggedBatch {
+pub(super) fn batch_of(spans: &[Span], first: u64, partition: u32, digest: u64) -> LoggedBatch {
     let all: Vec<_> = spans.iter().map(|span| (*span, span.bytes())).collect();
     let mut builder = SpanBatchBuilder::new();
     let scopes: BTreeMap<_, _> = ["web", "cart", "payment"]
@@ -131,6 +131,9 @@ impl OriginFeed for Unreliable {
     fn names(&self, epoch: Epoch) -> Vec<proto::v1::ServiceName> {
         self.log.names(epoch)
     }
+    fn terms(&self) -> Terms {
+        self.log.terms()
+    }
     async fn outrun(&self, seen: Cursor) -> Result<(), ReplicatorError> {
         self.log.outrun(seen).await
     }
@@ -159,6 +162,18 @@ impl ContributionLog for Unreliable {
     }
     fn published(&self) -> Option<Watermark> {
         self.log.published()
+    }
+    fn history(&self) -> LogHistory {
+        self.log.history()
+    }
+    async fn note_missing(&self, cursor: Cursor) -> Result<(), ReplicatorError> {
+        self.log.note_missing(cursor).await
+    }
+    async fn note_mended(&self, until: Option<Cursor>) -> Result<(), ReplicatorError> {
+        self.log.note_mended(until).await
+    }
+    async fn forget(&self, forgotten: Forgotten) -> Result<(), ReplicatorError> {
+        self.log.forget(forgotten).await
     }
 }
 

@@ -96,12 +96,18 @@ impl Progress {
     /// The group reads on from its commit. Where nothing is published at all, the origin log has lost
     /// what it held (a lost disk): a hole from the beginning up to now. A log that holds a watermark
     /// is believed: commits may run ahead of it for a moment (repeats), and a hole at every crash
-    /// would prove nothing for ever. A log restored from an old copy is not told from that.
-    fn note_lost(&mut self, source: &SpanLogState) {
+    /// would prove nothing for ever. Where it is known to have lost something, the same is said from
+    /// the watermark on.
+    pub(super) fn note_lost(&mut self, source: &SpanLogState) {
         let mut committed = source.committed.iter();
         if committed.any(|(partition, committed)| *committed > self.next(*partition)) {
             self.add_hole(TimeRange { start: self.as_of, end: source.end_time.plus(1) });
         }
+    }
+
+    /// What was published of this time is lost.
+    pub(super) fn note_hole(&mut self, start: UnixNanos, until: UnixNanos) {
+        self.add_hole(TimeRange { start, end: until.max(start).plus(1) });
     }
 
     fn add_hole(&mut self, hole: TimeRange) {
@@ -199,7 +205,9 @@ impl Progress {
             holes,
         };
         let Some((last, at)) = &self.appended else { return Some(watermark) };
-        let is_due = !self.unshown.is_empty() || at.saturating_add(every) <= now;
+        let is_due = !self.unshown.is_empty()
+            || last.holes != watermark.holes
+            || at.saturating_add(every) <= now;
         (is_due && *last != watermark).then_some(watermark)
     }
 

@@ -169,6 +169,27 @@ async fn stream_once(
     Err(ReplicatorError::Peer("the stream ended".to_owned()))
 }
 
+/// Takes what a peer has of an origin's records beyond the cursor, and ends when that is all.
+pub(crate) async fn catch_up(
+    subscriber: &Subscriber,
+    url: &str,
+    sink: &dyn FeedSink,
+) -> Result<(), ReplicatorError> {
+    let at = sink.cursor();
+    let channel = within(CONNECT_TIMEOUT, subscriber.dialer.dial(url)).await??;
+    let mut frames = subscribe(channel, &subscriber.origin, &subscriber.subscriber, at).await?;
+    let mut check = FrameCheck { at };
+    while let Some(frame) = next_frame(&mut frames).await? {
+        let received = check.take(frame)?;
+        let is_level = received.chunk.records.is_empty();
+        sink.take(received).await?;
+        if is_level {
+            return Ok(());
+        }
+    }
+    Err(ReplicatorError::Peer("the stream ended before its end was reached".to_owned()))
+}
+
 /// Opens a stream of an origin's records.
 pub(crate) async fn subscribe(
     channel: Channel,
@@ -207,6 +228,9 @@ pub(super) fn peer_error(status: &tonic::Status) -> ReplicatorError {
     let code = status.code();
     if code == tonic::Code::OutOfRange {
         return ReplicatorError::Protocol("a frame that is too large");
+    }
+    if code == tonic::Code::NotFound {
+        return ReplicatorError::UnknownOrigin;
     }
     if code == tonic::Code::Internal && status.message().contains("decode") {
         return ReplicatorError::Protocol("a frame that cannot be decoded");

@@ -1,11 +1,12 @@
 //! What a subscriber demands of the frames that it is sent.
 
+use proto::convert::index::terms_from_wire;
 use proto::v1;
 use proto::v1::origin_record::Record;
 use trace_model::location::Cursor;
 
 use crate::error::ReplicatorError;
-use crate::feed::Chunk;
+use crate::feed::{Chunk, Terms};
 
 /// Most records in a frame.
 pub(crate) const FRAME_RECORDS_MAX: usize = 1 << 16;
@@ -19,6 +20,8 @@ pub(crate) struct Received {
     pub(crate) end: Option<Cursor>,
     /// The sender's clock.
     pub(crate) sent_unix_nano: u64,
+    /// On what terms the sender keeps the records; `None` where it does not say.
+    pub(crate) terms: Option<Terms>,
 }
 
 /// The place up to which frames of one stream were taken.
@@ -33,8 +36,12 @@ impl FrameCheck {
     pub(crate) fn take(&mut self, frame: v1::OriginFrame) -> Result<Received, ReplicatorError> {
         let end = frame.end.map(Cursor::from);
         let sent_unix_nano = frame.sent_unix_nano;
+        let terms = frame.terms.as_ref().map(|terms| {
+            let (retention, forgotten) = terms_from_wire(terms);
+            Terms { retention, forgotten }
+        });
         if frame.records.is_empty() {
-            return Ok(Received { chunk: Chunk::default(), end, sent_unix_nano });
+            return Ok(Received { chunk: Chunk::default(), end, sent_unix_nano, terms });
         }
         let (Some(first), Some(next)) = (frame.first, frame.next) else {
             return Err(ReplicatorError::Protocol("a frame of records without its cursors"));
@@ -51,7 +58,7 @@ impl FrameCheck {
         }
         check_records(&chunk)?;
         self.at = Some(chunk.next);
-        Ok(Received { chunk, end, sent_unix_nano })
+        Ok(Received { chunk, end, sent_unix_nano, terms })
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use proto::convert::index::terms_to_wire;
 use proto::v1;
 use proto::v1::metadata_replication_server::{MetadataReplication, MetadataReplicationServer};
 use proto::v1::origin_record::Record;
@@ -140,8 +141,11 @@ impl Served {
     }
 
     fn frame(&mut self, chunk: Chunk) -> v1::OriginFrame {
+        // Read after the records: what is missing from them is said.
+        let terms = self.feed.terms();
         let mut frame = v1::OriginFrame {
             sent_unix_nano: self.clock.now().0,
+            terms: Some(terms_to_wire(terms.retention, terms.forgotten)),
             end: self.feed.end().map(v1::Cursor::from),
             ..v1::OriginFrame::default()
         };

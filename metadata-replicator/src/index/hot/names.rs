@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use trace_model::WriterId;
+use trace_model::{Region, WriterId};
 
 /// Texts beyond this many are not given a number: they lie in their rows. Bounds the table against
 /// operations that carry an id in their name.
@@ -14,6 +14,9 @@ pub(super) struct Names {
     texts: Vec<Arc<str>>,
     ids: FxHashMap<Arc<str>, u32>,
     writers: Vec<WriterId>,
+    /// The number of each writer's region.
+    writer_regions: Vec<u32>,
+    regions: Vec<Region>,
     writer_ids: FxHashMap<WriterId, u32>,
     text_bytes: usize,
 }
@@ -53,7 +56,9 @@ impl Names {
             return *id;
         }
         let id = u32::try_from(self.writers.len()).unwrap_or(u32::MAX);
+        let region = self.intern_region(&writer.region);
         self.writers.push(writer.clone());
+        self.writer_regions.push(region);
         self.writer_ids.insert(writer.clone(), id);
         id
     }
@@ -66,10 +71,29 @@ impl Names {
         self.writers.get(id as usize)
     }
 
+    /// The number of a region, given now where it has none. There are few: they are searched.
+    pub(super) fn intern_region(&mut self, region: &Region) -> u32 {
+        let number = self.region_id_of(region).unwrap_or_else(|| {
+            self.regions.push(region.clone());
+            self.regions.len().saturating_sub(1)
+        });
+        u32::try_from(number).unwrap_or(u32::MAX)
+    }
+
+    /// The number of a region.
+    pub(super) fn region_id_of(&self, region: &Region) -> Option<usize> {
+        self.regions.iter().position(|held| held == region)
+    }
+
+    /// The number of a writer's region.
+    pub(super) fn region_of(&self, writer: u32) -> Option<u32> {
+        self.writer_regions.get(writer as usize).copied()
+    }
+
     /// Bytes held, about.
     pub(super) fn bytes(&self) -> usize {
         let each_text = 16 + 16 + 16 + 8;
-        let each_writer = 2 * size_of::<WriterId>() + 8;
+        let each_writer = 2 * size_of::<WriterId>() + 12;
         self.text_bytes
             .saturating_add(self.texts.len().saturating_mul(each_text))
             .saturating_add(self.writers.len().saturating_mul(each_writer))

@@ -157,11 +157,9 @@ impl<'a> RowView<'a> {
         Reader { rest: self.rest }
     }
 
-    pub(super) fn min_start(&self) -> Option<UnixNanos> {
-        if !self.has(DETAIL) || self.has(ERASED) {
-            return None;
-        }
-        self.reader().difference(self.last_append)
+    /// Whether the writer erased its part.
+    pub(super) const fn is_erased(&self) -> bool {
+        self.has(ERASED)
     }
 
     /// Start, length, spans, errors, and the reader behind them.
@@ -176,30 +174,40 @@ impl<'a> RowView<'a> {
         Some((start, length, spans, errors, reader))
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        self.head().is_some_and(|(_, _, _, errors, _)| errors > 0)
+    /// What it says of its trace's times and errors; `None` where it says no more than the route.
+    pub(super) fn times(&self) -> Option<RowTimes> {
+        let (start, length, _, errors, _) = self.head()?;
+        let end = UnixNanos(start.0.wrapping_add(length));
+        Some(RowTimes { start, end, has_errors: errors > 0 })
     }
 
-    /// Numbers of its services, the root's among them (which no well-meant row leaves out).
+    /// Numbers of its services.
     pub(super) fn services(&self) -> impl Iterator<Item = u32> {
         let reader = self.head().map(|(_, _, _, _, reader)| reader);
         let mut reader = reader.unwrap_or(Reader { rest: &[] });
         let mut left = reader.varint().unwrap_or(0);
-        let mut has_root = self.has(ROOT);
         std::iter::from_fn(move || {
-            if let Some(fewer) = left.checked_sub(1) {
-                left = fewer;
-                let service = reader.short()?;
-                reader.varint()?;
-                reader.varint()?;
-                return Some(service);
-            }
-            if std::mem::take(&mut has_root) {
-                reader.span_id()?;
-                return reader.short();
-            }
-            None
+            left = left.checked_sub(1)?;
+            let service = reader.short()?;
+            reader.varint()?;
+            reader.varint()?;
+            Some(service)
         })
+    }
+
+    /// Its root, in numbers.
+    pub(super) fn root(&self) -> Option<RowRoot> {
+        let (min_start, _, _, _, mut reader) = self.head()?;
+        if !self.has(ROOT) {
+            return None;
+        }
+        for _ in 0..reader.varint()?.saturating_mul(3) {
+            reader.varint()?;
+        }
+        let span_id = reader.span_id()?;
+        let service = reader.short()?;
+        let operation = reader.operation_number()?;
+        Some(RowRoot { start: reader.difference(min_start)?, span_id, service, operation })
     }
 
     pub(super) fn contribution(&self, names: &Names) -> Option<Contribution> {
@@ -247,6 +255,24 @@ impl<'a> RowView<'a> {
             entries,
         })
     }
+}
+
+/// What a row says of its trace's times and errors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowTimes {
+    pub(super) start: UnixNanos,
+    pub(super) end: UnixNanos,
+    pub(super) has_errors: bool,
+}
+
+/// A root in numbers, ordered as roots are chosen: the earliest, by id where two are as early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RowRoot {
+    pub(super) start: UnixNanos,
+    pub(super) span_id: SpanId,
+    pub(super) service: u32,
+    /// `None` where its operation has no number.
+    pub(super) operation: Option<u32>,
 }
 
 /// Reads what this module wrote; `None` where it did not.
@@ -297,6 +323,16 @@ impl<'a> Reader<'a> {
         let (text, rest): (&'a [u8], &'a [u8]) = self.rest.split_at_checked(length)?;
         self.rest = rest;
         std::str::from_utf8(text).ok().map(Arc::from)
+    }
+
+    /// The number of an operation, where it has one.
+    fn operation_number(&mut self) -> Option<Option<u32>> {
+        if let Some(id) = self.varint()?.checked_sub(1) {
+            return u32::try_from(id).ok().map(Some);
+        }
+        let length = usize::try_from(self.varint()?).ok()?;
+        self.rest = self.rest.get(length..)?;
+        Some(None)
     }
 
     fn root(&mut self, min_start: UnixNanos, names: &Names) -> Option<RootSpan> {

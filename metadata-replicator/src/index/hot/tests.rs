@@ -168,36 +168,77 @@ proptest! {
 
     #[test]
     fn summaries_are_what_looking_at_every_trace_gives(
-        rows in vec(row(), 0..60), queries in vec(query(), 1..8)
+        rows in vec(row(), 0..60), queries in vec(query(), 1..8), step_rows in 1_usize..9
     ) {
         let index = index_of(&rows);
         let oracle = oracle_of(&rows);
         for query in &queries {
             prop_assert_eq!(index.summaries(query).entries, expected(&oracle, query));
+            let mut search = index.search(query.clone());
+            while !search.step(&index, step_rows) {}
+            prop_assert_eq!(search.finish().entries, expected(&oracle, query));
         }
     }
 
     #[test]
-    fn expiry_takes_what_arrived_before_the_horizon_and_nothing_else(
-        rows in vec(row(), 0..60), minutes in 0_u64..40, queries in vec(query(), 1..4)
+    fn expiry_takes_a_regions_rows_of_the_minutes_before_the_horizon_and_nothing_else(
+        rows in vec(row(), 0..60), minutes in 0_u64..40, queries in vec(query(), 1..4),
+        step_rows in 1_usize..9
     ) {
         let mut index = index_of(&rows);
-        let horizon = UnixNanos(NOW - minutes * MINUTE + 7);
+        let horizon = UnixNanos((NOW / MINUTE - minutes) * MINUTE);
+        let region = writer(0).region;
+        let is_gone = |row: &Contribution| row.writer.region == region && row.last_append < horizon;
         let mut oracle = oracle_of(&rows);
+        let latest = oracle.values().flat_map(|entry| entry.contributions.values());
+        let gone = latest.filter(|row| is_gone(row)).map(|row| row.last_append).max();
         for entry in oracle.values_mut() {
-            entry.contributions.retain(|_, row| row.last_append >= horizon);
+            entry.contributions.retain(|_, row| !is_gone(row));
         }
         oracle.retain(|_, entry| !entry.contributions.is_empty());
         let before = index.rows();
-        let expired = index.expire(horizon);
+        let mut expired = 0;
+        loop {
+            let step = index.expire(&region, horizon, LetGo::Expired, step_rows);
+            prop_assert!(step.rows <= step_rows);
+            expired += step.rows;
+            if step.is_done {
+                break;
+            }
+        }
         prop_assert_eq!(before - expired, index.rows());
         agree(&index, &oracle)?;
         for query in &queries {
             prop_assert_eq!(index.summaries(query).entries, expected(&oracle, query));
         }
-        let gone = rows.iter().map(|row| row.last_append).filter(|append| *append < horizon);
-        prop_assert_eq!(index.forgotten_until().is_some(), expired > 0);
-        prop_assert!(index.forgotten_until() <= gone.max());
+        let forgotten = Forgotten { expired_until: gone, evicted_until: None };
+        prop_assert_eq!(index.forgotten(&region), forgotten);
+        prop_assert_eq!(index.forgotten(&writer(1).region), Forgotten::default());
+    }
+
+    #[test]
+    fn the_orders_hold_what_the_rows_say_and_nothing_more(
+        rows in vec(row(), 0..80), rows_max in 1_usize..60, minutes in 0_u64..40
+    ) {
+        let mut index = HotIndex::new(rows_max);
+        for row in &rows {
+            index.join(row);
+        }
+        let horizon = UnixNanos((NOW / MINUTE - minutes) * MINUTE);
+        index.expire(&writer(2).region, horizon, LetGo::Evicted, usize::MAX);
+        let mut fresh = HotIndex::new(1 << 20);
+        for id in index.rows.numbers() {
+            if let Some(row) = index.rows.view(id).and_then(|row| row.contribution(&index.names)) {
+                fresh.join(&row);
+            }
+        }
+        prop_assert_eq!(index.orders.entries(), fresh.orders.entries());
+        prop_assert_eq!(index.digest(), fresh.digest());
+        for region in (0..3).map(|number| writer(number).region) {
+            index.expire(&region, UnixNanos::MAX, LetGo::Expired, usize::MAX);
+        }
+        prop_assert_eq!((index.rows(), index.traces(), index.orders.entries()), (0, 0, 0));
+        prop_assert_eq!((index.orders.bytes(), index.arrivals.bytes()), (0, 0));
     }
 
     #[test]
@@ -214,7 +255,10 @@ proptest! {
             let held = index.look_up(tenant, *trace_id);
             for (writer, row) in &entry.contributions {
                 if held.contributions.get(writer) != Some(row) {
-                    prop_assert!(index.forgotten_until().is_some());
+                    // What went may have been an earlier version of it.
+                    let forgotten = index.forgotten(&writer.region);
+                    prop_assert!(forgotten.evicted_until.is_some());
+                    prop_assert!(forgotten.expired_until.is_none());
                 }
             }
         }
@@ -243,50 +287,174 @@ fn replay_below_the_version_changes_nothing() {
     assert_eq!(index.version_of("team-b", trace(0), &writer(0)), None);
 }
 
+/// A trace as a busy system has them: three services, fifty operations.
+fn busy(number: u64, length_nanos: u64) -> Contribution {
+    let mut id = [7_u8; 16];
+    id[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    let start = UnixNanos(NOW + number * 10_000_000);
+    let services = ["cart", "payment", "web"].map(|name| ServiceCount {
+        service: name.into(),
+        spans: 3,
+        errors: 0,
+    });
+    let root = RootSpan {
+        service: "web".into(),
+        operation: format!("GET /{}", number % 50).as_str().into(),
+        start,
+        span_id: SpanId::from_bytes(id[..8].try_into().unwrap())
+            .unwrap_or(SpanId::from_bytes([1; 8]).unwrap()),
+        duration_nanos: length_nanos,
+        is_error: false,
+    };
+    Contribution {
+        version: number + 1,
+        tenant: TenantId::default(),
+        trace_id: TraceId::from_bytes(id).unwrap(),
+        writer: writer(0),
+        last_append: start.plus(300_000_000),
+        keep: Keep::Keep,
+        is_erased: false,
+        detail: Some(Detail {
+            min_start: start,
+            max_end: start.plus(length_nanos),
+            span_count: 9,
+            error_count: 0,
+            is_lower_bound: false,
+            services: services.to_vec(),
+            root: Some(root),
+            entries: Vec::new(),
+        }),
+    }
+}
+
+fn busy_index(traces: u64) -> HotIndex {
+    let mut index = HotIndex::new(1 << 20);
+    for number in 0..traces {
+        // One trace in a thousand is slow.
+        index.join(&busy(number, if number % 1_000 == 7 { 9_000_000_000 } else { 80_000_000 }));
+    }
+    index
+}
+
+/// Everything, newest first.
+fn all() -> SummaryQuery {
+    SummaryQuery {
+        tenant: TenantId::default(),
+        range: TimeRange { start: UnixNanos(0), end: UnixNanos::MAX },
+        service: None,
+        root_service: None,
+        root_operation: None,
+        duration_nanos_min: 0,
+        duration_nanos_max: None,
+        only_errors: false,
+        limit: 20,
+    }
+}
+
 #[test]
 fn a_trace_of_three_services_takes_at_most_200_bytes() {
-    let mut index = HotIndex::new(1 << 20);
-    let traces = 200_000_u64;
-    for number in 0..traces {
-        let mut id = [7_u8; 16];
-        id[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-        let start = UnixNanos(NOW + number * 10_000_000);
-        let services = ["cart", "payment", "web"].map(|name| ServiceCount {
-            service: name.into(),
-            spans: 3,
-            errors: 0,
-        });
-        let root = RootSpan {
-            service: "web".into(),
-            operation: format!("GET /{}", number % 50).as_str().into(),
-            start,
-            span_id: SpanId::from_bytes(id[..8].try_into().unwrap())
-                .unwrap_or(SpanId::from_bytes([1; 8]).unwrap()),
-            duration_nanos: 80_000_000,
-            is_error: false,
-        };
-        index.join(&Contribution {
-            version: number + 1,
-            tenant: TenantId::default(),
-            trace_id: TraceId::from_bytes(id).unwrap(),
-            writer: writer(0),
-            last_append: start.plus(300_000_000),
-            keep: Keep::Keep,
-            is_erased: false,
-            detail: Some(Detail {
-                min_start: start,
-                max_end: start.plus(80_000_000),
-                span_count: 9,
-                error_count: 0,
-                is_lower_bound: false,
-                services: services.to_vec(),
-                root: Some(root),
-                entries: Vec::new(),
-            }),
-        });
-    }
-    let each = index.bytes() as u64 / traces;
+    let traces = 200_000;
+    let each = busy_index(traces).bytes() as u64 / traces;
     assert!((80..=200).contains(&each), "{each} bytes a trace");
+}
+
+#[test]
+fn a_page_looks_at_little_more_than_it_shows() {
+    let index = busy_index(50_000);
+    let slow = SummaryQuery { duration_nanos_min: 5_000_000_000, ..all() };
+    let operation = SummaryQuery { root_operation: Some("GET /7".into()), ..all() };
+    let service = SummaryQuery { service: Some("cart".into()), ..all() };
+    let both = SummaryQuery { root_service: Some("web".into()), ..slow.clone() };
+    for query in [all(), slow, operation, service, both] {
+        let found = index.summaries(&query);
+        assert_eq!(found.entries.len(), 20, "{query:?}");
+        assert!(found.rows_scanned <= 40, "{} rows for {query:?}", found.rows_scanned);
+    }
+}
+
+#[test]
+fn a_question_that_nothing_answers_lets_writers_in_between_its_steps() {
+    let traces = 20_000;
+    let mut index = busy_index(traces);
+    // Every trace is one of `cart`, and none of them has `cart` at its root.
+    let query = SummaryQuery { root_service: Some("cart".into()), ..all() };
+    assert_eq!(index.summaries(&query).rows_scanned, 0, "the roots have an order of their own");
+    // Two orders that have no trace in common, each of all but a few traces.
+    let query = SummaryQuery {
+        service: Some("cart".into()),
+        duration_nanos_min: 70_000_000,
+        duration_nanos_max: Some(79_999_999),
+        ..all()
+    };
+    let mut search = index.search(query);
+    let (step_rows, mut steps) = (100, 0);
+    while !search.step(&index, step_rows) {
+        steps += 1;
+        // A writer: what it adds is newer than where the search is, and changes nothing there.
+        index.join(&busy(traces + steps, 80_000_000));
+    }
+    let found = search.finish();
+    assert_eq!((found.entries.len(), found.steps), (0, steps + 1));
+    assert!(found.rows_scanned >= traces - traces / 1_000, "{}", found.rows_scanned);
+    assert!(found.rows_scanned <= found.steps * (step_rows as u64 + 1), "{found:?}");
+}
+
+#[test]
+fn a_trace_that_grows_while_it_is_looked_for_comes_once() {
+    let mut index = HotIndex::new(1 << 20);
+    for number in 0..500 {
+        index.join(&busy(number, 80_000_000));
+    }
+    let mut search = index.search(SummaryQuery { limit: 1_000, ..all() });
+    assert!(!search.step(&index, 400));
+    // Another region's part began an hour before: the trace moves to where the search comes yet.
+    for number in 480..500 {
+        let mut row = busy(number, 80_000_000);
+        row.writer = writer(1);
+        if let Some(detail) = &mut row.detail {
+            detail.min_start = detail.min_start.minus(60 * MINUTE);
+        }
+        index.join(&row);
+    }
+    while !search.step(&index, 400) {}
+    let mut ids: Vec<_> = search.finish().entries.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), 500);
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 500);
+}
+
+#[test]
+fn operations_without_number_share_an_order_and_are_found_all_the_same() {
+    let mut index = HotIndex::new(1 << 20);
+    let named = |number: u64| {
+        let mut row = busy(number, 80_000_000);
+        // All within ten minutes.
+        if let Some(detail) = &mut row.detail {
+            detail.min_start = UnixNanos(NOW + number);
+            if let Some(root) = &mut detail.root {
+                root.operation = format!("GET /orders/{number}").as_str().into();
+            }
+        }
+        row
+    };
+    let traces = 20_000;
+    for number in 0..traces {
+        index.join(&named(number));
+    }
+    for number in [0, 9, traces - 1] {
+        let operation = Some(format!("GET /orders/{number}").as_str().into());
+        for root_service in [None, Some("web".into())] {
+            let query = SummaryQuery { root_service, root_operation: operation.clone(), ..all() };
+            let found = index.summaries(&query).entries;
+            let ids: Vec<_> = found.into_iter().map(|(id, _)| id).collect();
+            assert_eq!(ids, [named(number).trace_id], "{number}");
+        }
+    }
+    let none = SummaryQuery { root_operation: Some("GET /nowhere".into()), ..all() };
+    assert!(index.summaries(&none).entries.is_empty());
+    index.expire(&writer(0).region, UnixNanos::MAX, LetGo::Expired, usize::MAX);
+    assert_eq!((index.rows(), index.orders.entries()), (0, 0));
 }
 
 #[test]
@@ -307,17 +475,8 @@ fn a_rare_service_is_found_without_looking_at_every_row() {
             detail: Some(Detail { root: None, ..detail(1, if rare { &[0, 3] } else { &[0] }) }),
         });
     }
-    let query = SummaryQuery {
-        tenant: tenant(0),
-        range: TimeRange { start: UnixNanos(0), end: UnixNanos::MAX },
-        service: Some("fraud".into()),
-        root_service: None,
-        root_operation: None,
-        duration_nanos_min: 0,
-        duration_nanos_max: None,
-        only_errors: false,
-        limit: 100,
-    };
+    let query =
+        SummaryQuery { tenant: tenant(0), service: Some("fraud".into()), limit: 100, ..all() };
     let found = index.summaries(&query);
     assert_eq!((found.entries.len(), found.rows_scanned), (4, 4));
 }

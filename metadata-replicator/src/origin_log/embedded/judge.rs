@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use proto::v1;
 use rustc_hash::FxHashMap;
 
-use super::{Rows, fingerprint};
+use super::inner::{Rows, fingerprint};
 use crate::origin_log::row_map::Fingerprint;
-use crate::store::{JudgeRows, Location};
+use crate::store::{JudgeRows, Judged, Location};
 
 /// Keeps the latest version of each row, and those whose successor no watermark covers yet.
 pub(super) struct Judge<'a> {
@@ -17,20 +17,23 @@ pub(super) struct Judge<'a> {
 }
 
 impl JudgeRows for Judge<'_> {
-    fn stays(&mut self, location: Location, row: &v1::Contribution, is_expired: bool) -> bool {
+    fn judge(&mut self, location: Location, row: &v1::Contribution, is_expired: bool) -> Judged {
         let fingerprint = fingerprint(row);
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = rows.map.get(fingerprint);
         if is_expired {
-            if latest == Some(location) {
-                rows.map.remove(fingerprint);
+            if latest != Some(location) {
+                return Judged::Superseded;
             }
-            return false;
+            rows.map.remove(fingerprint);
+            return Judged::Gone;
         }
         if latest == Some(location) {
             self.kept.insert(location, fingerprint);
         }
-        latest.is_none_or(|latest| latest == location || Some(latest) > rows.watermark)
+        let is_needed =
+            latest.is_none_or(|latest| latest == location || Some(latest) > rows.watermark);
+        if is_needed { Judged::Stays } else { Judged::Superseded }
     }
 
     fn moved(&mut self, from: Location, to: Location) {

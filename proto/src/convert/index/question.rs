@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use trace_model::location::{Cursor, RegionState, SummaryQuery};
-use trace_model::{Contribution, Region, TenantId, TimeRange, TraceEntry, TraceId, UnixNanos};
+use trace_model::{
+    Contribution, Forgotten, Region, TenantId, TimeRange, TraceEntry, TraceId, UnixNanos,
+};
 
 use super::{
     InvalidIndexMessage, PARTS_MAX, ServiceDictionary, contribution_from_wire,
@@ -68,6 +70,8 @@ pub fn region_state_to_wire(state: &RegionState) -> v1::RegionState {
         is_connected: state.is_connected,
         lag_records: state.lag_records,
         lag_millis: millis(state.lag),
+        terms: Some(terms_to_wire(state.retention, state.forgotten)),
+        kept_millis: millis(state.kept_for),
     }
 }
 
@@ -75,11 +79,34 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Writes on what terms a holder keeps an origin's rows.
+#[must_use]
+pub fn terms_to_wire(retention: Option<Duration>, forgotten: Forgotten) -> v1::Terms {
+    v1::Terms {
+        retention_millis: retention.map_or(0, millis),
+        expired_until_unix_nano: forgotten.expired_until.map(|until| until.0),
+        evicted_until_unix_nano: forgotten.evicted_until.map(|until| until.0),
+    }
+}
+
+/// Reads on what terms a holder keeps an origin's rows: the origin's retention, where the sender
+/// knows it, and which rows it has let go of.
+#[must_use]
+pub fn terms_from_wire(wire: &v1::Terms) -> (Option<Duration>, Forgotten) {
+    let retention = Some(wire.retention_millis).filter(|millis| *millis > 0);
+    let forgotten = Forgotten {
+        expired_until: wire.expired_until_unix_nano.map(UnixNanos),
+        evicted_until: wire.evicted_until_unix_nano.map(UnixNanos),
+    };
+    (retention.map(Duration::from_millis), forgotten)
+}
+
 /// Reads how a region's log stands.
 pub fn region_state_from_wire(wire: &v1::RegionState) -> Result<RegionState, InvalidIndexMessage> {
     let region = Region::new(&wire.region).map_err(name_error("region"))?;
     let watermark = wire.watermark.as_ref();
     let watermark = watermark.map(|watermark| watermark_from_wire(watermark, &region));
+    let (retention, forgotten) = wire.terms.as_ref().map(terms_from_wire).unwrap_or_default();
     Ok(RegionState {
         watermark: watermark.transpose()?,
         region,
@@ -88,6 +115,9 @@ pub fn region_state_from_wire(wire: &v1::RegionState) -> Result<RegionState, Inv
         is_connected: wire.is_connected,
         lag_records: wire.lag_records,
         lag: Duration::from_millis(wire.lag_millis),
+        retention,
+        kept_for: Duration::from_millis(wire.kept_millis),
+        forgotten,
     })
 }
 

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
-use trace_model::TraceEntry;
+use trace_model::location::RegionState;
+use trace_model::{Forgotten, TraceEntry};
 
 use super::*;
 
@@ -189,4 +192,31 @@ fn summary_queries_come_back_and_backward_ranges_do_not() {
     assert_eq!(summary_query_to_wire(&query), wire);
     let bad = v1::ListSummariesRequest { end_unix_nano: 0, ..wire };
     assert!(summary_query_from_wire(&bad).is_err());
+}
+
+#[test]
+fn a_regions_state_comes_back_as_it_was_sent() {
+    for (retention, expired, evicted) in
+        [(None, None, None), (Some(7), Some(3), None), (Some(1), Some(0), Some(9))]
+    {
+        let sent = RegionState {
+            region: region(),
+            cursor: None,
+            watermark: None,
+            silent: Duration::from_millis(5),
+            is_connected: true,
+            lag_records: 6,
+            lag: Duration::from_millis(7),
+            retention: retention.map(Duration::from_secs),
+            kept_for: Duration::from_secs(1),
+            forgotten: Forgotten {
+                expired_until: expired.map(UnixNanos),
+                evicted_until: evicted.map(UnixNanos),
+            },
+        };
+        assert_eq!(region_state_from_wire(&region_state_to_wire(&sent)), Ok(sent));
+    }
+    let older = v1::RegionState { region: "eu-west-1".to_owned(), ..v1::RegionState::default() };
+    let read = region_state_from_wire(&older).unwrap();
+    assert_eq!((read.retention, read.forgotten), (None, Forgotten::default()));
 }
