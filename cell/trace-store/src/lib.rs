@@ -1,8 +1,9 @@
 //! The stores of a cell: ports for spans, search, services, metrics and erasure, and their adapters.
 //!
 //! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments), `memory` (the
-//! oracle that the conformance suite trusts), `clickhouse` (counts, and raw spans for dashboards). An adapter that cannot serve a question refuses it:
-//! an empty answer that means "cannot" looks like a correct one.
+//! oracle that the conformance suite trusts), `clickhouse` (counts, and raw spans for dashboards).
+//! An adapter that cannot serve a question refuses it: an empty answer that means "cannot" looks
+//! like a correct one.
 #![warn(missing_docs)]
 
 #[cfg(feature = "clickhouse")]
@@ -17,7 +18,9 @@ pub mod port;
 mod questions;
 
 #[cfg(feature = "clickhouse")]
-pub use clickhouse::{ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers};
+pub use crate::clickhouse::{
+    ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers,
+};
 pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;
