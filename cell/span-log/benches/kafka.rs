@@ -7,7 +7,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    clippy::disallowed_macros,
     reason = "a bench that panics has failed, and prints what it found"
 )]
 
