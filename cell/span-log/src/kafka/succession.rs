@@ -214,8 +214,8 @@ mod tests {
             (LostCause::Recreated, incarnation, partition, first, UnixNanos(from))
         };
         // The third partition is remembered with the first.
-        assert_eq!(lost(&texts), [gone(0, 50, 0), gone(2, 0, 0), gone(1, 30, 0)]);
-        assert_eq!(texts[0].lost[0].append_times, (UnixNanos::from_millis(0), NOW));
+        assert_eq!(lost(&texts), [gone(0, 50, 77), gone(2, 0, 0), gone(1, 30, 0)]);
+        assert_eq!(texts[0].lost[0].append_times, (UnixNanos(77), NOW));
     }
 
     #[test]
