@@ -67,6 +67,10 @@ impl ElasticsearchStore {
         let now = self.clock.monotonic();
         let is_due = progress.stored_at.is_none_or(|at| now.saturating_sub(at) >= EVERY);
         let moved = advanced(&progress.written, &progress.stored);
+        if moved.is_empty() && force {
+            // What was written again moves no cover and is to be found all the same.
+            return self.refresh_own().await;
+        }
         if moved.is_empty() || !(force || is_due) {
             return Ok(());
         }

@@ -63,8 +63,21 @@ impl Outcome {
 }
 
 impl ElasticsearchStore {
-    /// Takes batches: send → again, where something was erased meanwhile → sweep → count as written.
+    /// Takes batches, and counts them as written.
     pub(super) async fn write_batches(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        self.put_batches(batches).await?;
+        self.state.change_progress(|progress| {
+            for logged in batches {
+                let mut cover = Coverage::none(logged.incarnation);
+                cover.extend(logged.range.partition, logged.range.next);
+                progress.written.join(&cover);
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes batches: send → again, where something was erased meanwhile → sweep.
+    pub(super) async fn put_batches(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
         let mut erased = self.current_tombstones().await?;
         let refused = loop {
             let gate = self.gate.read().await;
@@ -83,13 +96,6 @@ impl ElasticsearchStore {
             self.metrics.refused_batches.inc();
             return Err(StoreError::Refused(reason));
         }
-        self.state.change_progress(|progress| {
-            for logged in batches {
-                let mut cover = Coverage::none(logged.incarnation);
-                cover.extend(logged.range.partition, logged.range.next);
-                progress.written.join(&cover);
-            }
-        });
         Ok(())
     }
 

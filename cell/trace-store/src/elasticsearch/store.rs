@@ -103,6 +103,11 @@ impl SearchIndexer for ElasticsearchStore {
         self.write_batches(batches).await
     }
 
+    /// Documents are known by what they hold: one that is there stays as it is, and the cover as well.
+    async fn index_again(&self, batch: &LoggedBatch) -> Result<(), StoreError> {
+        self.put_batches(std::slice::from_ref(batch)).await
+    }
+
     /// Lets what was written be found and writes the progress: at most once a second where `force`
     /// is not set.
     async fn flush(&self, _now: UnixNanos, force: bool) -> Result<(), StoreError> {
