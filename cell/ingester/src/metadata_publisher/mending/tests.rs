@@ -256,7 +256,7 @@ async fn what_the_copy_had_not_got_either_is_a_hole() {
     let holes = log.published().unwrap().holes;
     assert_eq!(holes.len(), 1, "{holes:?}");
     assert!(holes[0].start <= level_at && holes[0].start > NOW, "what was taken back is whole");
-    assert!(holes[0].end > world.clock.now().minus(TRY_EVERY.as_nanos() as u64 * 9));
+    assert!(holes[0].end > world.clock.now().minus(TRY_EVERY.as_secs() * 9_000_000_000));
     replicator.stop().await;
     drop(replica);
 }
