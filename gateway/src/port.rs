@@ -5,6 +5,4 @@ mod cell;
 mod index;
 
 pub use cell::{Caller, CellClient, CellError, FrameStream, TraceAsk};
-pub use index::{
-    IndexError, IndexRegions, LookUp, MetadataIndex, RegionState, SummaryPage, SummaryQuery,
-};
+pub use index::{IndexError, IndexRegions, LookUp, MetadataIndex, SummaryPage};

@@ -7,11 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trace_model::completeness::Promise;
-use trace_model::location::Keep;
+use trace_model::location::{Keep, RegionState};
 use trace_model::{Contribution, Region, RegionOutcome, RegionReport, TraceEntry, UnixNanos};
 
 use crate::config::Freshness;
-use crate::port::RegionState;
 
 /// Where the gateway stands: its region, and the cells that it can reach.
 #[derive(Clone, Debug)]

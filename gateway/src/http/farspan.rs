@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, Response, Uri};
 use serde::Serialize;
+use trace_model::location::SummaryQuery;
 use trace_model::{Certificate, Filter, StoredSpan};
 
 use super::certificate_json::CertificateJson;
@@ -17,7 +18,6 @@ use super::reply::{ApiError, Ours, bytes_of_type, json, put_certificate, put_com
 use super::{filter_text, jaeger};
 use crate::assembled::{Standing, TraceAnswer};
 use crate::gateway::Gateway;
-use crate::port::SummaryQuery;
 use crate::search::SearchRequest;
 
 /// Traces of a search that names no limit.
@@ -241,10 +241,10 @@ pub(super) async fn summaries(
         service: params.text("service").map(Into::into),
         root_service: params.text("rootService").map(Into::into),
         root_operation: params.text("rootOperation").map(Into::into),
-        min_duration_nanos: min.unwrap_or(0),
-        max_duration_nanos: max,
+        duration_nanos_min: min.unwrap_or(0),
+        duration_nanos_max: max,
         only_errors: only_errors(&params)?,
-        limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        limit,
     };
     let answer = gateway.summaries(&context, &query).await?;
     let mut response = json(&serde_json::json!({
