@@ -10,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use proto::DurationSketch;
 use proto::convert::query::region_outcome;
 use proto::v1;
+use trace_model::location::{RegionState, SummaryQuery};
 use trace_model::{
     Certificate, Region, RegionOutcome, RegionReport, SpanKind, TimeRange, TraceEntry, TraceId,
     UnixNanos,
@@ -18,7 +19,7 @@ use trace_model::{
 use crate::config::QueryContext;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::port::{CellError, IndexError, RegionState, SummaryPage, SummaryQuery};
+use crate::port::{CellError, IndexError, SummaryPage};
 use crate::region_read::SharedClient;
 
 /// A list out of all regions.
@@ -153,10 +154,9 @@ impl Gateway {
         context: &QueryContext,
         query: &SummaryQuery,
     ) -> Result<SummaryAnswer, GatewayError> {
-        let max = u32::try_from(self.config.search_limit_max).unwrap_or(u32::MAX);
+        let max = self.config.search_limit_max;
         if !(1..=max).contains(&query.limit) {
-            let max = u64::from(max);
-            return Err(GatewayError::OutOfLimits { what: "limit", min: 1, max });
+            return Err(GatewayError::OutOfLimits { what: "limit", min: 1, max: max as u64 });
         }
         let asked = self.index.list_summaries(query);
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
@@ -172,9 +172,7 @@ impl Gateway {
 
     /// How every region is that the index or the configuration names.
     pub async fn regions(&self, context: &QueryContext) -> Vec<RegionHealth> {
-        let asked = self.index.regions();
-        let index = tokio::time::timeout(context.patience.first_frame, asked).await;
-        let states = index.ok().and_then(Result::ok).unwrap_or_default().regions;
+        let states = self.index_states(context).await;
         let mut statuses = self.cell_statuses(context).await;
         let mut regions: BTreeSet<Region> = self.footing.reachable.clone();
         regions.extend(states.iter().map(|state| state.region.clone()));
@@ -247,20 +245,29 @@ impl Gateway {
                 }),
             }
         }
-        self.add_unreachable(context, &mut certificate).await;
+        self.add_unreachable(self.index_states(context).await, &mut certificate);
         (parts, certificate)
     }
 
-    /// Names the regions that the index knows and this gateway is not configured to reach.
-    pub(crate) async fn add_unreachable(
-        &self,
-        context: &QueryContext,
-        certificate: &mut Certificate,
-    ) {
+    /// What the index has of every region. Nothing where it does not answer: then it names and
+    /// promises nothing, and the cells' own words count.
+    pub(crate) async fn index_states(&self, context: &QueryContext) -> Vec<RegionState> {
         let asked = self.index.regions();
-        let known = tokio::time::timeout(context.patience.first_frame, asked).await;
-        let Ok(Ok(known)) = known else { return };
-        for state in known.regions {
+        let answer = tokio::time::timeout(context.patience.first_frame, asked).await;
+        let late = || IndexError::Unavailable("it did not answer in time".to_owned());
+        match answer.unwrap_or_else(|_| Err(late())) {
+            Ok(known) => known.regions,
+            Err(error) => {
+                tracing::warn!(%error, "the cells' own words count without the index");
+                self.metrics.index_failures.inc();
+                Vec::new()
+            }
+        }
+    }
+
+    /// Names the regions that the index knows and this gateway is not configured to reach.
+    pub(crate) fn add_unreachable(&self, states: Vec<RegionState>, certificate: &mut Certificate) {
+        for state in states {
             if !self.footing.reachable.contains(&state.region) {
                 certificate.add(RegionReport {
                     reason: Some("not configured in this gateway".to_owned()),
@@ -273,8 +280,10 @@ impl Gateway {
     /// What an answer from the index alone says of a region: as of its watermark, about traces that
     /// began at `since` or later.
     fn index_report(&self, state: &RegionState, since: UnixNanos) -> RegionReport {
+        let as_of = state.watermark.as_ref().map(|watermark| watermark.as_of);
         RegionReport {
-            watermark: state.watermark.as_ref().map(|watermark| watermark.as_of),
+            watermark: as_of,
+            as_of,
             has_hole: !state.proves_absence(Some(since)),
             is_not_provable: self.footing.unindexed.contains(&state.region),
             ..RegionReport::new(state.region.clone(), RegionOutcome::Pruned)

@@ -32,11 +32,19 @@ use trace_model::{
 pub(crate) const INCARNATION: u64 = 7;
 pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 
+/// Records that each cell has published, as its watermark says.
+pub(crate) const PUBLISHED: u64 = 40;
+
+fn searched(next: u64) -> Coverage {
+    Coverage { incarnation: INCARNATION, next: BTreeMap::from([(0, next)]) }
+}
+
 /// How a cell answers by trace id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
     Honest,
-    /// Its stores and tail reach one record less than it published, and miss the last span.
+    /// Its stores and tail reach one record less than it published, and miss the last span; its
+    /// search reaches three records less.
     Behind,
     Damaged,
     Forbidding,
@@ -289,11 +297,18 @@ impl CellClient for FakeCell {
         if self.manner() == Manner::Garbage {
             matches.reverse();
         }
+        let (coverage, searched_until) = match self.manner() {
+            Manner::Behind => (searched(PUBLISHED - 3), NOW.minus(90_000_000_000)),
+            _ => (searched(PUBLISHED + 2), NOW.minus(1_000_000)),
+        };
         Ok(v1::SearchTracesResponse {
             outcome: v1::CellOutcome::Answered.into(),
             matches,
             region: self.region.as_str().to_owned(),
             is_damaged: self.manner() == Manner::Damaged,
+            coverage: Some((&coverage).into()),
+            expired_until_unix_nano: if self.manner() == Manner::Expiring { NOW.0 } else { 0 },
+            searched_until_unix_nano: searched_until.0,
             ..v1::SearchTracesResponse::default()
         })
     }

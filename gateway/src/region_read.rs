@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use proto::convert::query::{region_outcome, unpack_frame};
+use proto::convert::query::{optional_time, region_outcome, unpack_frame};
 use proto::v1;
 use tokio::time::{Instant, timeout_at};
 use trace_model::{Clock, Coverage, Region, RegionOutcome, StoredSpan, TraceId, UnixNanos};
@@ -218,10 +218,7 @@ fn check_summary(
         outcome,
         covered: summary.coverage.clone().map(Coverage::from),
         is_damaged: summary.is_damaged,
-        expired_until: match summary.expired_until_unix_nano {
-            0 => None,
-            until => Some(UnixNanos(until)),
-        },
+        expired_until: optional_time(summary.expired_until_unix_nano),
     })
 }
 
