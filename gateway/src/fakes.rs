@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryContext};
 use crate::gateway::Gateway;
-use crate::port::{Caller, CellClient, CellError, FrameStream, MetadataIndex, TraceAsk};
+use crate::port::{
+    Caller, CellClient, CellError, EdgeTraceAsk, FrameStream, MetadataIndex, RedAsk, TraceAsk,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -36,7 +38,9 @@ pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 pub(crate) const PUBLISHED: u64 = 40;
 
 fn searched(next: u64) -> Coverage {
-    Coverage { incarnation: INCARNATION, next: BTreeMap::from([(0, next)]) }
+    let mut coverage = Coverage::none(INCARNATION);
+    coverage.extend(0, next);
+    coverage
 }
 
 /// How a cell answers by trace id.
@@ -128,9 +132,12 @@ pub(crate) struct FakeCell {
     pub(crate) spans: Mutex<BTreeMap<TraceId, Vec<StoredSpan>>>,
     pub(crate) asks: Mutex<Vec<TraceAsk>>,
     pub(crate) searches: AtomicUsize,
+    pub(crate) searched: Mutex<Vec<SearchQuery>>,
     pub(crate) matches: Mutex<Vec<v1::TraceMatch>>,
     pub(crate) services: Mutex<Vec<String>>,
     pub(crate) edges: Mutex<Vec<v1::Edge>>,
+    pub(crate) red: Mutex<Vec<v1::RedPoint>>,
+    pub(crate) edge_traces: Mutex<Vec<TraceId>>,
 }
 
 impl FakeCell {
@@ -141,9 +148,12 @@ impl FakeCell {
             spans: Mutex::default(),
             asks: Mutex::default(),
             searches: AtomicUsize::new(0),
+            searched: Mutex::default(),
             matches: Mutex::default(),
             services: Mutex::default(),
             edges: Mutex::default(),
+            red: Mutex::default(),
+            edge_traces: Mutex::default(),
         })
     }
 
@@ -168,6 +178,13 @@ impl FakeCell {
 
     fn manner(&self) -> Manner {
         *self.manner.lock().unwrap()
+    }
+
+    fn fail(&self) -> Result<(), CellError> {
+        match self.manner() {
+            Manner::Unreachable => Err(CellError::Unavailable("gone".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     fn frames(&self, trace_id: TraceId) -> Vec<Result<v1::FindTraceResponse, CellError>> {
@@ -276,6 +293,7 @@ impl CellClient for FakeCell {
         _: Duration,
     ) -> Result<v1::SearchTracesResponse, CellError> {
         self.searches.fetch_add(1, Ordering::Relaxed);
+        self.searched.lock().unwrap().push(query.clone());
         match self.manner() {
             Manner::Hanging => std::future::pending().await,
             Manner::Unreachable => {
@@ -337,6 +355,7 @@ impl CellClient for FakeCell {
         _: TimeRange,
         _: Duration,
     ) -> Result<v1::ListOperationsResponse, CellError> {
+        self.fail()?;
         let operations = vec![
             v1::Operation { name: format!("GET {service}"), kind: 2 },
             v1::Operation { name: format!("GET {service}"), kind: 3 },
@@ -354,9 +373,39 @@ impl CellClient for FakeCell {
         _: TimeRange,
         _: Duration,
     ) -> Result<v1::ListEdgesResponse, CellError> {
+        self.fail()?;
         Ok(v1::ListEdgesResponse {
             outcome: v1::CellOutcome::Answered.into(),
             edges: self.edges.lock().unwrap().clone(),
+            region: self.region.as_str().to_owned(),
+        })
+    }
+
+    async fn red(
+        &self,
+        _: &Caller,
+        _: &RedAsk,
+        _: Duration,
+    ) -> Result<v1::QueryRedResponse, CellError> {
+        self.fail()?;
+        Ok(v1::QueryRedResponse {
+            outcome: v1::CellOutcome::Answered.into(),
+            points: self.red.lock().unwrap().clone(),
+            region: self.region.as_str().to_owned(),
+        })
+    }
+
+    async fn edge_traces(
+        &self,
+        _: &Caller,
+        _: &EdgeTraceAsk,
+        _: Duration,
+    ) -> Result<v1::FindEdgeTracesResponse, CellError> {
+        self.fail()?;
+        let trace_ids = self.edge_traces.lock().unwrap().iter().copied().map(id_bytes).collect();
+        Ok(v1::FindEdgeTracesResponse {
+            outcome: v1::CellOutcome::Answered.into(),
+            trace_ids,
             region: self.region.as_str().to_owned(),
         })
     }

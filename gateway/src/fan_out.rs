@@ -31,7 +31,7 @@ pub(crate) async fn fan_out(
 ) -> BTreeMap<Region, RegionAnswer> {
     let mut running = FuturesUnordered::new();
     for (region, ask) in asks {
-        let client = clients.get(&region).cloned();
+        let (client, limits) = (clients.get(&region).cloned(), limits.clone());
         let ask = TraceAsk {
             caller: caller.clone(),
             trace_ids: ask.trace_ids,

@@ -13,12 +13,13 @@ use trace_model::{Certificate, Filter, Region, SearchQuery, TimeRange, TraceId, 
 
 use region_matches::RegionMatches;
 
+use crate::ask_all::{DECODED_FACTOR, decoded_bytes, in_time};
 use crate::assembled::TraceAnswer;
 use crate::config::QueryContext;
 use crate::cursor::SearchCursor;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::port::CellError;
+use crate::room::{Held, Share};
 
 /// A search.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct SearchPage {
     pub stats: SearchStats,
     /// What each region had to say.
     pub certificate: Certificate,
+    /// The room that the matches take.
+    pub held: Held,
 }
 
 impl Gateway {
@@ -72,13 +75,16 @@ impl Gateway {
         };
         // Before the cells are asked: what was promised must not be younger than their answers.
         let states = self.index_states(context).await;
-        let found = self.search_regions(context, &query, &states).await;
+        let mut share = self.admit(self.reader.clients.len())?;
+        let admitted = share.bytes();
+        let found = self.search_regions(context, &query, &states, &mut share).await;
+        share.shrink(admitted);
         let certificate = self.search_certificate(&found, states);
         let page = self.page(context, &query, found, cursor.as_ref(), hash).await;
         if page.matches.is_empty() && certificate.has_failed_region() {
             return Err(GatewayError::Unproven(Box::new(certificate)));
         }
-        Ok(SearchPage { certificate, ..page })
+        Ok(SearchPage { certificate, held: Held::from(share), ..page })
     }
 
     /// A search, and all spans of the traces that it found, newest match first.
@@ -108,6 +114,7 @@ impl Gateway {
         context: &QueryContext,
         query: &SearchQuery,
         states: &[RegionState],
+        share: &mut Share,
     ) -> Vec<RegionMatches> {
         let caller = self.caller(context);
         // A region that hangs holds up every search: the deadline of a first answer, not of the
@@ -119,20 +126,20 @@ impl Gateway {
             let state = states.iter().find(|state| state.region == *region);
             running.push(async move {
                 let started = self.clock.monotonic();
-                let asked = tokio::time::timeout(time, client.search(caller, query, time)).await;
-                let late = || CellError::TimedOut("no answer in time".to_owned());
-                let answer = asked.unwrap_or_else(|_| Err(late()));
+                let answer = in_time(time, client.search(caller, query, time)).await;
+                let bytes = answer.as_ref().map_or(0, |held| decoded_bytes(held, DECODED_FACTOR));
                 let checked =
                     answer.and_then(|answer| RegionMatches::check(region, answer, query, state));
                 let elapsed = self.clock.monotonic().saturating_sub(started).as_millis();
-                let mut found =
-                    checked.unwrap_or_else(|error| RegionMatches::failed(region, &error));
-                found.report.elapsed_millis = u64::try_from(elapsed).unwrap_or(u64::MAX);
-                found
+                (region, checked, bytes, u64::try_from(elapsed).unwrap_or(u64::MAX))
             });
         }
         let mut all = Vec::new();
-        while let Some(found) = running.next().await {
+        while let Some((region, checked, bytes, elapsed_millis)) = running.next().await {
+            let kept =
+                checked.and_then(|found| share.grow(bytes).map(|()| found).map_err(Into::into));
+            let mut found = kept.unwrap_or_else(|error| RegionMatches::failed(region, &error));
+            found.report.elapsed_millis = elapsed_millis;
             all.push(found);
         }
         all
@@ -175,7 +182,8 @@ impl Gateway {
             None => None,
         };
         let certificate = Certificate::default();
-        SearchPage { matches, range: query.range, next, stats, certificate }
+        let held = Held::default();
+        SearchPage { matches, range: query.range, next, stats, certificate, held }
     }
 
     /// Traces that may come again on a later page: those that more than one region holds, and all

@@ -87,8 +87,7 @@ impl CellStatus for LogAndGroups {
         let identity = self.log.identity();
         let mut until = UnixNanos::MAX;
         for partition in 0..identity.partitions {
-            let next = covered.next.get(&partition).copied().unwrap_or(0);
-            let next = if covered.incarnation == identity.incarnation { next } else { 0 };
+            let next = covered.next_in(identity.incarnation, partition);
             until = until.min(self.appended_before(partition, next).await?);
         }
         Ok(until)

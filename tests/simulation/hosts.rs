@@ -105,10 +105,11 @@ pub(crate) async fn run_replicator(world: World, name: &'static str) -> Fallible
 pub(crate) async fn run_gateway(world: World, name: &'static str) -> Fallible {
     let index = Arc::new(GrpcMetadataIndex::new(channel(&replicator(name))?));
     let mut cells: Vec<Arc<dyn CellClient>> = Vec::new();
-    for origin in REGIONS {
-        cells.push(Arc::new(GrpcCellClient::new(region(origin), channel(&cell(origin))?)));
-    }
     let config = GatewayConfig::new(region(name), Vec::new());
+    for origin in REGIONS {
+        let room = config.answer_room.clone();
+        cells.push(Arc::new(GrpcCellClient::new(region(origin), channel(&cell(origin))?, room)));
+    }
     let registry = &mut Registry::default();
     let gateway = Gateway::new(config, index, cells, clock_of(name), registry);
     let users = Users { world, name, gateway };

@@ -14,6 +14,9 @@ use trace_model::{TenantId, TraceId};
 use super::MESSAGE_BYTES_MAX;
 use crate::port::{IndexError, IndexRegions, LookUp, MetadataIndex, SummaryPage};
 
+/// Ids in one look-up: what a replica takes.
+const LOOK_UP_IDS_MAX: usize = 1_000;
+
 /// A client of the region's replica.
 #[derive(Clone, Debug)]
 pub struct GrpcMetadataIndex {
@@ -32,11 +35,8 @@ impl GrpcMetadataIndex {
     pub fn connect_lazy(url: &str) -> Result<Self, tonic::transport::Error> {
         Ok(Self::new(super::endpoint(url)?.connect_lazy()))
     }
-}
 
-#[async_trait]
-impl MetadataIndex for GrpcMetadataIndex {
-    async fn look_up(
+    async fn look_up_part(
         &self,
         tenant: &TenantId,
         trace_ids: &[TraceId],
@@ -57,6 +57,24 @@ impl MetadataIndex for GrpcMetadataIndex {
             entries: entries.into_iter().map(|(_, entry)| entry).collect(),
             regions: read_all(response.regions, |state| region_state_from_wire(&state))?,
         })
+    }
+}
+
+#[async_trait]
+impl MetadataIndex for GrpcMetadataIndex {
+    async fn look_up(
+        &self,
+        tenant: &TenantId,
+        trace_ids: &[TraceId],
+    ) -> Result<LookUp, IndexError> {
+        let (first, rest) = trace_ids.split_at(trace_ids.len().min(LOOK_UP_IDS_MAX));
+        // The regions as of the first part: a later watermark would vouch for rows that came after
+        // the earlier parts were read.
+        let mut all = self.look_up_part(tenant, first).await?;
+        for trace_ids in rest.chunks(LOOK_UP_IDS_MAX) {
+            all.entries.extend(self.look_up_part(tenant, trace_ids).await?.entries);
+        }
+        Ok(all)
     }
 
     async fn list_summaries(&self, query: &SummaryQuery) -> Result<SummaryPage, IndexError> {

@@ -325,6 +325,12 @@ impl Certificate {
         whole.filter_map(|report| report.as_of).min()
     }
 
+    /// Whether a region said anything at all.
+    #[must_use]
+    pub fn has_answer(&self) -> bool {
+        self.regions.values().any(|report| !report.outcome.is_failed())
+    }
+
     /// Whether a region that may hold a part did not answer: then nothing found is no proof.
     #[must_use]
     pub fn has_failed_region(&self) -> bool {
