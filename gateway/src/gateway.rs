@@ -261,6 +261,7 @@ fn group_by_region(plans: &[(TraceId, Plan)]) -> BTreeMap<Region, RegionAsk> {
             }
             let ask = asks.entry(region.clone()).or_default();
             ask.trace_ids.push(*trace_id);
+            ask.placed.push(asked.placed);
             // A single guess makes the question one of guesses only when it is alone.
             ask.is_miss_round = asked.is_miss_round && plans.len() == 1;
         }

@@ -24,7 +24,12 @@ impl Querier {
         query: &SearchQuery,
     ) -> Result<Searched, QuerierError> {
         let end = self.ports.status.log_end().await;
-        let answer = self.ports.search.search(query).await?;
+        let mut answer = self.ports.search.search(query).await?;
+        // Asked behind the search: what was removed before that is known by now.
+        let expired = answer.expired_until;
+        let expired =
+            expired.and_then(|until| self.ports.traces.expired_within(query.range, until));
+        answer.expired_until = expired.max(self.ports.tail.lost().expired_until);
         let until = match self.searched_until(end, &answer.covered).await {
             Ok(until) => Some(until).filter(|until| until.0 > 0),
             Err(error) => {

@@ -312,9 +312,13 @@ async fn an_answer_says_up_to_when_retention_has_removed_spans() {
 }
 
 async fn search(querier: &Querier) -> v1::SearchTracesResponse {
+    search_in(querier, TimeRange::ALL.into()).await
+}
+
+async fn search_in(querier: &Querier, range: v1::TimeRange) -> v1::SearchTracesResponse {
     let search = v1::SearchTracesRequest {
         caller: caller("us"),
-        range: Some(TimeRange::ALL.into()),
+        range: Some(range),
         limit: 5,
         ..v1::SearchTracesRequest::default()
     };
@@ -347,6 +351,9 @@ async fn a_search_says_up_to_when_retention_has_removed_spans() {
     assert_eq!(search(&querier).await.expired_until_unix_nano, 0);
     *cell.expired_until.lock().unwrap() = Some(UnixNanos(77));
     assert_eq!(search(&querier).await.expired_until_unix_nano, 77);
+    // Of the times that are searched alone.
+    let later = v1::TimeRange { start_unix_nano: 500, end_unix_nano: 600 };
+    assert_eq!(search_in(&querier, later).await.expired_until_unix_nano, 0);
 }
 
 #[tokio::test(start_paused = true)]

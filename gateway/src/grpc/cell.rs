@@ -107,13 +107,19 @@ impl CellClient for GrpcCellClient {
             [trace_id] => {
                 let trace_id = id_bytes(*trace_id);
                 let is_miss_round = ask.is_miss_round;
-                let message =
-                    v1::FindTraceRequest { caller, trace_id, is_miss_round, placed: None };
+                let placed = ask.placed.first().copied().flatten().map(v1::TimeRange::from);
+                let message = v1::FindTraceRequest { caller, trace_id, is_miss_round, placed };
                 client.find_trace(timed(message, ask.time)).await
             }
             several => {
                 let trace_ids = several.iter().copied().map(id_bytes).collect();
-                let message = v1::FindTracesRequest { caller, trace_ids, placed: Vec::new() };
+                // An empty range: not known.
+                let placed = ask
+                    .placed
+                    .iter()
+                    .map(|placed| placed.map_or_else(Default::default, Into::into));
+                let placed = placed.collect();
+                let message = v1::FindTracesRequest { caller, trace_ids, placed };
                 client.find_traces(timed(message, ask.time)).await
             }
         };

@@ -27,6 +27,9 @@ pub struct TraceAsk {
     pub caller: Caller,
     /// The traces; answered in this order.
     pub trace_ids: Vec<TraceId>,
+    /// Of each, between which times all spans were placed that the index promises of this cell;
+    /// `None` where it does not know.
+    pub placed: Vec<Option<TimeRange>>,
     /// The index does not know the trace.
     pub is_miss_round: bool,
     /// How long the asker waits: the cell need not work longer.
