@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use gateway::TraceAnswer;
+use gateway::{Held, TraceAnswer};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use trace_model::merge::{Envelope, content_hash};
@@ -86,7 +86,11 @@ fn merge_and_assemble(criterion: &mut Criterion) {
             BatchSize::LargeInput,
         );
     });
-    let answer = TraceAnswer { spans: merge_all(held), certificate: Certificate::default() };
+    let answer = TraceAnswer {
+        spans: merge_all(held),
+        certificate: Certificate::default(),
+        held: Held::default(),
+    };
     group.bench_function("decode_and_assemble", |bencher| {
         bencher.iter(|| black_box(answer.assemble()));
     });

@@ -3,6 +3,9 @@
 use trace_model::assemble::{Trace, assemble};
 use trace_model::{Certificate, RegionReport, TraceSpans};
 
+use crate::region_read::SPAN_OVERHEAD_BYTES;
+use crate::room::Held;
+
 /// All that was found of a trace, and the certificate.
 #[derive(Clone, Debug)]
 pub struct TraceAnswer {
@@ -10,6 +13,8 @@ pub struct TraceAnswer {
     pub spans: TraceSpans,
     /// What each region had to say.
     pub certificate: Certificate,
+    /// The room that the spans take.
+    pub held: Held,
 }
 
 /// What an answer by trace id amounts to.
@@ -37,6 +42,13 @@ impl TraceAnswer {
         Standing::Unproven
     }
 
+    /// About how many bytes of memory the spans take.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let bytes = self.spans.iter().map(|span| span.span.len() as u64);
+        bytes.fold(0, |sum, bytes| sum.saturating_add(bytes).saturating_add(SPAN_OVERHEAD_BYTES))
+    }
+
     /// The spans as a tree, and how many of them could not be read (their bytes are kept).
     #[must_use]
     pub fn assemble(&self) -> (Trace, usize) {
@@ -59,7 +71,7 @@ mod tests {
                 .add(RegionReport { has_hole: *has_hole, ..RegionReport::new(region, *outcome) });
         }
         let spans = TraceSpans::new(TraceId::from_bytes([1; 16]).unwrap());
-        TraceAnswer { spans, certificate }
+        TraceAnswer { spans, certificate, held: Held::default() }
     }
 
     #[test]

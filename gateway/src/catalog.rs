@@ -3,23 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use proto::DurationSketch;
-use proto::convert::query::region_outcome;
 use proto::v1;
+use trace_model::location::{RegionState, SummaryQuery};
 use trace_model::{
     Certificate, Region, RegionOutcome, RegionReport, SpanKind, TimeRange, TraceEntry, TraceId,
     UnixNanos,
 };
 
+use crate::ask_all::{
+    DECODED_FACTOR, Gathered, Part, SKETCH_FACTOR, check, check_name, decoded_bytes, in_time,
+};
 use crate::config::QueryContext;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::port::{CellError, IndexError, RegionState, SummaryPage, SummaryQuery};
+use crate::port::{CellError, IndexError, SummaryPage};
 use crate::region_read::SharedClient;
+use crate::room::Held;
 
 /// A list out of all regions.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct CatalogAnswer<T> {
     pub found: Vec<T>,
     /// What each region had to say.
     pub certificate: Certificate,
+    /// The room that it takes.
+    pub held: Held,
 }
 
 /// Calls from one service to another.
@@ -73,10 +78,16 @@ pub struct RegionHealth {
     pub elapsed_millis: u64,
 }
 
-/// A checked part of a list, from one region.
-struct Part<T> {
-    outcome: RegionOutcome,
-    items: Vec<T>,
+impl<T> CatalogAnswer<T> {
+    fn new(found: Vec<T>, gathered: Gathered<impl Sized>) -> Result<Self, GatewayError> {
+        gathered.found_or_unproven(found.is_empty())?;
+        Ok(Self { found, certificate: gathered.certificate, held: gathered.held })
+    }
+
+    /// Nothing found, and why.
+    pub(crate) fn nothing(certificate: Certificate) -> Self {
+        Self { found: Vec::new(), certificate, held: Held::default() }
+    }
 }
 
 impl Gateway {
@@ -92,12 +103,13 @@ impl Gateway {
             async move {
                 let answer = client.services(&caller, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
-                Ok(Part { outcome, items: answer.services })
+                let bytes = decoded_bytes(&answer, DECODED_FACTOR);
+                Ok(Part { outcome, items: answer.services, bytes })
             }
         };
-        let (parts, certificate) = self.ask_all(context, ask).await;
-        let found: BTreeSet<String> = parts.into_iter().flatten().collect();
-        answer_or_unproven(found.into_iter().collect(), certificate)
+        let mut gathered = self.ask_all(context, ask).await?;
+        let found: BTreeSet<String> = gathered.take_items().collect();
+        CatalogAnswer::new(found.into_iter().collect(), gathered)
     }
 
     /// Operations of a service, with their kinds, over all regions.
@@ -114,17 +126,16 @@ impl Gateway {
             async move {
                 let answer = client.operations(&caller, &service, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
-                Ok(Part { outcome, items: answer.operations })
+                let bytes = decoded_bytes(&answer, DECODED_FACTOR);
+                Ok(Part { outcome, items: answer.operations, bytes })
             }
         };
-        let (parts, certificate) = self.ask_all(context, ask).await;
+        let mut gathered = self.ask_all(context, ask).await?;
         let kind = |number: u32| SpanKind::from_number(i32::try_from(number).unwrap_or(0));
-        let found: BTreeSet<(String, SpanKind)> = parts
-            .into_iter()
-            .flatten()
-            .map(|operation| (operation.name, kind(operation.kind)))
-            .collect();
-        answer_or_unproven(found.into_iter().collect(), certificate)
+        let operations = gathered.take_items();
+        let found: BTreeSet<(String, SpanKind)> =
+            operations.map(|operation| (operation.name, kind(operation.kind))).collect();
+        CatalogAnswer::new(found.into_iter().collect(), gathered)
     }
 
     /// Which services call which, over all regions.
@@ -139,12 +150,14 @@ impl Gateway {
             async move {
                 let answer = client.edges(&caller, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
+                let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
                 let links: Result<Vec<_>, _> = answer.edges.into_iter().map(read_edge).collect();
-                Ok(Part { outcome, items: links? })
+                Ok(Part { outcome, items: links?, bytes })
             }
         };
-        let (parts, certificate) = self.ask_all(context, ask).await;
-        answer_or_unproven(join_links(parts.into_iter().flatten()), certificate)
+        let mut gathered = self.ask_all(context, ask).await?;
+        let links = join_links(gathered.take_items());
+        CatalogAnswer::new(links, gathered)
     }
 
     /// Traces by their summaries: the index alone, no other region is asked.
@@ -153,10 +166,9 @@ impl Gateway {
         context: &QueryContext,
         query: &SummaryQuery,
     ) -> Result<SummaryAnswer, GatewayError> {
-        let max = u32::try_from(self.config.search_limit_max).unwrap_or(u32::MAX);
+        let max = self.config.search_limit_max;
         if !(1..=max).contains(&query.limit) {
-            let max = u64::from(max);
-            return Err(GatewayError::OutOfLimits { what: "limit", min: 1, max });
+            return Err(GatewayError::OutOfLimits { what: "limit", min: 1, max: max as u64 });
         }
         let asked = self.index.list_summaries(query);
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
@@ -172,9 +184,7 @@ impl Gateway {
 
     /// How every region is that the index or the configuration names.
     pub async fn regions(&self, context: &QueryContext) -> Vec<RegionHealth> {
-        let asked = self.index.regions();
-        let index = tokio::time::timeout(context.patience.first_frame, asked).await;
-        let states = index.ok().and_then(Result::ok).unwrap_or_default().regions;
+        let states = self.index_states(context).await;
         let mut statuses = self.cell_statuses(context).await;
         let mut regions: BTreeSet<Region> = self.footing.reachable.clone();
         regions.extend(states.iter().map(|state| state.region.clone()));
@@ -207,7 +217,8 @@ impl Gateway {
             running.push(async move {
                 let started = self.clock.monotonic();
                 let status = in_time(time, client.status(caller, time)).await;
-                let named = status.and_then(|status| check_name(region, status));
+                let named =
+                    status.and_then(|status| check_name(region, &status.region).map(|()| status));
                 let elapsed = self.clock.monotonic().saturating_sub(started).as_millis();
                 (region.clone(), (named, u64::try_from(elapsed).unwrap_or(u64::MAX)))
             });
@@ -219,108 +230,18 @@ impl Gateway {
         statuses
     }
 
-    /// Asks every reachable region the same; parts of those that answered, and all reports.
-    async fn ask_all<T, F>(
-        &self,
-        context: &QueryContext,
-        ask: impl Fn(SharedClient) -> F,
-    ) -> (Vec<Vec<T>>, Certificate)
-    where
-        F: Future<Output = Result<Part<T>, CellError>>,
-    {
-        let time = context.patience.first_frame;
-        let mut running = FuturesUnordered::new();
-        for (region, client) in self.reader.clients.iter() {
-            let asked = ask(Arc::clone(client));
-            running.push(async move { (region, in_time(time, asked).await) });
-        }
-        let (mut parts, mut certificate) = (Vec::new(), Certificate::default());
-        while let Some((region, answer)) = running.next().await {
-            match answer {
-                Ok(part) => {
-                    certificate.add(RegionReport::new(region.clone(), part.outcome));
-                    parts.push(part.items);
-                }
-                Err(error) => certificate.add(RegionReport {
-                    reason: Some(error.to_string()),
-                    ..RegionReport::new(region.clone(), error.outcome())
-                }),
-            }
-        }
-        self.add_unreachable(context, &mut certificate).await;
-        (parts, certificate)
-    }
-
-    /// Names the regions that the index knows and this gateway is not configured to reach.
-    pub(crate) async fn add_unreachable(
-        &self,
-        context: &QueryContext,
-        certificate: &mut Certificate,
-    ) {
-        let asked = self.index.regions();
-        let known = tokio::time::timeout(context.patience.first_frame, asked).await;
-        let Ok(Ok(known)) = known else { return };
-        for state in known.regions {
-            if !self.footing.reachable.contains(&state.region) {
-                certificate.add(RegionReport {
-                    reason: Some("not configured in this gateway".to_owned()),
-                    ..RegionReport::new(state.region, RegionOutcome::Unavailable)
-                });
-            }
-        }
-    }
-
     /// What an answer from the index alone says of a region: as of its watermark, about traces that
     /// began at `since` or later.
     fn index_report(&self, state: &RegionState, since: UnixNanos) -> RegionReport {
+        let as_of = state.watermark.as_ref().map(|watermark| watermark.as_of);
         RegionReport {
-            watermark: state.watermark.as_ref().map(|watermark| watermark.as_of),
+            watermark: as_of,
+            as_of,
             has_hole: !state.proves_absence(Some(since)),
             is_not_provable: self.footing.unindexed.contains(&state.region),
             ..RegionReport::new(state.region.clone(), RegionOutcome::Pruned)
         }
     }
-}
-
-async fn in_time<T>(
-    time: Duration,
-    asked: impl Future<Output = Result<T, CellError>>,
-) -> Result<T, CellError> {
-    let late = || CellError::TimedOut("no answer in time".to_owned());
-    tokio::time::timeout(time, asked).await.unwrap_or_else(|_| Err(late()))
-}
-
-fn check_name(
-    region: &Region,
-    status: v1::GetCellStatusResponse,
-) -> Result<v1::GetCellStatusResponse, CellError> {
-    if status.region == region.as_str() { Ok(status) } else { Err(wrong_name()) }
-}
-
-fn wrong_name() -> CellError {
-    CellError::Invalid("it answered under another region's name".to_owned())
-}
-
-fn check(
-    region: &Region,
-    name: &str,
-    outcome: v1::CellOutcome,
-) -> Result<RegionOutcome, CellError> {
-    if name != region.as_str() {
-        return Err(wrong_name());
-    }
-    region_outcome(outcome).map_err(|error| CellError::Invalid(error.to_string()))
-}
-
-/// An empty list is never a stand-in for regions that failed.
-fn answer_or_unproven<T>(
-    found: Vec<T>,
-    certificate: Certificate,
-) -> Result<CatalogAnswer<T>, GatewayError> {
-    if found.is_empty() && certificate.has_failed_region() {
-        return Err(GatewayError::Unproven(Box::new(certificate)));
-    }
-    Ok(CatalogAnswer { found, certificate })
 }
 
 fn read_edge(edge: v1::Edge) -> Result<DependencyLink, CellError> {

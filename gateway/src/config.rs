@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use trace_model::{Region, TenantId};
 
+use crate::room::AnswerRoom;
+
+/// Bytes of answers held at once, where the configuration does not say.
+const ANSWER_BYTES_MAX: u64 = 1 << 30;
+
 /// A cell that the gateway can reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CellEndpoint {
@@ -34,6 +39,8 @@ pub struct GatewayConfig {
     pub region_spans_max: usize,
     /// Most bytes that one region may send for one question.
     pub region_bytes_max: usize,
+    /// The room that all answers of the process share. Clients of cells take from the same.
+    pub answer_room: AnswerRoom,
     /// Rounds a second for traces that the index does not know, on average.
     pub miss_rounds_per_second: f64,
     /// Such rounds at once after a quiet time.
@@ -42,6 +49,8 @@ pub struct GatewayConfig {
     pub search_lookback: Duration,
     /// Time range of service and operation lists, back from now.
     pub catalog_lookback: Duration,
+    /// Traces of a search of ours that names no limit.
+    pub search_limit: usize,
     /// Most traces that a search may ask for.
     pub search_limit_max: usize,
     /// HTTP: requests a second from one address, on average.
@@ -70,15 +79,17 @@ impl GatewayConfig {
             pace_bytes_per_second: 64 << 10,
             region_spans_max: 1_000_000,
             region_bytes_max: 512 << 20,
+            answer_room: AnswerRoom::new(ANSWER_BYTES_MAX),
             miss_rounds_per_second: 50.0,
             miss_rounds_burst: 200.0,
             search_lookback: Duration::from_secs(3_600),
             catalog_lookback: Duration::from_secs(7 * 24 * 3_600),
+            search_limit: 20,
             search_limit_max: 1_500,
-            requests_per_second: 50,
-            requests_burst: 200,
+            requests_per_second: 200,
+            requests_burst: 400,
             requests_running_max: 512,
-            connections_max: 1_024,
+            connections_max: 4_096,
         }
     }
 }

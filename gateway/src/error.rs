@@ -4,6 +4,7 @@
 use trace_model::Certificate;
 
 use crate::port::IndexError;
+use crate::room::NoRoom;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub enum GatewayError {
     /// The question needs the index, and it did not answer.
     #[error("the metadata index of this region did not answer")]
     Index(#[from] IndexError),
+    /// Too many bytes of answers are held already.
+    #[error("the gateway's memory for answers is used up; ask again")]
+    NoRoom(#[from] NoRoom),
     /// A number of the question lies outside of its limits.
     #[error("{what} must lie between {min} and {max}")]
     OutOfLimits {
@@ -37,7 +41,7 @@ impl GatewayError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::MissBudget | Self::Unproven(_) => true,
+            Self::MissBudget | Self::NoRoom(_) | Self::Unproven(_) => true,
             Self::Index(error) => error.is_retryable(),
             Self::OutOfLimits { .. } | Self::Cursor => false,
         }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryContext};
 use crate::gateway::Gateway;
-use crate::port::{Caller, CellClient, CellError, FrameStream, MetadataIndex, TraceAsk};
+use crate::port::{
+    Caller, CellClient, CellError, EdgeTraceAsk, FrameStream, MetadataIndex, RedAsk, TraceAsk,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -32,11 +34,21 @@ use trace_model::{
 pub(crate) const INCARNATION: u64 = 7;
 pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 
+/// Records that each cell has published, as its watermark says.
+pub(crate) const PUBLISHED: u64 = 40;
+
+fn searched(next: u64) -> Coverage {
+    let mut coverage = Coverage::none(INCARNATION);
+    coverage.extend(0, next);
+    coverage
+}
+
 /// How a cell answers by trace id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
     Honest,
-    /// Its stores and tail reach one record less than it published, and miss the last span.
+    /// Its stores and tail reach one record less than it published, and miss the last span; its
+    /// search reaches three records less.
     Behind,
     Damaged,
     Forbidding,
@@ -120,9 +132,12 @@ pub(crate) struct FakeCell {
     pub(crate) spans: Mutex<BTreeMap<TraceId, Vec<StoredSpan>>>,
     pub(crate) asks: Mutex<Vec<TraceAsk>>,
     pub(crate) searches: AtomicUsize,
+    pub(crate) searched: Mutex<Vec<SearchQuery>>,
     pub(crate) matches: Mutex<Vec<v1::TraceMatch>>,
     pub(crate) services: Mutex<Vec<String>>,
     pub(crate) edges: Mutex<Vec<v1::Edge>>,
+    pub(crate) red: Mutex<Vec<v1::RedPoint>>,
+    pub(crate) edge_traces: Mutex<Vec<TraceId>>,
 }
 
 impl FakeCell {
@@ -133,9 +148,12 @@ impl FakeCell {
             spans: Mutex::default(),
             asks: Mutex::default(),
             searches: AtomicUsize::new(0),
+            searched: Mutex::default(),
             matches: Mutex::default(),
             services: Mutex::default(),
             edges: Mutex::default(),
+            red: Mutex::default(),
+            edge_traces: Mutex::default(),
         })
     }
 
@@ -160,6 +178,13 @@ impl FakeCell {
 
     fn manner(&self) -> Manner {
         *self.manner.lock().unwrap()
+    }
+
+    fn fail(&self) -> Result<(), CellError> {
+        match self.manner() {
+            Manner::Unreachable => Err(CellError::Unavailable("gone".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     fn frames(&self, trace_id: TraceId) -> Vec<Result<v1::FindTraceResponse, CellError>> {
@@ -268,6 +293,7 @@ impl CellClient for FakeCell {
         _: Duration,
     ) -> Result<v1::SearchTracesResponse, CellError> {
         self.searches.fetch_add(1, Ordering::Relaxed);
+        self.searched.lock().unwrap().push(query.clone());
         match self.manner() {
             Manner::Hanging => std::future::pending().await,
             Manner::Unreachable => {
@@ -289,11 +315,18 @@ impl CellClient for FakeCell {
         if self.manner() == Manner::Garbage {
             matches.reverse();
         }
+        let (coverage, searched_until) = match self.manner() {
+            Manner::Behind => (searched(PUBLISHED - 3), NOW.minus(90_000_000_000)),
+            _ => (searched(PUBLISHED + 2), NOW.minus(1_000_000)),
+        };
         Ok(v1::SearchTracesResponse {
             outcome: v1::CellOutcome::Answered.into(),
             matches,
             region: self.region.as_str().to_owned(),
             is_damaged: self.manner() == Manner::Damaged,
+            coverage: Some((&coverage).into()),
+            expired_until_unix_nano: if self.manner() == Manner::Expiring { NOW.0 } else { 0 },
+            searched_until_unix_nano: searched_until.0,
             ..v1::SearchTracesResponse::default()
         })
     }
@@ -322,6 +355,7 @@ impl CellClient for FakeCell {
         _: TimeRange,
         _: Duration,
     ) -> Result<v1::ListOperationsResponse, CellError> {
+        self.fail()?;
         let operations = vec![
             v1::Operation { name: format!("GET {service}"), kind: 2 },
             v1::Operation { name: format!("GET {service}"), kind: 3 },
@@ -339,9 +373,39 @@ impl CellClient for FakeCell {
         _: TimeRange,
         _: Duration,
     ) -> Result<v1::ListEdgesResponse, CellError> {
+        self.fail()?;
         Ok(v1::ListEdgesResponse {
             outcome: v1::CellOutcome::Answered.into(),
             edges: self.edges.lock().unwrap().clone(),
+            region: self.region.as_str().to_owned(),
+        })
+    }
+
+    async fn red(
+        &self,
+        _: &Caller,
+        _: &RedAsk,
+        _: Duration,
+    ) -> Result<v1::QueryRedResponse, CellError> {
+        self.fail()?;
+        Ok(v1::QueryRedResponse {
+            outcome: v1::CellOutcome::Answered.into(),
+            points: self.red.lock().unwrap().clone(),
+            region: self.region.as_str().to_owned(),
+        })
+    }
+
+    async fn edge_traces(
+        &self,
+        _: &Caller,
+        _: &EdgeTraceAsk,
+        _: Duration,
+    ) -> Result<v1::FindEdgeTracesResponse, CellError> {
+        self.fail()?;
+        let trace_ids = self.edge_traces.lock().unwrap().iter().copied().map(id_bytes).collect();
+        Ok(v1::FindEdgeTracesResponse {
+            outcome: v1::CellOutcome::Answered.into(),
+            trace_ids,
             region: self.region.as_str().to_owned(),
         })
     }

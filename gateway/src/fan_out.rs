@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use trace_model::{Clock, Region, TraceId};
+use trace_model::{Clock, Region, TimeRange, TraceId};
 
 use crate::port::{Caller, CellError, TraceAsk};
 use crate::region_read::{ReadLimits, RegionAnswer, SharedClient, read_region};
@@ -16,6 +16,8 @@ use crate::region_read::{ReadLimits, RegionAnswer, SharedClient, read_region};
 pub struct RegionAsk {
     /// The traces.
     pub trace_ids: Vec<TraceId>,
+    /// Of each, when the spans were placed that the index promises of the region.
+    pub placed: Vec<Option<TimeRange>>,
     /// The index does not know them.
     pub is_miss_round: bool,
 }
@@ -31,10 +33,11 @@ pub(crate) async fn fan_out(
 ) -> BTreeMap<Region, RegionAnswer> {
     let mut running = FuturesUnordered::new();
     for (region, ask) in asks {
-        let client = clients.get(&region).cloned();
+        let (client, limits) = (clients.get(&region).cloned(), limits.clone());
         let ask = TraceAsk {
             caller: caller.clone(),
             trace_ids: ask.trace_ids,
+            placed: ask.placed,
             is_miss_round: ask.is_miss_round,
             time: limits.patience.total,
         };

@@ -368,3 +368,21 @@ async fn who_asks_after_a_write_is_not_given_a_round_from_before_it() {
     assert_eq!(early.unwrap().standing(), Standing::NotFound);
     assert_eq!(late.unwrap().spans.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_region_is_told_when_the_spans_were_placed_that_it_promised_and_nothing_it_did_not() {
+    let (cells, index) = three();
+    let placed = |start, end, is_lower_bound| {
+        let (min_start, max_end) = (UnixNanos(start), UnixNanos(end));
+        Some(Detail { min_start, max_end, is_lower_bound, ..Detail::default() })
+    };
+    for (cell, detail) in cells.iter().zip([placed(5, 9, false), placed(5, 9, true), None]) {
+        let mut row = cell.contribution(id(TRACE));
+        (row.version, row.detail) = (row.version + 1, detail);
+        index.know(row);
+    }
+    gateway(&cells, &index).find_trace(&context(Freshness::Auto), id(TRACE)).await.unwrap();
+    let range = TimeRange { start: UnixNanos(5), end: UnixNanos(10) };
+    let told = cells.iter().map(|cell| cell.asks.lock().unwrap()[0].placed.clone());
+    assert_eq!(told.collect::<Vec<_>>(), [vec![Some(range)], vec![None], vec![None]]);
+}

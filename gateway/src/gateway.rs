@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
+use proto::convert::query::FRAME_BYTES_TARGET;
 use trace_model::{Clock, Region, TraceId, TraceSpans};
 
 use crate::assembled::TraceAnswer;
@@ -16,6 +17,7 @@ use crate::metrics::{GatewayMetrics, RoundKind};
 use crate::miss_rounds::{MissRounds, Seat, TokenBucket};
 use crate::port::{Caller, CellClient, IndexError, LookUp, MetadataIndex};
 use crate::region_read::{ReadLimits, RegionAnswer, SharedClient};
+use crate::room::{Held, Share};
 use crate::route::{Footing, Plan, route};
 
 /// The gateway of one region. Stateless but for its budgets; share it by `Arc`.
@@ -50,7 +52,7 @@ impl Gateway {
         clock: Arc<dyn Clock>,
         registry: &mut Registry,
     ) -> Self {
-        let metrics = GatewayMetrics::register(registry);
+        let metrics = GatewayMetrics::register(registry, &config.answer_room);
         let clients: BTreeMap<Region, SharedClient> =
             cells.into_iter().map(|cell| (cell.region().clone(), cell)).collect();
         let footing = Footing {
@@ -63,6 +65,7 @@ impl Gateway {
             pace_bytes_per_second: config.pace_bytes_per_second,
             spans_max: config.region_spans_max,
             bytes_max: config.region_bytes_max,
+            room: config.answer_room.clone(),
         };
         let (rate, burst) = (config.miss_rounds_per_second, config.miss_rounds_burst);
         Self {
@@ -105,6 +108,7 @@ impl Gateway {
         let answer = if plan.has_miss_round() {
             self.find_by_round(context, trace_id, plan).await?
         } else {
+            let _room = self.admit(plan.asked.len())?;
             let caller = self.caller(context);
             let patience = context.patience;
             Arc::new(self.reader.find_planned(&caller, patience, trace_id, plan).await)
@@ -126,10 +130,18 @@ impl Gateway {
             .enumerate()
             .map(|(place, trace_id)| (*trace_id, self.route(context, look_up.as_ref(), place)))
             .collect();
+        let _room = self.admit(self.reader.clients.len())?;
         let caller = self.caller(context);
         let answers = self.reader.find_many(&caller, context.patience, plans).await;
         answers.iter().for_each(|answer| self.metrics.count_answer(answer));
         Ok(answers)
+    }
+
+    /// Room for the beginning of an answer of each region, as long as the question runs: where there
+    /// is none, it is refused before anyone is asked.
+    pub(crate) fn admit(&self, regions: usize) -> Result<Share, GatewayError> {
+        let bytes = (regions as u64).saturating_mul(FRAME_BYTES_TARGET as u64);
+        Ok(self.config.answer_room.take(bytes)?)
     }
 
     pub(crate) fn caller(&self, context: &QueryContext) -> Caller {
@@ -188,9 +200,13 @@ impl Gateway {
             self.metrics.count_round(RoundKind::Refused);
             return Err(GatewayError::MissBudget);
         }
+        let room = self.admit(plan.asked.len())?;
         self.metrics.count_round(RoundKind::Own);
         let (reader, caller) = (self.reader.clone(), self.caller(context));
-        let work = async move { reader.find_planned(&caller, patience, trace_id, plan).await };
+        let work = async move {
+            let _room = room;
+            reader.find_planned(&caller, patience, trace_id, plan).await
+        };
         Ok(self.miss_rounds.begin(key, patience, work).await)
     }
 }
@@ -208,6 +224,7 @@ impl RegionReader {
         answers.pop().unwrap_or_else(|| TraceAnswer {
             spans: TraceSpans::new(trace_id),
             certificate: trace_model::Certificate::default(),
+            held: Held::default(),
         })
     }
 
@@ -219,14 +236,15 @@ impl RegionReader {
         plans: Vec<(TraceId, Plan)>,
     ) -> Vec<TraceAnswer> {
         let asks = group_by_region(&plans);
-        let limits = ReadLimits { patience, ..self.limits };
+        let limits = ReadLimits { patience, ..self.limits.clone() };
         let mut answers = fan_out(&self.clients, asks, caller, limits, &self.clock).await;
         self.metrics.count_regions(&answers);
         plans
             .iter()
             .map(|(trace_id, plan)| {
                 let certificate = certify(plan, &answers, *trace_id);
-                TraceAnswer { spans: merge(&mut answers, *trace_id), certificate }
+                let (spans, held) = merge(&mut answers, *trace_id);
+                TraceAnswer { spans, certificate, held }
             })
             .collect()
     }
@@ -243,6 +261,7 @@ fn group_by_region(plans: &[(TraceId, Plan)]) -> BTreeMap<Region, RegionAsk> {
             }
             let ask = asks.entry(region.clone()).or_default();
             ask.trace_ids.push(*trace_id);
+            ask.placed.push(asked.placed);
             // A single guess makes the question one of guesses only when it is alone.
             ask.is_miss_round = asked.is_miss_round && plans.len() == 1;
         }
@@ -250,14 +269,15 @@ fn group_by_region(plans: &[(TraceId, Plan)]) -> BTreeMap<Region, RegionAsk> {
     asks
 }
 
-/// The union of what all regions sent of one trace.
-fn merge(answers: &mut BTreeMap<Region, RegionAnswer>, trace_id: TraceId) -> TraceSpans {
-    let mut spans = TraceSpans::new(trace_id);
+/// The union of what all regions sent of one trace, and the room that their answers take.
+fn merge(answers: &mut BTreeMap<Region, RegionAnswer>, trace_id: TraceId) -> (TraceSpans, Held) {
+    let (mut spans, mut held) = (TraceSpans::new(trace_id), Held::default());
     for answer in answers.values_mut() {
         let Some(trace) = answer.traces.get_mut(&trace_id) else { continue };
+        answer.held.iter().for_each(|share| held.hold(Arc::clone(share)));
         for span in trace.spans.drain(..) {
             spans.insert(span);
         }
     }
-    spans
+    (spans, held)
 }

@@ -1,6 +1,7 @@
 //! The ports over gRPC: channels tuned for long distances, and size caps on every answer.
 
 mod cell;
+mod counted;
 mod index;
 
 use std::time::Duration;

@@ -9,11 +9,15 @@ mod farspan;
 mod farspan_json;
 mod filter_text;
 mod jaeger;
+mod jaeger_filter;
 mod jaeger_json;
 mod limit;
 mod otlp_json;
 mod page;
 mod params;
+mod question;
+mod red;
+mod render;
 mod reply;
 mod serve;
 
@@ -38,6 +42,9 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/api/farspan/v1/operations", get(farspan::operations))
         .route("/api/farspan/v1/regions", get(farspan::regions))
         .route("/api/farspan/v1/summaries", get(farspan::summaries))
+        .route("/api/farspan/v1/red", get(red::red))
+        .route("/api/farspan/v1/edges", get(red::edges))
+        .route("/api/farspan/v1/edges/traces", get(red::edge_traces))
         .route("/api/services", get(jaeger::services))
         .route("/api/services/{*rest}", get(jaeger::service_operations))
         .route("/api/operations", get(jaeger::operations))
@@ -48,5 +55,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     limit::apply(routes, &gateway).with_state(gateway)
 }
 
+#[cfg(test)]
+mod client_tests;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 //! the others' answers down, and never reach into a cell except over the wire.
 #![warn(missing_docs)]
 
+mod ask_all;
 mod assembled;
 mod catalog;
 mod certify;
@@ -19,7 +20,9 @@ pub mod http;
 mod metrics;
 mod miss_rounds;
 pub mod port;
+mod red;
 mod region_read;
+mod room;
 mod route;
 mod search;
 
@@ -29,6 +32,8 @@ mod fakes;
 mod find_trace_tests;
 #[cfg(test)]
 mod oracle_tests;
+#[cfg(test)]
+mod room_tests;
 
 pub use assembled::{Standing, TraceAnswer};
 pub use catalog::{CatalogAnswer, DependencyLink, RegionHealth, SummaryAnswer};
@@ -38,6 +43,8 @@ pub use cursor::SearchCursor;
 pub use error::GatewayError;
 pub use fan_out::RegionAsk;
 pub use gateway::Gateway;
+pub use red::{EdgeTrace, EdgeTraceAnswer, RedAnswer, RedPoint, RedRequest, RedSeries};
 pub use region_read::{RegionAnswer, RegionTrace};
+pub use room::{AnswerRoom, Held, NoRoom, Share};
 pub use route::{Asked, Footing, Plan, route};
 pub use search::{SearchPage, SearchRequest};

@@ -12,6 +12,7 @@ use trace_model::{Region, RegionOutcome, Verdict};
 
 use crate::assembled::{Standing, TraceAnswer};
 use crate::region_read::RegionAnswer;
+use crate::room::AnswerRoom;
 
 /// How a round for an unknown trace was had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -79,7 +80,7 @@ pub(crate) struct GatewayMetrics {
 
 impl GatewayMetrics {
     /// New metrics, registered.
-    pub(crate) fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry, room: &AnswerRoom) -> Self {
         let metrics = Self {
             answers: Family::default(),
             rounds: Family::default(),
@@ -94,6 +95,7 @@ impl GatewayMetrics {
             connections: Gauge::default(),
         };
         metrics.register_all(registry);
+        register_room(registry, room);
         metrics
     }
 
@@ -169,4 +171,21 @@ impl GatewayMetrics {
             self.regions.get_or_create(&RegionLabels { region, outcome }).inc();
         }
     }
+}
+
+fn register_room(registry: &mut Registry, room: &AnswerRoom) {
+    let (used, refused) = room.figures();
+    registry.register("farspan_gateway_answer_bytes", "Bytes held for answers", used);
+    let max = Gauge::<i64>::default();
+    max.set(i64::try_from(room.bytes_max()).unwrap_or(i64::MAX));
+    registry.register(
+        "farspan_gateway_answer_max_bytes",
+        "Bytes that may be held for answers",
+        max,
+    );
+    registry.register(
+        "farspan_gateway_answers_without_room",
+        "Questions refused and regions cut off because the memory for answers was used up",
+        refused,
+    );
 }

@@ -4,7 +4,5 @@
 mod cell;
 mod index;
 
-pub use cell::{Caller, CellClient, CellError, FrameStream, TraceAsk};
-pub use index::{
-    IndexError, IndexRegions, LookUp, MetadataIndex, RegionState, SummaryPage, SummaryQuery,
-};
+pub use cell::{Caller, CellClient, CellError, EdgeTraceAsk, FrameStream, RedAsk, TraceAsk};
+pub use index::{IndexError, IndexRegions, LookUp, MetadataIndex, SummaryPage};

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use proto::convert::query::{region_outcome, unpack_frame};
+use proto::convert::query::{optional_time, region_outcome, unpack_frame};
 use proto::v1;
 use tokio::time::{Instant, timeout_at};
 use trace_model::{Clock, Coverage, Region, RegionOutcome, StoredSpan, TraceId, UnixNanos};
 
 use crate::config::Patience;
 use crate::port::{CellClient, CellError, FrameStream, TraceAsk};
+use crate::room::{AnswerRoom, Share};
 
 /// What a region said of one trace.
 #[derive(Clone, Debug, Default)]
@@ -49,19 +50,24 @@ pub struct RegionAnswer {
     pub failure: Option<CellError>,
     /// Time until its last byte.
     pub elapsed: Duration,
+    /// The room that its spans take.
+    pub(crate) held: Option<Arc<Share>>,
 }
 
 /// What one region may use up for one question.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ReadLimits {
     pub(crate) patience: Patience,
     pub(crate) pace_bytes_per_second: u64,
     pub(crate) spans_max: usize,
     pub(crate) bytes_max: usize,
+    pub(crate) room: AnswerRoom,
 }
 
 /// At the least pace, one frame of the usual size (256 KiB) is allowed this long.
 const PACE_SLACK: Duration = Duration::from_secs(4);
+/// What a span takes in memory beside its bytes: its keys, its places in a list and in the merge.
+pub(crate) const SPAN_OVERHEAD_BYTES: u64 = 256;
 /// Frames without a span or a summary that are borne: none is ever needed.
 const EMPTY_FRAMES_MAX: usize = 16;
 
@@ -75,11 +81,13 @@ pub(crate) async fn read_region(
     let started = clock.monotonic();
     let mut reading = Reading::new(client.region().clone(), &ask.trace_ids, limits);
     let failure = reading.read(client, ask).await.err();
-    let mut traces = reading.traces;
+    let (mut traces, mut share) = (reading.traces, reading.share);
     if matches!(failure, Some(CellError::Invalid(_))) {
         traces.clear();
+        share.shrink(u64::MAX);
     }
-    RegionAnswer { traces, failure, elapsed: clock.monotonic().saturating_sub(started) }
+    let elapsed = clock.monotonic().saturating_sub(started);
+    RegionAnswer { traces, failure, elapsed, held: Some(Arc::new(share)) }
 }
 
 /// An answer in the reading.
@@ -88,6 +96,7 @@ struct Reading {
     /// Traces whose summary is still to come, the next one last.
     expected: Vec<TraceId>,
     limits: ReadLimits,
+    share: Share,
     traces: BTreeMap<TraceId, RegionTrace>,
     spans: usize,
     bytes: usize,
@@ -100,6 +109,7 @@ impl Reading {
         Self {
             region,
             expected,
+            share: limits.room.share(),
             limits,
             traces: BTreeMap::new(),
             spans: 0,
@@ -160,7 +170,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Counts a frame against the limits before it is unpacked.
+    /// Counts a frame against the limits, and takes room for it, before it is unpacked.
     fn charge(
         &mut self,
         frame: &v1::FindTraceResponse,
@@ -169,13 +179,13 @@ impl Reading {
         let spans: usize = frame.spans.iter().map(|span| span.span.len()).sum();
         let scopes: usize = frame.scopes.iter().map(|scope| scope.scope.len()).sum();
         let resources: usize = frame.resources.iter().map(|resource| resource.len()).sum();
-        self.bytes = self.bytes.saturating_add(spans).saturating_add(scopes);
-        self.bytes = self.bytes.saturating_add(resources);
+        let bytes = spans.saturating_add(scopes).saturating_add(resources);
+        self.bytes = self.bytes.saturating_add(bytes);
         self.spans = self.spans.saturating_add(frame.spans.len());
         if frame.spans.is_empty() && !has_summary {
             self.empty_frames = self.empty_frames.saturating_add(1);
         }
-        let ReadLimits { spans_max, bytes_max, .. } = self.limits;
+        let (spans_max, bytes_max) = (self.limits.spans_max, self.limits.bytes_max);
         if self.spans > spans_max {
             return Err(invalid(&format!("more than {spans_max} spans")));
         }
@@ -185,7 +195,9 @@ impl Reading {
         if self.empty_frames > EMPTY_FRAMES_MAX {
             return Err(invalid("frames without content"));
         }
-        Ok(())
+        let overhead = (frame.spans.len() as u64).saturating_mul(SPAN_OVERHEAD_BYTES);
+        let cost = (bytes as u64).saturating_add(overhead);
+        Ok(self.share.grow(cost)?)
     }
 
     /// After the last summary the stream must end: an error or a frame behind it is a lie about the
@@ -218,10 +230,7 @@ fn check_summary(
         outcome,
         covered: summary.coverage.clone().map(Coverage::from),
         is_damaged: summary.is_damaged,
-        expired_until: match summary.expired_until_unix_nano {
-            0 => None,
-            until => Some(UnixNanos(until)),
-        },
+        expired_until: optional_time(summary.expired_until_unix_nano),
     })
 }
 

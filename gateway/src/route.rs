@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trace_model::completeness::Promise;
-use trace_model::location::Keep;
-use trace_model::{Contribution, Region, RegionOutcome, RegionReport, TraceEntry, UnixNanos};
+use trace_model::location::{Keep, RegionState};
+use trace_model::{
+    Contribution, Region, RegionOutcome, RegionReport, TimeRange, TraceEntry, UnixNanos,
+};
 
 use crate::config::Freshness;
-use crate::port::RegionState;
 
 /// Where the gateway stands: its region, and the cells that it can reach.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Asked {
     /// Its report so far: what the index promised, under which watermark. The outcome is filled in
     /// when it has answered.
     pub report: RegionReport,
+    /// Between which times all spans were placed that the index promises; `None`: not known.
+    pub placed: Option<TimeRange>,
     /// It is asked because the index does not know the trace.
     pub is_miss_round: bool,
 }
@@ -74,7 +77,7 @@ pub fn route(
         let report = known.report(footing);
         match known.decide(footing, is_miss, freshness) {
             Decision::Ask { is_miss_round } if footing.reachable.contains(region) => {
-                plan.asked.insert(region.clone(), Asked { report, is_miss_round });
+                plan.asked.insert(region.clone(), known.asked(report, is_miss_round));
             }
             Decision::Ask { .. } => plan.settled.push(RegionReport {
                 outcome: RegionOutcome::Unavailable,
@@ -169,6 +172,23 @@ impl<'a> Known<'a> {
 
     fn proves_absence(&self) -> bool {
         self.state.is_some_and(|state| state.proves_absence(self.since))
+    }
+
+    fn asked(&self, report: RegionReport, is_miss_round: bool) -> Asked {
+        Asked { report, placed: self.placed(), is_miss_round }
+    }
+
+    /// Between which times all spans were placed that the index promises of the region. Not known
+    /// where a row withholds its times, or counts a part of its spans alone.
+    fn placed(&self) -> Option<TimeRange> {
+        let times = self.held.iter().map(|held| {
+            let detail = held.detail.as_ref().filter(|detail| !detail.is_lower_bound)?;
+            Some((detail.min_start, detail.max_end))
+        });
+        let times: Vec<(UnixNanos, UnixNanos)> = times.collect::<Option<_>>()?;
+        let start = times.iter().map(|(start, _)| *start).min()?;
+        let end = times.iter().map(|(_, end)| *end).max()?;
+        Some(TimeRange { start, end: end.plus(1) })
     }
 
     /// A report with all that the index says; its outcome is a placeholder until it is decided.

@@ -1,23 +1,25 @@
 //! Search over all regions: filters are pushed down, each region's matches come newest first, are
 //! merged in that order and joined by trace.
 
+mod region_matches;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use proto::convert::query::{region_outcome, trace_match};
-use proto::v1;
+use trace_model::location::RegionState;
 use trace_model::query::SearchStats;
-use trace_model::{
-    Certificate, Filter, Region, RegionReport, SearchQuery, TimeRange, TraceId, TraceMatch,
-};
+use trace_model::{Certificate, Filter, Region, SearchQuery, TimeRange, TraceId, TraceMatch};
 
+use region_matches::RegionMatches;
+
+use crate::ask_all::{DECODED_FACTOR, decoded_bytes, in_time};
 use crate::assembled::TraceAnswer;
 use crate::config::QueryContext;
 use crate::cursor::SearchCursor;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::port::CellError;
+use crate::room::{Held, Share};
 
 /// A search.
 #[derive(Clone, Debug)]
@@ -45,13 +47,8 @@ pub struct SearchPage {
     pub stats: SearchStats,
     /// What each region had to say.
     pub certificate: Certificate,
-}
-
-/// What one region found.
-struct RegionMatches {
-    report: RegionReport,
-    matches: Vec<TraceMatch>,
-    stats: SearchStats,
+    /// The room that the matches take.
+    pub held: Held,
 }
 
 impl Gateway {
@@ -76,13 +73,18 @@ impl Gateway {
             limit: request.limit,
             before: cursor.as_ref().map(|cursor| cursor.before),
         };
-        let mut found = self.search_regions(context, &query).await;
-        let certificate = self.search_certificate(context, &mut found).await;
+        // Before the cells are asked: what was promised must not be younger than their answers.
+        let states = self.index_states(context).await;
+        let mut share = self.admit(self.reader.clients.len())?;
+        let admitted = share.bytes();
+        let found = self.search_regions(context, &query, &states, &mut share).await;
+        share.shrink(admitted);
+        let certificate = self.search_certificate(&found, states);
         let page = self.page(context, &query, found, cursor.as_ref(), hash).await;
         if page.matches.is_empty() && certificate.has_failed_region() {
             return Err(GatewayError::Unproven(Box::new(certificate)));
         }
-        Ok(SearchPage { certificate, ..page })
+        Ok(SearchPage { certificate, held: Held::from(share), ..page })
     }
 
     /// A search, and all spans of the traces that it found, newest match first.
@@ -111,6 +113,8 @@ impl Gateway {
         &self,
         context: &QueryContext,
         query: &SearchQuery,
+        states: &[RegionState],
+        share: &mut Share,
     ) -> Vec<RegionMatches> {
         let caller = self.caller(context);
         // A region that hangs holds up every search: the deadline of a first answer, not of the
@@ -119,20 +123,23 @@ impl Gateway {
         let mut running = FuturesUnordered::new();
         for (region, client) in self.reader.clients.iter() {
             let caller = &caller;
+            let state = states.iter().find(|state| state.region == *region);
             running.push(async move {
                 let started = self.clock.monotonic();
-                let asked = tokio::time::timeout(time, client.search(caller, query, time)).await;
-                let late = || CellError::TimedOut("no answer in time".to_owned());
-                let answer = asked.unwrap_or_else(|_| Err(late()));
-                let checked = answer.and_then(|answer| check_answer(region, answer, query));
+                let answer = in_time(time, client.search(caller, query, time)).await;
+                let bytes = answer.as_ref().map_or(0, |held| decoded_bytes(held, DECODED_FACTOR));
+                let checked =
+                    answer.and_then(|answer| RegionMatches::check(region, answer, query, state));
                 let elapsed = self.clock.monotonic().saturating_sub(started).as_millis();
-                let mut found = checked.unwrap_or_else(|error| failed(region, &error));
-                found.report.elapsed_millis = u64::try_from(elapsed).unwrap_or(u64::MAX);
-                found
+                (region, checked, bytes, u64::try_from(elapsed).unwrap_or(u64::MAX))
             });
         }
         let mut all = Vec::new();
-        while let Some(found) = running.next().await {
+        while let Some((region, checked, bytes, elapsed_millis)) = running.next().await {
+            let kept =
+                checked.and_then(|found| share.grow(bytes).map(|()| found).map_err(Into::into));
+            let mut found = kept.unwrap_or_else(|error| RegionMatches::failed(region, &error));
+            found.report.elapsed_millis = elapsed_millis;
             all.push(found);
         }
         all
@@ -140,16 +147,12 @@ impl Gateway {
 
     /// The reports of all regions, those among them that the index knows and this gateway does not
     /// reach.
-    async fn search_certificate(
-        &self,
-        context: &QueryContext,
-        found: &mut [RegionMatches],
-    ) -> Certificate {
+    fn search_certificate(&self, found: &[RegionMatches], states: Vec<RegionState>) -> Certificate {
         let mut certificate = Certificate::default();
         for region in found {
             certificate.add(region.report.clone());
         }
-        self.add_unreachable(context, &mut certificate).await;
+        self.add_unreachable(states, &mut certificate);
         certificate
     }
 
@@ -179,7 +182,8 @@ impl Gateway {
             None => None,
         };
         let certificate = Certificate::default();
-        SearchPage { matches, range: query.range, next, stats, certificate }
+        let held = Held::default();
+        SearchPage { matches, range: query.range, next, stats, certificate, held }
     }
 
     /// Traces that may come again on a later page: those that more than one region holds, and all
@@ -204,56 +208,6 @@ impl Gateway {
         let several = matches.filter(|(place, found)| !is_in_one(*place, found));
         several.map(|(_, found)| found.trace_id).collect()
     }
-}
-
-/// What a region found, if it can be right: its own name, no more than asked for, matches inside of
-/// the range and behind the cursor, newest first, each trace once.
-fn check_answer(
-    region: &Region,
-    answer: v1::SearchTracesResponse,
-    query: &SearchQuery,
-) -> Result<RegionMatches, CellError> {
-    let invalid = |reason: String| CellError::Invalid(reason);
-    if answer.region != region.as_str() {
-        return Err(invalid("it answered under another region's name".to_owned()));
-    }
-    let outcome = region_outcome(answer.outcome()).map_err(|error| invalid(error.to_string()))?;
-    if answer.matches.len() > query.limit {
-        return Err(invalid("more matches than were asked for".to_owned()));
-    }
-    let mut matches = Vec::with_capacity(answer.matches.len());
-    for found in answer.matches {
-        matches.push(trace_match(found, region).map_err(|error| invalid(error.to_string()))?);
-    }
-    check_order(&matches, query)?;
-    let report = RegionReport {
-        covered: answer.coverage.map(Into::into),
-        is_damaged: answer.is_damaged,
-        spans: matches.iter().map(|found| u64::from(found.matched_spans)).sum(),
-        ..RegionReport::new(region.clone(), outcome)
-    };
-    Ok(RegionMatches { report, matches, stats: answer.stats.map(Into::into).unwrap_or_default() })
-}
-
-fn check_order(matches: &[TraceMatch], query: &SearchQuery) -> Result<(), CellError> {
-    let is_ordered = matches.is_sorted_by(|one, two| one.order_key() < two.order_key());
-    let is_inside = matches.iter().all(|found| query.range.contains(found.newest_match));
-    let after = query.before.map(|(time, trace_id)| (std::cmp::Reverse(time), trace_id));
-    let is_behind = after.is_none_or(|after| matches.iter().all(|found| found.order_key() > after));
-    let mut seen = BTreeSet::new();
-    let is_unique = matches.iter().all(|found| seen.insert(found.trace_id));
-    if is_ordered && is_inside && is_behind && is_unique {
-        return Ok(());
-    }
-    Err(CellError::Invalid("matches outside of the question or out of order".to_owned()))
-}
-
-fn failed(region: &Region, error: &CellError) -> RegionMatches {
-    let report = RegionReport {
-        reason: Some(error.to_string()),
-        ..RegionReport::new(region.clone(), error.outcome())
-    };
-    RegionMatches { report, matches: Vec::new(), stats: SearchStats::default() }
 }
 
 /// The newest `limit` traces, joined over regions, and whether some were cut off. A trace counts by

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gateway::grpc::{GrpcCellClient, GrpcMetadataIndex};
 use gateway::port::CellClient;
-use gateway::{Freshness, Gateway, GatewayConfig, Patience, QueryContext, Standing};
+use gateway::{Freshness, Gateway, GatewayConfig, Patience, QueryContext, SearchRequest, Standing};
 use hyper_util::rt::TokioIo;
 use metadata_replicator::{
     DiskThreads, Entropy, OriginEndpoint, Replica, ReplicaConfig, ReplicatorMetrics,
@@ -17,9 +17,9 @@ use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Server, Uri};
-use trace_model::{Region, TenantId, TraceId, Verdict};
+use trace_model::{Filter, Region, TenantId, TimeRange, TraceId, Verdict};
 
-use crate::laws::{Question, is_whole};
+use crate::laws::{Question, is_whole, judge_search};
 use crate::ledger::{Phase, World};
 use crate::network::{PORT, SimulatedClock, SimulatedDialer, incoming};
 
@@ -30,6 +30,9 @@ pub(crate) const REGIONS: [&str; 3] = ["ap", "eu", "us"];
 /// common.
 const PATIENCE: Patience =
     Patience { first_frame: Duration::from_millis(900), total: Duration::from_secs(3) };
+
+/// More than there are traces.
+const SEARCH_LIMIT: usize = 1_000;
 
 pub(crate) fn region(name: &str) -> Region {
     Region::new(name).unwrap()
@@ -102,10 +105,11 @@ pub(crate) async fn run_replicator(world: World, name: &'static str) -> Fallible
 pub(crate) async fn run_gateway(world: World, name: &'static str) -> Fallible {
     let index = Arc::new(GrpcMetadataIndex::new(channel(&replicator(name))?));
     let mut cells: Vec<Arc<dyn CellClient>> = Vec::new();
-    for origin in REGIONS {
-        cells.push(Arc::new(GrpcCellClient::new(region(origin), channel(&cell(origin))?)));
-    }
     let config = GatewayConfig::new(region(name), Vec::new());
+    for origin in REGIONS {
+        let room = config.answer_room.clone();
+        cells.push(Arc::new(GrpcCellClient::new(region(origin), channel(&cell(origin))?, room)));
+    }
     let registry = &mut Registry::default();
     let gateway = Gateway::new(config, index, cells, clock_of(name), registry);
     let users = Users { world, name, gateway };
@@ -143,6 +147,9 @@ impl Users {
                 _ if random.random_range(0..10_u8) == 0 => unknown(&mut random),
                 all => traces[random.random_range(0..all)],
             };
+            if random.random_range(0..6_u8) == 0 {
+                self.search().await;
+            }
             let freshness = match random.random_range(0..5_u8) {
                 0 | 1 => Freshness::Auto,
                 2 => Freshness::Index,
@@ -185,8 +192,46 @@ impl Users {
         is_whole(world, trace_id, &answer)
     }
 
+    /// Searches for everything and judges; says whether the answer was complete.
+    async fn search(&self) -> bool {
+        let Self { world, name, gateway } = self;
+        let freshness = Freshness::Auto;
+        let context = QueryContext { tenant: TenantId::default(), freshness, patience: PATIENCE };
+        let request = SearchRequest {
+            filter: Filter::All,
+            range: Some(TimeRange::ALL),
+            limit: SEARCH_LIMIT,
+            cursor: None,
+        };
+        let page = match gateway.search(&context, &request).await {
+            Ok(page) => page,
+            Err(error) => {
+                world.note_event(&format!("{name} search: {error}"));
+                return false;
+            }
+        };
+        let is_complete = page.certificate.verdict() == Verdict::Complete;
+        world.count(|figures| {
+            let counter = if is_complete {
+                &mut figures.searches_complete
+            } else {
+                &mut figures.searches_partial
+            };
+            *counter += 1;
+        });
+        let said = format!("{name} search: {} traces, {}", page.matches.len(), page.certificate);
+        if let Err(broken) = judge_search(world, &page).await {
+            world.note_violation(format!("{said}: {broken}"));
+        }
+        world.note_event(&said);
+        is_complete
+    }
+
     /// Whether every trace is whole from here, however it is asked for.
     async fn see_all_whole(&self) -> bool {
+        if !self.search().await {
+            return false;
+        }
         for trace_id in self.world.traces() {
             for freshness in [Freshness::Index, Freshness::Auto, Freshness::Now] {
                 if !self.ask(trace_id, freshness).await {

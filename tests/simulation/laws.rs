@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use gateway::{Freshness, Standing, TraceAnswer};
+use gateway::{Freshness, SearchPage, Standing, TraceAnswer};
 use span_log::SpanLog;
 use trace_model::{
     Region, RegionOutcome, RegionReport, SpanId, TenantId, TraceId, UnixNanos, Verdict,
@@ -129,6 +129,34 @@ impl Question {
         let hidden = self.acknowledged.keys().find(|span_id| !held.contains_key(*span_id));
         hidden.map_or(Ok(()), |span_id| Err(format!("complete without {span_id}")))
     }
+}
+
+/// Which law a search for everything breaks, if any: a region that is called whole found all that
+/// its log took until the time that it shows, and until its watermark.
+pub(crate) async fn judge_search(world: &World, page: &SearchPage) -> Result<(), String> {
+    for (region, report) in &page.certificate.regions {
+        if report.outcome != RegionOutcome::Answered || !report.is_whole() {
+            continue;
+        }
+        let until = report.as_of.max(report.watermark).unwrap_or_default();
+        let found = |trace_id: TraceId| {
+            page.matches.iter().any(|one| one.trace_id == trace_id && one.regions.contains(region))
+        };
+        for trace_id in appended_until(world, region, until).await {
+            if !found(trace_id) {
+                return Err(format!("{region} is whole as of {until} without {trace_id}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Traces of which the region's log took a record until then.
+async fn appended_until(world: &World, region: &Region, until: UnixNanos) -> BTreeSet<TraceId> {
+    let Some(log) = world.log_of(region) else { return BTreeSet::new() };
+    let batches = log.read(0, 0, usize::MAX).await.unwrap_or_default();
+    let until = batches.iter().filter(|logged| logged.append_time <= until);
+    until.flat_map(|logged| logged.batch.traces()).map(|trace| trace.trace_id).collect()
 }
 
 /// When the region's log took the first record of the trace.

@@ -46,6 +46,8 @@ pub(crate) struct Figures {
     pub(crate) pruned: u64,
     /// Honest refusals of a gateway without an index.
     pub(crate) refused: u64,
+    pub(crate) searches_complete: u64,
+    pub(crate) searches_partial: u64,
     /// Requests that were sent again, on purpose or for want of an acknowledgement.
     pub(crate) repeats: u64,
     pub(crate) crashes: u64,

@@ -137,6 +137,8 @@ fn an_answer_is_complete_or_says_what_is_missing_and_replicas_converge() {
         let figures = run(seed, directory.path());
         let struck = [figures.crashes, figures.cuts, figures.stalls, figures.repeats];
         let answered = [figures.complete, figures.partial, figures.not_found, figures.pruned];
-        assert!(struck.into_iter().chain(answered).all(|count| count > 0), "{figures:?}");
+        let searched = [figures.searches_complete, figures.searches_partial];
+        let all = struck.into_iter().chain(answered).chain(searched);
+        assert!(all.into_iter().all(|count| count > 0), "{figures:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Calls that cross regions are edges, each counted once.
 
 use crate::federation::{Federation, PATIENCE};
-use crate::fixture::{now_nanos, random_trace_id, span};
+use crate::fixture::{hex, now_nanos, random_trace_id, span};
 use crate::http::{eventually, get};
 
 const REGIONS: [&str; 3] = ["eu-west-1", "us-east-1", "ap-southeast-1"];
@@ -53,6 +53,28 @@ async fn a_call_into_another_region_is_one_edge_also_after_restarts() {
     for gateway in 0..3 {
         until(&federation, gateway, &["cart→fraud 1", "web→cart 1"]).await;
     }
+
+    // The traces of a call, and the counts behind it, from a gateway that holds neither side.
+    let url = format!("{}/api/farspan/v1", federation.gateway_url(2));
+    let traces = get(&format!("{url}/edges/traces?caller=web&callee=cart")).await.unwrap().json();
+    let found = traces.pointer("/traces/0/traceId").and_then(serde_json::Value::as_str);
+    assert_eq!(found, Some(hex(&trace).as_str()), "{traces}");
+    let counted_by = traces.pointer("/traces/0/countedBy");
+    assert_eq!(counted_by, Some(&serde_json::json!(["eu-west-1"])), "{traces}");
+    let failed = format!("{url}/edges/traces?caller=web&callee=cart&onlyErrors=true");
+    let failed = get(&failed).await.unwrap().json();
+    assert_eq!(failed.pointer("/traces"), Some(&serde_json::json!([])), "{failed}");
+    eventually("the spans are counted", PATIENCE, || async {
+        let red = get(&format!("{url}/red?service=web&byOperation=true")).await?.json();
+        let series = red.pointer("/series").and_then(serde_json::Value::as_array);
+        let spans = series.into_iter().flatten().filter_map(|series| {
+            let operation = series.pointer("/operation")?.as_str()?;
+            Some((operation, series.pointer("/points/0/spans")?.as_u64()?))
+        });
+        let spans: Vec<_> = spans.collect();
+        if spans == [("GET /cart", 1), ("render", 1)] { Ok(()) } else { Err(red.to_string()) }
+    })
+    .await;
 
     for index in 0..2 {
         federation.kill_cell(index);

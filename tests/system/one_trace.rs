@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::federation::{Federation, PATIENCE};
-use crate::fixture::{hex, random_trace_id, span};
+use crate::fixture::{hex, now_nanos, random_trace_id, span};
 use crate::http::{eventually, get};
 
 const REGIONS: [&str; 3] = ["eu-west-1", "us-east-1", "ap-southeast-1"];
@@ -113,4 +113,31 @@ async fn processes_that_are_told_to_stop_drain_and_exit_well() {
     federation.start_gateway(0);
     federation.wait_ready(0).await;
     until(&federation, 0, &trace, ("complete: 1 of 1 regions", &[1])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_becomes_complete_as_of_a_time_behind_the_acknowledgement() {
+    let federation = Federation::start(&REGIONS[..2], &[]).await;
+    let trace = random_trace_id();
+    federation.send_spans(1, "sought", vec![span(trace, 1, 0, "GET /")]).await;
+    let acknowledged = now_nanos();
+    let url = format!("{}/api/farspan/v1/search?service=sought", federation.gateway_url(0));
+    eventually("the search reaches the acknowledgement", PATIENCE, || async {
+        let found = get(&url).await?.json();
+        let text = |place: &str| found.pointer(place).and_then(|text| text.as_str());
+        let line = text("/completeness/text").unwrap_or_default().to_owned();
+        // Whatever it says it reaches, it has found.
+        for region in found["completeness"]["regions"].as_array().into_iter().flatten() {
+            let number = |key: &str| region[key].as_str().and_then(|text| text.parse::<u64>().ok());
+            let reaches = number("asOfUnixNano").unwrap_or(0) >= acknowledged;
+            let is_whole = region["isWhole"] == true && region["region"] == REGIONS[1];
+            if is_whole && reaches {
+                assert_eq!(text("/traces/0/traceId"), Some(hex(&trace).as_str()), "{found}");
+                assert!(line.contains("; as of 20"), "{line}");
+                return Ok(());
+            }
+        }
+        Err(line)
+    })
+    .await;
 }

@@ -16,13 +16,14 @@ mod metrics;
 mod port;
 mod querier;
 mod rpc;
+mod search;
 mod status;
 mod stream;
 
 pub use config::QuerierConfig;
 pub use find_trace::CellTrace;
 pub use port::{
-    CellStatus, GroupLag, LiveTail, LogStatus, Lost, PortError, QuerierPorts, TailRead,
+    CellStatus, GroupLag, LiveTail, LogEnd, LogStatus, Lost, PortError, QuerierPorts, TailRead,
 };
 pub use querier::{Querier, server};
 pub use status::QuerierError;

@@ -80,11 +80,27 @@ pub struct LogStatus {
     pub groups: Vec<GroupLag>,
 }
 
+/// The end of the cell's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Offset of the next record, by partition.
+    pub next: Coverage,
+    /// Every record that was appended at or before this time lies below `next`.
+    pub appended_until: UnixNanos,
+}
+
 /// Tells how the cell is. Changes nothing.
 #[async_trait]
 pub trait CellStatus: Send + Sync + fmt::Debug {
     /// The state of the log and of its groups.
     async fn log_status(&self) -> Result<LogStatus, PortError>;
+
+    /// The log's end now. Costs no read.
+    async fn log_end(&self) -> Result<LogEnd, PortError>;
+
+    /// The latest time such that every record that was appended at or before it lies below these
+    /// offsets; 0 where the offsets are of another log. May read the log.
+    async fn appended_until(&self, covered: &Coverage) -> Result<UnixNanos, PortError>;
 }
 
 /// Everything that a querier reads from.

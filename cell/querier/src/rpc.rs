@@ -7,12 +7,13 @@ use proto::v1::cell_query_server::CellQuery;
 use tonic::{Request, Response, Status};
 use trace_model::query::SearchStats;
 use trace_model::{Coverage, TraceId};
-use trace_store::port::{EdgeKey, EdgeRow, EdgeTraceQuery, RedKey, RedQuery, RedRow, SearchAnswer};
+use trace_store::port::{EdgeKey, EdgeRow, EdgeTraceQuery, RedKey, RedQuery, RedRow};
 
 use crate::caller::{Access, Caller};
 use crate::deadline::allowed_time;
 use crate::metrics::Query;
 use crate::querier::Querier;
+use crate::search::Searched;
 use crate::status::QuerierError;
 use crate::stream::FrameStream;
 
@@ -106,19 +107,15 @@ impl Querier {
         let access = caller.access(&self.config);
         let query = search_query(request, caller.tenant)?;
         let found = match access {
-            Access::Granted => Some(self.ports.search.search(&query).await?),
+            Access::Granted => Some(self.search_stores(&query).await?),
             Access::Forbidden => None,
         };
         Ok((access, self.search_response(access, found)))
     }
 
-    fn search_response(
-        &self,
-        access: Access,
-        found: Option<SearchAnswer>,
-    ) -> v1::SearchTracesResponse {
+    fn search_response(&self, access: Access, found: Option<Searched>) -> v1::SearchTracesResponse {
         let outcome = Self::outcome_of(access);
-        let Some(found) = found else {
+        let Some(Searched { answer: found, until }) = found else {
             let region = self.region_name();
             return v1::SearchTracesResponse { outcome, region, ..Default::default() };
         };
@@ -130,6 +127,8 @@ impl Querier {
             coverage: Some((&found.covered).into()),
             region: self.region_name(),
             is_damaged: found.is_damaged,
+            expired_until_unix_nano: found.expired_until.map_or(0, |until| until.0),
+            searched_until_unix_nano: until.map_or(0, |until| until.0),
         }
     }
 

@@ -2,7 +2,7 @@
 
 mod slow_readers;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use trace_store::port::{
 };
 
 use crate::{
-    CellStatus, GroupLag, LiveTail, LogStatus, Lost, PortError, Querier, QuerierConfig,
+    CellStatus, GroupLag, LiveTail, LogEnd, LogStatus, Lost, PortError, Querier, QuerierConfig,
     QuerierPorts, TailRead,
 };
 
@@ -45,6 +45,8 @@ struct Cell {
     delay_millis: AtomicU64,
     reads: AtomicUsize,
     is_failing: Mutex<bool>,
+    log_end: AtomicU64,
+    is_log_closed: AtomicBool,
     expired_until: Mutex<Option<UnixNanos>>,
     lost: Mutex<Lost>,
 }
@@ -116,6 +118,7 @@ impl TraceSearch for Cell {
             stats: SearchStats { spans_scanned: 9, ..SearchStats::default() },
             covered: cover(4),
             is_damaged: true,
+            expired_until: *self.expired_until.lock().unwrap(),
         })
     }
 }
@@ -174,6 +177,19 @@ impl CellStatus for Cell {
         let lag =
             GroupLag { group: "storage-writer".into(), records: 2, age_millis: 3, dead_letters: 4 };
         Ok(LogStatus { log_end: cover(6), groups: vec![lag] })
+    }
+
+    async fn log_end(&self) -> Result<LogEnd, PortError> {
+        if self.is_log_closed.load(Ordering::SeqCst) {
+            return Err(PortError("closed".to_owned()));
+        }
+        let next = cover(self.log_end.load(Ordering::SeqCst));
+        Ok(LogEnd { next, appended_until: UnixNanos(900) })
+    }
+
+    async fn appended_until(&self, covered: &Coverage) -> Result<UnixNanos, PortError> {
+        assert_eq!(*covered, cover(4));
+        Ok(UnixNanos(400))
     }
 }
 
@@ -295,6 +311,51 @@ async fn an_answer_says_up_to_when_retention_has_removed_spans() {
     assert_eq!(find(&querier, "us").await.1.expired_until_unix_nano, 77);
 }
 
+async fn search(querier: &Querier) -> v1::SearchTracesResponse {
+    search_in(querier, TimeRange::ALL.into()).await
+}
+
+async fn search_in(querier: &Querier, range: v1::TimeRange) -> v1::SearchTracesResponse {
+    let search = v1::SearchTracesRequest {
+        caller: caller("us"),
+        range: Some(range),
+        limit: 5,
+        ..v1::SearchTracesRequest::default()
+    };
+    querier.search_traces(Request::new(search)).await.unwrap().into_inner()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_says_up_to_which_append_time_everything_was_searched() {
+    let (querier, cell) = querier_with(|_| {});
+    // The stores have taken in four records of the log.
+    for (log_end, until) in [(0, 900), (4, 900), (5, 400), (6_000, 400)] {
+        cell.log_end.store(log_end, Ordering::SeqCst);
+        let found = search(&querier).await;
+        assert_eq!(found.searched_until_unix_nano, until, "{log_end}");
+        assert_eq!(Coverage::from(found.coverage.unwrap()), cover(4));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_whose_log_does_not_answer_says_no_time_and_answers() {
+    let (querier, cell) = querier_with(|_| {});
+    cell.is_log_closed.store(true, Ordering::SeqCst);
+    let found = search(&querier).await;
+    assert_eq!((found.outcome(), found.searched_until_unix_nano), (v1::CellOutcome::Answered, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_says_up_to_when_retention_has_removed_spans() {
+    let (querier, cell) = querier_with(|_| {});
+    assert_eq!(search(&querier).await.expired_until_unix_nano, 0);
+    *cell.expired_until.lock().unwrap() = Some(UnixNanos(77));
+    assert_eq!(search(&querier).await.expired_until_unix_nano, 77);
+    // Of the times that are searched alone.
+    let later = v1::TimeRange { start_unix_nano: 500, end_unix_nano: 600 };
+    assert_eq!(search_in(&querier, later).await.expired_until_unix_nano, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_the_asker_knows_the_traces_times_retention_is_told_of_those_alone() {
     let (querier, cell) = querier_with(|_| {});
@@ -343,6 +404,7 @@ async fn a_closed_cell_lets_one_word_out_and_reads_nothing_for_it() {
     let search = querier.search_traces(Request::new(search)).await.unwrap().into_inner();
     assert_eq!(search.outcome(), v1::CellOutcome::Forbidden);
     assert_eq!((search.stats, search.coverage, search.is_damaged), (None, None, false));
+    assert_eq!((search.expired_until_unix_nano, search.searched_until_unix_nano), (0, 0));
     let services = v1::ListServicesRequest { caller: caller("us"), range };
     let services = querier.list_services(Request::new(services)).await.unwrap().into_inner();
     assert_eq!(services.outcome(), v1::CellOutcome::Forbidden);

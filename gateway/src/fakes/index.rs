@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use trace_model::location::Keep;
+use trace_model::location::{Keep, RegionState, SummaryQuery};
 use trace_model::{
     Contribution, Region, TenantId, TimeRange, TraceEntry, TraceId, UnixNanos, Watermark, WriterId,
 };
 
-use super::{INCARNATION, NOW, region};
-use crate::port::{
-    IndexError, IndexRegions, LookUp, MetadataIndex, RegionState, SummaryPage, SummaryQuery,
-};
+use super::{INCARNATION, NOW, PUBLISHED, region};
+use crate::port::{IndexError, IndexRegions, LookUp, MetadataIndex, SummaryPage};
 
 pub(crate) fn contribution(region: &Region, trace_id: TraceId, version: u64) -> Contribution {
     Contribution {
@@ -34,7 +33,7 @@ pub(crate) fn level(name: &str) -> RegionState {
         region,
         incarnation: INCARNATION,
         as_of: NOW,
-        next: BTreeMap::new(),
+        next: BTreeMap::from([(0, PUBLISHED)]),
         holes: Vec::new(),
     };
     RegionState { watermark: Some(watermark), ..silent(name) }
@@ -46,10 +45,10 @@ pub(crate) fn silent(name: &str) -> RegionState {
         region: region(name),
         cursor: None,
         watermark: None,
-        silent_millis: 0,
+        silent: Duration::ZERO,
         is_connected: true,
         lag_records: 0,
-        lag_millis: 0,
+        lag: Duration::ZERO,
     }
 }
 
@@ -113,7 +112,7 @@ impl MetadataIndex for FakeIndex {
         let entries = self.entries.lock().unwrap();
         let traces = entries.iter().map(|(id, entry)| (*id, entry.clone()));
         Ok(SummaryPage {
-            traces: traces.take(query.limit as usize).collect(),
+            traces: traces.take(query.limit).collect(),
             regions: self.states.lock().unwrap().clone(),
             rows_scanned: 1,
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use prost::Message;
 use proto::convert::query::{id_bytes, search_request};
 use proto::v1;
 use proto::v1::cell_query_client::CellQueryClient;
@@ -13,26 +14,36 @@ use tonic::{Code, Request, Status};
 use trace_model::{Region, SearchQuery, TimeRange};
 
 use super::MESSAGE_BYTES_MAX;
-use crate::port::{Caller, CellClient, CellError, FrameStream, TraceAsk};
+use super::counted::{Arriving, CountedChannel, had_no_room};
+use crate::port::{Caller, CellClient, CellError, EdgeTraceAsk, FrameStream, RedAsk, TraceAsk};
+use crate::room::AnswerRoom;
+
+/// Before each message on the wire: whether it is compressed, and its length.
+const GRPC_HEADER_BYTES: usize = 5;
 
 /// A client of one region's querier.
 #[derive(Clone, Debug)]
 pub struct GrpcCellClient {
     region: Region,
-    client: CellQueryClient<Channel>,
+    client: CellQueryClient<CountedChannel>,
 }
 
 impl GrpcCellClient {
     /// A client over this channel; [`super::endpoint`] has the settings that it should be made of.
+    /// What arrives takes room from this budget: the gateway's own.
     #[must_use]
-    pub fn new(region: Region, channel: Channel) -> Self {
-        let client = CellQueryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        Self { region, client }
+    pub fn new(region: Region, channel: Channel, room: AnswerRoom) -> Self {
+        let client = CellQueryClient::new(CountedChannel::new(channel, room));
+        Self { region, client: client.max_decoding_message_size(MESSAGE_BYTES_MAX) }
     }
 
     /// A client that connects when it is first asked.
-    pub fn connect_lazy(region: Region, url: &str) -> Result<Self, tonic::transport::Error> {
-        Ok(Self::new(region, super::endpoint(url)?.connect_lazy()))
+    pub fn connect_lazy(
+        region: Region,
+        url: &str,
+        room: AnswerRoom,
+    ) -> Result<Self, tonic::transport::Error> {
+        Ok(Self::new(region, super::endpoint(url)?.connect_lazy(), room))
     }
 }
 
@@ -54,6 +65,9 @@ fn timed<T>(message: T, time: Duration) -> Request<T> {
 /// What a gRPC status says about the region. The cause goes to the log: certificates show our words.
 fn cell_error(status: &Status) -> CellError {
     tracing::debug!(code = ?status.code(), message = status.message(), "a cell did not answer");
+    if had_no_room(status) {
+        return CellError::CutOff;
+    }
     let broken = status.source().is_some();
     match status.code() {
         Code::DeadlineExceeded => CellError::TimedOut("it ran out of time".to_owned()),
@@ -93,18 +107,34 @@ impl CellClient for GrpcCellClient {
             [trace_id] => {
                 let trace_id = id_bytes(*trace_id);
                 let is_miss_round = ask.is_miss_round;
-                let message =
-                    v1::FindTraceRequest { caller, trace_id, is_miss_round, placed: None };
+                let placed = ask.placed.first().copied().flatten().map(v1::TimeRange::from);
+                let message = v1::FindTraceRequest { caller, trace_id, is_miss_round, placed };
                 client.find_trace(timed(message, ask.time)).await
             }
             several => {
                 let trace_ids = several.iter().copied().map(id_bytes).collect();
-                let message = v1::FindTracesRequest { caller, trace_ids, placed: Vec::new() };
+                // An empty range: not known.
+                let placed = ask
+                    .placed
+                    .iter()
+                    .map(|placed| placed.map_or_else(Default::default, Into::into));
+                let placed = placed.collect();
+                let message = v1::FindTracesRequest { caller, trace_ids, placed };
                 client.find_traces(timed(message, ask.time)).await
             }
         };
-        let stream = response.map_err(|status| cell_error(&status))?.into_inner();
-        Ok(stream.map(|frame| frame.map_err(|status| cell_error(&status))).boxed())
+        let response = response.map_err(|status| cell_error(&status))?;
+        let arriving = response.extensions().get::<Arriving>().cloned();
+        let handed_over = move |frame: v1::FindTraceResponse| {
+            if let Some(arriving) = &arriving {
+                arriving.handed_over(frame.encoded_len().saturating_add(GRPC_HEADER_BYTES));
+            }
+            frame
+        };
+        let stream = response.into_inner();
+        let frames =
+            stream.map(move |frame| frame.map(&handed_over).map_err(|status| cell_error(&status)));
+        Ok(frames.boxed())
     }
 
     async fn search(
@@ -152,6 +182,40 @@ impl CellClient for GrpcCellClient {
         let caller = Some(caller_message(caller));
         let message = v1::ListEdgesRequest { caller, range: Some(range.into()) };
         let response = self.client.clone().list_edges(timed(message, time)).await;
+        response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
+    }
+
+    async fn red(
+        &self,
+        caller: &Caller,
+        ask: &RedAsk,
+        time: Duration,
+    ) -> Result<v1::QueryRedResponse, CellError> {
+        let message = v1::QueryRedRequest {
+            caller: Some(caller_message(caller)),
+            service: ask.service.as_deref().unwrap_or_default().to_owned(),
+            by_operation: ask.by_operation,
+            range: Some(ask.range.into()),
+        };
+        let response = self.client.clone().query_red(timed(message, time)).await;
+        response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
+    }
+
+    async fn edge_traces(
+        &self,
+        caller: &Caller,
+        ask: &EdgeTraceAsk,
+        time: Duration,
+    ) -> Result<v1::FindEdgeTracesResponse, CellError> {
+        let message = v1::FindEdgeTracesRequest {
+            caller: Some(caller_message(caller)),
+            edge_caller: (*ask.caller).to_owned(),
+            edge_callee: (*ask.callee).to_owned(),
+            only_errors: ask.only_errors,
+            range: Some(ask.range.into()),
+            limit: u32::try_from(ask.limit).unwrap_or(u32::MAX),
+        };
+        let response = self.client.clone().find_edge_traces(timed(message, time)).await;
         response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
     }
 

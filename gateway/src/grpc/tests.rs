@@ -18,6 +18,7 @@ use crate::config::{CellEndpoint, Freshness, GatewayConfig};
 use crate::fakes::{FakeCell, FakeIndex, NOW, context, id, level, region};
 use crate::gateway::Gateway;
 use crate::port::{Caller, CellClient, CellError, TraceAsk};
+use crate::room::AnswerRoom;
 
 /// Serves a fake cell's frames over gRPC.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Wire {
     async fn frames(&self, trace_ids: Vec<trace_model::TraceId>) -> Result<Frames, Status> {
         let caller = Caller { tenant: TenantId::default(), region: region("eu") };
         let time = Duration::from_secs(1);
-        let ask = TraceAsk { caller, trace_ids, is_miss_round: false, time };
+        let ask = TraceAsk { caller, trace_ids, placed: vec![], is_miss_round: false, time };
         let frames = self.cell.find_traces(ask).await.map_err(|_| Status::internal("told so"))?;
         let large = (self.filler > 0).then(|| {
             Ok(v1::FindTraceResponse {
@@ -168,6 +169,10 @@ async fn listen(kind: Listener, cell: Arc<FakeCell>, tasks: &TaskTracker) -> Str
 }
 
 async fn ask_over(kind: Listener) -> (RegionOutcome, Option<String>, usize) {
+    ask_with(kind, AnswerRoom::new(1 << 30)).await
+}
+
+async fn ask_with(kind: Listener, room: AnswerRoom) -> (RegionOutcome, Option<String>, usize) {
     let tasks = TaskTracker::new();
     let (own, other) = (FakeCell::new("eu"), FakeCell::new("us"));
     own.hold(id(5), 0..2);
@@ -176,9 +181,10 @@ async fn ask_over(kind: Listener) -> (RegionOutcome, Option<String>, usize) {
     index.know(own.contribution(id(5)));
     index.know(other.contribution(id(5)));
     let url = listen(kind, other, &tasks).await;
-    let remote = GrpcCellClient::connect_lazy(region("us"), &url).unwrap();
+    let remote = GrpcCellClient::connect_lazy(region("us"), &url, room.clone()).unwrap();
     let endpoint = CellEndpoint { region: region("us"), endpoint: url };
-    let config = GatewayConfig::new(region("eu"), vec![endpoint]);
+    let mut config = GatewayConfig::new(region("eu"), vec![endpoint]);
+    config.answer_room = room;
     let clock = Arc::new(service_kit::ManualClock::at(NOW));
     let cells: Vec<Arc<dyn CellClient>> = vec![own, Arc::new(remote)];
     let mut registry = prometheus_client::registry::Registry::default();
@@ -221,4 +227,31 @@ async fn a_message_larger_than_allowed_is_not_read() {
     assert_eq!((outcome, spans), (RegionOutcome::Invalid, 2));
     assert_eq!(reason.as_deref(), Some("a message larger than allowed"));
     assert!(!CellError::Invalid(String::new()).is_retryable());
+}
+
+#[tokio::test]
+async fn a_message_takes_room_while_it_arrives_and_is_cut_off_where_there_is_none() {
+    let room = AnswerRoom::new(2 << 20);
+    let filler = 16 << 20;
+    let (outcome, reason, spans) = ask_with(Listener::Cell { filler }, room.clone()).await;
+    assert_eq!((outcome, spans), (RegionOutcome::Unavailable, 2));
+    assert!(reason.unwrap().starts_with("cut off"));
+    assert_eq!(room.used(), 0);
+}
+
+#[tokio::test]
+async fn what_was_handed_over_is_counted_once() {
+    let tasks = TaskTracker::new();
+    let cell = FakeCell::new("us");
+    cell.hold(id(5), 0..2_000);
+    let url = listen(Listener::Cell { filler: 0 }, cell, &tasks).await;
+    let room = AnswerRoom::new(1 << 30);
+    let client = GrpcCellClient::connect_lazy(region("us"), &url, room.clone()).unwrap();
+    let caller = Caller { tenant: TenantId::default(), region: region("eu") };
+    let time = Duration::from_secs(5);
+    let ask =
+        TraceAsk { caller, trace_ids: vec![id(5)], placed: vec![None], is_miss_round: false, time };
+    let frames: Vec<_> = client.find_traces(ask).await.unwrap().collect().await;
+    assert!(frames.len() >= 2 && frames.iter().all(Result::is_ok));
+    assert_eq!(room.used(), 0);
 }

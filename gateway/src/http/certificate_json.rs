@@ -22,6 +22,12 @@ struct ReportJson<'a> {
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     watermark_unix_nano: Option<String>,
+    /// Of a search, or an answer from the index: up to when nothing that was appended is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of_unix_nano: Option<String>,
+    /// Of a search: records of the published log that were not searched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records_behind: Option<u64>,
     is_not_provable: bool,
     /// On a region that was left out: its watermark has a hole, or there is none.
     has_hole: bool,
@@ -69,6 +75,8 @@ fn report(report: &RegionReport) -> ReportJson<'_> {
         is_whole: report.is_whole(),
         reason: report.reason.as_deref(),
         watermark_unix_nano: report.watermark.map(|watermark| watermark.0.to_string()),
+        as_of_unix_nano: report.as_of.map(|as_of| as_of.0.to_string()),
+        records_behind: report.as_of.and(report.records_behind()).filter(|records| *records > 0),
         is_not_provable: report.is_not_provable,
         has_hole: report.has_hole,
         is_damaged: report.is_damaged,

@@ -1,51 +1,35 @@
 //! Our own API: a trace as OTLP with its certificate, search, lists, and how the regions are.
 
-use std::sync::Arc;
-
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::header::ACCEPT;
-use axum::http::{HeaderMap, Response, Uri};
+use axum::extract::Path;
+use axum::http::Response;
 use serde::Serialize;
+use trace_model::location::SummaryQuery;
 use trace_model::{Certificate, Filter, StoredSpan};
 
 use super::certificate_json::CertificateJson;
 use super::farspan_json::{MatchJson, RangeJson, StatsJson, match_json, region_json, summary_json};
 use super::otlp_json::OtlpJson;
-use super::params::{Params, query_context, time_of_any_unit, trace_id};
+use super::params::{Params, time_of_any_unit, trace_id};
+use super::question::Question;
+use super::render::{Form, render};
 use super::reply::{ApiError, Ours, bytes_of_type, json, put_certificate, put_completeness};
-use super::{filter_text, jaeger};
+use super::{filter_text, jaeger_filter};
 use crate::assembled::{Standing, TraceAnswer};
-use crate::gateway::Gateway;
-use crate::port::SummaryQuery;
 use crate::search::SearchRequest;
-
-/// Traces of a search that names no limit.
-const SEARCH_LIMIT_DEFAULT: usize = 20;
-/// Spans above which an answer is rendered beside the runtime: it takes milliseconds.
-const RENDER_BESIDE_SPANS: usize = 1_000;
 
 type Reply = Result<Response<Body>, Ours>;
 
 /// `/api/farspan/v1/traces/{id}`
-pub(super) async fn trace(
-    State(gateway): State<Arc<Gateway>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Reply {
-    let params = Params::of(&uri)?;
-    let context = query_context(&headers, &params, &gateway.config)?;
+pub(super) async fn trace(Path(id): Path<String>, question: Question<Ours>) -> Reply {
+    let Question { gateway, context, wants_protobuf, .. } = question;
     let answer = gateway.find_trace(&context, trace_id(&id)?).await?;
     check_standing(&answer)?;
-    let is_protobuf = wants_protobuf(&headers);
-    Ok(render(
-        answer,
-        move |answer| {
-            if is_protobuf { Ok(protobuf(answer)) } else { otlp_json(answer) }
-        },
-    )
-    .await?)
+    let (room, form) = (&gateway.config.answer_room, Form::of(wants_protobuf, Form::OtlpJson));
+    let work = move |answer: &TraceAnswer| {
+        if wants_protobuf { Ok(protobuf(answer)) } else { otlp_json(answer) }
+    };
+    Ok(render(room, answer, form, work).await?)
 }
 
 /// Nothing found is an error only where it says which: not there, or not known.
@@ -61,44 +45,6 @@ pub(super) fn check_standing(answer: &TraceAnswer) -> Result<(), ApiError> {
             Err(crate::error::GatewayError::Unproven(certificate).into())
         }
     }
-}
-
-/// Renders an answer; a large one on a thread of its own, so that it holds nobody else up.
-pub(super) async fn render<T: SpanCount + Send + Sync + 'static>(
-    answer: Arc<T>,
-    work: impl FnOnce(&T) -> Result<Response<Body>, ApiError> + Send + 'static,
-) -> Result<Response<Body>, ApiError> {
-    if answer.span_count() <= RENDER_BESIDE_SPANS {
-        return work(&answer);
-    }
-    let rendered = tokio::task::spawn_blocking(move || work(&answer)).await;
-    rendered.unwrap_or_else(|_| Err(ApiError::internal("the answer could not be rendered")))
-}
-
-/// How much there is to render.
-pub(super) trait SpanCount {
-    fn span_count(&self) -> usize;
-}
-
-impl SpanCount for TraceAnswer {
-    fn span_count(&self) -> usize {
-        self.spans.len()
-    }
-}
-
-impl SpanCount for Vec<TraceAnswer> {
-    fn span_count(&self) -> usize {
-        self.iter().map(|answer| answer.spans.len()).sum()
-    }
-}
-
-/// Whether the caller asks for protobuf.
-pub(super) fn wants_protobuf(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|media| {
-        let media = media.split(';').next().unwrap_or_default().trim();
-        media == "application/protobuf" || media == "application/x-protobuf"
-    })
 }
 
 /// The bytes as they were sent, spliced into one `TracesData`; the certificate is in headers.
@@ -130,21 +76,16 @@ fn otlp_json(answer: &TraceAnswer) -> Result<Response<Body>, ApiError> {
 }
 
 /// `/api/farspan/v1/search`
-pub(super) async fn search(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Reply {
-    let params = Params::of(&uri)?;
-    let context = query_context(&headers, &params, &gateway.config)?;
-    let config = &gateway.config;
+pub(super) async fn search(question: Question<Ours>) -> Reply {
+    let Question { gateway, context, params, .. } = &question;
+    let lookback = gateway.config.search_lookback;
     let request = SearchRequest {
-        filter: search_filter(&params)?,
-        range: params.time_range(time_of_any_unit, gateway.now(), config.search_lookback)?,
-        limit: params.number_within("limit", SEARCH_LIMIT_DEFAULT, config.search_limit_max)?,
+        filter: search_filter(params)?,
+        range: params.time_range(time_of_any_unit, gateway.now(), lookback)?,
+        limit: question.limit()?,
         cursor: params.text("cursor").map(str::to_owned),
     };
-    let page = gateway.search(&context, &request).await?;
+    let page = gateway.search(context, &request).await?;
     let mut response = json(&SearchBody {
         traces: page.matches.iter().map(match_json).collect(),
         range: RangeJson::new(page.range),
@@ -158,35 +99,23 @@ pub(super) async fn search(
 
 /// The conditions of a search, all of which must hold for one span.
 fn search_filter(params: &Params) -> Result<Filter, ApiError> {
-    let mut parts = jaeger::filter_parts(params)?;
+    let mut parts = jaeger_filter::filter_parts(params)?;
     if let Some(text) = params.text("q") {
         parts.push(filter_text::parse(text)?);
     }
-    jaeger::all_of(parts)
+    jaeger_filter::all_of(parts)
 }
 
 /// `/api/farspan/v1/services`
-pub(super) async fn services(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Reply {
-    let context = query_context(&headers, &Params::of(&uri)?, &gateway.config)?;
-    let answer = gateway.services(&context).await?;
+pub(super) async fn services(question: Question<Ours>) -> Reply {
+    let answer = question.gateway.services(&question.context).await?;
     Ok(list("services", &answer.found, &answer.certificate))
 }
 
 /// `/api/farspan/v1/operations?service=…`
-pub(super) async fn operations(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Reply {
-    let params = Params::of(&uri)?;
-    let context = query_context(&headers, &params, &gateway.config)?;
-    let service = params.text("service");
-    let service = service.ok_or_else(|| ApiError::bad_request("service is required"))?;
-    let answer = gateway.operations(&context, service).await?;
+pub(super) async fn operations(question: Question<Ours>) -> Reply {
+    let service = question.required("service")?;
+    let answer = question.gateway.operations(&question.context, service).await?;
     let found: Vec<_> =
         answer.found.iter().map(|(name, kind)| OperationJson { name, kind: kind.word() }).collect();
     Ok(list("operations", &found, &answer.certificate))
@@ -207,12 +136,8 @@ fn list<T: Serialize>(name: &str, found: &[T], certificate: &Certificate) -> Res
 }
 
 /// `/api/farspan/v1/regions`
-pub(super) async fn regions(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Reply {
-    let context = query_context(&headers, &Params::of(&uri)?, &gateway.config)?;
+pub(super) async fn regions(question: Question<Ours>) -> Reply {
+    let Question { gateway, context, .. } = question;
     let regions = gateway.regions(&context).await;
     let now = gateway.now().millis();
     let regions: Vec<_> = regions.iter().map(|health| region_json(health, now)).collect();
@@ -223,30 +148,22 @@ pub(super) async fn regions(
 }
 
 /// `/api/farspan/v1/summaries`
-pub(super) async fn summaries(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Reply {
-    let params = Params::of(&uri)?;
-    let context = query_context(&headers, &params, &gateway.config)?;
-    let config = &gateway.config;
-    let range = params.time_range(time_of_any_unit, gateway.now(), config.search_lookback)?;
-    let range = range.unwrap_or_else(|| gateway.last(config.search_lookback));
+pub(super) async fn summaries(question: Question<Ours>) -> Reply {
+    let Question { gateway, context, params, .. } = &question;
+    let range = question.range()?;
     let (min, max) = params.duration_range()?;
-    let limit = params.number_within("limit", SEARCH_LIMIT_DEFAULT, config.search_limit_max)?;
     let query = SummaryQuery {
         tenant: context.tenant.clone(),
         range,
         service: params.text("service").map(Into::into),
         root_service: params.text("rootService").map(Into::into),
         root_operation: params.text("rootOperation").map(Into::into),
-        min_duration_nanos: min.unwrap_or(0),
-        max_duration_nanos: max,
-        only_errors: only_errors(&params)?,
-        limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        duration_nanos_min: min.unwrap_or(0),
+        duration_nanos_max: max,
+        only_errors: question.flag("onlyErrors")?,
+        limit: question.limit()?,
     };
-    let answer = gateway.summaries(&context, &query).await?;
+    let answer = gateway.summaries(context, &query).await?;
     let mut response = json(&serde_json::json!({
         "traces": answer.traces.iter().map(summary_json).collect::<Vec<_>>(),
         "range": RangeJson::new(range),
@@ -255,14 +172,6 @@ pub(super) async fn summaries(
     }));
     put_completeness(&mut response, &answer.certificate);
     Ok(response)
-}
-
-fn only_errors(params: &Params) -> Result<bool, ApiError> {
-    match params.text("onlyErrors") {
-        None | Some("false") => Ok(false),
-        Some("true") => Ok(true),
-        Some(_) => Err(ApiError::bad_request("onlyErrors must be true or false")),
-    }
 }
 
 #[derive(Serialize)]

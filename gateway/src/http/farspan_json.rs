@@ -1,6 +1,8 @@
 //! The JSON of our own lists: regions, summaries, matches. 64-bit numbers that may exceed what
 //! JavaScript holds are strings.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use trace_model::query::SearchStats;
 use trace_model::{Region, TimeRange, TraceEntry, TraceId, TraceMatch};
@@ -53,9 +55,9 @@ pub(super) fn region_json(health: &RegionHealth, now_millis: u64) -> RegionJson<
         watermark_unix_nano: watermark.map(|watermark| watermark.as_of.0.to_string()),
         watermark_age_millis: watermark.map(|watermark| age(watermark.as_of)),
         has_hole: watermark.is_some_and(|watermark| !watermark.holes.is_empty()),
-        index_lag_millis: index.map(|state| state.lag_millis),
+        index_lag_millis: index.map(|state| millis(state.lag)),
         index_lag_records: index.map(|state| state.lag_records),
-        silent_millis: index.map(|state| state.silent_millis),
+        silent_millis: index.map(|state| millis(state.silent)),
         groups: groups
             .iter()
             .map(|lag| GroupJson {
@@ -68,6 +70,10 @@ pub(super) fn region_json(health: &RegionHealth, now_millis: u64) -> RegionJson<
         spans_stored: cell.map(|cell| cell.spans_stored),
         bytes_stored: cell.map(|cell| cell.bytes_stored),
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Serialize)]

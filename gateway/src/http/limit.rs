@@ -15,6 +15,7 @@ use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
 
+use super::render::hold_body;
 use super::reply::ApiError;
 use crate::gateway::Gateway;
 use crate::metrics::{GatewayMetrics, RefusedBy};
@@ -50,7 +51,8 @@ pub(super) fn apply(routes: Router<Arc<Gateway>>, gateway: &Gateway) -> Router<A
         permits: Arc::new(Semaphore::new(config.requests_running_max)),
         metrics: metrics.clone(),
     });
-    let limited = routes.layer(middleware::from_fn_with_state(running, bound_running));
+    let held = middleware::from_fn_with_state(config.answer_room.clone(), hold_body);
+    let limited = routes.layer(held).layer(middleware::from_fn_with_state(running, bound_running));
     let mut builder = GovernorConfigBuilder::default().key_extractor(PeerAddress);
     let period = Duration::from_secs(1).checked_div(config.requests_per_second);
     builder.period(period.unwrap_or_default()).burst_size(config.requests_burst);

@@ -11,12 +11,15 @@ use super::reply::bytes_of_type;
 use crate::gateway::Gateway;
 
 /// Path, what it gives, and whether the path works as a link.
-const ENDPOINTS: [(&str, &str, bool); 12] = [
+const ENDPOINTS: [(&str, &str, bool); 15] = [
     ("/api/farspan/v1/regions", "every region: health, watermark, lag", true),
     ("/api/farspan/v1/search", "search: service, operation, q, minDuration, start, end", true),
     ("/api/farspan/v1/summaries", "newest traces, from the index alone", true),
     ("/api/farspan/v1/services", "services of all regions", true),
     ("/api/farspan/v1/operations?service=web", "operations of a service", true),
+    ("/api/farspan/v1/red", "rates, errors and durations by service", true),
+    ("/api/farspan/v1/edges", "calls between services, with errors and durations", true),
+    ("/api/farspan/v1/edges/traces?caller=web&callee=cart", "traces of a call", true),
     ("/api/farspan/v1/traces/{id}", "a trace as OTLP JSON, or protobuf by Accept", false),
     ("/api/services", "Jaeger: services", true),
     ("/api/services/{service}/operations", "Jaeger: operation names", false),

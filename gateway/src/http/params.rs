@@ -173,7 +173,8 @@ pub(super) const fn time_of_any_unit(number: u64) -> UnixNanos {
     }
 }
 
-/// A duration as Go's `time.ParseDuration` reads it, without a sign; days (`d`) are taken too.
+/// A duration as Go's `time.ParseDuration` reads it, without a sign; days (`d`) and weeks (`w`), as
+/// the Jaeger UI has them, are taken too.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
@@ -201,6 +202,7 @@ fn unit_seconds(unit: &str) -> Option<f64> {
         "m" => Some(60.0),
         "h" => Some(3_600.0),
         "d" => Some(86_400.0),
+        "w" => Some(7.0 * 86_400.0),
         _ => None,
     }
 }
@@ -228,6 +230,7 @@ mod tests {
             ("1h30m", 5_400_000_000_000),
             ("0s", 0),
             ("2d", 172_800_000_000_000),
+            ("2w", 1_209_600_000_000_000),
         ] {
             assert_eq!(parse_duration(text).map(|found| found.as_nanos()), Some(nanos), "{text}");
         }

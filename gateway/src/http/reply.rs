@@ -10,6 +10,7 @@ use trace_model::Certificate;
 
 use super::certificate_json::CertificateJson;
 use crate::error::GatewayError;
+use crate::room::NoRoom;
 
 /// The line that says how complete an answer is: `complete: 3 of 3 regions`.
 pub const COMPLETENESS_HEADER: HeaderName = HeaderName::from_static("farspan-completeness");
@@ -96,7 +97,7 @@ impl From<GatewayError> for ApiError {
         let message = error.to_string();
         match error {
             GatewayError::OutOfLimits { .. } | GatewayError::Cursor => Self::bad_request(message),
-            GatewayError::MissBudget => {
+            GatewayError::MissBudget | GatewayError::NoRoom(_) => {
                 Self::refused(StatusCode::SERVICE_UNAVAILABLE, &message, RETRY_AFTER_SECONDS)
             }
             GatewayError::Index(cause) => {
@@ -110,6 +111,12 @@ impl From<GatewayError> for ApiError {
                 Self { certificate: Some(certificate), ..error }
             }
         }
+    }
+}
+
+impl From<NoRoom> for ApiError {
+    fn from(error: NoRoom) -> Self {
+        GatewayError::from(error).into()
     }
 }
 
@@ -229,6 +236,7 @@ mod tests {
         let index = GatewayError::Index(IndexError::Unavailable("10.0.0.1".to_owned()));
         for (error, status, retries) in [
             (GatewayError::MissBudget, 503, true),
+            (GatewayError::NoRoom(NoRoom), 503, true),
             (index, 503, true),
             (unproven, 503, true),
             (GatewayError::Cursor, 400, false),

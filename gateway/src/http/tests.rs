@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use crate::config::GatewayConfig;
 use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, gateway_with, id, level};
+use crate::room::AnswerRoom;
 
 struct Site {
     cells: Vec<Arc<FakeCell>>,
@@ -217,6 +218,15 @@ async fn every_parameter_is_refused_by_name_when_it_cannot_be_read() {
         ("/api/farspan/v1/summaries?limit=0", "limit"),
         ("/api/farspan/v1/summaries?onlyErrors=1", "onlyErrors"),
         ("/api/farspan/v1/operations", "service"),
+        ("/api/farspan/v1/red?step=90s", "step"),
+        ("/api/farspan/v1/red?step=0s", "step"),
+        ("/api/farspan/v1/red?byOperation=true", "byOperation"),
+        ("/api/farspan/v1/red?byOperation=yes", "byOperation"),
+        ("/api/farspan/v1/red?start=1&end=9000000000", "minutes"),
+        ("/api/farspan/v1/edges?start=5&end=5", "start"),
+        ("/api/farspan/v1/edges/traces?callee=cart", "caller"),
+        ("/api/farspan/v1/edges/traces?caller=web", "callee"),
+        ("/api/farspan/v1/edges/traces?caller=a&callee=b&limit=0", "limit"),
     ] {
         let (status, body) = site.json(path).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
@@ -327,4 +337,91 @@ async fn the_page_runs_nothing_and_lists_the_endpoints() {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     let page = String::from_utf8(bytes.to_vec()).unwrap();
     assert!(page.contains("/api/farspan/v1/regions") && !page.contains("<script"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_takes_room_until_its_reader_has_it() {
+    let room = AnswerRoom::new(8 << 20);
+    let own = room.clone();
+    let site = site_with(move |config| config.answer_room = own);
+    let path = format!("/api/farspan/v1/traces/{TRACE}");
+    let response = site.ask(&path).await;
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(room.used(), bytes.len() as u64);
+    drop(bytes);
+    assert_eq!(room.used(), 0);
+    // A reader that does not read holds others up, and is not answered beyond the room.
+    let unread = site.ask(&path).await;
+    let rest = room.take(room.bytes_max() - room.used() - 100).unwrap();
+    let refused = site.ask(&path).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    drop((unread, rest, refused));
+    assert_eq!(room.used(), 0);
+    assert_eq!(site.ask(&path).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn red_edges_and_traces_of_a_call_are_json_with_a_certificate() {
+    let site = site();
+    let mut durations = proto::DurationSketch::default();
+    (1..=100_u64).for_each(|millis| durations.add(millis * 1_000_000));
+    let sketch = || Some(v1::Sketch { ddsketch: durations.to_bytes().into() });
+    let minute = NOW.0 - NOW.0 % 60_000_000_000;
+    for cell in &site.cells {
+        *cell.red.lock().unwrap() = vec![v1::RedPoint {
+            service: "web".to_owned(),
+            operation: "GET /".to_owned(),
+            kind: 2,
+            status: 2,
+            minute_unix_nano: minute,
+            seen: 100,
+            estimated: 250.0,
+            durations: sketch(),
+            exemplar_trace_id: proto::convert::query::id_bytes(id(5)),
+        }];
+        *cell.edges.lock().unwrap() = vec![v1::Edge {
+            caller: "web".to_owned(),
+            callee: "cart".to_owned(),
+            calls: 100,
+            errors: 7,
+            calls_estimated: 250.0,
+            durations: sketch(),
+        }];
+        *cell.edge_traces.lock().unwrap() = vec![id(5)];
+    }
+    let (status, body) =
+        site.json("/api/farspan/v1/red?service=web&byOperation=true&step=1m").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let series = &body["series"][0];
+    assert_eq!((&series["service"], &series["operation"]), (&json!("web"), &json!("GET /")));
+    assert_eq!((&series["kind"], &series["status"]), (&json!("server"), &json!("error")));
+    let point = &series["points"][0];
+    assert_eq!(point["startUnixNano"], minute.to_string());
+    assert_eq!((&point["spans"], &point["spansEstimated"]), (&json!(200), &json!(500.0)));
+    assert_eq!(point["exemplarTraceId"], TRACE);
+    let p99: f64 = point["durations"]["p99Nanos"].as_str().unwrap().parse().unwrap();
+    assert!((p99 / 99e6 - 1.0).abs() < 0.02, "{p99}");
+    assert_eq!(body["completeness"]["verdict"], "complete");
+    assert_eq!(body["stepSeconds"], 60);
+
+    let (_, body) = site.json("/api/farspan/v1/edges").await;
+    let edge = &body["edges"][0];
+    assert_eq!((&edge["calls"], &edge["errors"]), (&json!(200), &json!(14)));
+    assert!(edge["durations"]["p50Nanos"].is_string());
+
+    let path = "/api/farspan/v1/edges/traces?caller=web&callee=cart&onlyErrors=true";
+    let (status, body) = site.json(path).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let found = &body["traces"][0];
+    assert_eq!((&found["traceId"], &found["countedBy"]), (&json!(TRACE), &json!(["eu", "us"])));
+    assert_eq!(found["summary"]["regions"], json!(["eu", "us"]));
+
+    site.cells[1].behave(Manner::Unreachable);
+    for path in ["/api/farspan/v1/red", "/api/farspan/v1/edges", path] {
+        let response = site.ask(path).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let line = response.headers()["farspan-completeness"].to_str().unwrap();
+        assert_eq!(line, "partial: 1 of 2 regions; missing us (unavailable)", "{path}");
+    }
 }

@@ -4,6 +4,7 @@ use service_kit::ManualClock;
 use trace_model::{Certificate, TraceSpans, UnixNanos};
 
 use super::*;
+use crate::room::Held;
 
 fn key() -> RoundKey {
     (TenantId::default(), TraceId::from_bytes([1; 16]).unwrap())
@@ -16,7 +17,11 @@ fn patience(millis: u64) -> Patience {
 async fn work(millis: u64, count: Arc<AtomicUsize>) -> TraceAnswer {
     count.fetch_add(1, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(millis)).await;
-    TraceAnswer { spans: TraceSpans::new(key().1), certificate: Certificate::default() }
+    TraceAnswer {
+        spans: TraceSpans::new(key().1),
+        certificate: Certificate::default(),
+        held: Held::default(),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,46 +1,10 @@
 //! The port to the metadata index: the replica of the gateway's own region.
 
 use std::fmt;
-use std::sync::Arc;
 
 use async_trait::async_trait;
-use trace_model::location::Cursor;
-use trace_model::{Region, TenantId, TimeRange, TraceEntry, TraceId, UnixNanos, Watermark};
-
-/// A day: how far ahead a start may lie and still be believed (see `trace_model::time`).
-const CLOCK_MARGIN_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
-
-/// What the replica has of one region.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegionState {
-    /// The region.
-    pub region: Region,
-    /// How far into its origin log the replica is.
-    pub cursor: Option<Cursor>,
-    /// Up to when everything it acknowledged is in the replica; `None`: not known.
-    pub watermark: Option<Watermark>,
-    /// Milliseconds since it was last heard of.
-    pub silent_millis: u64,
-    /// Whether it is connected.
-    pub is_connected: bool,
-    /// Records received but not applied.
-    pub lag_records: u64,
-    /// Age of the newest record applied.
-    pub lag_millis: u64,
-}
-
-impl RegionState {
-    /// Whether the absence of a trace that began at `since` can be told from this replica, as of the
-    /// watermark. A hole that ended more than a day before that hides no part of it: no sender's
-    /// clock is believed further ahead. Where the beginning is not known, every hole may.
-    #[must_use]
-    pub fn proves_absence(&self, since: Option<UnixNanos>) -> bool {
-        let first = since.map(|since| since.minus(CLOCK_MARGIN_NANOS));
-        let is_over = |hole: &TimeRange| first.is_some_and(|first| hole.end <= first);
-        let is_clear = |watermark: &Watermark| watermark.holes.iter().all(is_over);
-        self.watermark.as_ref().is_some_and(is_clear)
-    }
-}
+use trace_model::location::{RegionState, SummaryQuery};
+use trace_model::{TenantId, TraceEntry, TraceId};
 
 /// What the index knows about the traces asked for.
 #[derive(Clone, Debug, Default)]
@@ -49,29 +13,6 @@ pub struct LookUp {
     pub entries: Vec<TraceEntry>,
     /// Every region that the replica knows of.
     pub regions: Vec<RegionState>,
-}
-
-/// Which summaries.
-#[derive(Clone, Debug)]
-pub struct SummaryQuery {
-    /// Whose data.
-    pub tenant: TenantId,
-    /// Starts of the traces.
-    pub range: TimeRange,
-    /// A service that takes part; `None`: any.
-    pub service: Option<Arc<str>>,
-    /// The root's service; `None`: any.
-    pub root_service: Option<Arc<str>>,
-    /// The root's operation; `None`: any.
-    pub root_operation: Option<Arc<str>>,
-    /// Least duration in nanoseconds.
-    pub min_duration_nanos: u64,
-    /// Greatest duration in nanoseconds; `None`: no limit.
-    pub max_duration_nanos: Option<u64>,
-    /// Traces with errors alone.
-    pub only_errors: bool,
-    /// Most traces.
-    pub limit: u32,
 }
 
 /// Traces from the index alone, newest first.

@@ -2,12 +2,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proto::convert::query::id_bytes;
+use proto::v1;
 use trace_model::query::Field;
 use trace_model::{Filter, RegionOutcome, Verdict};
 
 use super::*;
 use crate::config::Freshness;
-use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, context, gateway, id, level, region};
+use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, context, gateway, id, level, region, silent};
 
 fn found(trace: u8, seconds_ago: u64) -> v1::TraceMatch {
     v1::TraceMatch {
@@ -62,7 +63,8 @@ async fn matches_of_all_regions_come_newest_first_and_joined() {
     assert_eq!(order, [id(4), id(1), id(3), id(2)]);
     let joined = &page.matches[1];
     assert_eq!((joined.matched_spans, joined.regions.len()), (2, 2));
-    assert_eq!(page.certificate.to_string(), "complete: 3 of 3 regions");
+    let line = "complete: 3 of 3 regions; as of 2026-09-21T14:13:19.999Z";
+    assert_eq!(page.certificate.to_string(), line);
     assert_eq!(page.next, None);
     assert_eq!(page.range.end, NOW.plus(1));
     assert_eq!(page.range.start, NOW.minus(3_600_000_000_000));
@@ -134,7 +136,72 @@ async fn a_damaged_file_makes_a_search_partial() {
     cells[2].behave(Manner::Damaged);
     let page =
         gateway(&cells, &index).search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
-    assert_eq!(page.certificate.to_string(), "partial: 2 of 3 regions; missing ap (damaged)");
+    let line = page.certificate.to_string();
+    assert!(line.starts_with("partial: 2 of 3 regions; missing ap (damaged); as of"), "{line}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_whose_search_lies_behind_what_it_published_is_missing_and_says_by_how_much() {
+    let (cells, index) = cells([&[(1, 10)], &[(2, 20)], &[]]);
+    cells[1].behave(Manner::Behind);
+    let gateway = gateway(&cells, &index);
+    let page = gateway.search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
+    // What it found is given all the same.
+    assert_eq!(page.matches.len(), 2);
+    assert_eq!(
+        page.certificate.to_string(),
+        "partial: 2 of 3 regions; missing us (behind its promise by 3 records, \
+         as of 2026-09-21T14:11:50.000Z); as of 2026-09-21T14:13:19.999Z"
+    );
+    let report = &page.certificate.regions[&region("us")];
+    assert_eq!((report.outcome, report.records_behind()), (RegionOutcome::Answered, Some(3)));
+    assert_eq!(report.watermark, Some(NOW));
+    let whole = &page.certificate.regions[&region("eu")];
+    assert!(whole.promised.is_empty(), "kept promises are not listed");
+
+    // Where nothing was published, or the index does not answer, nothing was promised.
+    *index.states.lock().unwrap() = vec![level("eu"), silent("us"), level("ap")];
+    let page = gateway.search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
+    let line = "complete: 3 of 3 regions; as of 2026-09-21T14:11:50.000Z";
+    assert_eq!(page.certificate.to_string(), line);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_not_the_published_one_keeps_no_promise() {
+    let (cells, index) = cells([&[(1, 10)], &[(2, 20)], &[]]);
+    let mut states = vec![level("eu"), level("us"), level("ap")];
+    states[1].watermark.as_mut().unwrap().incarnation += 1;
+    *index.states.lock().unwrap() = states;
+    let page =
+        gateway(&cells, &index).search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
+    assert_eq!(page.certificate.verdict(), Verdict::Partial);
+    assert_eq!(page.certificate.regions[&region("us")].records_behind(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_retention_removed_from_the_searched_range_is_named_and_withheld() {
+    let (cells, index) = cells([&[(1, 10)], &[(2, 20)], &[]]);
+    cells[1].behave(Manner::Expiring);
+    let gateway = gateway(&cells, &index);
+    let page = gateway.search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
+    assert_eq!(page.certificate.regions[&region("us")].outcome, RegionOutcome::Expired);
+    let line = page.certificate.to_string();
+    assert!(line.starts_with("complete: 3 of 3 regions; withheld by us (expired)"), "{line}");
+    // A range that begins behind what was removed lacks nothing.
+    let range = Some(TimeRange { start: NOW.plus(1), end: NOW.plus(2) });
+    let later = SearchRequest { range, ..request(5, None) };
+    let page = gateway.search(&context(Freshness::Auto), &later).await.unwrap();
+    assert_eq!(page.certificate.regions[&region("us")].outcome, RegionOutcome::Answered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_index_each_regions_own_word_counts() {
+    let (cells, index) = cells([&[(1, 10)], &[(2, 20)], &[]]);
+    *index.is_down.lock().unwrap() = true;
+    let page =
+        gateway(&cells, &index).search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
+    assert_eq!(page.certificate.regions.len(), 3);
+    assert_eq!(page.certificate.as_of(), Some(NOW.minus(1_000_000)));
 }
 
 #[tokio::test(start_paused = true)]

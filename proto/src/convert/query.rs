@@ -206,6 +206,12 @@ pub fn region_outcome(outcome: v1::CellOutcome) -> Result<RegionOutcome, Invalid
     }
 }
 
+/// A time that may be absent: 0 stands for that.
+#[must_use]
+pub fn optional_time(unix_nano: u64) -> Option<UnixNanos> {
+    Some(UnixNanos(unix_nano)).filter(|time| time.0 > 0)
+}
+
 /// An id as it stands in messages.
 #[must_use]
 pub fn id_bytes(trace_id: TraceId) -> Bytes {

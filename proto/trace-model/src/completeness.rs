@@ -2,6 +2,7 @@
 //!
 //! An answer is complete or says what is missing; empty never stands for failed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -140,6 +141,9 @@ pub struct RegionReport {
     pub promised: Vec<Promise>,
     /// How far the region's stores and live tail reach.
     pub covered: Option<Coverage>,
+    /// Of a search, or an answer from the index: everything that the region's log appended at or
+    /// before this time was looked at. `None`: not said.
+    pub as_of: Option<UnixNanos>,
     /// Records that the region set aside as damaged or dead and that may belong to the trace.
     pub is_damaged: bool,
     /// Spans that it gave.
@@ -161,6 +165,7 @@ impl RegionReport {
             is_not_provable: false,
             promised: Vec::new(),
             covered: None,
+            as_of: None,
             is_damaged: false,
             spans: 0,
             elapsed_millis: 0,
@@ -171,13 +176,30 @@ impl RegionReport {
     /// the region's log no longer has is kept by what its store covered of it.
     #[must_use]
     pub fn kept_promises(&self) -> bool {
-        self.promised.iter().all(|promise| {
-            let Some(last) = promise.version.checked_sub(1) else { return true };
-            let position = LogPosition { partition: promise.writer.partition, offset: last };
-            self.covered
-                .as_ref()
-                .is_some_and(|covered| covered.covers(promise.writer.incarnation, position))
-        })
+        self.promised.iter().all(|promise| self.keeps(promise))
+    }
+
+    /// Whether the region delivered to this promised position.
+    #[must_use]
+    pub fn keeps(&self, promise: &Promise) -> bool {
+        let Some(last) = promise.version.checked_sub(1) else { return true };
+        let position = LogPosition { partition: promise.writer.partition, offset: last };
+        let covers = |covered: &Coverage| covered.covers(promise.writer.incarnation, position);
+        self.covered.as_ref().is_some_and(covers)
+    }
+
+    /// Records of the region's log between what it delivered and what was promised of the whole
+    /// log. `None` where it knows nothing of the log of which something was promised.
+    #[must_use]
+    pub fn records_behind(&self) -> Option<u64> {
+        let missing = self.promised.iter().filter(|promise| !self.keeps(promise)).map(|promise| {
+            let (covered, writer) = (self.covered.as_ref()?, &promise.writer);
+            let own = covered.next_in(writer.incarnation, writer.partition);
+            let is_known = covered.incarnation == writer.incarnation
+                || covered.earlier.contains_key(&writer.incarnation);
+            is_known.then(|| promise.version.saturating_sub(own))
+        });
+        missing.sum()
     }
 
     /// Whether nothing of this region is missing but what it withholds.
@@ -203,6 +225,17 @@ impl RegionReport {
     pub fn with_expiry(self, until: Option<UnixNanos>) -> Self {
         let Some(until) = until else { return self };
         let is_touched = self.promised.iter().any(|promise| promise.may_have_expired(until));
+        self.expired_if(is_touched)
+    }
+
+    /// The same of a search over a time range: spans that were placed at or behind its start and
+    /// appended until then may be gone.
+    #[must_use]
+    pub fn with_expiry_since(self, until: Option<UnixNanos>, start: UnixNanos) -> Self {
+        self.expired_if(until.is_some_and(|until| start <= until))
+    }
+
+    fn expired_if(self, is_touched: bool) -> Self {
         if self.outcome != RegionOutcome::Answered || !self.is_whole() || !is_touched {
             return self;
         }
@@ -217,11 +250,14 @@ impl RegionReport {
         if rank(&other) > rank(&self) { other } else { self }
     }
 
-    /// Joins evidence of the same region on different questions (pages, slices): the worse counts.
+    /// Joins evidence of the same region on different questions (pages, slices): the worse counts,
+    /// and the earlier time up to which everything was looked at.
     #[must_use]
     pub fn worse(self, other: Self) -> Self {
         let rank = |report: &Self| (report.is_whole(), report.outcome.rank());
-        if rank(&other) < rank(&self) { other } else { self }
+        let as_of = [self.as_of, other.as_of].into_iter().flatten().min();
+        let worse = if rank(&other) < rank(&self) { other } else { self };
+        Self { as_of, ..worse }
     }
 }
 
@@ -281,6 +317,20 @@ impl Certificate {
         self.regions.values().filter(|report| report.outcome.is_withheld())
     }
 
+    /// Up to when nothing is missing that was appended: the earliest time that a whole region says.
+    /// `None` where none of them says any.
+    #[must_use]
+    pub fn as_of(&self) -> Option<UnixNanos> {
+        let whole = self.regions.values().filter(|report| report.is_whole());
+        whole.filter_map(|report| report.as_of).min()
+    }
+
+    /// Whether a region said anything at all.
+    #[must_use]
+    pub fn has_answer(&self) -> bool {
+        self.regions.values().any(|report| !report.outcome.is_failed())
+    }
+
     /// Whether a region that may hold a part did not answer: then nothing found is no proof.
     #[must_use]
     pub fn has_failed_region(&self) -> bool {
@@ -289,7 +339,8 @@ impl Certificate {
 }
 
 /// The line that people read: `complete: 3 of 3 regions`, or
-/// `partial: 2 of 3 regions; missing ap-southeast-1 (timed_out)`.
+/// `partial: 2 of 3 regions; missing ap-southeast-1 (timed_out)`; of searches with
+/// `; as of 2026-11-21T12:00:00.250Z` behind it.
 impl fmt::Display for Certificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.regions.len();
@@ -307,23 +358,37 @@ impl fmt::Display for Certificate {
                 write!(formatter, "{lead}{} ({})", report.region, report.short_reason())?;
             }
         }
-        Ok(())
+        match self.as_of() {
+            Some(as_of) => write!(formatter, "; as of {as_of}"),
+            None => Ok(()),
+        }
     }
 }
 
 impl RegionReport {
-    fn short_reason(&self) -> &'static str {
+    fn short_reason(&self) -> Cow<'static, str> {
         let is_answered = self.outcome == RegionOutcome::Answered;
         if is_answered && self.is_damaged {
-            return "damaged";
+            return "damaged".into();
         }
         if is_answered && !self.kept_promises() {
-            return "behind its promise";
+            return self.how_far_behind();
         }
         if self.outcome == RegionOutcome::Pruned && self.has_hole {
-            return "not provable: a hole in its watermark";
+            return "not provable: a hole in its watermark".into();
         }
-        self.outcome.word()
+        self.outcome.word().into()
+    }
+
+    /// Records can be counted where the promise was about the whole log and not about one trace.
+    fn how_far_behind(&self) -> Cow<'static, str> {
+        match (self.as_of, self.records_behind()) {
+            (Some(as_of), Some(records)) => {
+                format!("behind its promise by {records} records, as of {as_of}").into()
+            }
+            (Some(as_of), None) => format!("behind its promise, as of {as_of}").into(),
+            (None, _) => "behind its promise".into(),
+        }
     }
 }
 
@@ -364,6 +429,66 @@ mod tests {
             certificate.to_string(),
             "partial: 2 of 3 regions; missing ap (behind its promise)"
         );
+    }
+
+    const NOON: UnixNanos = UnixNanos(1_795_262_400_000_000_000);
+
+    fn searched(name: &str, promised: u64, covered: u64, seconds_ago: u64) -> RegionReport {
+        let as_of = Some(NOON.minus(seconds_ago * 1_000_000_000));
+        RegionReport { as_of, ..answered(name, promised, covered) }
+    }
+
+    #[test]
+    fn a_search_is_complete_as_of_its_earliest_region_and_says_how_far_one_is_behind() {
+        let mut certificate = Certificate::default();
+        certificate.add(searched("eu", 10, 12, 0));
+        certificate.add(searched("us", 10, 10, 2));
+        let line = "complete: 2 of 2 regions; as of 2026-11-21T11:59:58.000Z";
+        assert_eq!(certificate.to_string(), line);
+        certificate.add(searched("ap", 10, 3, 600));
+        assert_eq!(
+            certificate.to_string(),
+            "partial: 2 of 3 regions; missing ap (behind its promise by 7 records, \
+             as of 2026-11-21T11:50:00.000Z); as of 2026-11-21T11:59:58.000Z"
+        );
+    }
+
+    #[test]
+    fn how_far_behind_is_not_counted_in_another_log() {
+        let mut report = searched("eu", 10, 12, 1);
+        assert_eq!(report.records_behind(), Some(0));
+        report.covered = Some(Coverage { incarnation: 4, ..report.covered.unwrap_or_default() });
+        assert_eq!(report.records_behind(), None);
+        assert_eq!(report.short_reason(), "behind its promise, as of 2026-11-21T11:59:59.000Z");
+    }
+
+    #[test]
+    fn questions_of_one_answer_reach_as_far_as_the_earliest_of_them() {
+        let by_id = RegionReport::new(region("eu"), RegionOutcome::Pruned);
+        for joined in
+            [searched("eu", 1, 1, 5).worse(by_id.clone()), by_id.worse(searched("eu", 1, 1, 5))]
+        {
+            assert_eq!(joined.outcome, RegionOutcome::Pruned);
+            assert_eq!(joined.as_of, Some(NOON.minus(5_000_000_000)));
+        }
+        let earlier = searched("eu", 1, 1, 5).worse(searched("eu", 1, 1, 9));
+        assert_eq!(earlier.as_of, Some(NOON.minus(9_000_000_000)));
+    }
+
+    #[test]
+    fn a_search_that_begins_before_what_retention_removed_is_named() {
+        for (until, start, outcome) in [
+            (None, 5, RegionOutcome::Answered),
+            (Some(4), 5, RegionOutcome::Answered),
+            (Some(5), 5, RegionOutcome::Expired),
+            (Some(9), 5, RegionOutcome::Expired),
+        ] {
+            let report = searched("eu", 1, 1, 0);
+            let report = report.with_expiry_since(until.map(UnixNanos), UnixNanos(start));
+            assert_eq!(report.outcome, outcome, "{until:?}");
+        }
+        let behind = searched("eu", 2, 1, 0).with_expiry_since(Some(UnixNanos(9)), UnixNanos(5));
+        assert!(!behind.is_whole());
     }
 
     #[test]

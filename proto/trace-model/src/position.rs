@@ -65,6 +65,15 @@ impl Coverage {
         position.offset < self.next_in(incarnation, position.partition)
     }
 
+    /// Whether everything that the other covers of its present incarnation is covered here.
+    #[must_use]
+    pub fn reaches(&self, other: &Self) -> bool {
+        let reached = |(partition, next): (&u32, &u64)| {
+            *next <= self.next_in(other.incarnation, *partition)
+        };
+        other.next.iter().all(reached)
+    }
+
     /// Extends one partition's cover of the incarnation; never shrinks it.
     pub fn extend(&mut self, partition: u32, next: u64) {
         let slot = self.next.entry(partition).or_insert(0);
@@ -166,5 +175,26 @@ mod tests {
             ascending.earlier.keys().copied().collect::<Vec<_>>(),
             [4, 5, 6, 7, 8, 9, 10, 11]
         );
+    }
+
+    #[test]
+    fn coverage_reaches_another_of_its_log_that_lies_nowhere_ahead() {
+        let cover = |incarnation, next: &[(u32, u64)]| Coverage {
+            incarnation,
+            next: next.iter().copied().collect(),
+            ..Coverage::default()
+        };
+        let own = cover(7, &[(0, 10), (1, 3)]);
+        for (other, is_reached) in [
+            (cover(7, &[(0, 10), (1, 3)]), true),
+            (cover(7, &[(0, 2)]), true),
+            (cover(7, &[(0, 11)]), false),
+            (cover(7, &[(2, 1)]), false),
+            (cover(7, &[(2, 0)]), true),
+            (cover(8, &[(0, 1)]), false),
+            (cover(8, &[(0, 0)]), true),
+        ] {
+            assert_eq!(own.reaches(&other), is_reached, "{other:?}");
+        }
     }
 }

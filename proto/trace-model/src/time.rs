@@ -1,6 +1,8 @@
 //! Times of spans: unsigned nanoseconds since the Unix epoch, as OTLP sends them, with arithmetic
 //! that cannot wrap.
 
+use std::fmt;
+
 /// Nanoseconds since the Unix epoch (OTLP `fixed64 *_time_unix_nano`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixNanos(pub u64);
@@ -52,9 +54,40 @@ impl UnixNanos {
     }
 }
 
+/// RFC 3339 in UTC, to the millisecond: `2026-11-21T12:00:00.250Z`.
+impl fmt::Display for UnixNanos {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.millis();
+        let (days, in_day) = (millis / 86_400_000, millis % 86_400_000);
+        let (year, month, day) = civil_date(days);
+        let (hour, minute) = (in_day / 3_600_000, in_day / 60_000 % 60);
+        let (second, milli) = (in_day / 1_000 % 60, in_day % 1_000);
+        write!(formatter, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:")?;
+        write!(formatter, "{second:02}.{milli:03}Z")
+    }
+}
+
+/// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar. Years are
+/// counted from March, so that the leap day is a year's last.
+#[expect(clippy::arithmetic_side_effects, reason = "64 bits of nanoseconds are few days")]
+const fn civil_date(days: u64) -> (u64, u64, u64) {
+    // Days from 0000-03-01 to 1970-01-01, and in 400, 100, 4 years and one.
+    const EPOCH: u64 = 719_468;
+    const ERA: u64 = 146_097;
+    let (era, in_era) = ((days + EPOCH) / ERA, (days + EPOCH) % ERA);
+    let leaps = in_era / 1_460 + in_era / 146_096;
+    let year_of_era = (in_era - leaps + in_era / 36_524) / 365;
+    let in_year = in_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // March is 0; months of 153 days in five.
+    let month = (5 * in_year + 2) / 153;
+    let day = in_year - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year_of_era;
+    if month < 10 { (year, month + 3, day) } else { (year + 1, month - 9, day) }
+}
+
 /// Where time comes from: taken by argument everywhere, so that tests own it. Implementations live
 /// in `service-kit` (the system's clock) and in tests.
-pub trait Clock: Send + Sync + std::fmt::Debug {
+pub trait Clock: Send + Sync + fmt::Debug {
     /// The wall clock. It may jump either way.
     fn now(&self) -> UnixNanos;
 
@@ -118,6 +151,22 @@ pub fn place(start: UnixNanos, end: UnixNanos, received: UnixNanos) -> Placement
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_shown_as_a_date_in_utc() {
+        for (nanos, shown) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000_000_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_000_000_000, "2000-03-01T00:00:00.000Z"),
+            (1_709_251_199_999_999_999, "2024-02-29T23:59:59.999Z"),
+            (1_790_000_000_250_000_000, "2026-09-21T14:13:20.250Z"),
+            (4_107_542_399_000_000_000, "2100-02-28T23:59:59.000Z"),
+            (4_107_542_400_000_000_000, "2100-03-01T00:00:00.000Z"),
+            (u64::MAX, "2554-07-21T23:34:33.709Z"),
+        ] {
+            assert_eq!(UnixNanos(nanos).to_string(), shown);
+        }
+    }
 
     const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 

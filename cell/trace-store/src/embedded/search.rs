@@ -40,7 +40,8 @@ pub(crate) fn search(
     query: &SearchQuery,
     go_on: GoOn<'_>,
 ) -> Result<SearchAnswer, StoreError> {
-    let (waiting, segments, covered, erased, is_damaged) = {
+    // All of one view: segments that retention took out are within its `expired_until`.
+    let (waiting, segments, covered, erased, is_damaged, expired_until) = {
         let view = state.view();
         let waiting = view.sealing.iter().chain([&view.pending.batches]).cloned().collect();
         (
@@ -49,6 +50,7 @@ pub(crate) fn search(
             view.accepted.clone(),
             Arc::clone(&view.erased),
             !view.damaged.is_empty(),
+            view.expired_until,
         )
     };
     let mut search = Search {
@@ -72,6 +74,7 @@ pub(crate) fn search(
         stats: search.stats,
         covered,
         is_damaged: search.is_damaged,
+        expired_until,
     })
 }
 

@@ -182,7 +182,7 @@ impl TraceSearch for MemoryStore {
         matches.truncate(query.limit);
         let stats = SearchStats { spans_scanned, ..SearchStats::default() };
         let covered = state.covered.clone();
-        Ok(SearchAnswer { matches, stats, covered, is_damaged: false })
+        Ok(SearchAnswer { matches, stats, covered, is_damaged: false, expired_until: None })
     }
 }
 

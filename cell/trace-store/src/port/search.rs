@@ -21,6 +21,9 @@ pub struct SearchAnswer {
     pub covered: Coverage,
     /// A file that may hold a match could not be read.
     pub is_damaged: bool,
+    /// Retention has removed spans: those that the log appended at or before this time may be gone,
+    /// though `covered` reaches over them. `None`: it has removed nothing yet.
+    pub expired_until: Option<UnixNanos>,
 }
 
 /// Fills the search index, for the group search-indexer.

@@ -102,6 +102,8 @@ async fn retention_counts_from_arrival_and_takes_whole_segments() {
     let store = open(config.clone(), &clock);
     let fresh = store.read_trace(&TenantId::default(), trace_id(1)).await.unwrap();
     assert_eq!(fresh.expired_until, None);
+    let fresh = store.search(&query(Filter::All)).await.unwrap();
+    assert_eq!(fresh.expired_until, None);
     let mut log = Log::new();
     for round in 0..3 {
         log.append_time = NOW.plus(round * 1_800_000_000_000);
@@ -115,6 +117,8 @@ async fn retention_counts_from_arrival_and_takes_whole_segments() {
     let gone = store.read_trace(&tenant, trace_id(1)).await.unwrap();
     assert!(gone.spans.is_empty());
     assert_eq!(gone.expired_until, Some(NOW));
+    let searched = store.search(&query(Filter::All)).await.unwrap();
+    assert_eq!((searched.expired_until, searched.covered.next.get(&0)), (Some(NOW), Some(&30)));
     assert_eq!(store.read_trace(&tenant, trace_id(11)).await.unwrap().spans.len(), 2);
     drop(store);
     let config = EmbeddedStoreConfig { bytes_max: 1, ..config };

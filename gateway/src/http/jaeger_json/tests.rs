@@ -6,6 +6,7 @@ use trace_model::{Certificate, RegionOutcome, RegionReport, TraceSpans};
 
 use super::*;
 use crate::fakes::{id, region, resource, stored};
+use crate::room::Held;
 
 fn attribute(key: &str, value: common::any_value::Value) -> common::KeyValue {
     let value = Some(common::AnyValue { value: Some(value) });
@@ -17,7 +18,7 @@ fn answer(span: &otlp::Span, report: RegionReport) -> TraceAnswer {
     spans.insert(stored(span, &resource("shop/web"), &region("eu")));
     let mut certificate = Certificate::default();
     certificate.add(report);
-    TraceAnswer { spans, certificate }
+    TraceAnswer { spans, certificate, held: Held::default() }
 }
 
 fn full_span() -> otlp::Span {

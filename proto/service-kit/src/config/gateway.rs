@@ -44,20 +44,22 @@ pub struct GatewayConfig {
 /// Limits of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryConfig {
-    /// Until a region's first span.
+    /// Until a region's first span, where a request does not say.
     pub deadline: Duration,
-    /// The longest total that a request may ask for with `timeout`.
+    /// Until the whole answer, where a request does not say.
+    pub timeout: Duration,
+    /// The longest `timeout` that a request may ask for.
     pub timeout_max: Duration,
     /// Slowest progress of a region once it has begun, in bytes a second.
     pub progress_bytes_min: u64,
     /// The range of a search that names none: so far back from now.
     pub lookback: Duration,
-    /// Traces of a search that names no limit.
+    /// Traces of a search of our own API that names no limit.
     pub limit: u32,
     /// Most traces of a search.
     pub limit_max: u32,
-    /// Memory for cached answers, in bytes; 0 caches nothing.
-    pub cache_bytes: u64,
+    /// Memory for answers, in bytes, over all questions at once.
+    pub answer_bytes_max: u64,
 }
 
 /// A limit by address.
@@ -126,9 +128,13 @@ fn read_query(root: &mut Section<'_>) -> QueryConfig {
     let millis = Duration::from_millis;
     let seconds = Duration::from_secs;
     let deadline = section.within("deadline", seconds(2), millis(10)..=seconds(300));
-    let timeout_max = section.within("timeout_max", seconds(30), millis(10)..=seconds(600));
-    if deadline > timeout_max {
-        section.refuse("deadline", "is longer than `query.timeout_max`");
+    let timeout = section.within("timeout", seconds(30), millis(10)..=seconds(600));
+    let timeout_max = section.within("timeout_max", seconds(120), millis(10)..=seconds(600));
+    if deadline > timeout {
+        section.refuse("deadline", "is longer than `query.timeout`");
+    }
+    if timeout > timeout_max {
+        section.refuse("timeout", "is longer than `query.timeout_max`");
     }
     let limit = section.within("limit", 20, 1..=10_000);
     let limit_max = section.within("limit_max", 1_500, 1..=10_000);
@@ -136,15 +142,17 @@ fn read_query(root: &mut Section<'_>) -> QueryConfig {
         section.refuse("limit", "is larger than `query.limit_max`");
     }
     let progress = section.within("progress_min", Bytes(64 << 10), Bytes(1)..=Bytes(1 << 30));
+    let answers = section.within("answer_memory", Bytes(1 << 30), Bytes(16 << 20)..=Bytes(1 << 40));
     let minute = seconds(60);
     let query = QueryConfig {
         deadline,
+        timeout,
         timeout_max,
         progress_bytes_min: progress.0,
         lookback: section.within("lookback", minute * 60, minute..=minute * 60 * 24 * 365),
         limit,
         limit_max,
-        cache_bytes: section.within("cache", Bytes(64 << 20), Bytes(0)..=Bytes(1 << 40)).0,
+        answer_bytes_max: answers.0,
     };
     section.finish();
     query

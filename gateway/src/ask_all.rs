@@ -1,0 +1,155 @@
+//! Asking every reachable region the same at once: parts of those that answered, and a report of
+//! each, those among them that the index knows and this gateway does not reach.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use proto::convert::query::region_outcome;
+use proto::v1;
+use trace_model::location::RegionState;
+use trace_model::{Certificate, Region, RegionOutcome, RegionReport};
+
+use crate::config::QueryContext;
+use crate::error::GatewayError;
+use crate::gateway::Gateway;
+use crate::port::{CellError, IndexError};
+use crate::region_read::SharedClient;
+use crate::room::Held;
+
+/// How much more memory a message takes than its bytes on the wire, about.
+pub(crate) const DECODED_FACTOR: u64 = 2;
+/// The same of sketches, whose bins lie packed on the wire.
+pub(crate) const SKETCH_FACTOR: u64 = 8;
+
+/// A checked part of an answer, from one region.
+pub(crate) struct Part<T> {
+    pub(crate) outcome: RegionOutcome,
+    pub(crate) items: Vec<T>,
+    /// About how much memory it takes.
+    pub(crate) bytes: u64,
+}
+
+/// What all regions gave.
+pub(crate) struct Gathered<T> {
+    pub(crate) parts: Vec<(Region, Vec<T>)>,
+    pub(crate) certificate: Certificate,
+    pub(crate) held: Held,
+}
+
+impl<T> Gathered<T> {
+    /// What was gathered, whoever gave it.
+    pub(crate) fn take_items(&mut self) -> impl Iterator<Item = T> + use<T> {
+        std::mem::take(&mut self.parts).into_iter().flat_map(|(_, items)| items)
+    }
+
+    /// Nothing found is never a stand-in for regions that failed.
+    pub(crate) fn found_or_unproven(&self, is_empty: bool) -> Result<(), GatewayError> {
+        if is_empty && self.certificate.has_failed_region() {
+            return Err(GatewayError::Unproven(Box::new(self.certificate.clone())));
+        }
+        Ok(())
+    }
+}
+
+impl Gateway {
+    /// Asks every reachable region the same.
+    pub(crate) async fn ask_all<T, F>(
+        &self,
+        context: &QueryContext,
+        ask: impl Fn(SharedClient) -> F,
+    ) -> Result<Gathered<T>, GatewayError>
+    where
+        F: Future<Output = Result<Part<T>, CellError>>,
+    {
+        let time = context.patience.first_frame;
+        let mut share = self.admit(self.reader.clients.len())?;
+        let admitted = share.bytes();
+        let mut running = FuturesUnordered::new();
+        for (region, client) in self.reader.clients.iter() {
+            let asked = ask(Arc::clone(client));
+            running.push(async move { (region, in_time(time, asked).await) });
+        }
+        let (mut parts, mut certificate) = (Vec::new(), Certificate::default());
+        while let Some((region, answer)) = running.next().await {
+            let kept = answer
+                .and_then(|part| share.grow(part.bytes).map(|()| part).map_err(CellError::from));
+            match kept {
+                Ok(part) => {
+                    certificate.add(RegionReport::new(region.clone(), part.outcome));
+                    parts.push((region.clone(), part.items));
+                }
+                Err(error) => certificate.add(RegionReport {
+                    reason: Some(error.to_string()),
+                    ..RegionReport::new(region.clone(), error.outcome())
+                }),
+            }
+        }
+        share.shrink(admitted);
+        // In the order of regions, not of their answers.
+        parts.sort_by(|(one, _), (other, _)| one.cmp(other));
+        self.add_unreachable(self.index_states(context).await, &mut certificate);
+        Ok(Gathered { parts, certificate, held: Held::from(share) })
+    }
+
+    /// What the index has of every region. Nothing where it does not answer: then it names and
+    /// promises nothing, and the cells' own words count.
+    pub(crate) async fn index_states(&self, context: &QueryContext) -> Vec<RegionState> {
+        let asked = self.index.regions();
+        let answer = tokio::time::timeout(context.patience.first_frame, asked).await;
+        let late = || IndexError::Unavailable("it did not answer in time".to_owned());
+        match answer.unwrap_or_else(|_| Err(late())) {
+            Ok(known) => known.regions,
+            Err(error) => {
+                tracing::warn!(%error, "the cells' own words count without the index");
+                self.metrics.index_failures.inc();
+                Vec::new()
+            }
+        }
+    }
+
+    /// Names the regions that the index knows and this gateway is not configured to reach.
+    pub(crate) fn add_unreachable(&self, states: Vec<RegionState>, certificate: &mut Certificate) {
+        for state in states {
+            if !self.footing.reachable.contains(&state.region) {
+                certificate.add(RegionReport {
+                    reason: Some("not configured in this gateway".to_owned()),
+                    ..RegionReport::new(state.region, RegionOutcome::Unavailable)
+                });
+            }
+        }
+    }
+}
+
+/// An answer within its time.
+pub(crate) async fn in_time<T>(
+    time: Duration,
+    asked: impl Future<Output = Result<T, CellError>>,
+) -> Result<T, CellError> {
+    let late = || CellError::TimedOut("no answer in time".to_owned());
+    tokio::time::timeout(time, asked).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// The outcome of an answer under the region's own name.
+pub(crate) fn check(
+    region: &Region,
+    name: &str,
+    outcome: v1::CellOutcome,
+) -> Result<RegionOutcome, CellError> {
+    check_name(region, name)?;
+    region_outcome(outcome).map_err(|error| CellError::Invalid(error.to_string()))
+}
+
+/// Whether a region answers under its own name.
+pub(crate) fn check_name(region: &Region, name: &str) -> Result<(), CellError> {
+    if name == region.as_str() {
+        return Ok(());
+    }
+    Err(CellError::Invalid("it answered under another region's name".to_owned()))
+}
+
+/// About how much memory a message takes.
+pub(crate) fn decoded_bytes(message: &impl prost::Message, factor: u64) -> u64 {
+    (message.encoded_len() as u64).saturating_mul(factor)
+}
