@@ -7,6 +7,8 @@
 //! looks like a correct one.
 #![warn(missing_docs)]
 
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
 pub mod disk;
@@ -20,6 +22,8 @@ mod metrics;
 pub mod port;
 mod questions;
 
+#[cfg(feature = "cassandra")]
+pub use cassandra::{CassandraConfig, CassandraStore};
 #[cfg(feature = "clickhouse")]
 pub use clickhouse::{ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers};
 #[cfg(feature = "elasticsearch")]
@@ -28,6 +32,8 @@ pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;
 pub use memory_metrics::MemoryMetricsStore;
+#[cfg(feature = "cassandra")]
+pub use metrics::CassandraMetrics;
 #[cfg(feature = "clickhouse")]
 pub use metrics::ClickhouseSpansMetrics;
 #[cfg(feature = "elasticsearch")]

@@ -1,7 +1,12 @@
 //! The metrics of the stores. Names and labels live here and nowhere else.
 
+#[cfg(feature = "cassandra")]
+mod cassandra;
+
 use std::sync::atomic::AtomicU64;
 
+#[cfg(feature = "cassandra")]
+pub use cassandra::CassandraMetrics;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};

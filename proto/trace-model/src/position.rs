@@ -68,9 +68,8 @@ impl Coverage {
     /// Whether everything that the other covers of its present incarnation is covered here.
     #[must_use]
     pub fn reaches(&self, other: &Self) -> bool {
-        let reached = |(partition, next): (&u32, &u64)| {
-            *next <= self.next_in(other.incarnation, *partition)
-        };
+        let reached =
+            |(partition, next): (&u32, &u64)| *next <= self.next_in(other.incarnation, *partition);
         other.next.iter().all(reached)
     }
 

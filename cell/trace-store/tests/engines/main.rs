@@ -11,6 +11,7 @@
 )]
 
 mod assembled;
+mod cassandra;
 mod clickhouse;
 #[path = "../conformance/differential.rs"]
 mod differential;
@@ -24,3 +25,5 @@ mod harness;
 mod metrics;
 #[path = "../conformance/suite.rs"]
 mod suite;
+#[path = "../conformance/workload.rs"]
+mod workload;

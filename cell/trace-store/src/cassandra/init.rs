@@ -1,0 +1,272 @@
+//! Creates the schema, checks it, refuses a newer one.
+
+use std::collections::BTreeMap;
+
+use prometheus_client::metrics::counter::Counter;
+use scylla::client::session::Session;
+use scylla::deserialize::row::DeserializeRow;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+
+use super::config::CassandraConfig;
+use super::fault::{self, Disconnected};
+use super::schema::{Dialect, GC_GRACE_SECONDS, SCHEMA_VERSION, TABLES, Table, create_keyspace};
+use super::session;
+use crate::port::StoreError;
+
+/// What a version of the schema is kept under.
+const COMPONENT: &str = "trace-store";
+
+async fn open(config: &CassandraConfig) -> Result<Session, StoreError> {
+    session::open(config, &Counter::default()).await.map_err(Disconnected::into_error)
+}
+
+/// See [`super::CassandraStore::init`].
+pub(super) async fn init(config: &CassandraConfig) -> Result<(), StoreError> {
+    let session = Box::pin(open(config)).await?;
+    let keyspace = &config.keyspace;
+    run(&session, create_keyspace(config)?).await?;
+    let dialect = dialect(&session).await?;
+    // Before anything is created beside it.
+    let found = match version(&session, keyspace).await {
+        Ok(found) => found,
+        Err(error) if is_missing(&error) => None,
+        Err(error) => return Err(fault::of_request(&error)),
+    };
+    refuse_newer(keyspace, found)?;
+    for table in &TABLES {
+        run(&session, table.create(keyspace, config.retention, dialect)).await?;
+    }
+    if found.is_none() {
+        let text =
+            format!("INSERT INTO {keyspace}.schema_version (component, version) VALUES (?, ?)");
+        let sent = Box::pin(session.query_unpaged(text, (COMPONENT, SCHEMA_VERSION))).await;
+        sent.map_err(|error| fault::of_request(&error))?;
+    }
+    Ok(())
+}
+
+async fn run(session: &Session, text: String) -> Result<(), StoreError> {
+    let sent = Box::pin(session.query_unpaged(text, ())).await;
+    sent.map(drop).map_err(|error| fault::of_request(&error))
+}
+
+/// Rows of a table of the server's own, or of the few that are small.
+async fn rows<R>(session: &Session, text: String, values: &[&str]) -> Result<Vec<R>, ExecutionError>
+where
+    R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
+{
+    let result = Box::pin(session.query_unpaged(text, values)).await?;
+    let Ok(rows) = result.into_rows_result() else { return Ok(Vec::new()) };
+    let Ok(rows) = rows.rows::<R>() else { return Ok(Vec::new()) };
+    Ok(rows.filter_map(Result::ok).collect())
+}
+
+async fn dialect(session: &Session) -> Result<Dialect, StoreError> {
+    let text = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = 'system' \
+                AND table_name = 'scylla_local'";
+    let found = rows::<(String,)>(session, text.to_owned(), &[]).await;
+    let found = found.map_err(|error| fault::of_request(&error))?;
+    Ok(if found.is_empty() { Dialect::Cassandra } else { Dialect::Scylla })
+}
+
+async fn version(session: &Session, keyspace: &str) -> Result<Option<i32>, ExecutionError> {
+    let text = format!("SELECT component, version FROM {keyspace}.schema_version");
+    let found = rows::<(String, i32)>(session, text, &[]).await?;
+    Ok(found.into_iter().find(|(component, _)| component == COMPONENT).map(|(_, version)| version))
+}
+
+/// The server's word for a keyspace or table that is not there.
+fn is_missing(error: &ExecutionError) -> bool {
+    matches!(
+        error,
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, _))
+    )
+}
+
+fn refuse_newer(keyspace: &str, found: Option<i32>) -> Result<(), StoreError> {
+    let unsigned = |version: i32| u32::try_from(version).unwrap_or(0);
+    match found {
+        Some(found) if found > SCHEMA_VERSION => Err(StoreError::NewerFormat {
+            file: format!("the keyspace {keyspace}"),
+            found: unsigned(found),
+            known: unsigned(SCHEMA_VERSION),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a keyspace without schema, or with one of another version.
+pub(super) async fn expect_schema(session: &Session, keyspace: &str) -> Result<(), Disconnected> {
+    let missing = |what: &str| {
+        let words = format!("the keyspace {keyspace} has {what}: run `farspan store init`");
+        Disconnected::Refused(StoreError::Unavailable(words))
+    };
+    let found = match version(session, keyspace).await {
+        Ok(found) => found,
+        Err(error) if is_missing(&error) => return Err(missing("no tables of ours")),
+        Err(error) => return Err(Disconnected::Unreachable(fault::of_request(&error))),
+    };
+    refuse_newer(keyspace, found).map_err(Disconnected::Refused)?;
+    if found == Some(SCHEMA_VERSION) { Ok(()) } else { Err(missing("an unfinished schema")) }
+}
+
+/// See [`super::CassandraStore::check`].
+pub(super) async fn check(config: &CassandraConfig) -> Result<Vec<String>, StoreError> {
+    let session = Box::pin(open(config)).await?;
+    let keyspace = &config.keyspace;
+    let mut differences = check_keyspace(&session, config).await?;
+    if !differences.is_empty() && differences.iter().any(|line| line.ends_with("is missing")) {
+        return Ok(differences);
+    }
+    match version(&session, keyspace).await {
+        Ok(found) => {
+            refuse_newer(keyspace, found)?;
+            if found.is_none() {
+                differences.push(format!("{keyspace}: no schema version is noted"));
+            }
+        }
+        Err(error) if is_missing(&error) => {}
+        Err(error) => return Err(fault::of_request(&error)),
+    }
+    for table in &TABLES {
+        differences.extend(check_columns(&session, keyspace, table).await?);
+        differences.extend(check_options(&session, config, table).await?);
+    }
+    Ok(differences)
+}
+
+async fn check_keyspace(
+    session: &Session,
+    config: &CassandraConfig,
+) -> Result<Vec<String>, StoreError> {
+    let text = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?";
+    let keyspace = &config.keyspace;
+    let found = rows::<(BTreeMap<String, String>,)>(session, text.to_owned(), &[keyspace]).await;
+    let found = found.map_err(|error| fault::of_request(&error))?;
+    let Some((found,)) = found.into_iter().next() else {
+        return Ok(vec![format!("the keyspace {keyspace} is missing")]);
+    };
+    let mut wanted: BTreeMap<String, String> = config
+        .replication
+        .iter()
+        .map(|(datacenter, replicas)| (datacenter.clone(), replicas.to_string()))
+        .collect();
+    wanted.insert("class".to_owned(), "NetworkTopologyStrategy".to_owned());
+    Ok(differing(keyspace, "replication", &wanted, &found))
+}
+
+/// Options that are not as wanted. Classes are compared by their last name.
+fn differing(
+    of: &str,
+    what: &str,
+    wanted: &BTreeMap<String, String>,
+    found: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let short = |value: &str| value.rsplit('.').next().unwrap_or(value).to_owned();
+    let mut differences = Vec::new();
+    for (key, wanted) in wanted {
+        let is = found.get(key).map_or_else(|| "not set".to_owned(), |value| short(value));
+        if is != short(wanted) {
+            differences.push(format!("{of}: {what} {key} is {is}, not {wanted}"));
+        }
+    }
+    if what == "replication" {
+        let more = found.keys().filter(|key| !wanted.contains_key(*key));
+        differences
+            .extend(more.map(|key| format!("{of}: {what} names {key}, which is not wanted")));
+    }
+    differences
+}
+
+async fn check_columns(
+    session: &Session,
+    keyspace: &str,
+    table: &Table,
+) -> Result<Vec<String>, StoreError> {
+    let text = "SELECT column_name, type FROM system_schema.columns WHERE keyspace_name = ? \
+                AND table_name = ?";
+    let found = rows::<(String, String)>(session, text.to_owned(), &[keyspace, table.name]).await;
+    let found: BTreeMap<String, String> =
+        found.map_err(|error| fault::of_request(&error))?.into_iter().collect();
+    let of = table.name;
+    if found.is_empty() {
+        return Ok(vec![format!("the table {of} is missing")]);
+    }
+    let mut differences = Vec::new();
+    for (name, kind) in table.columns {
+        match found.get(*name) {
+            Some(found) if same_type(found, kind) => {}
+            Some(found) => differences.push(format!("{of}.{name} is {found}, not {kind}")),
+            None => differences.push(format!("{of}.{name} is missing")),
+        }
+    }
+    let more = found.keys().filter(|name| !table.columns.iter().any(|(known, _)| known == name));
+    differences.extend(more.map(|name| format!("{of}.{name} is not ours")));
+    Ok(differences)
+}
+
+/// A tuple is frozen whether it says so or not.
+fn same_type(left: &str, right: &str) -> bool {
+    let plain = |text: &str| text.replace("frozen<", "").replace(['>', ' '], "");
+    plain(left) == plain(right)
+}
+
+type Options = (BTreeMap<String, String>, BTreeMap<String, String>, i32, i32);
+
+async fn check_options(
+    session: &Session,
+    config: &CassandraConfig,
+    table: &Table,
+) -> Result<Vec<String>, StoreError> {
+    let text = "SELECT compaction, compression, default_time_to_live, gc_grace_seconds \
+                FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
+    let keyspace = config.keyspace.as_str();
+    let found = rows::<Options>(session, text.to_owned(), &[keyspace, table.name]).await;
+    let found = found.map_err(|error| fault::of_request(&error))?;
+    let Some((compaction, compression, ttl, grace)) = found.into_iter().next() else {
+        return Ok(Vec::new());
+    };
+    let of = table.name;
+    let wanted = table.compaction(config.retention);
+    let wanted = wanted.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let mut differences = differing(of, "compaction", &wanted, &compaction);
+    if !compression.values().any(|value| value.ends_with("ZstdCompressor")) {
+        differences.push(format!("{of}: compression is not zstd"));
+    }
+    let numbers = [
+        ("default_time_to_live", ttl, table.default_ttl(config.retention)),
+        ("gc_grace_seconds", grace, GC_GRACE_SECONDS),
+    ];
+    let differing = numbers.into_iter().filter(|(_, found, wanted)| found != wanted);
+    differences.extend(differing.map(|(name, is, not)| format!("{of}: {name} is {is}, not {not}")));
+    Ok(differences)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_alike_however_they_are_written() {
+        assert!(same_type(
+            "set<frozen<tuple<bigint, text, text>>>",
+            "set<tuple<bigint,text,text>>"
+        ));
+        assert!(!same_type("set<smallint>", "list<smallint>"));
+    }
+
+    #[test]
+    fn what_is_missing_more_or_other_is_named() {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let wanted = map(&[("class", "NetworkTopologyStrategy"), ("dc1", "3")]);
+        let long = "org.apache.cassandra.locator.NetworkTopologyStrategy";
+        let found = map(&[("class", long), ("dc1", "1"), ("dc2", "3")]);
+        let lines = differing("k", "replication", &wanted, &found);
+        assert_eq!(
+            lines,
+            ["k: replication dc1 is 1, not 3", "k: replication names dc2, which is not wanted"]
+        );
+    }
+}

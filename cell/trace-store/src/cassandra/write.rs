@@ -1,0 +1,197 @@
+//! Writes batches: announce → spans → index → accounts → progress. What fails on the way is written
+//! again whole: every row is the same the second time.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use proto::LoggedBatch;
+use trace_model::{Coverage, TenantId, UnixNanos};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::batches::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, ROW_BYTES, RowBatch, span_batches};
+use super::engine::Engine;
+use super::entries::encode;
+use super::overflow::{hour_key, settle_hour, settle_trace, trace_key};
+use super::places::{bigint, bucket_in, hour_of, key_of};
+use super::plan::{IndexGroup, Plan, sources};
+use super::rows::{IndexRow, SpanRow};
+use super::store::CassandraStore;
+use crate::port::{SpanWriter, StoreError};
+
+/// So many bytes are planned and written at once: bounds memory, and what goes into one partition
+/// before its accounts are looked at.
+const RUN_BYTES_MAX: usize = 8 << 20;
+
+/// The rows of one index partition.
+type IndexKey<'a> = (&'a str, &'a str, i32, i32);
+
+#[async_trait]
+impl SpanWriter for CassandraStore {
+    async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        let engine = self.engine().await?;
+        if self.progress.has_gap(batches) {
+            self.progress.load(&engine).await?;
+        }
+        let mut rest = batches;
+        while !rest.is_empty() {
+            let (run, after) = rest.split_at(run_length(rest));
+            rest = after;
+            self.erased.refresh(&engine).await?;
+            self.write_run(&engine, run).await?;
+            self.progress.wrote(run);
+        }
+        Ok(())
+    }
+
+    async fn write_again(&self, batch: &LoggedBatch) -> Result<(), StoreError> {
+        let engine = self.engine().await?;
+        self.erased.refresh(&engine).await?;
+        self.write_run(&engine, std::slice::from_ref(batch)).await
+    }
+
+    async fn flush(&self, _now: UnixNanos, force: bool) -> Result<(), StoreError> {
+        if self.progress.is_durable() {
+            return Ok(());
+        }
+        let engine = self.engine().await?;
+        self.progress.flush(&engine, force).await
+    }
+
+    fn durable(&self) -> Coverage {
+        self.progress.durable()
+    }
+}
+
+/// How many of the batches are written at once, at least one.
+fn run_length(batches: &[LoggedBatch]) -> usize {
+    let mut bytes = 0_usize;
+    let fitting = batches.iter().take_while(|logged| {
+        bytes = bytes.saturating_add(logged.batch.encoded().len());
+        bytes <= RUN_BYTES_MAX
+    });
+    fitting.count().max(1)
+}
+
+impl CassandraStore {
+    async fn write_run(&self, engine: &Engine, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        let (sources, expired) = sources(batches, self.retention_nanos, self.clock.now());
+        let plan = Plan::of(&sources, |tenant, trace_id| self.erased.contains(tenant, trace_id));
+        let levels = self.levels_of(&plan.groups);
+        let notices = self.announced.notices(&plan.groups, &levels);
+        if !notices.is_empty() {
+            notices.write(engine).await?;
+            self.announced.remember(&notices);
+        }
+        let spans = self.span_rows(&plan);
+        engine.write_all(&engine.statements.write_span, &spans).await?;
+        let listed = plan.groups.iter().zip(&levels).enumerate();
+        let listed =
+            listed.filter(|(at, _)| !notices.unlisted.contains(at)).map(|(_, group)| group);
+        let index = index_rows(listed);
+        engine.write_all(&engine.statements.write_index, &index).await?;
+        self.settle(engine, &plan, &spans, &index).await?;
+        let unlisted = plan.groups.iter().enumerate();
+        let unlisted = unlisted.filter(|(at, _)| notices.unlisted.contains(at));
+        let unlisted = unlisted.map(|(_, group)| group.entries.len() as u64).sum();
+        self.metrics.unlisted_spans.inc_by(unlisted);
+        self.metrics.expired_spans.inc_by(expired);
+        self.metrics.erased_spans.inc_by(plan.erased);
+        Ok(())
+    }
+
+    fn levels_of(&self, groups: &[IndexGroup<'_>]) -> Vec<u8> {
+        let level = |group: &IndexGroup<'_>| {
+            let tenant = &group.source.batch.source().tenant;
+            let hour = hour_of(group.newest());
+            let key = hour_key(self.seed, tenant, &key_of(group.service), hour);
+            u8::try_from(self.levels.place(key)).unwrap_or(0)
+        };
+        groups.iter().map(level).collect()
+    }
+
+    fn span_rows<'r>(&self, plan: &'r Plan<'r>) -> Vec<RowBatch<SpanRow<'r>>> {
+        let mut batches = Vec::with_capacity(plan.traces.len());
+        for trace in &plan.traces {
+            let shard = self.shards.place(trace_key(self.seed, trace.tenant, trace.trace_id));
+            batches.extend(span_batches(trace, shard));
+        }
+        batches
+    }
+
+    /// Notes how much was written where, and settles what has grown by a chunk.
+    async fn settle(
+        &self,
+        engine: &Engine,
+        plan: &Plan<'_>,
+        spans: &[RowBatch<SpanRow<'_>>],
+        index: &[RowBatch<IndexRow<'_>>],
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let mut of_trace: BTreeMap<(&str, &[u8]), u64> = BTreeMap::new();
+        for batch in spans {
+            let Some(row) = batch.rows.first() else { continue };
+            *of_trace.entry((row.tenant, row.trace_id)).or_default() += batch.bytes as u64;
+        }
+        for trace in &plan.traces {
+            let bytes =
+                of_trace.get(&(trace.tenant.as_str(), trace.trace_id.as_bytes().as_slice()));
+            let key = trace_key(self.seed, trace.tenant, trace.trace_id);
+            if self.shards.wrote(key, bytes.copied().unwrap_or(0), now, 1) {
+                let of = (trace.tenant, trace.trace_id);
+                settle_trace(engine, &self.shards, key, of).await?;
+            }
+        }
+        let mut of_hour: BTreeMap<(&str, &str, i32), u64> = BTreeMap::new();
+        for row in index.iter().flat_map(|batch| &batch.rows) {
+            *of_hour.entry((row.tenant, &row.service, row.hour)).or_default() += row.size();
+        }
+        for ((tenant, service, hour), bytes) in of_hour {
+            let Ok(tenant) = TenantId::new(tenant) else { continue };
+            let key = hour_key(self.seed, &tenant, service, hour);
+            let width = 1 << self.levels.place(key).clamp(0, 62);
+            if self.levels.wrote(key, bytes, now, width) {
+                settle_hour(engine, &self.levels, key, (&tenant, service, hour)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows of the index, by partition.
+fn index_rows<'a>(
+    groups: impl Iterator<Item = (&'a IndexGroup<'a>, &'a u8)>,
+) -> Vec<RowBatch<IndexRow<'a>>> {
+    let mut partitions: BTreeMap<IndexKey<'a>, Vec<RowBatch<IndexRow<'a>>>> = BTreeMap::new();
+    for (group, level) in groups {
+        let source = group.source;
+        let newest = group.newest();
+        let entries = encode(newest, &group.entries);
+        let row = IndexRow {
+            ttl: source.ttl,
+            timestamp: source.timestamp,
+            region: source.batch.source().region.as_str(),
+            tenant: source.batch.source().tenant.as_str(),
+            service: key_of(group.service),
+            hour: hour_of(newest),
+            hash_bucket: bucket_in(*level, group.slice.trace_id),
+            newest: bigint(newest.0),
+            trace_id: group.slice.trace_id.as_bytes(),
+            record: xxh3_64(&entries).cast_signed(),
+            entries,
+        };
+        let key = (row.tenant, group.service, row.hour, row.hash_bucket);
+        let bytes = row.entries.len() + ROW_BYTES;
+        let batches = partitions.entry(key).or_default();
+        let fitting = |batch: &&mut RowBatch<IndexRow<'a>>| {
+            batch.rows.len() < BATCH_ROWS_MAX && batch.bytes + bytes <= BATCH_BYTES_MAX
+        };
+        match batches.last_mut().filter(fitting) {
+            Some(batch) => {
+                batch.bytes += bytes;
+                batch.rows.push(row);
+            }
+            None => batches.push(RowBatch { rows: vec![row], bytes }),
+        }
+    }
+    partitions.into_values().flatten().collect()
+}

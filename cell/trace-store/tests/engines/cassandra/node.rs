@@ -1,0 +1,185 @@
+//! A node of a test's own, which it may kill, started by the project's script.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tokio::task::spawn_blocking;
+
+/// A node; wiped when the test ends.
+pub(crate) struct Node {
+    settings: Vec<(String, String)>,
+    port: u16,
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/engines/cassandra.sh")
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Node {
+    pub(crate) async fn start(name: &str, more: &[(&str, &str)]) -> Self {
+        let ports = [free_port(), free_port(), free_port()];
+        let setting = |key: &str, value: String| (key.to_owned(), value);
+        let mut settings = vec![
+            setting("CASS_NAME", format!("test-{name}-{}", std::process::id())),
+            setting("CASS_PORT", ports[0].to_string()),
+            setting("CASS_STORAGE_PORT", ports[1].to_string()),
+            setting("CASS_JMX", ports[2].to_string()),
+            setting("CASS_HEAP", "512m".to_owned()),
+            setting("CASS_MEMTABLE", "96MiB".to_owned()),
+            setting("CASS_JVM_EXTRA", "-XX:TieredStopAtLevel=1".to_owned()),
+        ];
+        settings.extend(more.iter().map(|(key, value)| setting(key, (*value).to_owned())));
+        let node = Self { settings, port: ports[0] };
+        node.run(&["start"]).await;
+        node.ready().await;
+        node
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Kill -9: no farewell, nothing flushed.
+    pub(crate) fn kill(&self) {
+        let status = Command::new("kill").args(["-9", &self.pid()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) async fn start_again(&self) {
+        self.run(&["start"]).await;
+        self.ready().await;
+    }
+
+    async fn run(&self, arguments: &'static [&'static str]) {
+        let settings = self.settings.clone();
+        let status = spawn_blocking(move || call(&settings, arguments)).await.unwrap();
+        assert!(status, "{arguments:?}");
+    }
+
+    /// Where the script's own wait cannot look through TLS, a connection is enough.
+    async fn ready(&self) {
+        let is_plain = !self.settings.iter().any(|(_, value)| value.contains("encryption"));
+        if is_plain {
+            return self.run(&["wait", "300"]).await;
+        }
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(300);
+        while tokio::net::TcpStream::connect(self.address()).await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "the node does not listen");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    }
+
+    fn pid(&self) -> String {
+        let output = output(&self.settings, &["status"]);
+        let mut words = output.split_whitespace();
+        words.find(|word| *word == "pid").unwrap();
+        words.next().unwrap().to_owned()
+    }
+}
+
+fn command(settings: &[(String, String)], arguments: &[&str]) -> Command {
+    let mut command = Command::new(script());
+    command.args(arguments).envs(settings.iter().cloned()).stdin(Stdio::null());
+    command
+}
+
+fn call(settings: &[(String, String)], arguments: &[&str]) -> bool {
+    command(settings, arguments).stdout(Stdio::null()).status().unwrap().success()
+}
+
+fn output(settings: &[(String, String)], arguments: &[&str]) -> String {
+    let output = command(settings, arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        call(&self.settings, &["wipe"]);
+    }
+}
+
+/// Makes an authority (`ca.pem`), a certificate of its for 127.0.0.1 in a key store whose path is
+/// returned, and another authority (`other-ca.pem`).
+pub(crate) fn certificates(directory: &Path) -> String {
+    let openssl = |arguments: &[&str]| {
+        let status = Command::new("openssl")
+            .args(arguments)
+            .current_dir(directory)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{arguments:?}");
+    };
+    for name in ["ca", "other-ca"] {
+        openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            &format!("/CN={name}"),
+            "-keyout",
+            &format!("{name}.key"),
+            "-out",
+            &format!("{name}.pem"),
+        ]);
+    }
+    openssl(&[
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-subj",
+        "/CN=node",
+        "-keyout",
+        "node.key",
+        "-out",
+        "node.csr",
+    ]);
+    std::fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "node.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "names",
+        "-out",
+        "node.pem",
+    ]);
+    openssl(&[
+        "pkcs12",
+        "-export",
+        "-in",
+        "node.pem",
+        "-inkey",
+        "node.key",
+        "-certfile",
+        "ca.pem",
+        "-passout",
+        "pass:changeit",
+        "-out",
+        "node.p12",
+    ]);
+    directory.join("node.p12").display().to_string()
+}
