@@ -12,6 +12,7 @@ mod regions;
 mod roles;
 mod search;
 mod services;
+mod store;
 mod table;
 mod trace;
 mod waterfall;
@@ -80,6 +81,9 @@ enum Command {
     /// Check or print a configuration file.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Set up what a cell needs in its engines.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Measure a cell or a gateway.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -115,6 +119,7 @@ async fn dispatch(
         Command::Regions => regions::run(&client()?, output).await,
         Command::DeadLetters(arguments) => dead_letters::run(&arguments, output).await,
         Command::Config(command) => config::run(&command, output),
+        Command::Store(command) => store::run(&command, output).await,
         Command::Bench(command) => bench::run(command, &client()?, output).await,
     }
 }

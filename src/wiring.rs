@@ -5,6 +5,7 @@
 
 mod border;
 mod cell;
+mod engines;
 mod gateway;
 mod groups;
 mod keepers;
@@ -14,5 +15,6 @@ mod replicator;
 mod serve;
 
 pub(crate) use cell::{start_cell, start_receiver};
+pub(crate) use engines::{SetUp, set_up};
 pub(crate) use gateway::start_gateway;
 pub(crate) use replicator::start_replicator;

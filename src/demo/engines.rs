@@ -46,8 +46,8 @@ impl DemoEngines {
         let name = region.as_str().replace('-', "_");
         let stores = format!(
             "cassandra:\n  nodes: [{}]\n  datacenter: {dc}\n  keyspace: farspan_{name}\n  \
-             replication: {{{dc}: 1}}\nelasticsearch:\n  urls: [{}]\n  prefix: farspan_{name}\n  \
-             shards: 1\n  replicas: 0\n",
+             replication: {{{dc}: 1}}\nelasticsearch:\n  urls: [{}]\n  prefix: farspan-{region}\n  \
+             shards: 1\n",
             quoted(&self.cassandra),
             quoted(&self.elasticsearch),
             dc = quoted(&self.cassandra_datacenter),

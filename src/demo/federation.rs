@@ -212,7 +212,11 @@ async fn start_region(own: &RegionPlan, peers: &[Peer]) -> anyhow::Result<Runnin
 async fn start_role(text: &str) -> anyhow::Result<RunningRole> {
     let context = RoleContext::new(CHANGE_PORT_WITH);
     match parse("farspan demo", text)?.config {
-        Config::Cell(config) => wiring::start_cell(*config, context).await,
+        Config::Cell(config) => {
+            let set_up = wiring::set_up(&config).await;
+            set_up.context("setting its engines up (`tests/engines/all.sh start` starts them)")?;
+            wiring::start_cell(*config, context).await
+        }
         Config::Replicator(config) => wiring::start_replicator(*config, context).await,
         Config::Gateway(config) => wiring::start_gateway(*config, context).await,
     }

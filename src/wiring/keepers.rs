@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use ingester::{DeadLetterConfig, DeadLetters};
 use metadata_replicator::{ContributionLog as _, Entropy, OriginLog, OriginLogConfig};
 use prometheus_client::registry::Registry;
-use service_kit::config::{CellConfig, cell as raw};
+use service_kit::config::{CellConfig, cell as raw, engines as raw_engines};
 use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
 use span_log::{ForgetLost, Seen, SpanLog};
 use trace_model::{Clock, UnixNanos};
@@ -20,6 +20,8 @@ use trace_store::embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore}
 use trace_store::{
     MetricsStore, SearchIndexer, ServiceCatalog, SpanWriter, TraceReader, TraceSearch,
 };
+
+use super::engines;
 
 /// What a cell keeps.
 #[derive(Debug)]
@@ -134,14 +136,37 @@ pub(super) async fn open_log(
     registry: &mut Registry,
     seen: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
-    if config.stores.kafka.is_some() {
-        anyhow::bail!("`stores.log: kafka` is not served yet; use embedded");
+    if let Some(kafka) = &config.stores.kafka {
+        return open_kafka((config, kafka), clock, registry, seen).await;
     }
     let settings = EmbeddedConfig { seen, ..log_config(config) };
     let clock = Arc::clone(clock);
     let log = blocking(move || Ok(EmbeddedLog::open(settings, clock)?)).await?;
     log.metrics().register(registry);
     Ok(log)
+}
+
+#[cfg(feature = "kafka")]
+async fn open_kafka(
+    (config, kafka): (&CellConfig, &raw_engines::KafkaConfig),
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+    seen: Seen,
+) -> anyhow::Result<Arc<dyn SpanLog>> {
+    let settings = engines::kafka::settings(config, kafka)?;
+    let log = span_log::kafka::KafkaLog::open(settings, seen, Arc::clone(clock)).await?;
+    log.metrics().register(registry);
+    Ok(log)
+}
+
+#[cfg(not(feature = "kafka"))]
+async fn open_kafka(
+    _: (&CellConfig, &raw_engines::KafkaConfig),
+    _: &Arc<dyn Clock>,
+    _: &mut Registry,
+    _: Seen,
+) -> anyhow::Result<Arc<dyn SpanLog>> {
+    Err(engines::lacking("stores.log: kafka", "kafka"))
 }
 
 fn log_config(config: &CellConfig) -> EmbeddedConfig {
@@ -163,22 +188,111 @@ async fn open_stores(
     registry: &mut Registry,
     chores: &mut Vec<Chore>,
 ) -> anyhow::Result<Stores> {
-    if config.stores.cassandra.is_some() {
-        anyhow::bail!("`stores.traces: cassandra` is not served yet; use embedded");
-    }
-    if config.stores.elasticsearch.is_some() {
-        anyhow::bail!("`stores.search: elasticsearch` is not served yet; use embedded");
-    }
     let metrics = open_metrics(config, clock, chores).await?;
-    let store = open_embedded(config, clock, registry, chores).await?;
-    Ok(Stores {
-        writer: Arc::clone(&store) as _,
-        traces: Arc::clone(&store) as _,
+    let embedded = match &config.stores.cassandra {
+        None => Some(open_embedded(config, clock, registry, chores).await?),
+        Some(_) => None,
+    };
+    let (writer, traces) = match (&embedded, &config.stores.cassandra) {
+        (_, Some(cassandra)) => open_cassandra(config, cassandra, clock, registry).await?,
+        (Some(store), None) => (Arc::clone(store) as Arc<dyn SpanWriter>, Arc::clone(store) as _),
+        (None, None) => anyhow::bail!("no store for traces"),
+    };
+    let found = match (embedded, &config.stores.elasticsearch) {
+        (_, Some(elasticsearch)) => {
+            open_elasticsearch(config, elasticsearch, clock, registry).await?
+        }
+        (Some(store), None) => Searching {
+            indexer: Arc::clone(&store) as _,
+            search: Arc::clone(&store) as _,
+            catalog: store,
+        },
+        (None, None) => anyhow::bail!("no store for search"),
+    };
+    let Searching { indexer, search, catalog } = found;
+    Ok(Stores { writer, traces, indexer, search, catalog, metrics })
+}
+
+/// What answers searches.
+struct Searching {
+    indexer: Arc<dyn SearchIndexer>,
+    search: Arc<dyn TraceSearch>,
+    catalog: Arc<dyn ServiceCatalog>,
+}
+
+type WriterAndReader = (Arc<dyn SpanWriter>, Arc<dyn TraceReader>);
+
+#[cfg(feature = "cassandra")]
+async fn open_cassandra(
+    config: &CellConfig,
+    cassandra: &raw_engines::CassandraConfig,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> anyhow::Result<WriterAndReader> {
+    let settings = engines::cassandra::settings(config, cassandra)?;
+    let store =
+        trace_store::cassandra::CassandraStore::connect(settings, Arc::clone(clock)).await?;
+    store.metrics().register(registry);
+    Ok((Arc::clone(&store) as _, store))
+}
+
+#[cfg(not(feature = "cassandra"))]
+async fn open_cassandra(
+    _: &CellConfig,
+    _: &raw_engines::CassandraConfig,
+    _: &Arc<dyn Clock>,
+    _: &mut Registry,
+) -> anyhow::Result<WriterAndReader> {
+    Err(engines::lacking("stores.traces: cassandra", "cassandra"))
+}
+
+#[cfg(feature = "elasticsearch")]
+async fn open_elasticsearch(
+    config: &CellConfig,
+    elasticsearch: &raw_engines::ElasticsearchConfig,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> anyhow::Result<Searching> {
+    let settings = engines::elasticsearch::settings(config, elasticsearch);
+    let clock = Arc::clone(clock);
+    let store = trace_store::elasticsearch::ElasticsearchStore::connect(settings, clock).await?;
+    store.metrics().register(registry);
+    Ok(Searching {
         indexer: Arc::clone(&store) as _,
         search: Arc::clone(&store) as _,
         catalog: store,
-        metrics,
     })
+}
+
+#[cfg(not(feature = "elasticsearch"))]
+async fn open_elasticsearch(
+    _: &CellConfig,
+    _: &raw_engines::ElasticsearchConfig,
+    _: &Arc<dyn Clock>,
+    _: &mut Registry,
+) -> anyhow::Result<Searching> {
+    Err(engines::lacking("stores.search: elasticsearch", "elasticsearch"))
+}
+
+#[cfg(feature = "clickhouse")]
+async fn open_clickhouse(
+    config: &CellConfig,
+    clickhouse: &raw_engines::ClickhouseConfig,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<dyn MetricsStore>> {
+    let settings = engines::clickhouse::settings(config, clickhouse);
+    let clock = Arc::clone(clock);
+    let store = trace_store::clickhouse::ClickhouseMetricsStore::connect(settings, clock).await?;
+    Ok(Arc::new(store))
+}
+
+#[cfg(not(feature = "clickhouse"))]
+async fn open_clickhouse(
+    _: &CellConfig,
+    _: &raw_engines::ClickhouseConfig,
+    _: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<dyn MetricsStore>> {
+    Err(engines::lacking("stores.metrics: clickhouse", "clickhouse"))
 }
 
 async fn open_embedded(
@@ -209,8 +323,8 @@ async fn open_metrics(
     clock: &Arc<dyn Clock>,
     chores: &mut Vec<Chore>,
 ) -> anyhow::Result<Arc<dyn MetricsStore>> {
-    if config.stores.clickhouse.is_some() {
-        anyhow::bail!("`stores.metrics: clickhouse` is not served yet; use embedded");
+    if let Some(clickhouse) = &config.stores.clickhouse {
+        return open_clickhouse(config, clickhouse, clock).await;
     }
     let settings = EmbeddedMetricsConfig {
         retention: config.retention,

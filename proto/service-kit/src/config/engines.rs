@@ -128,8 +128,8 @@ pub struct ElasticsearchConfig {
     pub prefix: String,
     /// Primary shards of a day's index.
     pub shards: u32,
-    /// Copies of each shard.
-    pub replicas: u32,
+    /// Copies of each shard; `None`: 1, and none where the cluster has one node for data.
+    pub replicas: Option<u32>,
     /// Until a request must be answered.
     pub timeout: Duration,
     /// Who we are.
@@ -299,15 +299,16 @@ fn read_elasticsearch(section: &mut Section<'_>) -> Option<ElasticsearchConfig> 
         section.refuse("urls", "names no node");
     }
     let prefix = section.value("prefix", "farspan".to_owned());
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(is_plain) {
-        section.refuse("prefix", "is 1 to 64 lower-case letters, digits and underscores");
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_prefix = prefix.bytes().all(is_plain) && !prefix.starts_with('-');
+    if !is_prefix || !(1..=60).contains(&prefix.len()) {
+        section.refuse("prefix", "is 1 to 60 lower-case letters, digits and dashes, no dash first");
     }
     let config = ElasticsearchConfig {
         urls: Vec::new(),
         prefix,
         shards: section.within("shards", 5, 1..=1_024),
-        replicas: section.within("replicas", 1, 0..=7),
+        replicas: section.optional("replicas"),
         timeout: timeout(section),
         credentials: credentials(section),
     };

@@ -1,0 +1,222 @@
+//! The configuration of a cell in the words of each engine's adapter, and setting engines up.
+
+use std::time::Duration;
+
+use service_kit::config::CellConfig;
+use service_kit::config::engines as raw;
+
+/// What setting an engine up did, or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SetUp {
+    /// Which engine, and where in it.
+    pub(crate) what: String,
+    /// What a person should know: made anew, different from what is configured, lacking copies.
+    pub(crate) notes: Vec<String>,
+    /// What is there differs from what is configured; it was left as it is.
+    pub(crate) is_different: bool,
+}
+
+/// Makes what is missing in every engine of a cell; repeating it is harmless.
+pub(crate) async fn set_up(config: &CellConfig) -> anyhow::Result<Vec<SetUp>> {
+    let mut done = Vec::new();
+    #[cfg(feature = "kafka")]
+    if let Some(kafka) = &config.stores.kafka {
+        done.extend(kafka::set_up(config, kafka).await?);
+    }
+    #[cfg(feature = "cassandra")]
+    if let Some(cassandra) = &config.stores.cassandra {
+        done.push(cassandra::set_up(config, cassandra).await?);
+    }
+    #[cfg(feature = "elasticsearch")]
+    if let Some(elasticsearch) = &config.stores.elasticsearch {
+        done.push(elasticsearch::set_up(config, elasticsearch).await?);
+    }
+    #[cfg(feature = "clickhouse")]
+    if let Some(clickhouse) = &config.stores.clickhouse {
+        done.push(clickhouse::set_up(config, clickhouse).await?);
+    }
+    Ok(done)
+}
+
+/// Says which feature of the build an engine needs.
+#[allow(dead_code, reason = "a build with all engines never says it")]
+pub(super) fn lacking(key: &str, feature: &str) -> anyhow::Error {
+    anyhow::anyhow!("`{key}`: this build was made without the cargo feature `{feature}`")
+}
+
+#[cfg(feature = "kafka")]
+pub(super) mod kafka {
+    use anyhow::Context as _;
+    use span_log::kafka::{KafkaConfig, KafkaLog, KafkaTailConfig, TopicSettings};
+
+    use super::{CellConfig, SetUp, raw};
+
+    pub(in crate::wiring) fn settings(
+        config: &CellConfig,
+        kafka: &raw::KafkaConfig,
+    ) -> anyhow::Result<KafkaConfig> {
+        let secrets = kafka.password_file.iter().cloned();
+        let secrets = secrets.map(|file| ("sasl.password".to_owned(), file));
+        Ok(KafkaConfig {
+            prefix: kafka.prefix.clone(),
+            client_id: format!("farspan-{}", config.region),
+            properties: kafka.properties.0.iter().cloned().collect(),
+            secret_files: secrets.collect(),
+            tail: Some(KafkaTailConfig {
+                bytes_max: usize::try_from(kafka.tail_bytes_max)?,
+                ..KafkaTailConfig::default()
+            }),
+            ..KafkaConfig::at(kafka.brokers.clone())
+        })
+    }
+
+    pub(super) async fn set_up(
+        config: &CellConfig,
+        kafka: &raw::KafkaConfig,
+    ) -> anyhow::Result<Vec<SetUp>> {
+        let topics = TopicSettings {
+            partitions: kafka.partitions,
+            replication: kafka.replication,
+            retention: config.log.retention,
+            ..TopicSettings::default()
+        };
+        let made = KafkaLog::init(&settings(config, kafka)?, &topics).await;
+        let made = made.context("setting Kafka's topics up")?;
+        let report = |topic: span_log::kafka::TopicReport| {
+            let is_different = !topic.differences.is_empty();
+            let created = topic.is_created.then(|| "made".to_owned());
+            let notes = created.into_iter().chain(topic.differences).chain(topic.warnings);
+            SetUp {
+                what: format!("Kafka topic {}", topic.topic),
+                notes: notes.collect(),
+                is_different,
+            }
+        };
+        Ok(made.into_iter().map(report).collect())
+    }
+}
+
+#[cfg(feature = "cassandra")]
+pub(super) mod cassandra {
+    use anyhow::Context as _;
+    use trace_store::cassandra::{
+        CassandraConfig, CassandraCredentials, CassandraStore, CassandraTls,
+    };
+
+    use super::{CellConfig, SetUp, raw};
+
+    pub(in crate::wiring) fn settings(
+        config: &CellConfig,
+        cassandra: &raw::CassandraConfig,
+    ) -> anyhow::Result<CassandraConfig> {
+        let copies = cassandra.replication.0.iter();
+        let copies = copies.map(|(name, copies)| Ok((name.clone(), copies.parse()?)));
+        let credentials = &cassandra.credentials;
+        let who = credentials.user.clone().zip(credentials.password_file.clone());
+        let ca_file = credentials.ca_file.clone().filter(|_| cassandra.is_tls);
+        let keyspace = cassandra.keyspace.clone();
+        let datacenter = cassandra.datacenter.clone();
+        Ok(CassandraConfig {
+            replication: copies.collect::<anyhow::Result<_>>()?,
+            retention: config.retention,
+            request_timeout: cassandra.timeout,
+            credentials: who
+                .map(|(user, password_file)| CassandraCredentials { user, password_file }),
+            tls: ca_file.map(|ca_file| CassandraTls { ca_file, client: None }),
+            ..CassandraConfig::at(cassandra.nodes.clone(), keyspace, datacenter)
+        })
+    }
+
+    pub(super) async fn set_up(
+        config: &CellConfig,
+        cassandra: &raw::CassandraConfig,
+    ) -> anyhow::Result<SetUp> {
+        let settings = settings(config, cassandra)?;
+        CassandraStore::init(&settings).await.context("setting Cassandra's keyspace up")?;
+        let notes =
+            CassandraStore::check(&settings).await.context("checking Cassandra's keyspace")?;
+        let what = format!("Cassandra keyspace {}", settings.keyspace);
+        Ok(SetUp { what, is_different: !notes.is_empty(), notes })
+    }
+}
+
+#[cfg(feature = "elasticsearch")]
+pub(super) mod elasticsearch {
+    use anyhow::Context as _;
+    use trace_store::elasticsearch::{ElasticsearchConfig, ElasticsearchStore, EngineCredentials};
+
+    use super::{CellConfig, SetUp, raw};
+
+    pub(in crate::wiring) fn settings(
+        config: &CellConfig,
+        elasticsearch: &raw::ElasticsearchConfig,
+    ) -> ElasticsearchConfig {
+        let credentials = &elasticsearch.credentials;
+        let who = credentials.user.clone().zip(credentials.password_file.clone());
+        ElasticsearchConfig {
+            urls: elasticsearch.urls.iter().map(|url| url.as_str().to_owned()).collect(),
+            credentials: who.map_or(EngineCredentials::None, |(user, password_file)| {
+                EngineCredentials::Basic { user, password_file }
+            }),
+            ca_file: credentials.ca_file.clone(),
+            retention: config.retention,
+            shards: elasticsearch.shards,
+            replicas: elasticsearch.replicas,
+            search_timeout: elasticsearch.timeout,
+            ..ElasticsearchConfig::at(String::new(), elasticsearch.prefix.clone())
+        }
+    }
+
+    pub(super) async fn set_up(
+        config: &CellConfig,
+        elasticsearch: &raw::ElasticsearchConfig,
+    ) -> anyhow::Result<SetUp> {
+        let settings = settings(config, elasticsearch);
+        let made = ElasticsearchStore::init(&settings).await;
+        let made = made.context("setting Elasticsearch's templates up")?;
+        let what = format!("Elasticsearch prefix {}", settings.index_prefix);
+        Ok(SetUp { what, notes: made.warnings, is_different: false })
+    }
+}
+
+#[cfg(feature = "clickhouse")]
+pub(super) mod clickhouse {
+    use anyhow::Context as _;
+    use trace_store::clickhouse::{ClickhouseConfig, StorageTiers, init};
+
+    use super::{CellConfig, Duration, SetUp, raw};
+
+    /// Parts move to the volume `warm` when they are so old.
+    const WARM_AFTER: Duration = Duration::from_secs(2 * 86_400);
+
+    pub(in crate::wiring) fn settings(
+        config: &CellConfig,
+        clickhouse: &raw::ClickhouseConfig,
+    ) -> ClickhouseConfig {
+        let tiers = |policy: String| StorageTiers {
+            policy,
+            volume: "warm".to_owned(),
+            after: WARM_AFTER.min(config.retention / 2),
+        };
+        ClickhouseConfig {
+            user: clickhouse.credentials.user.clone(),
+            password_file: clickhouse.credentials.password_file.clone(),
+            ca_file: clickhouse.credentials.ca_file.clone(),
+            cluster: clickhouse.cluster.clone(),
+            storage: clickhouse.storage_policy.clone().map(tiers),
+            retention: config.retention,
+            query_timeout: clickhouse.timeout,
+            ..ClickhouseConfig::new(clickhouse.url.as_str(), clickhouse.database.clone())
+        }
+    }
+
+    pub(super) async fn set_up(
+        config: &CellConfig,
+        clickhouse: &raw::ClickhouseConfig,
+    ) -> anyhow::Result<SetUp> {
+        let settings = settings(config, clickhouse);
+        init(&settings).await.context("setting ClickHouse's database up")?;
+        let what = format!("ClickHouse database {}", settings.database);
+        Ok(SetUp { what, notes: Vec::new(), is_different: false })
+    }
+}
