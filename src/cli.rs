@@ -109,8 +109,8 @@ async fn dispatch(
 ) -> Result<Outcome, Failure> {
     let client = || GatewayClient::new(&global.gateway, global.tenant.as_deref());
     match command {
-        Command::Demo(arguments) => demo::run(arguments, output).await,
-        Command::Cell(arguments) => roles::run_cell(&arguments).await,
+        Command::Demo(arguments) => Box::pin(demo::run(arguments, output)).await,
+        Command::Cell(arguments) => Box::pin(roles::run_cell(&arguments)).await,
         Command::Replicator(arguments) => roles::run_replicator(&arguments).await,
         Command::Gateway(arguments) => roles::run_gateway(&arguments).await,
         Command::Trace(arguments) => trace::run(&arguments, &client()?, output).await,
@@ -119,7 +119,7 @@ async fn dispatch(
         Command::Regions => regions::run(&client()?, output).await,
         Command::DeadLetters(arguments) => dead_letters::run(&arguments, output).await,
         Command::Config(command) => config::run(&command, output),
-        Command::Store(command) => store::run(&command, output).await,
+        Command::Store(command) => Box::pin(store::run(&command, output)).await,
         Command::Bench(command) => bench::run(command, &client()?, output).await,
     }
 }

@@ -10,8 +10,8 @@ use proto::DurationSketch;
 use proto::v1;
 use trace_model::location::{RegionState, SummaryQuery};
 use trace_model::{
-    Certificate, Region, RegionOutcome, RegionReport, SpanKind, TimeRange, TraceEntry, TraceId,
-    UnixNanos,
+    Certificate, Region, RegionOutcome, RegionReport, Sought, SpanKind, TimeRange, TraceEntry,
+    TraceId, UnixNanos,
 };
 
 use crate::ask_all::{
@@ -237,7 +237,9 @@ impl Gateway {
         RegionReport {
             watermark: as_of,
             as_of,
-            has_hole: !state.proves_absence(Some(since)),
+            has_hole: !state
+                .judge_absence(&Sought { began: Some(since), newest: None })
+                .is_proven(),
             is_not_provable: self.footing.unindexed.contains(&state.region),
             ..RegionReport::new(state.region.clone(), RegionOutcome::Pruned)
         }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use trace_model::completeness::Promise;
 use trace_model::location::{Keep, RegionState};
 use trace_model::{
-    Contribution, Region, RegionOutcome, RegionReport, TimeRange, TraceEntry, UnixNanos,
+    Contribution, Region, RegionOutcome, RegionReport, Sought, TimeRange, TraceEntry, UnixNanos,
 };
 
 use crate::config::Freshness;
@@ -171,7 +171,8 @@ impl<'a> Known<'a> {
     }
 
     fn proves_absence(&self) -> bool {
-        self.state.is_some_and(|state| state.proves_absence(self.since))
+        let sought = Sought { began: self.since, newest: None };
+        self.state.is_some_and(|state| state.judge_absence(&sought).is_proven())
     }
 
     fn asked(&self, report: RegionReport, is_miss_round: bool) -> Asked {

@@ -19,12 +19,15 @@ pub(super) struct LogTail {
 #[async_trait]
 impl LiveTail for LogTail {
     async fn read_tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailRead, PortError> {
-        let tail = self.log.tail(tenant, trace_id).await.map_err(failed)?;
+        let tail = self.log.tail(tenant, trace_id).await.map_err(|error| failed(&error))?;
         let identity = self.log.identity();
         // Read after the tail: what was committed then or later, as the port asks.
         let mut from = Coverage::none(identity.incarnation);
         for partition in 0..identity.partitions {
-            from.extend(partition, self.log.committed(STORAGE_WRITER, partition).map_err(failed)?);
+            from.extend(
+                partition,
+                self.log.committed(STORAGE_WRITER, partition).map_err(|error| failed(&error))?,
+            );
         }
         // A batch is in a letter before storage-writer steps over it.
         let is_buried = self.dead_letters.may_hold(STORAGE_WRITER, tenant, trace_id);
@@ -59,7 +62,7 @@ impl CellStatus for LogAndGroups {
         let identity = self.log.identity();
         let mut log_end = Coverage::none(identity.incarnation);
         for partition in 0..identity.partitions {
-            let end = self.log.end(partition).map_err(failed)?;
+            let end = self.log.end(partition).map_err(|error| failed(&error))?;
             log_end.extend(partition, end.next);
         }
         let dead = self.dead_letters.counts();
@@ -77,7 +80,7 @@ impl CellStatus for LogAndGroups {
         let mut next = Coverage::none(identity.incarnation);
         let mut appended_until = UnixNanos::MAX;
         for partition in 0..identity.partitions {
-            let end = self.log.end(partition).map_err(failed)?;
+            let end = self.log.end(partition).map_err(|error| failed(&error))?;
             next.extend(partition, end.next);
             appended_until = appended_until.min(end.append_time.minus(1));
         }
@@ -95,14 +98,14 @@ impl CellStatus for LogAndGroups {
     }
 }
 
-fn failed(error: LogError) -> PortError {
+fn failed(error: &LogError) -> PortError {
     PortError(error.to_string())
 }
 
 impl LogAndGroups {
     /// The time just before the first record of a partition that does not lie below an offset.
     async fn appended_before(&self, partition: u32, next: u64) -> Result<UnixNanos, PortError> {
-        let end = self.log.end(partition).map_err(failed)?;
+        let end = self.log.end(partition).map_err(|error| failed(&error))?;
         if next >= end.next {
             return Ok(end.append_time.minus(1));
         }
@@ -114,7 +117,7 @@ impl LogAndGroups {
             Err(LogError::Damaged(damaged)) => Ok(damaged.append_times.0.minus(1)),
             // What the log no longer has, nobody can date.
             Err(LogError::Expired { .. }) => Ok(UnixNanos(0)),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(failed(&error)),
         }
     }
 }

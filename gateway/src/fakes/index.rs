@@ -49,6 +49,9 @@ pub(crate) fn silent(name: &str) -> RegionState {
         is_connected: true,
         lag_records: 0,
         lag: Duration::ZERO,
+        retention: None,
+        kept_for: Duration::MAX,
+        forgotten: trace_model::Forgotten::default(),
     }
 }
 

@@ -298,22 +298,6 @@ pub struct RegionState {
     pub forgotten: Forgotten,
 }
 
-/// A day: how far ahead a start may lie and still be believed (see [`crate::time`]).
-const CLOCK_MARGIN_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
-
-impl RegionState {
-    /// Whether the absence of a trace that began at `since` can be told from this replica, as of the
-    /// watermark. A hole that ended more than a day before that hides no part of it: no sender's
-    /// clock is believed further ahead. Where the beginning is not known, every hole may.
-    #[must_use]
-    pub fn proves_absence(&self, since: Option<UnixNanos>) -> bool {
-        let first = since.map(|since| since.minus(CLOCK_MARGIN_NANOS));
-        let is_over = |hole: &TimeRange| first.is_some_and(|first| hole.end <= first);
-        let is_clear = |watermark: &Watermark| watermark.holes.iter().all(is_over);
-        self.watermark.as_ref().is_some_and(is_clear)
-    }
-}
-
 /// A question for traces that the index alone can answer. All parts must hold of the joined trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SummaryQuery {
@@ -429,35 +413,5 @@ mod tests {
         assert!(!entry.join(contribution(0, 5, 9, false)));
         assert!(entry.join(contribution(0, 6, 10, false)));
         assert_eq!(entry.summary().span_count, 10);
-    }
-
-    #[test]
-    fn a_region_without_a_watermark_or_with_a_hole_proves_nothing() {
-        let watermark = |holes: Vec<TimeRange>| Watermark {
-            region: Region::new("eu").unwrap(),
-            incarnation: 1,
-            as_of: UnixNanos(9),
-            next: BTreeMap::new(),
-            holes,
-        };
-        let state = |watermark| RegionState {
-            region: Region::new("eu").unwrap(),
-            cursor: None,
-            watermark,
-            silent: Duration::ZERO,
-            is_connected: true,
-            lag_records: 0,
-            lag: Duration::ZERO,
-        };
-        assert!(!state(None).proves_absence(None));
-        assert!(state(Some(watermark(Vec::new()))).proves_absence(None));
-        let hole = TimeRange { start: UnixNanos(0), end: UnixNanos(5) };
-        let holed = state(Some(watermark(vec![hole])));
-        assert!(!holed.proves_absence(None));
-        for (since, is_proven) in
-            [(0, false), (CLOCK_MARGIN_NANOS + 4, false), (CLOCK_MARGIN_NANOS + 5, true)]
-        {
-            assert_eq!(holed.proves_absence(Some(UnixNanos(since))), is_proven, "{since}");
-        }
     }
 }

@@ -71,7 +71,8 @@ impl TraceSearch for CassandraStore {
         }
         let (stats, is_damaged) = (search.stats, search.is_damaged);
         let matches = search.gather.into_matches();
-        Ok(SearchAnswer { matches, stats, covered, is_damaged })
+        let expired_until = self.expired_until();
+        Ok(SearchAnswer { matches, stats, covered, is_damaged, expired_until })
     }
 }
 

@@ -66,7 +66,11 @@ impl ElasticsearchStore {
             bytes_read: cost.bytes,
             ..SearchStats::default()
         };
-        Ok(SearchAnswer { matches, stats, covered, is_damaged: cost.is_damaged })
+        // Whoever moves and removes old days does it behind our back: what is older may be gone.
+        let retention = u64::try_from(self.config.retention.as_nanos()).unwrap_or(u64::MAX);
+        let expired_until = Some(self.clock.now().minus(retention));
+        let is_damaged = cost.is_damaged;
+        Ok(SearchAnswer { matches, stats, covered, is_damaged, expired_until })
     }
 
     async fn find_traces(
