@@ -6,11 +6,13 @@
 //! never lets go of a row before it is noted that rows of that time may be missing.
 
 mod files;
+mod framer;
 mod part;
 mod records;
 mod segment;
 mod segments;
 mod terms;
 
-pub(crate) use records::{Framer, JudgeRows, Judged, Loaded, RecordStore, StoreConfig};
+pub(crate) use framer::Framer;
+pub(crate) use records::{JudgeRows, Judged, Loaded, RecordStore, StoreConfig};
 pub(crate) use segment::Location;

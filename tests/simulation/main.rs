@@ -132,13 +132,16 @@ fn run(seed: u64, directory: &Path) -> Figures {
 
 #[test]
 fn an_answer_is_complete_or_says_what_is_missing_and_replicas_converge() {
+    let mut searched = [0, 0];
     for seed in FIRST_SEED..FIRST_SEED + SEEDS {
         let directory = tempfile::tempdir().unwrap();
         let figures = run(seed, directory.path());
         let struck = [figures.crashes, figures.cuts, figures.stalls, figures.repeats];
         let answered = [figures.complete, figures.partial, figures.not_found, figures.pruned];
-        let searched = [figures.searches_complete, figures.searches_partial];
-        let all = struck.into_iter().chain(answered).chain(searched);
-        assert!(all.into_iter().all(|count| count > 0), "{figures:?}");
+        assert!(struck.into_iter().chain(answered).all(|count| count > 0), "{figures:?}");
+        // Searches are few: a seed alone need not meet one whose every region is up to its log.
+        let [complete, partial] = searched;
+        searched = [complete + figures.searches_complete, partial + figures.searches_partial];
     }
+    assert!(searched.into_iter().all(|count| count > 0), "complete, partial: {searched:?}");
 }

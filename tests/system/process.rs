@@ -4,6 +4,8 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A running process; killed with SIGKILL when dropped.
@@ -14,11 +16,20 @@ pub(crate) struct Process {
     log: PathBuf,
 }
 
-/// Ports that were free a moment ago.
+/// Where the system takes no port from for a connection: one that is free now is not taken by a
+/// client of another test before its process has bound it.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+
+/// Ports that were free a moment ago; no two calls of this process give the same one.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    // Test processes that run at once begin at different places.
+    let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(7_919)));
+    let span = u32::from(PORTS.end - PORTS.start);
+    let candidates = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed) % span);
+    let ports = candidates.map(|place| PORTS.start + u16::try_from(place).unwrap());
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.take(usize::from(PORTS.end)).filter(is_free).take(count).collect()
 }
 
 impl Process {

@@ -27,6 +27,7 @@ mod found;
 mod hash;
 mod index_build;
 mod index_repair;
+mod judged;
 mod leaf;
 mod maintain;
 mod manifest;

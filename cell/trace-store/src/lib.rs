@@ -23,11 +23,13 @@ pub mod port;
 mod questions;
 
 #[cfg(feature = "cassandra")]
-pub use cassandra::{CassandraConfig, CassandraStore};
+pub use crate::cassandra::{CassandraConfig, CassandraStore};
 #[cfg(feature = "clickhouse")]
-pub use clickhouse::{ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers};
+pub use crate::clickhouse::{
+    ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers,
+};
 #[cfg(feature = "elasticsearch")]
-pub use elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
+pub use crate::elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
 pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;

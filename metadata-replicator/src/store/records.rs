@@ -14,7 +14,8 @@ use proto::v1::origin_record::Record;
 use trace_model::location::{Cursor, Epoch};
 use trace_model::{Contribution, Forgotten, Region, TimeRange, UnixNanos, Watermark};
 
-use super::segment::{Location, PAYLOAD_BYTES_MAX};
+use super::framer::stamp_of;
+use super::segment::Location;
 use super::segments::{Batch, Met, Segments, Sieve};
 use super::terms::Sheet;
 use crate::error::ReplicatorError;
@@ -389,38 +390,7 @@ impl Sieve for RowSieve<'_> {
     }
 }
 
-/// The append time that a record vouches for; 0 for a name.
-fn stamp_of(record: &Record) -> u64 {
-    match record {
-        Record::Contribution(row) => row.last_append_unix_nano.max(1),
-        Record::Watermark(mark) => mark.as_of_unix_nano.max(1),
-        Record::ServiceName(_) => 0,
-    }
-}
-
 fn record_of(payload: &[u8]) -> Result<Record, ReplicatorError> {
     let wire = v1::OriginRecord::decode(payload).map_err(|_| ReplicatorError::Record)?;
     wire.record.ok_or(ReplicatorError::Record)
-}
-
-/// Frames records for one append.
-#[derive(Debug, Default)]
-pub(crate) struct Framer {
-    pub(crate) batch: Batch,
-    payload: Vec<u8>,
-}
-
-impl Framer {
-    /// Adds a record; gives its offset within the batch.
-    pub(crate) fn put(&mut self, sequence: u64, record: Record) -> Result<usize, ReplicatorError> {
-        self.batch.stamp = self.batch.stamp.max(stamp_of(&record));
-        let wire = v1::OriginRecord { record: Some(record), sequence: 0 };
-        self.payload.clear();
-        let bytes = wire.encoded_len();
-        if bytes > PAYLOAD_BYTES_MAX {
-            return Err(ReplicatorError::TooLarge { bytes, bytes_max: PAYLOAD_BYTES_MAX });
-        }
-        wire.encode(&mut self.payload).map_err(|_| ReplicatorError::Record)?;
-        Ok(self.batch.put(sequence, &self.payload))
-    }
 }

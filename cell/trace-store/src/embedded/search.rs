@@ -17,14 +17,13 @@ use trace_model::query::SearchStats;
 use trace_model::{Region, SearchQuery, TimeRange, TraceId, UnixNanos};
 
 use super::block_decode::Block;
-use super::contexts::ReadContext;
-use super::cursor::Corrupt;
 use super::directory::{
     Directory, DirectoryBlock, DirectoryGroup, FilterRef, FilterRun, IndexFile, KeyFilter,
 };
 use super::evaluate::matching_rows;
 use super::found::Found;
 use super::index_build::{ANY_BUCKET, BUCKET_NANOS};
+use super::judged::{Judged, Match};
 use super::pending::PendingBatch;
 use super::probe::{Probe, presence};
 use super::scan::Scanner;
@@ -332,51 +331,6 @@ impl Search<'_> {
         let rows = matching_rows(&mut block, &contexts, &self.query.filter);
         let rows = rows.map_err(|error| segment.damaged(&error))?;
         Ok(Judged { block, contexts, rows })
-    }
-}
-
-/// A block whose rows were judged.
-pub(super) struct Judged {
-    block: Block,
-    contexts: Arc<Vec<ReadContext>>,
-    rows: Vec<bool>,
-}
-
-/// A span that matches.
-pub(super) struct Match<'a> {
-    pub(super) trace_id: TraceId,
-    pub(super) placed: UnixNanos,
-    service: &'a Arc<str>,
-    region: &'a Region,
-}
-
-impl Judged {
-    /// The matches of the traces that are meant, in the range.
-    pub(super) fn matches(
-        &self,
-        range: TimeRange,
-        is_meant: impl Fn(TraceId) -> bool,
-    ) -> Result<Vec<Match<'_>>, Corrupt> {
-        let mut matches = Vec::new();
-        for run in &self.block.traces {
-            let verdicts = self.rows.get(run.first..run.first + run.rows).unwrap_or(&[]);
-            if !verdicts.contains(&true) || !is_meant(run.trace_id) {
-                continue;
-            }
-            for (row, _) in (run.first..).zip(verdicts).filter(|(_, verdict)| **verdict) {
-                let placed = UnixNanos(self.block.placed(row)?);
-                let context = self.block.contexts.get(row);
-                let context = context.and_then(|at| self.contexts.get(*at as usize));
-                if let Some(context) = context
-                    && range.contains(placed)
-                {
-                    let region = &self.block.source_of(row)?.envelope.region;
-                    let service = &context.context.service;
-                    matches.push(Match { trace_id: run.trace_id, placed, service, region });
-                }
-            }
-        }
-        Ok(matches)
     }
 }
 
