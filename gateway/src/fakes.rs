@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryContext};
+use crate::config::{CellEndpoint, GatewayConfig};
 use crate::gateway::Gateway;
 use crate::port::{
     Caller, CellClient, CellError, EdgeTraceAsk, FrameStream, MetadataIndex, RedAsk, TraceAsk,
@@ -18,17 +18,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 pub(crate) use index::{FakeIndex, behind, contribution, holed, level, silent};
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use prometheus_client::registry::Registry;
-use prost::Message;
 use proto::convert::query::{FramePacker, id_bytes};
 use proto::v1;
 use service_kit::ManualClock;
-pub(crate) use spans::{id, region, resource, span, stored};
-use trace_model::merge::{Envelope, content_hash};
+use spans::searched;
+pub(crate) use spans::{context, id, region, resource, span, stored};
 use trace_model::{
-    Contribution, Coverage, Region, ScopeContext, SearchQuery, SpanId, SpanKey, StoredSpan,
-    TenantId, TimeRange, TraceId, UnixNanos,
+    Contribution, Coverage, Region, SearchQuery, StoredSpan, TimeRange, TraceId, UnixNanos,
 };
 
 pub(crate) const INCARNATION: u64 = 7;
@@ -36,12 +33,6 @@ pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 
 /// Records that each cell has published, as its watermark says.
 pub(crate) const PUBLISHED: u64 = 40;
-
-fn searched(next: u64) -> Coverage {
-    let mut coverage = Coverage::none(INCARNATION);
-    coverage.extend(0, next);
-    coverage
-}
 
 /// How a cell answers by trace id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,12 +391,4 @@ pub(crate) fn gateway_with(
     let clock = Arc::new(ManualClock::at(NOW));
     let index = Arc::clone(index) as Arc<dyn MetadataIndex>;
     Arc::new(Gateway::new(config, index, clients, clock, &mut Registry::default()))
-}
-
-pub(crate) fn context(freshness: Freshness) -> QueryContext {
-    QueryContext {
-        tenant: TenantId::default(),
-        freshness,
-        patience: Patience { first_frame: Duration::from_secs(2), total: Duration::from_secs(30) },
-    }
 }

@@ -1,6 +1,7 @@
-//! Spans for tests, as a cell holds them.
+//! Spans for tests, as a cell holds them, and the words of a question.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
@@ -8,9 +9,10 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use prost::Message;
 use trace_model::merge::{Envelope, content_hash};
-use trace_model::{Region, ScopeContext, SpanId, SpanKey, StoredSpan, TraceId};
+use trace_model::{Coverage, Region, ScopeContext, SpanId, SpanKey, StoredSpan, TenantId, TraceId};
 
-use super::NOW;
+use super::{INCARNATION, NOW};
+use crate::config::{Freshness, Patience, QueryContext};
 
 pub(crate) fn region(name: &str) -> Region {
     Region::new(name).unwrap()
@@ -62,5 +64,19 @@ pub(crate) fn stored(span: &Span, resource: &ResourceSpans, region: &Region) -> 
             region: region.clone(),
             collector: "c".into(),
         }),
+    }
+}
+
+pub(super) fn searched(next: u64) -> Coverage {
+    let mut coverage = Coverage::none(INCARNATION);
+    coverage.extend(0, next);
+    coverage
+}
+
+pub(crate) fn context(freshness: Freshness) -> QueryContext {
+    QueryContext {
+        tenant: TenantId::default(),
+        freshness,
+        patience: Patience { first_frame: Duration::from_secs(2), total: Duration::from_secs(30) },
     }
 }

@@ -4,26 +4,14 @@
 
 mod site;
 
-use std::sync::Arc;
-
-use axum::body::Body;
-use axum::http::{Request, StatusCode};
-use http_body_util::BodyExt;
-use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
-use opentelemetry_proto::tonic::trace::v1 as otlp;
-use proto::convert::query::id_bytes;
-use proto::v1;
+use axum::http::StatusCode;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 use trace_model::query::{CompareOp, Field, Literal, Place};
-use trace_model::{Filter, SearchQuery, TimeRange, UnixNanos};
+use trace_model::{Filter, TimeRange, UnixNanos};
 
-use site::{START_MICROS, Site, TRACE, site};
+use site::{START_MICROS, TRACE, site};
 
-use crate::fakes::{
-    FakeCell, FakeIndex, Manner, NOW, gateway_with, id, level, region, resource, stored,
-};
+use crate::fakes::{Manner, NOW, region};
 
 fn check_envelope(body: &Value) {
     assert!(body["data"].is_array(), "{body}");

@@ -14,16 +14,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use trace_model::query::SearchStats;
-use trace_model::{Region, SearchQuery, TimeRange, TraceId, UnixNanos};
+use trace_model::{Region, SearchQuery, TimeRange, UnixNanos};
 
-use super::block_decode::Block;
 use super::directory::{
     Directory, DirectoryBlock, DirectoryGroup, FilterRef, FilterRun, IndexFile, KeyFilter,
 };
 use super::evaluate::matching_rows;
 use super::found::Found;
 use super::index_build::{ANY_BUCKET, BUCKET_NANOS};
-use super::judged::{Judged, Match};
+use super::judged::Judged;
 use super::pending::PendingBatch;
 use super::probe::{Probe, presence};
 use super::scan::Scanner;

@@ -10,14 +10,12 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1 as otlp;
 use proto::convert::query::id_bytes;
 use proto::v1;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tower::ServiceExt;
-use trace_model::query::{CompareOp, Field, Literal, Place};
-use trace_model::{Filter, SearchQuery, TimeRange, UnixNanos};
+use trace_model::SearchQuery;
 
-use crate::fakes::{
-    FakeCell, FakeIndex, Manner, NOW, gateway_with, id, level, region, resource, stored,
-};
+use super::check_envelope;
+use crate::fakes::{FakeCell, FakeIndex, NOW, gateway_with, id, level, resource, stored};
 
 pub(super) const TRACE: &str = "05050505050505050505050505050505";
 /// A span's start, in microseconds: what Jaeger's JSON has.
@@ -92,11 +90,15 @@ pub(super) fn site() -> Site {
             ..v1::Edge::default()
         }];
     }
-    Site { router: super::router(gateway_with(&cells, &index, |_| {})), cells }
+    Site { router: super::super::router(gateway_with(&cells, &index, |_| {})), cells }
 }
 
 impl Site {
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, Value, String) {
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (StatusCode, Value, String) {
         let mut request = Request::get(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -112,7 +114,7 @@ impl Site {
     }
 
     /// As Go's HTTP client in Grafana's backend sends it.
-    async fn grafana(&self, path: &str) -> Value {
+    pub(super) async fn grafana(&self, path: &str) -> Value {
         let headers = [("user-agent", "Grafana/12.0.0"), ("accept-encoding", "gzip")];
         let (status, body, _) = self.get(path, &headers).await;
         assert_eq!(status, StatusCode::OK, "{path}: {body}");
@@ -121,7 +123,7 @@ impl Site {
     }
 
     /// As a browser sends it for the Jaeger UI.
-    async fn jaeger_ui(&self, path: &str) -> Value {
+    pub(super) async fn jaeger_ui(&self, path: &str) -> Value {
         let headers = [("accept", "*/*"), ("sec-fetch-mode", "same-origin")];
         let (status, body, _) = self.get(path, &headers).await;
         assert_eq!(status, StatusCode::OK, "{path}: {body}");
@@ -129,7 +131,7 @@ impl Site {
         body
     }
 
-    fn searched(&self) -> SearchQuery {
+    pub(super) fn searched(&self) -> SearchQuery {
         self.cells[0].searched.lock().unwrap().last().unwrap().clone()
     }
 }

@@ -126,7 +126,9 @@ fn what_is_too_much_for_the_engine_reads_back_and_is_marked() {
     let many = |count: i64| -> Vec<Attribute> {
         (0..count).map(|at| attribute(&format!("k{at}"), AnyValue::Int(at))).collect()
     };
-    let large = span(many(5_000), named("web", many(4_000)));
+    let mut of_resource = many(4_000);
+    of_resource.push(attribute("service.name", AnyValue::Str("web".to_owned())));
+    let large = span(many(5_000), named("web", of_resource));
     assert_reads_back(&large);
     let value = document(&large);
     assert_eq!(value.pointer("/farspan/irregular"), Some(&Value::Bool(true)));
