@@ -248,7 +248,9 @@ async fn peers_that_read_nothing_do_not_starve_one_that_does() {
         };
         let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
         assert_eq!(read, Ok(Ok(usize::from(SPANS))));
-        assert_eq!(metrics.cut_answers.get(), 2);
+        // One place is enough for the reader: whether the other peer is cut as well before the
+        // answer is taken is a matter of moments.
+        assert!((1..=2).contains(&metrics.cut_answers.get()), "{}", metrics.cut_answers.get());
         drop(stalled);
     };
     tokio::select! {
