@@ -13,6 +13,7 @@
 #   CASS_HEAP=1g CASS_DIRECT=256m CASS_MEMTABLE=192MiB CASSANDRA_VERSION=5.0.9 FARSPAN_ENGINES=<where everything is kept>
 #   CASS_JAVA_HOME=                      must be Java 11 or 17 (17 tested); not newer
 #   CASS_AUTH=0                          1: PasswordAuthenticator (cassandra/cassandra)
+#   CASS_SYNC=periodic                   batch: a write is answered once its commit log is on disk; periodic: a kill -9 loses the last 100 ms
 #   CASS_EXTRA=''                        more cassandra.yaml lines (newline separated)
 #   CASS_JVM_EXTRA=''                    more JVM flags; -XX:TieredStopAtLevel=1 halves the start again (not for load)
 set -euo pipefail
@@ -23,6 +24,7 @@ CASS_NAME=${CASS_NAME:-c1}
 read -ra NODES <<<"${CASS_NODES:-127.0.0.1:dc1}"
 CASS_PORT=${CASS_PORT:-19042}; CASS_STORAGE_PORT=${CASS_STORAGE_PORT:-17000}; CASS_JMX=${CASS_JMX:-17199}
 CASS_HEAP=${CASS_HEAP:-1g}; CASS_DIRECT=${CASS_DIRECT:-256m}; CASS_AUTH=${CASS_AUTH:-0}; CASS_MEMTABLE=${CASS_MEMTABLE:-192MiB}
+CASS_SYNC=${CASS_SYNC:-periodic}
 JAVA=${CASS_JAVA_HOME:+$CASS_JAVA_HOME/bin/}java
 base=$ENGINES_HOME/cassandra
 libs=$base/$CASSANDRA_VERSION/libs
@@ -101,8 +103,8 @@ commitlog_directory: $d/data/commitlog
 saved_caches_directory: $d/data/saved_caches
 hints_directory: $d/data/hints
 cdc_raw_directory: $d/data/cdc_raw
-commitlog_sync: periodic
-commitlog_sync_period: 1000ms
+commitlog_sync: $CASS_SYNC
+$([ "$CASS_SYNC" != periodic ] || echo 'commitlog_sync_period: 1000ms')
 commitlog_segment_size: 16MiB
 commitlog_total_space: 512MiB
 # 5.0 on-disk formats and the trie memtable (both are opt-in)
