@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::task::spawn_blocking;
 
@@ -17,8 +18,13 @@ fn script() -> PathBuf {
 
 /// A port that is free now.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Where the system takes no port from for a client: what is free stays so until the node binds
+    // it, also when it is started again.
+    let first = std::process::id().wrapping_mul(7_919);
+    let places = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut ports = places.map(|place| 10_000 + (first.wrapping_add(place) % 15_000) as u16);
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 impl Node {
