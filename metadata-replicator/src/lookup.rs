@@ -10,6 +10,7 @@ use proto::v1;
 use proto::v1::metadata_index_server::MetadataIndex;
 use tonic::{Request, Response, Status};
 use trace_model::TenantId;
+use trace_model::location::RegionState;
 
 use crate::error::ReplicatorError;
 use crate::replica::Replica;
@@ -33,8 +34,11 @@ impl IndexServer {
         Self { replica }
     }
 
-    fn regions(&self) -> Vec<v1::RegionState> {
-        self.replica.list_regions().iter().map(region_state_to_wire).collect()
+    /// States that were read before rows were looked up, with what has been forgotten since: an entry
+    /// may be newer than they say, never older, and none is missing that they vouch for.
+    fn states_to_wire(&self, mut states: Vec<RegionState>) -> Vec<v1::RegionState> {
+        self.replica.add_forgotten(&mut states);
+        states.iter().map(region_state_to_wire).collect()
     }
 }
 
@@ -58,9 +62,9 @@ impl MetadataIndex for IndexServer {
         for bytes in &request.trace_ids {
             trace_ids.push(trace_id_from_wire(bytes).map_err(invalid)?);
         }
-        // The states are read first: an entry may be newer than they say, never older.
-        let regions = self.regions();
+        let states = self.replica.list_regions();
         let entries = self.replica.look_up(&tenant, &trace_ids);
+        let regions = self.states_to_wire(states);
         let entries = trace_ids.iter().zip(&entries);
         let entries = entries.map(|(trace_id, entry)| look_up_entry_to_wire(*trace_id, entry));
         Ok(Response::new(v1::LookUpResponse { entries: entries.collect(), regions }))
@@ -77,8 +81,9 @@ impl MetadataIndex for IndexServer {
             limit => limit.min(limit_max),
         };
         let query = summary_query_from_wire(&request).map_err(invalid)?;
-        let regions = self.regions();
+        let states = self.replica.list_regions();
         let found = self.replica.list_summaries(&query).await;
+        let regions = self.states_to_wire(states);
         let entries = found.entries.iter();
         let entries = entries.map(|(trace_id, entry)| look_up_entry_to_wire(*trace_id, entry));
         Ok(Response::new(v1::ListSummariesResponse {
@@ -94,7 +99,7 @@ impl MetadataIndex for IndexServer {
     ) -> Result<Response<v1::ListRegionsResponse>, Status> {
         Ok(Response::new(v1::ListRegionsResponse {
             own_region: self.replica.region().as_str().to_owned(),
-            regions: self.regions(),
+            regions: self.states_to_wire(self.replica.list_regions()),
             traces_held: self.replica.traces_held() as u64,
         }))
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use proto::v1::metadata_index_server::MetadataIndexServer;
 use proto::v1::metadata_replication_server::MetadataReplicationServer;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trace_model::location::{RegionState, SummaryQuery};
@@ -90,6 +91,8 @@ impl ReplicaConfig {
 
 /// Rows that a search looks at under one hold of the index's lock: about a millisecond.
 const SEARCH_ROWS: usize = 2_048;
+/// Searches under way at once: each takes its turn with the others' steps.
+const SEARCHES_MAX: usize = 8;
 /// How often files are synced; expiry and compaction come every tenth time.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -102,6 +105,7 @@ pub struct Replica {
     clock: Arc<dyn Clock>,
     entropy: Arc<Entropy>,
     metrics: ReplicatorMetrics,
+    searches: Semaphore,
 }
 
 /// What a replica serves over gRPC.
@@ -140,7 +144,8 @@ impl Replica {
         if let Some(own) = origins.get(&config.region).filter(|own| has_peers && own.is_empty()) {
             own.set_mending(true);
         }
-        Ok(Self { config, origins, index, clock, entropy: Arc::new(entropy), metrics })
+        let (entropy, searches) = (Arc::new(entropy), Semaphore::new(SEARCHES_MAX));
+        Ok(Self { config, origins, index, clock, entropy, metrics, searches })
     }
 
     /// Starts following every origin, until the token is cancelled.
@@ -252,6 +257,8 @@ impl Replica {
     /// Traces from the index alone, newest first. Between two steps writers get in, and a caller
     /// who has gone is noticed.
     pub async fn list_summaries(&self, query: &SummaryQuery) -> Summaries {
+        // Never closed; who waits too long gives up by itself.
+        let _place = self.searches.acquire().await;
         let mut search = self.index().search(query.clone());
         while !search.step(&self.index(), SEARCH_ROWS) {
             tokio::task::yield_now().await;
@@ -265,6 +272,17 @@ impl Replica {
     pub fn list_regions(&self) -> Vec<RegionState> {
         let states = self.origins.iter();
         states.map(|(region, origin)| origin.state(*region == self.config.region)).collect()
+    }
+
+    /// Adds to states what has been let go since they were read: rows that were looked up afterwards
+    /// may be among it.
+    pub fn add_forgotten(&self, states: &mut [RegionState]) {
+        for state in states {
+            if let Some(origin) = self.origins.get(&state.region) {
+                state.forgotten = state.forgotten.join(origin.forgotten());
+                state.show_forgotten();
+            }
+        }
     }
 
     /// Traces held.

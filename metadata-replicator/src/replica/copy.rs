@@ -16,6 +16,8 @@ use crate::feed::{Chunk, EndSignal, Terms};
 use crate::index::hot::{HotIndex, LetGo};
 use crate::store::{Framer, JudgeRows, Judged, Loaded, Location, RecordStore};
 
+/// No origin keeps its rows for a shorter time: one that says so is not believed.
+const RETENTION_MIN: Duration = Duration::from_secs(3_600);
 /// Rows joined under one hold of the index's lock: readers wait no longer than this takes.
 const JOIN_ROWS: usize = 256;
 
@@ -63,7 +65,9 @@ impl Copy {
     /// retention where it is known and not longer than this replica keeps anything.
     pub(super) fn keeping(&self) -> (Duration, LetGo) {
         match self.store.terms().retention {
-            Some(retention) if retention <= self.kept_at_most => (retention, LetGo::Expired),
+            Some(retention) if retention <= self.kept_at_most => {
+                (retention.max(RETENTION_MIN), LetGo::Expired)
+            }
             Some(_) | None => (self.kept_at_most, LetGo::Evicted),
         }
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use proto::v1;
 use tokio::sync::Mutex as AsyncMutex;
 use trace_model::location::{Cursor, Epoch, RegionState};
-use trace_model::{Clock, Region, UnixNanos};
+use trace_model::{Clock, Forgotten, Region, UnixNanos};
 
 use super::ReplicaConfig;
 use super::copy::{Copy, Judge, Writer, load};
@@ -21,6 +21,8 @@ use crate::store::{RecordStore, StoreConfig};
 
 /// Rows that are let go under one hold of the index's lock.
 const EXPIRY_ROWS: usize = 1_024;
+/// A sender's clock may be so far ahead: a day.
+const AHEAD_NANOS_MAX: u64 = 24 * 3_600 * 1_000_000_000;
 /// The grain of expiry, in the index and in the files alike.
 const EXPIRY_GRAIN_NANOS: u64 = 60_000_000_000;
 
@@ -109,6 +111,11 @@ impl Origin {
         };
         state.show_forgotten();
         state
+    }
+
+    /// Which rows are missing by now.
+    pub(super) fn forgotten(&self) -> Forgotten {
+        self.copy.forgotten()
     }
 
     /// Notes whether the log is being taken back from peers: meanwhile it is not served.
@@ -210,6 +217,10 @@ impl Origin {
     async fn take_terms(&self, terms: Terms) -> Result<(), ReplicatorError> {
         if !self.copy.has_news(&terms) {
             return Ok(());
+        }
+        let latest = self.clock.now().plus(AHEAD_NANOS_MAX);
+        if terms.forgotten.until() > Some(latest) {
+            return Err(ReplicatorError::Protocol("rows of the future are said to be forgotten"));
         }
         let before = self.copy.store.terms().retention;
         let copy = Arc::clone(&self.copy);

@@ -92,8 +92,9 @@ impl PublisherParts {
         !is_of_another && committed.any(|(partition, committed)| *committed > next(partition))
     }
 
-    /// Whether a watermark that was taken back is of this span log, or an earlier one, and newer than
-    /// what the origin log holds. One beyond the span log's end is of records that it has lost.
+    /// Whether a watermark that was taken back is of this span log, or an earlier one, and not older
+    /// than what the origin log holds (the same, where mending was broken off). One beyond the span
+    /// log's end is of records that it has lost.
     fn takes_up(&self, theirs: &Watermark) -> bool {
         let incarnation = self.source.identity.incarnation;
         let is_held = |(partition, next): (&u32, &u64)| {
@@ -102,7 +103,7 @@ impl PublisherParts {
         let fits = theirs.incarnation < incarnation
             || (theirs.incarnation == incarnation && theirs.next.iter().all(is_held));
         let place = |mark: &Watermark| (mark.incarnation, mark.as_of);
-        fits && self.log.published().is_none_or(|ours| place(&ours) < place(theirs))
+        fits && self.log.published().is_none_or(|ours| place(&ours) <= place(theirs))
     }
 }
 

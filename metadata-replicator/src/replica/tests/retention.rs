@@ -252,3 +252,57 @@ async fn damage_that_was_compacted_away_is_a_hole_over_restarts() {
     let replica = open();
     assert!(!state(&replica).judge_absence(&Sought::UNKNOWN).is_proven(), "{:?}", state(&replica));
 }
+
+#[tokio::test]
+async fn rows_that_go_between_a_state_and_a_look_up_are_not_vouched_for() {
+    let bench = Bench::new();
+    let log = bench.origin(7 * DAY);
+    let cell = Process::serve(vec![log.clone()], None).await;
+    let replica = bench.replica("us-east-1", &cell.url(), 7 * DAY);
+    let process = Process::serve(vec![], Some(&replica)).await;
+    bench.write(&log, 1..4).await;
+    until_level(&replica, &log).await;
+    process.stop().await;
+    cell.stop().await;
+    let mut states = replica.list_regions();
+    assert!(states[0].judge_absence(&Sought::UNKNOWN).is_proven());
+    bench.clock.advance(8 * DAY);
+    replica.maintain().await;
+    assert_eq!(version_in(&replica, 1), 0);
+    replica.add_forgotten(&mut states);
+    assert_eq!(states[0].judge_absence(&Sought::UNKNOWN), Absence::Expired);
+    let hole = states[0].watermark.as_ref().unwrap().holes[0];
+    assert!(hole.contains(NOW), "{hole:?}");
+}
+
+#[tokio::test]
+async fn a_sender_that_talks_nonsense_of_its_terms_takes_nothing_away() {
+    let bench = Bench::new();
+    let records = Arc::new(MemoryRecords::new(region("eu-west-1")));
+    let log = Arc::new(MemoryOriginLog::open(records, bench.clock(), Entropy::seeded(1)));
+    log.append(&[bench.row(1)], Some(&bench.watermark(1))).await.unwrap();
+    let cell = Process::serve(vec![log.clone()], None).await;
+    let replica = bench.replica("us-east-1", &cell.url(), 7 * DAY);
+    let process = Process::serve(vec![], Some(&replica)).await;
+    until("the row", || replica.traces_held() == 1).await;
+    let far = Forgotten { expired_until: Some(UnixNanos::MAX), evicted_until: None };
+    log.forget(far).await.unwrap();
+    log.append(&[bench.row(2)], None).await.unwrap();
+    let label = crate::metrics::OriginLabel::of(&region("eu-west-1"));
+    until("a refusal", || replica.metrics.refused.get_or_create(&label).get() > 0).await;
+    assert_eq!(state(&replica).forgotten, Forgotten::default());
+    process.stop().await;
+    cell.stop().await;
+
+    let log = bench.origin(Duration::from_secs(1));
+    let cell = Process::serve(vec![log.clone()], None).await;
+    let replica = bench.replica("ap-southeast-1", &cell.url(), 7 * DAY);
+    let process = Process::serve(vec![], Some(&replica)).await;
+    bench.write(&log, 1..4).await;
+    until_level(&replica, &log).await;
+    bench.clock.advance(Duration::from_secs(600));
+    replica.maintain().await;
+    assert_eq!(replica.traces_held(), 3, "no cell keeps its spans for a second");
+    process.stop().await;
+    cell.stop().await;
+}
