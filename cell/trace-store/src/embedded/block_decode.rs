@@ -10,9 +10,9 @@ use trace_model::{SpanId, TraceId, UnixNanos};
 
 use super::block_encode::Source;
 use super::cursor::{Corrupt, Cursor};
-use super::numbers::{self, unzigzag};
+use super::numbers::{self, Planes, unzigzag};
 use super::template::{Code, Part, RowFacts, Tag, put_part};
-use super::texts::Texts;
+use super::texts::{TextWindow, Texts};
 use super::tokens::Token;
 
 mod tables;
@@ -38,9 +38,52 @@ pub(crate) struct BlockColumn {
     number_chunk: Option<usize>,
     texts: Option<Texts>,
     numbers: Option<Vec<u64>>,
+    /// Of a column that is not loaded: the values of one trace.
+    window: Window,
+}
+
+/// Some values of a column, side by side.
+#[derive(Debug, Default)]
+struct Window {
+    /// The position of the first in the column.
+    first: usize,
+    texts: TextWindow,
+    numbers: Vec<u64>,
+    /// How many numbers before them are 0.
+    zeros_before: usize,
 }
 
 impl BlockColumn {
+    /// The text at a position, of the column or of its window.
+    fn text_at(&self, position: usize) -> Result<&[u8], Corrupt> {
+        match &self.texts {
+            Some(texts) => texts.get(position),
+            None => self.window.texts.get(self.in_window(position)?),
+        }
+    }
+
+    /// The number at a position, of the column or of its window.
+    fn number_at(&self, position: usize) -> Result<u64, Corrupt> {
+        let number = match &self.numbers {
+            Some(numbers) => numbers.get(position),
+            None => self.window.numbers.get(self.in_window(position)?),
+        };
+        number.copied().ok_or(Corrupt("a column too short"))
+    }
+
+    /// How many numbers before a position are 0.
+    fn zeros_before(&self, position: usize) -> Result<usize, Corrupt> {
+        let (before, numbers, end) = match &self.numbers {
+            Some(numbers) => (0, numbers, position),
+            None => (self.window.zeros_before, &self.window.numbers, self.in_window(position)?),
+        };
+        Ok(before + numbers.iter().take(end).filter(|number| **number == 0).count())
+    }
+
+    fn in_window(&self, position: usize) -> Result<usize, Corrupt> {
+        position.checked_sub(self.window.first).ok_or(Corrupt("a value before its window"))
+    }
+
     pub(crate) fn texts(&self) -> Result<&Texts, Corrupt> {
         self.texts.as_ref().ok_or(Corrupt("a column that is not there"))
     }
@@ -162,6 +205,23 @@ impl Block {
         Ok(())
     }
 
+    /// Reads some values of a column that is not loaded, at the cost of little more than these.
+    fn load_window(&mut self, column: usize, window: Range<usize>) -> Result<(), Corrupt> {
+        let slot = self.columns.get_mut(column).ok_or(Corrupt("a column that is not there"))?;
+        slot.window = Window { first: window.start, ..Window::default() };
+        if let (Some(chunk), None) = (slot.text_chunk, &slot.texts) {
+            let bytes = load(&self.bytes, &self.chunks, chunk)?;
+            slot.window.texts = TextWindow::decode(bytes, window.clone())?;
+        }
+        if let (Some(chunk), None) = (slot.number_chunk, &slot.numbers) {
+            let bytes = load(&self.bytes, &self.chunks, chunk)?;
+            let planes = Planes::read(&mut Cursor::new(&bytes))?;
+            slot.window.zeros_before = planes.zeros_before(window.start);
+            slot.window.numbers = planes.window(window)?;
+        }
+        Ok(())
+    }
+
     /// A column.
     pub(crate) fn column(&self, column: usize) -> Result<&BlockColumn, Corrupt> {
         self.columns.get(column).ok_or(Corrupt("a column that is not there"))
@@ -182,6 +242,26 @@ impl Block {
         Ok(positions)
     }
 
+    /// Puts all rows of one trace together again, and of its columns reads no more than that: for a
+    /// block of which nothing else is wanted.
+    pub(crate) fn rebuild_alone(&mut self, run: &TraceRun) -> Result<Vec<RebuiltRow>, Corrupt> {
+        let rows = run.first..run.first.saturating_add(run.rows);
+        let positions = self.positions_at(rows.start)?;
+        let mut ends = positions.clone();
+        let templates = self.row_templates.get(rows.clone());
+        for template in templates.ok_or(Corrupt("a row that is not there"))? {
+            for column in self.templates.get(*template).into_iter().flatten() {
+                *ends.get_mut(*column).ok_or(Corrupt("a column that is not there"))? += 1;
+            }
+        }
+        for (column, (first, end)) in positions.iter().zip(ends).enumerate() {
+            if *first < end {
+                self.load_window(column, *first..end)?;
+            }
+        }
+        self.put_together(run, rows, positions)
+    }
+
     /// Puts rows of one trace together again.
     pub(crate) fn rebuild(
         &mut self,
@@ -195,7 +275,17 @@ impl Block {
                 self.load_column(column)?;
             }
         }
-        let mut positions = self.positions_at(rows.start)?;
+        let positions = self.positions_at(rows.start)?;
+        self.put_together(run, rows, positions)
+    }
+
+    /// The values of the rows are loaded, and start at these positions of the columns.
+    fn put_together(
+        &self,
+        run: &TraceRun,
+        rows: Range<usize>,
+        mut positions: Vec<usize>,
+    ) -> Result<Vec<RebuiltRow>, Corrupt> {
         let mut output = Vec::with_capacity(rows.len() * 512);
         let mut rebuilt = Vec::with_capacity(rows.len());
         for row in rows {
@@ -237,14 +327,14 @@ impl Block {
             let column = self.columns.get(*column).ok_or(missing)?;
             let tag = column.token.tag;
             let has_text = tag.code.has_text();
-            let text = if has_text { column.texts()?.get(*position)? } else { &[] };
-            let number = match tag.code.has_number() {
-                true => *column.numbers()?.get(*position).ok_or(missing)?,
-                false => 0,
-            };
+            let text = if has_text { column.text_at(*position)? } else { &[] };
+            let number = if tag.code.has_number() { column.number_at(*position)? } else { 0 };
             let part = Part { tag, key: &column.token.key, text, number };
             if tag.code == Code::Parent {
-                let parent = self.parent_id(run, row, number, column.numbers()?, *position)?;
+                let parent = match number {
+                    0 => self.escaped_parent(column.zeros_before(*position)?)?,
+                    _ => self.parent_at(run, row, number - 1)?,
+                };
                 put_part(output, &Part { text: &parent, ..part }, &facts);
             } else {
                 put_part(output, &part, &facts);
@@ -264,20 +354,15 @@ impl Block {
         id_at(self.ids(), self.traces.len() * 16 + row * 8)
     }
 
-    fn parent_id(
-        &self,
-        run: &TraceRun,
-        row: usize,
-        number: u64,
-        numbers: &[u64],
-        position: usize,
-    ) -> Result<[u8; 8], Corrupt> {
-        let Some(distance) = number.checked_sub(1) else {
-            let escapes = numbers.iter().take(position).filter(|number| **number == 0).count();
-            let offset = self.traces.len() * 16 + self.rows() * 8 + escapes * 8;
-            let id = self.ids().get(offset..).and_then(|rest| rest.first_chunk::<8>());
-            return id.copied().ok_or(Corrupt("a parent that is not there"));
-        };
+    /// The parent of a span whose parent is not in the block: they stand behind the ids of the rows.
+    fn escaped_parent(&self, place: usize) -> Result<[u8; 8], Corrupt> {
+        let offset = self.traces.len() * 16 + self.rows() * 8 + place * 8;
+        let id = self.ids().get(offset..).and_then(|rest| rest.first_chunk::<8>());
+        id.copied().ok_or(Corrupt("a parent that is not there"))
+    }
+
+    /// The parent that stands so many rows before or behind, within the trace.
+    fn parent_at(&self, run: &TraceRun, row: usize, distance: u64) -> Result<[u8; 8], Corrupt> {
         let distance = isize::try_from(unzigzag(distance));
         let distance = distance.map_err(|_| Corrupt("a parent too far away"))?;
         let parent = row.checked_add_signed(distance.wrapping_neg());

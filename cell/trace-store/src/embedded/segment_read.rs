@@ -177,7 +177,7 @@ impl Segment {
             let mut block = self.block(at)?;
             let runs = block.traces.iter().filter(|run| run.trace_id == trace_id);
             let Some(run) = runs.copied().next() else { continue };
-            let rows = block.rebuild(&run, run.first..run.first + run.rows);
+            let rows = block.rebuild_alone(&run);
             let rows = rows.map_err(|error| self.damaged(&error))?;
             let contexts = self.contexts(cache)?;
             for row in rows {

@@ -5,11 +5,13 @@
 //! distinct values, both as columns of numbers, then their bytes. A column without repetition has
 //! codes of zero alone, which cost nothing.
 
+use std::ops::Range;
+
 use hashbrown::HashTable;
 
 use super::cursor::{Corrupt, Cursor};
 use super::hash::value_hash;
-use super::numbers;
+use super::numbers::{self, Planes};
 
 /// A column being filled.
 #[derive(Debug, Default)]
@@ -135,6 +137,48 @@ impl Texts {
     }
 }
 
+/// Some values of a column side by side: all that a trace needs of it.
+#[derive(Debug, Default)]
+pub(crate) struct TextWindow {
+    bytes: Vec<u8>,
+    values: Vec<Range<usize>>,
+}
+
+impl TextWindow {
+    /// Reads them out of the column's bytes, which it takes over.
+    pub(crate) fn decode(bytes: Vec<u8>, window: Range<usize>) -> Result<Self, Corrupt> {
+        let mut cursor = Cursor::new(&bytes);
+        let codes = Planes::read(&mut cursor)?;
+        let lengths = Planes::read(&mut cursor)?;
+        let first = (bytes.len() - cursor.remaining()) as u64;
+        let mut fresh = codes.zeros_before(window.start);
+        let mut values = Vec::with_capacity(window.len());
+        for code in codes.window(window)? {
+            let place = match usize::try_from(code).map_err(|_| TOO_LARGE)?.checked_sub(1) {
+                Some(place) if place < fresh => place,
+                Some(_) => return Err(Corrupt("a code ahead of its value")),
+                None => {
+                    fresh += 1;
+                    fresh - 1
+                }
+            };
+            let start = first.saturating_add(lengths.sum_before(place));
+            let start = usize::try_from(start).map_err(|_| TOO_LARGE)?;
+            let length = usize::try_from(lengths.get(place)?).map_err(|_| TOO_LARGE)?;
+            values.push(start..start.saturating_add(length));
+        }
+        Ok(Self { bytes, values })
+    }
+
+    /// A value, counted from the first of the window.
+    pub(crate) fn get(&self, place: usize) -> Result<&[u8], Corrupt> {
+        let range = self.values.get(place).ok_or(Corrupt("a column too short"))?;
+        self.bytes.get(range.clone()).ok_or(Corrupt("a column of another length"))
+    }
+}
+
+const TOO_LARGE: Corrupt = Corrupt("a column too large");
+
 fn places(codes: &[u64], distinct_count: usize) -> Result<Vec<u32>, Corrupt> {
     let mut fresh = 0_u64;
     let mut places = Vec::with_capacity(codes.len());
@@ -182,8 +226,35 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_texts_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
-            drop(Texts::decode(bytes));
+        fn texts_read_few_at_a_time_are_those_read_at_once(
+            values in proptest::collection::vec(proptest::collection::vec(0_u8..3, 0..4), 1..60),
+            ends in (0_usize..60, 0_usize..60),
+        ) {
+            let mut column = TextColumn::default();
+            for value in &values {
+                column.push(value);
+            }
+            let mut bytes = Vec::new();
+            column.encode(&mut bytes);
+            let (first, last) = (ends.0.min(ends.1), ends.0.max(ends.1));
+            let window = TextWindow::decode(bytes, first..last);
+            prop_assert_eq!(window.is_ok(), last <= values.len());
+            let Ok(window) = window else { return Ok(()) };
+            for (place, value) in values[first..last].iter().enumerate() {
+                prop_assert_eq!(window.get(place).unwrap(), value.as_slice());
+            }
+            prop_assert!(window.get(last - first).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_texts_or_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..60),
+            ends in (0_usize..9, 0_usize..9),
+        ) {
+            drop(Texts::decode(bytes.clone()));
+            if let Ok(window) = TextWindow::decode(bytes, ends.0..ends.1.max(ends.0)) {
+                prop_assert!((0..99).any(|place| window.get(place).is_err()));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use trace_model::sampling_threshold::Threshold;
 use trace_model::{Region, TraceId, UnixNanos};
 use zstd::bulk::Decompressor;
 
-use super::{BlockColumn, IDS_CHUNK, TraceRun};
+use super::{BlockColumn, IDS_CHUNK, TraceRun, Window};
 use crate::embedded::block_encode::Source;
 use crate::embedded::cursor::{Corrupt, Cursor};
 use crate::embedded::numbers;
@@ -86,6 +86,7 @@ pub(super) fn read_columns(cursor: &mut Cursor<'_>) -> Result<Vec<BlockColumn>, 
             number_chunk: next(code.has_number()),
             texts: None,
             numbers: None,
+            window: Window::default(),
         });
     }
     Ok(columns)
