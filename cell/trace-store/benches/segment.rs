@@ -114,12 +114,35 @@ fn searches() -> Vec<(&'static str, Filter)> {
     ]
 }
 
+/// Prints the CPU time of so many calls: on a busy machine the only figure that can be compared.
+fn print_cpu(what: &str, calls: usize, mut call: impl FnMut(usize)) {
+    (0..calls / 10).for_each(&mut call);
+    let before = cpu_nanos();
+    (0..calls).for_each(&mut call);
+    let micros = (cpu_nanos() - before) as f64 / calls as f64 / 1e3;
+    println!("{what}: {micros:.1} us CPU");
+}
+
 fn store_benches(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let spans = std::env::var("STORE_SPANS").ok().and_then(|text| text.parse().ok());
     let filled = fill(&runtime, spans.unwrap_or(3_000_000));
     let tenant = TenantId::default();
     let ids = filled.workload.sample.clone();
+    let read = |id| black_box(runtime.block_on(filled.store.read_trace(&tenant, id)));
+    print_cpu("trace by id", 5_000, |call| {
+        drop(read(ids[call * 7_919 % ids.len()]));
+    });
+    print_cpu("absent trace by id", 5_000, |call| {
+        let id = (call as u128 + 1).to_be_bytes();
+        drop(read(trace_model::TraceId::from_bytes(id).expect("an id")));
+    });
+    for (name, filter) in searches() {
+        let query = query(filter, &filled);
+        print_cpu(name, 50, |_| {
+            drop(black_box(runtime.block_on(filled.store.search(&query))));
+        });
+    }
     let mut next = 0;
     criterion.bench_function("trace_by_id", |bencher| {
         bencher.iter(|| {
