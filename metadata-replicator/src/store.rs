@@ -7,6 +7,8 @@
 
 mod files;
 mod framer;
+mod loading;
+mod packed;
 mod part;
 mod records;
 mod segment;

@@ -436,6 +436,31 @@ async fn damage_in_the_middle_costs_its_record_and_makes_a_hole() {
 }
 
 #[tokio::test]
+async fn a_packed_file_is_smaller_and_damage_to_it_makes_a_hole_that_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let log = open_files(directory.path(), &clock);
+    fill(&log, 60, 1).await;
+    log.append(&[row(60, 1, "web")], Some(&watermark(2))).await.unwrap();
+    let path = newest_file(directory.path(), 1);
+    let plain = std::fs::metadata(&path).unwrap().len();
+    log.maintain().await.unwrap();
+    let packed = std::fs::metadata(&path).unwrap().len();
+    assert!(packed < plain / 2, "{packed} of {plain}");
+    assert_eq!(read_all(&log).await.rows.len(), 61);
+    drop(log);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&path, bytes).unwrap();
+    for _ in 0..2 {
+        let log = open_files(directory.path(), &clock);
+        assert_eq!(log.published().unwrap().holes.len(), 1);
+        assert!(read_all(&log).await.rows.len() < 61);
+    }
+}
+
+#[tokio::test]
 async fn a_file_of_a_newer_release_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let clock = clock();

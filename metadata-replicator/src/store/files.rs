@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use trace_model::location::Cursor;
 
+use super::packed::{Body, unpack};
 use super::part::Segment;
 use super::segment::{
     BadHeader, HEADER_BYTES, Header, Location, Scan, Scanned, VERSION, read_range,
@@ -57,13 +58,13 @@ pub(super) fn segment_paths(directory: &Path) -> Result<Vec<PathBuf>, Replicator
     Ok(paths)
 }
 
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<Arc<File>, ReplicatorError> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<File, ReplicatorError> {
     let options = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path);
     let file = options.map_err(ReplicatorError::disk("create", path))?;
     file.write_all_at(bytes, 0)
         .and_then(|()| file.sync_data())
         .map_err(ReplicatorError::disk("write", path))?;
-    Ok(Arc::new(file))
+    Ok(file)
 }
 
 pub(super) fn sync_directory(directory: &Path) -> Result<(), ReplicatorError> {
@@ -97,10 +98,19 @@ pub(super) fn load(
             return Ok(None);
         }
     };
-    let mut segment = Segment::empty(number, Arc::new(file), path, header.first);
+    let on_disk = bytes.len() as u64;
+    let (bytes, body) = if header.is_packed {
+        let (plain, blocks) = unpack(&bytes);
+        (plain, Body::packed(file, blocks))
+    } else {
+        (bytes, Body::plain(file))
+    };
+    let mut segment = Segment::empty(number, Arc::new(body), path, header.first);
+    segment.packed_bytes = header.is_packed.then_some(on_disk);
     segment.is_compacted = header.is_compacted;
     segment.is_sealed = true;
-    load_records(&mut segment, header.first, &bytes, is_last, meet)?;
+    // A packed file was written whole: it has no tail that a kill may have torn.
+    load_records(&mut segment, header.first, &bytes, is_last && !header.is_packed, meet)?;
     Ok(Some((header.first, segment)))
 }
 
@@ -126,10 +136,9 @@ fn load_records(
                 let cut = bytes.len().saturating_sub(offset);
                 tracing::warn!(path = %segment.path.display(), bytes = cut, "a torn tail was cut");
                 segment.length = offset as u64;
-                segment
-                    .file
-                    .set_len(segment.length)
-                    .and_then(|()| segment.file.sync_data())
+                let file = segment.body.file();
+                file.set_len(segment.length)
+                    .and_then(|()| file.sync_data())
                     .map_err(ReplicatorError::disk("cut", &segment.path))?;
             }
             Scanned::Torn { offset } => {

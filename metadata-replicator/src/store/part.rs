@@ -1,12 +1,12 @@
 //! A segment as it is held open, and a part of it to read without any lock.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use trace_model::location::Cursor;
 
-use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Scan, Scanned, read_range};
+use super::packed::Body;
+use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Scan, Scanned};
 use super::segments::RawChunk;
 use crate::error::ReplicatorError;
 
@@ -17,10 +17,13 @@ const MARK_BYTES: u64 = 32 << 10;
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) number: u32,
-    pub(super) file: Arc<File>,
+    pub(super) body: Arc<Body>,
     pub(super) path: PathBuf,
     pub(super) next_sequence: u64,
+    /// Bytes of the plain form.
     pub(super) length: u64,
+    /// Bytes on disk, where the records are packed.
+    pub(super) packed_bytes: Option<u64>,
     pub(super) marks: Vec<(u64, u64)>,
     pub(super) stamp: u64,
     pub(super) is_compacted: bool,
@@ -28,13 +31,14 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) const fn empty(number: u32, file: Arc<File>, path: PathBuf, first: Cursor) -> Self {
+    pub(super) const fn empty(number: u32, body: Arc<Body>, path: PathBuf, first: Cursor) -> Self {
         Self {
             number,
-            file,
+            body,
             path,
             next_sequence: first.sequence,
             length: HEADER_BYTES as u64,
+            packed_bytes: None,
             marks: Vec::new(),
             stamp: 0,
             is_compacted: false,
@@ -57,7 +61,7 @@ impl Segment {
         let place = self.marks.partition_point(|(held, _)| *held <= sequence);
         let mark = place.checked_sub(1).and_then(|place| self.marks.get(place));
         Part {
-            file: Arc::clone(&self.file),
+            body: Arc::clone(&self.body),
             path: self.path.clone(),
             offset: mark.map_or(HEADER_BYTES as u64, |(_, offset)| *offset),
             length: self.length,
@@ -70,7 +74,7 @@ impl Segment {
 /// A part of a segment, readable without the lock.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub(super) file: Arc<File>,
+    pub(super) body: Arc<Body>,
     pub(super) path: PathBuf,
     pub(super) offset: u64,
     pub(super) length: u64,
@@ -81,7 +85,11 @@ pub(super) struct Part {
 impl Part {
     pub(super) fn bytes(&self) -> Result<Vec<u8>, ReplicatorError> {
         let length = usize::try_from(self.length).unwrap_or(usize::MAX);
-        read_range(&self.file, 0, length).map_err(ReplicatorError::disk("read", &self.path))
+        let bytes = self.body.read_range(0, length);
+        let mut bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
+        // What cannot be read any more is met as damage.
+        bytes.resize(length, 0);
+        Ok(bytes)
     }
 
     /// Records of the part; a run of equal sequences is never cut.
@@ -91,7 +99,7 @@ impl Part {
             .saturating_add(PAYLOAD_BYTES_MAX as u64);
         let left = self.length.saturating_sub(self.offset);
         let length = usize::try_from(left.min(reach)).unwrap_or(usize::MAX);
-        let bytes = read_range(&self.file, self.offset, length);
+        let bytes = self.body.read_range(self.offset, length);
         let bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
         let mut chunk = RawChunk { first: self.first, next: self.first, records: Vec::new() };
         let mut taken = 0_usize;

@@ -1,22 +1,20 @@
 //! The records of one origin: segments, the service names of each epoch, the newest watermark, and
 //! what had to be set aside.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prost::Message as _;
-use proto::convert::index::{
-    ServiceDictionary, contribution_from_wire, watermark_from_wire, watermark_to_wire,
-};
+use proto::convert::index::{ServiceDictionary, contribution_from_wire, watermark_to_wire};
 use proto::v1;
 use proto::v1::origin_record::Record;
 use trace_model::location::{Cursor, Epoch};
-use trace_model::{Contribution, Forgotten, Region, TimeRange, UnixNanos, Watermark};
+use trace_model::{Contribution, Forgotten, Region, UnixNanos, Watermark};
 
-use super::framer::stamp_of;
+use super::framer::{Framer, stamp_of};
+use super::loading::{Loading, Words};
 use super::segment::Location;
-use super::segments::{Batch, Met, Segments, Sieve};
+use super::segments::{Batch, Segments, Sieve};
 use super::terms::Sheet;
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, Terms};
@@ -61,13 +59,6 @@ pub(crate) trait JudgeRows {
     fn moved(&mut self, from: Location, to: Location);
 }
 
-#[derive(Debug, Default)]
-struct Words {
-    dictionaries: BTreeMap<Epoch, ServiceDictionary>,
-    watermark: Option<Watermark>,
-    holes: Vec<TimeRange>,
-}
-
 /// The records of one origin. One caller appends or maintains at a time; reads go beside.
 #[derive(Debug)]
 pub(crate) struct RecordStore {
@@ -77,81 +68,24 @@ pub(crate) struct RecordStore {
     sheet: Mutex<Sheet>,
 }
 
-/// Collects what the files say while a store is opened.
-struct Loading<'a> {
-    region: &'a Region,
-    words: Words,
-    newest: UnixNanos,
-    /// The append time before damage whose other side has not been met.
-    damage_from: Option<UnixNanos>,
-    visit: &'a mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
-}
-
-impl Loading<'_> {
-    fn meet(&mut self, met: Met<'_>) -> Result<u64, ReplicatorError> {
-        let (cursor, location, payload) = match met {
-            Met::Record { cursor, location, payload } => (cursor, location, payload),
-            Met::Damaged { path, bytes } => {
-                tracing::error!(path = %path.display(), bytes, "damaged records were set aside");
-                self.damage_from.get_or_insert(self.newest);
-                return Ok(0);
-            }
-        };
-        let record = record_of(payload)?;
-        let stamp = stamp_of(&record);
-        self.close_damage(stamp);
-        let services = self.words.dictionaries.entry(cursor.epoch).or_default();
-        match &record {
-            Record::ServiceName(name) => {
-                services.define(name.id, &name.name)?;
-            }
-            Record::Watermark(wire) => {
-                self.words.watermark = Some(watermark_from_wire(wire, self.region)?);
-            }
-            Record::Contribution(_) => {}
-        }
-        (self.visit)(Loaded { location, record, services })?;
-        Ok(stamp)
-    }
-
-    fn close_damage(&mut self, stamp: u64) {
-        if stamp == 0 {
-            return;
-        }
-        self.newest = self.newest.max(UnixNanos(stamp));
-        if let Some(start) = self.damage_from.take() {
-            self.words.holes.push(TimeRange { start, end: self.newest.plus(1) });
-        }
-    }
-}
-
 impl RecordStore {
     /// Opens a store and shows every record that it holds.
     pub(crate) fn open(
         config: StoreConfig,
         visit: &mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
     ) -> Result<Self, ReplicatorError> {
-        let mut loading = Loading {
-            region: &config.region,
-            words: Words::default(),
-            newest: UnixNanos(0),
-            damage_from: None,
-            visit,
-        };
+        let mut loading = Loading::of(&config.region, visit);
         let segments = Segments::open(&config.directory, config.segment_bytes_max, &mut |met| {
             loading.meet(met)
         })?;
-        if let Some(start) = loading.damage_from.take() {
-            loading.words.holes.push(TimeRange { start, end: UnixNanos::MAX });
-        }
+        let (words, newest) = loading.finish();
         // Where what was noted is damaged, any row that was ever here may have been let go.
-        let newest = loading.newest;
         let everything = || Sheet {
             terms: Terms { forgotten: LetGo::Evicted.mark(newest), ..Terms::default() },
             lineage: None,
         };
         let sheet = Sheet::load(&config.directory)?.unwrap_or_else(everything);
-        let (words, sheet) = (Mutex::new(loading.words), Mutex::new(sheet));
+        let (words, sheet) = (Mutex::new(words), Mutex::new(sheet));
         Ok(Self { segments, words, sheet, config })
     }
 
@@ -244,17 +178,25 @@ impl RecordStore {
 
     /// Starts a new file for an epoch.
     pub(crate) fn begin(&self, epoch: Epoch) -> Result<(), ReplicatorError> {
-        self.segments.begin(Cursor { epoch, sequence: 0 })
+        self.segments.begin(Cursor { epoch, sequence: 0 }, &[])
     }
 
-    /// Appends framed records.
+    /// Appends framed records. A new file begins with the names of its epoch, so that damage to a
+    /// name costs rows of its own file alone.
     pub(crate) fn append(
         &self,
         first: Cursor,
         batch: &Batch,
         is_synced: bool,
     ) -> Result<Location, ReplicatorError> {
-        self.segments.append(first, batch, is_synced)
+        let names = |at: Cursor| {
+            let mut framer = Framer::default();
+            for name in self.names(at.epoch) {
+                framer.put(at.sequence, Record::ServiceName(name))?;
+            }
+            Ok(framer.batch)
+        };
+        self.segments.append(first, batch, &names, is_synced)
     }
 
     /// Waits until what was appended is on disk.
@@ -270,9 +212,17 @@ impl RecordStore {
     ) -> Result<Chunk, ReplicatorError> {
         let raw = self.segments.read(from, bytes_max)?;
         let mut records = Vec::with_capacity(raw.records.len());
+        let words = self.words();
+        let services = words.dictionaries.get(&raw.first.epoch);
         for (sequence, payload) in raw.records {
-            let record = Some(record_of(&payload)?);
-            records.push(v1::OriginRecord { record, sequence });
+            let record = record_of(&payload)?;
+            // Names that are damaged take their rows with them, as was met when they were opened.
+            if let Record::Contribution(row) = &record
+                && !services.is_some_and(|services| services.knows(row))
+            {
+                continue;
+            }
+            records.push(v1::OriginRecord { record: Some(record), sequence });
         }
         Ok(Chunk { first: raw.first, next: raw.next, records })
     }
@@ -390,7 +340,7 @@ impl Sieve for RowSieve<'_> {
     }
 }
 
-fn record_of(payload: &[u8]) -> Result<Record, ReplicatorError> {
+pub(super) fn record_of(payload: &[u8]) -> Result<Record, ReplicatorError> {
     let wire = v1::OriginRecord::decode(payload).map_err(|_| ReplicatorError::Record)?;
     wire.record.ok_or(ReplicatorError::Record)
 }

@@ -6,7 +6,8 @@
 //! record: payload length u32 | crc32c u32 of sequence and payload | sequence u64 | payload
 //! ```
 //!
-//! Integers are little-endian. Sequences never fall within a file and may have gaps.
+//! Integers are little-endian. Sequences never fall within a file and may have gaps. A file of
+//! version 2 holds the records compressed (`packed`).
 
 use std::fs::File;
 use std::io;
@@ -16,8 +17,10 @@ use trace_model::location::{Cursor, Epoch};
 
 /// First bytes of every file.
 const MAGIC: &[u8; 8] = b"FSPNMETA";
-/// The version that this release writes.
-pub(crate) const VERSION: u32 = 1;
+/// The newest version: of a file whose records are packed.
+pub(crate) const VERSION: u32 = 2;
+/// The version of a plain file.
+const VERSION_PLAIN: u32 = 1;
 /// Bytes of a header.
 pub(crate) const HEADER_BYTES: usize = 44;
 /// Bytes of a record before its payload.
@@ -43,6 +46,8 @@ pub(crate) struct Header {
     pub(crate) first: Cursor,
     /// Whether superseded records were taken out.
     pub(crate) is_compacted: bool,
+    /// Whether the records are compressed.
+    pub(crate) is_packed: bool,
 }
 
 /// Why a header is not one.
@@ -59,7 +64,8 @@ impl Header {
         let flags = if self.is_compacted { FLAG_COMPACTED } else { 0 };
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        let version = if self.is_packed { VERSION } else { VERSION_PLAIN };
+        bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&flags.to_le_bytes());
         bytes.extend_from_slice(&self.first.epoch.millis.to_le_bytes());
         bytes.extend_from_slice(&self.first.epoch.random.to_le_bytes());
@@ -75,7 +81,7 @@ impl Header {
             return Err(BadHeader::Damaged);
         }
         let version = u32_at(body, 8).ok_or(BadHeader::Damaged)?;
-        if version != VERSION {
+        if version > VERSION {
             return Err(BadHeader::Newer(version));
         }
         let word = |at| u64_at(body, at).ok_or(BadHeader::Damaged);
@@ -84,6 +90,7 @@ impl Header {
         Ok(Self {
             first: Cursor { epoch, sequence: word(32)? },
             is_compacted: flags & FLAG_COMPACTED != 0,
+            is_packed: version == VERSION,
         })
     }
 }
@@ -254,15 +261,18 @@ mod tests {
     #[test]
     fn a_header_comes_back_and_a_newer_one_is_refused() {
         let epoch = Epoch { millis: 5, random: 9 };
-        let header = Header { first: Cursor { epoch, sequence: 7 }, is_compacted: true };
+        let first = Cursor { epoch, sequence: 7 };
+        let packed = Header { first, is_compacted: true, is_packed: true };
+        assert_eq!(Header::decode(&packed.encode()), Ok(packed));
+        let header = Header { is_packed: false, ..packed };
         let mut bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Ok(header));
         bytes[3] ^= 1;
         assert_eq!(Header::decode(&bytes), Err(BadHeader::Damaged));
         let mut newer = header.encode();
-        newer[8] = 2;
+        newer[8] = 3;
         let crc = crc32c::crc32c(&newer[..HEADER_BYTES - 4]).to_le_bytes();
         newer[HEADER_BYTES - 4..].copy_from_slice(&crc);
-        assert_eq!(Header::decode(&newer), Err(BadHeader::Newer(2)));
+        assert_eq!(Header::decode(&newer), Err(BadHeader::Newer(3)));
     }
 }

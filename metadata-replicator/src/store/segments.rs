@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use trace_model::location::{Cursor, Epoch};
 
 use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
+use super::packed::{Body, Packer};
 use super::part::{Part, Segment};
 use super::segment::{
-    HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, read_range,
-    record_at,
+    HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, record_at,
 };
 use crate::error::ReplicatorError;
 
@@ -138,23 +138,26 @@ impl Segments {
         Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
     }
 
-    /// Appends a batch of one epoch at or behind the end. On error nothing of it is readable, and
+    /// Appends a batch of one epoch at or behind the end, in a new file behind `names`. On error nothing of it is readable, and
     /// the next append goes into a new file.
     pub(crate) fn append(
         &self,
         first: Cursor,
         batch: &Batch,
+        names: &dyn Fn(Cursor) -> Result<Batch, ReplicatorError>,
         is_synced: bool,
     ) -> Result<Location, ReplicatorError> {
         if !self.active_takes(first, batch) {
-            self.begin(Cursor { epoch: first.epoch, sequence: batch.first })?;
+            let first = Cursor { epoch: first.epoch, sequence: batch.first };
+            self.begin(first, &self.head(&names(first)?))?;
         }
-        let (file, path, offset) = self.active()?;
+        let (body, path, offset) = self.active()?;
+        let file = body.file();
         let written = file
             .write_all_at(&batch.bytes, offset)
             .and_then(|()| if is_synced { file.sync_data() } else { Ok(()) });
         if let Err(error) = written {
-            self.seal_active(&file, offset);
+            self.seal_active(file, offset);
             return Err(ReplicatorError::disk("write", &path)(error));
         }
         self.note_appended(batch)
@@ -164,16 +167,16 @@ impl Segments {
         let state = self.state();
         let Some((key, segment)) = state.segments.last_key_value() else { return false };
         let grown = segment.length.saturating_add(batch.bytes.len() as u64);
-        let is_empty = segment.length <= HEADER_BYTES as u64;
+        let is_empty = segment.next_sequence <= key.sequence;
         !segment.is_sealed
             && key.epoch == first.epoch
             && (is_empty || grown <= self.segment_bytes_max)
     }
 
-    fn active(&self) -> Result<(Arc<File>, PathBuf, u64), ReplicatorError> {
+    fn active(&self) -> Result<(Arc<Body>, PathBuf, u64), ReplicatorError> {
         let state = self.state();
         let (_, segment) = state.segments.last_key_value().ok_or(ReplicatorError::Closed)?;
-        Ok((Arc::clone(&segment.file), segment.path.clone(), segment.length))
+        Ok((Arc::clone(&segment.body), segment.path.clone(), segment.length))
     }
 
     /// Cuts what a failed write left, so that a later open does not read it; the file takes no
@@ -200,24 +203,33 @@ impl Segments {
         Ok(Location { segment: segment.number, offset })
     }
 
-    /// Starts a new file at a cursor at or behind the end.
-    pub(crate) fn begin(&self, first: Cursor) -> Result<(), ReplicatorError> {
+    /// What a new file begins with: names that take most of it would take it for nothing else.
+    fn head(&self, names: &Batch) -> Vec<u8> {
+        let is_small = (names.bytes.len() as u64) < self.segment_bytes_max / 8;
+        if is_small { names.bytes.clone() } else { Vec::new() }
+    }
+
+    /// Starts a new file at a cursor at or behind the end, with records of that cursor.
+    pub(crate) fn begin(&self, first: Cursor, head: &[u8]) -> Result<(), ReplicatorError> {
         let path = self.directory.join(file_name(first));
-        let header = Header { first, is_compacted: false };
-        let file = write_file(&path, &header.encode())?;
+        let mut bytes = Header { first, is_compacted: false, is_packed: false }.encode();
+        bytes.extend_from_slice(head);
+        let body = Arc::new(Body::plain(write_file(&path, &bytes)?));
         sync_directory(&self.directory)?;
         let mut state = self.state();
         let number = state.next_number;
         state.next_number = number.saturating_add(1);
         state.by_number.insert(number, first);
-        state.segments.insert(first, Segment::empty(number, file, path, first));
+        let mut segment = Segment::empty(number, body, path, first);
+        segment.length = bytes.len() as u64;
+        state.segments.insert(first, segment);
         Ok(())
     }
 
     /// Waits until what was appended is on disk.
     pub(crate) fn sync(&self) -> Result<(), ReplicatorError> {
-        let Ok((file, path, _)) = self.active() else { return Ok(()) };
-        file.sync_data().map_err(ReplicatorError::disk("sync", &path))
+        let Ok((body, path, _)) = self.active() else { return Ok(()) };
+        body.file().sync_data().map_err(ReplicatorError::disk("sync", &path))
     }
 
     /// Records from a cursor on, of one segment, at most about `bytes_max` but at least one. Empty
@@ -261,26 +273,26 @@ impl Segments {
         &self,
         location: Location,
     ) -> Result<Option<(Epoch, Vec<u8>)>, ReplicatorError> {
-        let Some((epoch, file, path)) = self.file_of(location.segment) else { return Ok(None) };
+        let Some((epoch, body, path)) = self.body_of(location.segment) else { return Ok(None) };
         let failed = || ReplicatorError::disk("read", &path);
         let offset = u64::from(location.offset);
-        let head = read_range(&file, offset, 4 << 10).map_err(failed())?;
+        let head = body.read_range(offset, 4 << 10).map_err(failed())?;
         if let Some(record) = record_at(&head, 0) {
             return Ok(Some((epoch, record.payload.to_vec())));
         }
         let length = head.first_chunk::<4>().map_or(0, |length| u32::from_le_bytes(*length));
         let length = (length as usize).min(super::segment::PAYLOAD_BYTES_MAX);
-        let whole = read_range(&file, offset, length.saturating_add(RECORD_HEAD_BYTES));
+        let whole = body.read_range(offset, length.saturating_add(RECORD_HEAD_BYTES));
         let whole = whole.map_err(failed())?;
         let record = record_at(&whole, 0).ok_or(ReplicatorError::Record)?;
         Ok(Some((epoch, record.payload.to_vec())))
     }
 
-    fn file_of(&self, number: u32) -> Option<(Epoch, Arc<File>, PathBuf)> {
+    fn body_of(&self, number: u32) -> Option<(Epoch, Arc<Body>, PathBuf)> {
         let state = self.state();
         let first = state.by_number.get(&number)?;
         let segment = state.segments.get(first)?;
-        Some((first.epoch, Arc::clone(&segment.file), segment.path.clone()))
+        Some((first.epoch, Arc::clone(&segment.body), segment.path.clone()))
     }
 
     /// All segments but the newest, oldest first.
@@ -309,7 +321,9 @@ impl Segments {
 
     /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
-        self.state().segments.values().map(|segment| segment.length).sum()
+        let state = self.state();
+        let segments = state.segments.values();
+        segments.map(|segment| segment.packed_bytes.unwrap_or(segment.length)).sum()
     }
 
     /// Rewrites an older segment without the records that do not stay. Gives where the others went.
@@ -325,8 +339,10 @@ impl Segments {
             (segment.number, segment.path.clone(), segment.part(first, first.sequence))
         };
         let bytes = part.bytes()?;
-        let mut output = Header { first, is_compacted: true }.encode();
-        let mut rewritten = Segment::empty(number, Arc::clone(&part.file), path.clone(), first);
+        let failed = || ReplicatorError::disk("pack", &path);
+        let header = Header { first, is_compacted: true, is_packed: true };
+        let mut packer = Packer::new(header.encode());
+        let mut rewritten = Segment::empty(number, Arc::clone(&part.body), path.clone(), first);
         let mut moved = Vec::new();
         for scanned in Scan::new(&bytes, HEADER_BYTES, 0) {
             let Scanned::Record(record) = scanned else {
@@ -335,18 +351,21 @@ impl Segments {
             };
             let from = Location { segment: number, offset: short(record.offset)? };
             let Some(stamp) = sieve.keep(from, record.payload) else { continue };
-            let to = Location { segment: number, offset: short(output.len())? };
-            rewritten.mark(record.sequence, output.len() as u64);
-            put_record(&mut output, record.sequence, record.payload);
+            let offset = packer.plain_bytes();
+            let put = |output: &mut Vec<u8>| put_record(output, record.sequence, record.payload);
+            packer.put(put).map_err(failed())?;
+            rewritten.mark(record.sequence, offset as u64);
             rewritten.stamp = rewritten.stamp.max(stamp);
-            moved.push((from, to));
+            moved.push((from, Location { segment: number, offset: short(offset)? }));
         }
         sieve.before_swap()?;
+        rewritten.length = packer.plain_bytes() as u64;
+        let (output, blocks) = packer.finish().map_err(failed())?;
         let temporary = path.with_extension("tmp");
-        rewritten.file = write_file(&temporary, &output)?;
+        rewritten.body = Arc::new(Body::packed(write_file(&temporary, &output)?, blocks));
         std::fs::rename(&temporary, &path).map_err(ReplicatorError::disk("rename", &path))?;
         sync_directory(&self.directory)?;
-        rewritten.length = output.len() as u64;
+        rewritten.packed_bytes = Some(output.len() as u64);
         rewritten.is_compacted = true;
         rewritten.is_sealed = true;
         let mut state = self.state();

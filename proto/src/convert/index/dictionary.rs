@@ -57,6 +57,16 @@ impl ServiceDictionary {
         self.names.get(id as usize).cloned().ok_or(InvalidIndexMessage::UnknownService(id))
     }
 
+    /// Whether every service that a row names has an id here: else it cannot be read.
+    #[must_use]
+    pub fn knows(&self, row: &v1::Contribution) -> bool {
+        let Some(detail) = &row.detail else { return true };
+        let services = detail.services.iter().map(|count| count.service);
+        let entries = detail.entries.iter().map(|entry| entry.service);
+        let mut named = services.chain(entries).chain(detail.root.iter().map(|root| root.service));
+        named.all(|id| (id as usize) < self.names.len())
+    }
+
     /// How many services have an id.
     #[must_use]
     pub fn len(&self) -> usize {
