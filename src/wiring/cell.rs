@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use collector::{Collector, CollectorConfig};
 use ingester::LagBoard;
-use ingester::metadata_publisher::PublisherMetrics;
+use ingester::metadata_publisher::{FixedPolicy, LetOut, PublisherMetrics};
 use metadata_replicator::OriginFeed;
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
 use querier::{Querier, QuerierConfig, QuerierPorts};
@@ -174,7 +174,8 @@ fn internal_routes(
     settings.locality = config.locality;
     settings.queries_max = config.querier.concurrency as usize;
     let querier = Querier::new(settings, ports, &mut context.registry);
-    let feed: Arc<dyn OriginFeed> = Arc::clone(&keepers.origin) as _;
+    let policy = Arc::new(FixedPolicy(config.locality.index));
+    let feed: Arc<dyn OriginFeed> = LetOut::under(policy, Arc::clone(&keepers.origin) as _);
     let clock = Arc::clone(&context.clock);
     let limits = ServerLimits::default();
     let feeds = ReplicationServer::new([feed], clock, limits, stage.stopping.clone());

@@ -10,6 +10,7 @@
 
 mod config;
 mod duplicates;
+mod let_out;
 mod maker;
 mod mending;
 mod metrics;
@@ -37,6 +38,7 @@ use trace_model::{Clock, Coverage, Region, TenantId, TraceId, UnixNanos};
 use crate::handler::{GroupHandler, HandleError};
 pub use config::{PublisherConfig, PublisherError, SpanLogState};
 use duplicates::Repeats;
+pub use let_out::LetOut;
 pub use maker::PublisherMaker;
 pub use metrics::PublisherMetrics;
 use open_trace::OpenTrace;

@@ -129,7 +129,9 @@ fn load_records(
                 let location = Location { segment: segment.number, offset: short(record.offset)? };
                 let stamp = meet(Met::Record { cursor, location, payload: record.payload })?;
                 segment.stamp = segment.stamp.max(stamp);
-                segment.mark(record.sequence, record.offset as u64);
+                if record.sequence >= segment.next_sequence {
+                    segment.mark(record.sequence, record.offset as u64);
+                }
                 segment.next_sequence = record.sequence.saturating_add(1);
             }
             Scanned::Torn { offset } if is_last => {

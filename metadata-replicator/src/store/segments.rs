@@ -11,7 +11,7 @@ use trace_model::location::{Cursor, Epoch};
 
 use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
 use super::packed::{Body, Packer};
-use super::part::{Part, Segment};
+use super::part::{MARK_BYTES, Part, Segment};
 use super::segment::{
     HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, record_at,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Batch {
     bytes: Vec<u8>,
     first: u64,
     last: u64,
+    /// Where a read can enter, ascending: a sequence and the offset of its first record.
+    marks: Vec<(u64, usize)>,
     /// Newest append time in it, nanoseconds; 0 where it holds names alone.
     pub(crate) stamp: u64,
 }
@@ -42,6 +44,11 @@ impl Batch {
         let offset = self.bytes.len();
         if offset == 0 {
             self.first = sequence;
+        }
+        let entered = self.marks.last().map_or(0, |(_, at)| *at);
+        let is_new = offset == 0 || sequence != self.last;
+        if is_new && (offset == 0 || offset.saturating_sub(entered) as u64 >= MARK_BYTES) {
+            self.marks.push((sequence, offset));
         }
         self.last = sequence;
         put_record(&mut self.bytes, sequence, payload);
@@ -195,7 +202,9 @@ impl Segments {
         let mut last = state.segments.last_entry().ok_or(ReplicatorError::Closed)?;
         let segment = last.get_mut();
         let offset = segment.length;
-        segment.mark(batch.first, offset);
+        for (sequence, at) in &batch.marks {
+            segment.mark(*sequence, offset.saturating_add(*at as u64));
+        }
         segment.length = offset.saturating_add(batch.bytes.len() as u64);
         segment.next_sequence = batch.last.saturating_add(1);
         segment.stamp = segment.stamp.max(batch.stamp);
@@ -222,6 +231,7 @@ impl Segments {
         state.by_number.insert(number, first);
         let mut segment = Segment::empty(number, body, path, first);
         segment.length = bytes.len() as u64;
+        segment.mark(first.sequence, HEADER_BYTES as u64);
         state.segments.insert(first, segment);
         Ok(())
     }
@@ -354,7 +364,10 @@ impl Segments {
             let offset = packer.plain_bytes();
             let put = |output: &mut Vec<u8>| put_record(output, record.sequence, record.payload);
             packer.put(put).map_err(failed())?;
-            rewritten.mark(record.sequence, offset as u64);
+            if record.sequence >= rewritten.next_sequence {
+                rewritten.mark(record.sequence, offset as u64);
+            }
+            rewritten.next_sequence = record.sequence.saturating_add(1);
             rewritten.stamp = rewritten.stamp.max(stamp);
             moved.push((from, Location { segment: number, offset: short(offset)? }));
         }
