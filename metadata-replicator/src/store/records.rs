@@ -218,7 +218,7 @@ impl RecordStore {
             let record = record_of(&payload)?;
             // Names that are damaged take their rows with them, as was met when they were opened.
             if let Record::Contribution(row) = &record
-                && !services.is_some_and(|services| services.knows(row))
+                && !services.map_or(row.detail.is_none(), |services| services.knows(row))
             {
                 continue;
             }

@@ -95,6 +95,13 @@ struct State {
     next_number: u32,
 }
 
+impl State {
+    fn end(&self) -> Option<Cursor> {
+        let (first, segment) = self.segments.last_key_value()?;
+        Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
+    }
+}
+
 /// A directory of segments, held by one process. One caller appends or compacts at a time.
 #[derive(Debug)]
 pub(crate) struct Segments {
@@ -140,9 +147,7 @@ impl Segments {
 
     /// The cursor after the last record of all.
     pub(crate) fn end(&self) -> Option<Cursor> {
-        let state = self.state();
-        let (first, segment) = state.segments.last_key_value()?;
-        Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
+        self.state().end()
     }
 
     /// Appends a batch of one epoch at or behind the end, in a new file behind `names`. On error nothing of it is readable, and
@@ -250,32 +255,38 @@ impl Segments {
         bytes_max: usize,
     ) -> Result<RawChunk, ReplicatorError> {
         let mut from = from.unwrap_or_default();
-        while let Some(part) = self.part_at(from) {
+        loop {
+            let part = match self.part_at(from) {
+                Ok(part) => part,
+                Err(end) => return Ok(RawChunk { first: end, next: end, records: Vec::new() }),
+            };
             let chunk = part.read(bytes_max)?;
             if !chunk.records.is_empty() {
                 return Ok(chunk);
             }
             from = chunk.next;
         }
-        // A file that was begun and holds nothing yet is passed, or a waiting reader would not wait.
-        let from = self.end().map_or(from, |end| end.max(from));
-        Ok(RawChunk { first: from, next: from, records: Vec::new() })
     }
 
-    /// The segment in which a read from the cursor begins.
-    fn part_at(&self, from: Cursor) -> Option<Part> {
+    /// The segment in which a read from the cursor begins; where there is none, the end as it was
+    /// then: a reader that took a later one would step over what was appended in between.
+    fn part_at(&self, from: Cursor) -> Result<Part, Cursor> {
         let state = self.state();
         let holds = |(first, segment): &(&Cursor, &Segment)| {
             first.epoch == from.epoch && segment.next_sequence > from.sequence
         };
         if let Some((first, segment)) = state.segments.range(..=from).next_back().filter(holds) {
-            return Some(segment.part(*first, from.sequence));
+            return Ok(segment.part(*first, from.sequence));
         }
         let behind = (Bound::Excluded(from), Bound::Unbounded);
         let filled =
             |(first, segment): &(&Cursor, &Segment)| segment.next_sequence > first.sequence;
-        let (first, segment) = state.segments.range(behind).find(filled)?;
-        Some(segment.part(*first, first.sequence))
+        match state.segments.range(behind).find(filled) {
+            Some((first, segment)) => Ok(segment.part(*first, first.sequence)),
+            // A file that was begun and holds nothing yet is passed, or a waiting reader would not
+            // wait.
+            None => Err(state.end().map_or(from, |end| end.max(from))),
+        }
     }
 
     /// The epoch and payload of a record; `None` where its segment is gone.
@@ -353,7 +364,7 @@ impl Segments {
         let header = Header { first, is_compacted: true, is_packed: true };
         let mut packer = Packer::new(header.encode());
         let mut rewritten = Segment::empty(number, Arc::clone(&part.body), path.clone(), first);
-        let mut moved = Vec::new();
+        let (mut moved, mut last) = (Vec::new(), None);
         for scanned in Scan::new(&bytes, HEADER_BYTES, 0) {
             let Scanned::Record(record) = scanned else {
                 sieve.meet_damage();
@@ -364,10 +375,9 @@ impl Segments {
             let offset = packer.plain_bytes();
             let put = |output: &mut Vec<u8>| put_record(output, record.sequence, record.payload);
             packer.put(put).map_err(failed())?;
-            if record.sequence >= rewritten.next_sequence {
+            if last.replace(record.sequence) != Some(record.sequence) {
                 rewritten.mark(record.sequence, offset as u64);
             }
-            rewritten.next_sequence = record.sequence.saturating_add(1);
             rewritten.stamp = rewritten.stamp.max(stamp);
             moved.push((from, Location { segment: number, offset: short(offset)? }));
         }
@@ -394,5 +404,41 @@ impl Segments {
         let Some(segment) = self.state().segments.remove(&first) else { return Ok(()) };
         self.state().by_number.remove(&segment.number);
         std::fs::remove_file(&segment.path).map_err(ReplicatorError::disk("remove", &segment.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_beside_the_writer_steps_over_nothing() {
+        const BATCHES: u64 = 4_000;
+        let directory = tempfile::tempdir().unwrap();
+        let segments = Segments::open(directory.path(), 64 << 10, &mut |_| Ok(1)).unwrap();
+        let epoch = Epoch { millis: 1, random: 1 };
+        segments.begin(Cursor { epoch, sequence: 0 }, &[]).unwrap();
+        let read_all = || {
+            let (mut at, mut expected) = (None, 0);
+            while expected < BATCHES {
+                let chunk = segments.read(at, 1 << 10).unwrap();
+                for (sequence, _) in &chunk.records {
+                    assert_eq!(*sequence, expected);
+                    expected += 1;
+                }
+                assert!(chunk.next.sequence <= expected, "{} of {expected}", chunk.next.sequence);
+                at = Some(chunk.next);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(read_all);
+            scope.spawn(read_all);
+            for sequence in 0..BATCHES {
+                let mut batch = Batch { stamp: 1, ..Batch::default() };
+                batch.put(sequence, &sequence.to_le_bytes());
+                let first = Cursor { epoch, sequence };
+                segments.append(first, &batch, &|_| Ok(Batch::default()), false).unwrap();
+            }
+        });
     }
 }

@@ -227,7 +227,7 @@ fn services_beyond_the_bound_share_a_name_and_their_counts_are_added() {
     let mut services = ServiceDictionary::default();
     let name = |number: usize| -> std::sync::Arc<str> { format!("service-{number}").into() };
     for number in 0..50_000 {
-        assert_eq!(services.intern(&name(number)), (number as u32, true));
+        assert_eq!(services.intern(&name(number)), (u32::try_from(number).unwrap(), true));
     }
     assert_eq!(services.intern(&name(60_000)), (50_000, true));
     assert_eq!(services.intern(&name(60_001)), (50_000, false));
