@@ -225,7 +225,7 @@ fn a_regions_state_comes_back_as_it_was_sent() {
 #[test]
 fn services_beyond_the_bound_share_a_name_and_their_counts_are_added() {
     let mut services = ServiceDictionary::default();
-    let name = |number: usize| -> std::sync::Arc<str> { format!("service-{number}").into() };
+    let name = |number: usize| -> Arc<str> { format!("service-{number}").into() };
     for number in 0..50_000 {
         assert_eq!(services.intern(&name(number)), (u32::try_from(number).unwrap(), true));
     }
