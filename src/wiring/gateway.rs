@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gateway::grpc::{GrpcCellClient, GrpcMetadataIndex};
 use gateway::port::{CellClient, MetadataIndex};
+use gateway::shared_state::SharedState;
 use gateway::{AnswerRoom, CellEndpoint, Gateway, Patience};
 use service_kit::config::GatewayConfig;
 use service_kit::listen;
@@ -30,6 +31,8 @@ pub(crate) async fn start_gateway(
     let clock = Arc::clone(&context.clock);
     let gateway = Gateway::new(settings, index, cells, clock, &mut context.registry);
     let serving = context.drain.stage("http");
+    let shared = share(&config, &mut context).await?;
+    let gateway = gateway.with_shared_state(shared);
     let listener = listen::bind(config.listen_http, context.change_port_with).await?;
     let http = listener.local_addr()?;
     let registry = Arc::new(context.registry);
@@ -53,6 +56,46 @@ pub(crate) async fn start_gateway(
         drain: context.drain,
         snapshot: Box::new(RoleSnapshot::default),
     })
+}
+
+/// What the gateways of a region share, on a stage behind the requests that use it.
+#[cfg(feature = "redis")]
+async fn share(config: &GatewayConfig, context: &mut RoleContext) -> anyhow::Result<SharedState> {
+    use anyhow::Context as _;
+    use gateway::shared_state::SharedStateMetrics;
+    use gateway::shared_state::redis::{RedisConfig, RedisState};
+
+    let Some(redis) = &config.redis else { return Ok(SharedState::default()) };
+    let credentials = &redis.credentials;
+    let settings = RedisConfig {
+        ca_file: credentials.ca_file.clone().filter(|_| redis.is_tls),
+        user: credentials.user.clone(),
+        password_file: credentials.password_file.clone(),
+        prefix: redis.prefix.clone(),
+        timeout: redis.timeout,
+        connect_timeout: redis.connect_timeout,
+        ..RedisConfig::at(redis.host.clone(), redis.port)
+    };
+    let metrics = SharedStateMetrics::register(&mut context.registry);
+    let stage = context.drain.stage("redis");
+    let clock = Arc::clone(&context.clock);
+    let tasks = (stage.tracker.clone(), stage.stopping.clone());
+    let state = RedisState::start(settings, clock, metrics.clone(), tasks).await;
+    let state = state.context("the section `redis`")?;
+    Ok(SharedState {
+        counters: Some(Arc::new(state.counters())),
+        gateways: config.rate_limit.gateways,
+        cache: None,
+        metrics,
+    })
+}
+
+#[cfg(not(feature = "redis"))]
+async fn share(config: &GatewayConfig, _: &mut RoleContext) -> anyhow::Result<SharedState> {
+    if config.redis.is_some() {
+        return Err(super::engines::lacking("redis", "redis"));
+    }
+    Ok(SharedState::default())
 }
 
 fn settings(config: &GatewayConfig) -> gateway::GatewayConfig {
