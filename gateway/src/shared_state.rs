@@ -1,7 +1,7 @@
 //! What the gateways of a region share: values kept between questions, and the counters of limits.
 //!
 //! Two ports with one conformance suite each: [`Cache`] (adapters [`MemoryCache`] and `RedisCache`,
-//! and [`MokaCache`] in front of either) and [`Counters`] (adapters [`MemoryCounters`] and
+//! and [`MokaCache`] in front of either; [`Values`] is how they are asked) and [`Counters`] (adapters [`MemoryCounters`] and
 //! `RedisCounters`). Nothing here is needed for a right answer: whatever is shared may be away at
 //! any moment, and then an answer is only slower. **Never** may an adapter serve what it was told is
 //! out of date, or a limit open because its counters are away.
@@ -15,6 +15,7 @@ mod port;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod value;
+mod values;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub use port::{
     Grant, Held, Quota, Reading, Watcher,
 };
 pub use value::{CachedValue, RAW_BYTES_MAX, STORED_BYTES_MAX, UnfitValue};
+pub use values::{Computed, Values};
 
 pub use crate::metrics::SharedStateMetrics;
 
@@ -37,8 +39,6 @@ pub struct SharedState {
     pub counters: Option<Arc<dyn Counters>>,
     /// Gateways among which limits are divided while the counters are away; at least 1.
     pub gateways: u32,
-    /// Where lists are kept between questions.
-    pub cache: Option<Arc<dyn Cache>>,
     /// What is counted.
     pub metrics: SharedStateMetrics,
 }

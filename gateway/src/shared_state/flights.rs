@@ -23,6 +23,18 @@ pub enum Turn<'a, K: Eq + Hash + Clone, T> {
     Alone,
 }
 
+impl<K: Eq + Hash, T> Flights<K, T> {
+    /// Whoever comes from here on does not share what is under way: it may be out of date.
+    pub fn detach(&self, key: &K) {
+        self.running().remove(key);
+    }
+
+    /// As [`Self::detach`], of everything.
+    pub fn detach_all(&self) {
+        self.running().clear();
+    }
+}
+
 /// Doing the work for all. Dropped without [`Lead::share`], it shares nothing.
 #[derive(Debug)]
 pub struct Lead<'a, K: Eq + Hash + Clone, T> {
@@ -85,8 +97,12 @@ impl<K: Eq + Hash + Clone, T> Lead<'_, K, T> {
 
 impl<K: Eq + Hash + Clone, T> Drop for Lead<'_, K, T> {
     fn drop(&mut self) {
-        // Before the sender goes: whoever comes now begins anew.
-        self.flights.running().remove(&self.key);
+        // Before the sender goes: whoever comes now begins anew. Another's flight is left alone.
+        let mut running = self.flights.running();
+        let own = self.result.subscribe();
+        if running.get(&self.key).is_some_and(|flight| flight.same_channel(&own)) {
+            running.remove(&self.key);
+        }
     }
 }
 
@@ -138,5 +154,27 @@ mod tests {
         assert_eq!(alone, (true, true));
         assert!(matches!(flights.join(&"a").await, Turn::Own(_)));
         assert!(matches!(flights.join(&"b").await, Turn::Own(_)));
+    }
+
+    #[tokio::test]
+    async fn a_detached_flight_is_shared_by_those_who_came_before() {
+        let flights: Flights<&str, u8> = Flights::default();
+        let Turn::Own(old) = flights.join(&"a").await else { panic!("nobody was before") };
+        let before = flights.join(&"a");
+        let after = async {
+            flights.detach(&"a");
+            let Turn::Own(new) = flights.join(&"a").await else { panic!("it is detached") };
+            old.share(1);
+            // The old one's end is not the new one's.
+            let later = async { matches!(flights.join(&"a").await, Turn::Shared(2)) };
+            let sharing = async {
+                tokio::task::yield_now().await;
+                new.share(2);
+            };
+            tokio::join!(later, sharing).0
+        };
+        let (before, later) = tokio::join!(before, after);
+        assert!(matches!(before, Turn::Shared(1)) && later);
+        assert!(flights.is_empty());
     }
 }

@@ -154,7 +154,7 @@ pub trait Watcher: Send + Sync + fmt::Debug {
 ///
 /// *Ownership*: any number of gateways share one; a value belongs to its key, and a key to a tenant.
 /// *Not found*: [`Reading::Absent`] says that there is none, [`Reading::Away`] that nobody knows; a
-/// value may go at any time before its end.
+/// value may go at any time before its end. One that is held is whole: it can be unpacked.
 /// *Ordering*: a value computed from what was before an eviction is never served after it: a fill
 /// whose ticket is older than the last eviction of its key is discarded.
 /// *Durability*: none.

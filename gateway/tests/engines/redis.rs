@@ -2,6 +2,7 @@
 
 mod away;
 mod invalidation;
+mod limit;
 mod server;
 mod tls;
 

@@ -60,7 +60,9 @@ impl RedisCache {
     fn held(&self, stored: Option<Vec<u8>>, left_millis: i64) -> Option<Held> {
         let stored = stored?;
         let left = u64::try_from(left_millis).ok().filter(|left| *left > 0)?;
-        match CachedValue::from_stored(stored) {
+        // All of it is looked at here: what is damaged is absent, and will be replaced.
+        let value = CachedValue::from_stored(stored);
+        match value.and_then(|value| value.unpack().map(|_| value)) {
             Ok(value) => Some(Held { value, fresh_for: Duration::from_millis(left) }),
             Err(_) => {
                 self.link.metrics.count_fault(StateFault::Damaged);

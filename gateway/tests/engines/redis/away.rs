@@ -131,6 +131,39 @@ async fn a_server_that_refuses_is_no_error_and_keeps_the_connection() {
 }
 
 #[tokio::test]
+async fn the_rights_that_the_handbook_names_are_enough_and_others_are_not_needed() {
+    let server = Server::start("rights", &[]);
+    let handbook = include_str!("../../../../docs/OPERATIONS.md");
+    let list = handbook.split("Commands that its user needs:").nth(1).unwrap();
+    let list = list.split("\n- ").next().unwrap();
+    let rights: Vec<String> = list
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|word| format!("+{}", word.to_lowercase()))
+        .collect();
+    let mut user = vec!["acl", "setuser", "gateway", "on", ">secret", "~farspan:*"];
+    user.extend(rights.iter().map(String::as_str));
+    assert_eq!(server.cli(&user), "OK", "{rights:?}");
+    let directory = tempfile::TempDir::new().unwrap();
+    let password_file = directory.path().join("password");
+    std::fs::write(&password_file, "secret").unwrap();
+    let config = RedisConfig {
+        user: Some("gateway".to_owned()),
+        password_file: Some(password_file),
+        ..server.config()
+    };
+    let gateway = Gateway::connected(config.clone()).await.in_front();
+    put(&gateway.cache, &key("a"), "one").await;
+    assert_eq!(text(&gateway.cache.read(&key("a")).await).unwrap(), "one");
+    gateway.cache.evict(&key("a")).await.unwrap();
+    assert_eq!(gateway.counters.take(&address(1), QUOTA, 1).await.unwrap().tokens, 1);
+    // Another prefix is not this user's: refused, and no error.
+    let config = RedisConfig { prefix: "other".to_owned(), ..config };
+    is_away(&Gateway::connected(config).await).await;
+}
+
+#[tokio::test]
 async fn stopping_ends_every_task() {
     let server = Server::start("stopping", &[]);
     let gateway = Gateway::connected(server.config()).await;

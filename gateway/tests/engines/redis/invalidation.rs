@@ -1,12 +1,10 @@
 //! What Redis says unasked, and what a stock client sees.
 
-use std::time::Duration;
-
-use gateway::shared_state::{Quota, Reading};
+use gateway::shared_state::{CacheKey, Quota};
 
 use super::Gateway;
 use super::server::Server;
-use crate::laws::{address, becomes, key, put, text, ticket, value};
+use crate::laws::{address, becomes, key, put, text, ticket};
 
 #[tokio::test]
 async fn a_change_by_anyone_reaches_the_local_copy() {
@@ -63,18 +61,20 @@ async fn reads_are_tracked_one_by_one_and_counters_are_not() {
 async fn what_is_no_value_of_ours_is_not_served_and_is_replaced() {
     let server = Server::start("foreign", &[]);
     let gateway = Gateway::connected(server.config()).await.in_front();
-    let name = format!("farspan:cache:{{{}}}:v", key("a").as_str());
     for foreign in ["", "rubbish", "\u{1}\u{1}\u{1}"] {
+        let key = key(&format!("written as {foreign:?}"));
+        let name = format!("farspan:cache:{{{}}}:v", key.as_str());
         server.cli(&["set", &name, foreign, "px", "60000"]);
-        match gateway.cache.read(&key("a")).await {
-            Reading::Held(held) => assert!(held.value.unpack().is_err(), "{foreign:?}"),
-            Reading::Absent(ticket) => {
-                gateway.cache.fill(ticket, value("ours"), Duration::from_secs(60)).await;
-                becomes(&gateway.cache, &key("a"), Some("ours")).await;
-            }
-            Reading::Away => panic!("it is there"),
-        }
+        put(&gateway.cache, &key, "ours").await;
+        becomes(&gateway.cache, &key, Some("ours")).await;
     }
+    // One of ours that nobody gave an end.
+    let (ours, endless) = (key("ours"), key("endless"));
+    put(&gateway.cache, &ours, "ours").await;
+    let name = |key: &CacheKey| format!("farspan:cache:{{{}}}:v", key.as_str());
+    server.cli(&["copy", &name(&ours), &name(&endless)]);
+    server.cli(&["persist", &name(&endless)]);
+    drop(ticket(&gateway.cache, &endless).await);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ pub(crate) struct Server {
 }
 
 fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/engines/redis.sh")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/engines/redis.sh")
 }
 
 /// A port that is free, where the system takes none from for a client: it stays free until the

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use gateway::shared_state::SharedStateMetrics;
 use gateway::shared_state::redis::{RedisConfig, RedisFault, RedisState};
 use service_kit::SystemClock;
-use std::sync::Arc;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,14 +43,14 @@ async fn a_private_authority_and_a_password_from_a_file() {
         &[
             ("REDIS_TLS_PORT", port.to_string()),
             ("REDIS_TLS_CLIENTS", "no".to_owned()),
-            ("REDIS_PASSWORD", "s3cret pass".to_owned()),
+            ("REDIS_PASSWORD", "s3cret-pass".to_owned()),
         ],
     );
     let config = RedisConfig {
         port,
         ca_file: Some(authority()),
         user: Some("default".to_owned()),
-        password_file: Some(file("password", "s3cret pass\n")),
+        password_file: Some(file("password", "s3cret-pass\n")),
         ..server.config()
     };
     let gateway = Gateway::connected(config.clone()).await.in_front();

@@ -172,7 +172,7 @@ rate_limit: {gateways: 3}
             found.iter().any(|(found, fault)| *found == line && fault.contains(text))
         };
         assert!(has(6, "redis.url: `http://h:1` is not redis://host:port"), "{found:?}");
-        assert!(has(5, "password_file: goes with `user`"), "{found:?}");
+        assert!(has(6, "password_file: goes with `user`"), "{found:?}");
         assert!(has(9, "redis.prefix"), "{found:?}");
         assert!(has(10, "redis.timeout: 1ms is not within 5ms to 2s"), "{found:?}");
         assert!(has(11, "redis.lists: is not known"), "{found:?}");
