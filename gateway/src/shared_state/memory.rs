@@ -14,6 +14,8 @@ use super::port::{
 };
 use super::value::CachedValue;
 
+/// Nothing here is ever lost: all tickets are of one time.
+const ERA: u64 = 0;
 /// What an entry takes beside its key and value, about.
 const ENTRY_BYTES: usize = 128;
 /// Evictions that are remembered before the old ones are looked for.
@@ -123,7 +125,7 @@ impl Cache for MemoryCache {
             state.remove(key);
         }
         let seen = state.seen(key);
-        Reading::Absent(FillTicket { key: key.clone(), seen, era: 0, begun: now })
+        Reading::Absent(FillTicket { key: key.clone(), seen, era: ERA, begun: now })
     }
 
     async fn fill(
@@ -137,7 +139,7 @@ impl Cache for MemoryCache {
         {
             let mut state = lock(&self.state);
             let is_late = now.saturating_sub(ticket.begun) > FILL_TIME_MAX;
-            if is_late || state.seen(&key) != ticket.seen {
+            if is_late || ticket.era != ERA || state.seen(&key) != ticket.seen {
                 return FillOutcome::Discarded;
             }
             state.insert(key.clone(), value, now + keep_for);

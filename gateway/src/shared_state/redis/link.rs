@@ -144,9 +144,12 @@ impl Link {
                 Ok(up) => {
                     tracing::info!("redis answers");
                     is_told = false;
-                    waits.reset();
                     self.raise(up);
-                    self.watch_over(era).await;
+                    // One that answers a greeting and hangs at the first call is not tried again at
+                    // once for ever.
+                    if self.watch_over(era).await {
+                        waits.reset();
+                    }
                 }
                 Err(fault) => {
                     self.tell(&fault, &mut is_told);
@@ -174,23 +177,23 @@ impl Link {
         );
     }
 
-    /// Returns when the connection of this era is over.
-    async fn watch_over(&self, era: u64) {
+    /// Returns when the connection of this era is over, and whether it had been of use.
+    async fn watch_over(&self, era: u64) -> bool {
+        let mut has_lasted = false;
         while self.up().is_some_and(|up| up.era == era) {
             tokio::select! {
-                () = self.stopping.cancelled() => return,
+                () = self.stopping.cancelled() => return has_lasted,
                 () = self.lost.notified() => {}
-                () = tokio::time::sleep(self.config.heartbeat) => self.ping().await,
+                () = tokio::time::sleep(self.config.heartbeat) => has_lasted |= self.ping().await,
             }
         }
+        has_lasted
     }
 
-    async fn ping(&self) {
+    async fn ping(&self) -> bool {
         let pinged =
             self.call(async |mut connection| cmd("PING").exec_async(&mut connection).await);
-        if pinged.await.is_err() {
-            tracing::debug!("redis did not answer when it was tried");
-        }
+        pinged.await.is_ok()
     }
 
     async fn connect(self: &Arc<Self>, era: u64) -> Result<Up, RedisFault> {
@@ -234,8 +237,11 @@ impl Link {
         // Before anything is read. Reads opt in one by one: counters are not to be told about.
         let tracking = cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").to_owned();
         tracking.exec_async(&mut connection).await.map_err(refused)?;
-        // A server that still loads its data refuses this.
-        cmd("PING").exec_async(&mut connection).await.map_err(refused)?;
+        // A server that still loads its data refuses this; one that is too slow for a call is of no
+        // use.
+        let ping = cmd("PING");
+        let pinged = tokio::time::timeout(self.config.timeout, ping.exec_async(&mut connection));
+        pinged.await.map_err(|_| RedisFault::TimedOut)?.map_err(refused)?;
         unfinished.disarm();
         Ok(Up { connection, era, end })
     }

@@ -101,6 +101,31 @@ async fn stopped_it_makes_one_call_wait_and_no_other() {
 }
 
 #[tokio::test]
+async fn one_that_greets_and_then_hangs_is_tried_less_and_less() {
+    let server = Server::start("greets", &[]);
+    let mut registry = Registry::default();
+    let metrics = SharedStateMetrics::register(&mut registry);
+    let timeout = Duration::from_millis(50);
+    let config = RedisConfig { timeout, heartbeat: PATIENCE, ..server.config() };
+    let gateway = Gateway::start_counted(config, metrics).await;
+    gateway.is(true).await;
+    // What writes waits; greetings do not.
+    server.cli(&["client", "pause", "60000", "write"]);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(3) {
+        assert_eq!(gateway.counters.take(&address(1), QUOTA, 1).await, Err(Away));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut shown = String::new();
+    prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
+    let hung = shown.lines().find_map(|line| line.split_once("{kind=\"TimedOut\"} "));
+    let hung: u32 = hung.unwrap().1.parse().unwrap();
+    assert!((1..=15).contains(&hung), "{hung} calls waited");
+    server.cli(&["client", "unpause"]);
+    eventually("used", async || gateway.counters.take(&address(1), QUOTA, 1).await.is_ok()).await;
+}
+
+#[tokio::test]
 async fn silence_is_found_out_without_a_call() {
     let server = Server::start("silent", &[]);
     let gateway = Gateway::connected(server.config()).await.in_front();
