@@ -43,7 +43,8 @@ pub(crate) async fn set_up(config: &CellConfig) -> anyhow::Result<Vec<SetUp>> {
     feature = "kafka",
     feature = "cassandra",
     feature = "elasticsearch",
-    feature = "clickhouse"
+    feature = "clickhouse",
+    feature = "redis"
 )))]
 pub(super) fn lacking(key: &str, feature: &str) -> anyhow::Error {
     anyhow::anyhow!("`{key}`: this build was made without the cargo feature `{feature}`")

@@ -269,7 +269,7 @@ fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
     let config = (
         section.value("replication", Properties(copies.into_iter().collect())),
         timeout(section),
-        credentials(section),
+        read_credentials(section),
         section.value("tls", false),
     );
     let (replication, timeout, credentials, is_tls) = config;
@@ -310,7 +310,7 @@ fn read_elasticsearch(section: &mut Section<'_>) -> Option<ElasticsearchConfig> 
         shards: section.within("shards", 5, 1..=1_024),
         replicas: section.optional("replicas"),
         timeout: timeout(section),
-        credentials: credentials(section),
+        credentials: read_credentials(section),
     };
     Some(ElasticsearchConfig { urls: urls?, ..config })
 }
@@ -320,7 +320,7 @@ fn read_clickhouse(section: &mut Section<'_>) -> Option<ClickhouseConfig> {
     let database = section.value("database", "farspan".to_owned());
     let cluster = section.optional("cluster");
     let storage_policy = section.optional("storage_policy");
-    let (timeout, credentials) = (timeout(section), credentials(section));
+    let (timeout, credentials) = (timeout(section), read_credentials(section));
     Some(ClickhouseConfig { url: url?, database, cluster, storage_policy, timeout, credentials })
 }
 
@@ -346,7 +346,7 @@ fn timeout(section: &mut Section<'_>) -> Duration {
     section.within("timeout", seconds(10), Duration::from_millis(100)..=seconds(300))
 }
 
-fn credentials(section: &mut Section<'_>) -> Credentials {
+pub(super) fn read_credentials(section: &mut Section<'_>) -> Credentials {
     let credentials = Credentials {
         user: section.optional("user"),
         password_file: section.optional("password_file"),
