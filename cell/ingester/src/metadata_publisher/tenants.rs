@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn tenants_without_open_traces_go_and_no_number_is_given_twice() {
         let mut tenants = Tenants::default();
-        let name = |number: u32| TenantId::new(format!("team-{number}")).unwrap();
+        let name = |number: u32| TenantId::new(&format!("team-{number}")).unwrap();
         for number in 0..3_000 {
             assert_eq!(tenants.number(&name(number)), number);
         }

@@ -11,7 +11,7 @@ use span_log::LogIdentity;
 use trace_model::locality::IndexMode;
 use trace_model::location::{Cursor, Epoch, Keep};
 use trace_model::sampling_threshold::Threshold;
-use trace_model::{Forgotten, LogRange, TimeRange, Watermark};
+use trace_model::{Forgotten, LogRange, TenantId, TimeRange, Watermark};
 
 use super::*;
 
