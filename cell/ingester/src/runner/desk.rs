@@ -94,7 +94,7 @@ impl Desk {
         let bytes_max = self.parts.config.read_bytes_max;
         let label = GroupLabel::from(self.handler.group());
         match self.parts.log.read(reader.partition, reader.next(), bytes_max).await {
-            Ok(batches) => reader.hold(batches),
+            Ok(batches) => reader.keep(batches),
             Err(LogError::Damaged(damaged)) if damaged.range.next > reader.next() => {
                 let records = damaged.range.next.saturating_sub(reader.next());
                 self.parts.metrics.damaged_records.get_or_create(&label).inc_by(records);

@@ -18,7 +18,8 @@ const FIRSTS_EVERY: Duration = Duration::from_secs(5);
 const LEADERS_EVERY: Duration = Duration::from_secs(30);
 /// Other processes' commits are asked for, and lags measured, so often.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-/// All commits and the identity are written again so often.
+/// The identity is written again so often. Commits need not be: those of a group with members do not
+/// expire, and a group without any for a week has lost the log to its retention.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 /// The identity is looked at so often.
 const CONFIRM_EVERY: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ impl Due {
 }
 
 /// Whether the thread is to stop; waits for at most so long.
-fn is_stopped(stop: &Receiver<()>, at_most: Duration) -> bool {
+pub(crate) fn is_stopped(stop: &Receiver<()>, at_most: Duration) -> bool {
     !matches!(stop.recv_timeout(at_most), Err(RecvTimeoutError::Timeout))
 }
 
@@ -86,9 +87,6 @@ pub(crate) fn keep_commits(core: &Core, tail: Option<&Arc<Tail>>, stop: &Receive
     let mut confirm = Due::after(now(), CONFIRM_EVERY);
     while !is_stopped(stop, core.config.commit_every) {
         let is_renewed = renew.is_due(now());
-        if is_renewed {
-            core.commits.renew();
-        }
         drop(core.commits.flush());
         if refresh.is_due(now()) {
             core.commits.refresh();
