@@ -167,11 +167,17 @@ impl ConsumerRunner {
 
     async fn drive(&mut self, token: &CancellationToken) -> Ended {
         while !token.is_cancelled() {
-            if self.is_taken() {
-                self.yield_turn().await;
-                return Ended::Taken;
+            match self.sharing {
+                Sharing::Partitions => self.follow(),
+                // All or nothing: with fewer partitions the end of the log would be vouched for too early.
+                Sharing::Alone => {
+                    self.assignment.mark_unchanged();
+                    if self.is_taken() {
+                        self.yield_turn().await;
+                        return Ended::Taken;
+                    }
+                }
             }
-            self.follow();
             let has_progressed = self.round(token).await;
             self.hand_back().await;
             self.post_lag();

@@ -181,8 +181,12 @@ impl Supervisor {
             }
         }
         let at_most = self.parts.config.tick_every.saturating_mul(10);
-        let changed = tokio::time::timeout(at_most, self.assignment.changed());
-        drop(token.run_until_cancelled(changed).await);
+        tokio::select! {
+            () = token.cancelled() => {}
+            // An error: the log closes, and so does this process.
+            Ok(()) = self.assignment.changed() => {}
+            () = tokio::time::sleep(at_most) => {}
+        }
     }
 
     /// Runs until the end, or gives the words of a panic.

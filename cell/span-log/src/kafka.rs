@@ -56,11 +56,12 @@ use self::membership::Membership;
 use self::open::upkeep;
 use self::questions::ask;
 use self::tail::Tail;
+use self::upkeep::tell_lost;
 use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
@@ -310,6 +311,20 @@ impl SpanLog for KafkaLog {
         let left = tokio::task::spawn_blocking(forget).await.map_err(|error| failed(&error))?;
         let another_log = || LogError::Unavailable("the topic is another log now".to_owned());
         left.map_err(|error| failed(&error))?.ok_or_else(another_log)
+    }
+
+    async fn note_set_aside(
+        &self,
+        range: LogRange,
+        append_times: (UnixNanos, UnixNanos),
+    ) -> Result<(), LogError> {
+        self.core.check_open()?;
+        let (incarnation, cause) = (self.core.identity.incarnation, LostCause::SetAside);
+        self.core.lost().note(LostRun { incarnation, range, append_times, cause });
+        let core = Arc::clone(&self.core);
+        let told = tokio::task::spawn_blocking(move || tell_lost(&core, false)).await;
+        let failed = |error: &dyn ToString| LogError::Unavailable(error.to_string());
+        told.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 
     fn health(&self) -> Result<(), String> {

@@ -87,6 +87,8 @@ pub enum LostCause {
     WentBack,
     /// Their log is gone, and this one was made in its place.
     Recreated,
+    /// A store refused them: they lie in the dead letters of the process that had them.
+    SetAside,
 }
 
 impl LostCause {
@@ -98,6 +100,7 @@ impl LostCause {
             Self::Dropped => "dropped",
             Self::WentBack => "went-back",
             Self::Recreated => "recreated",
+            Self::SetAside => "set-aside",
         }
     }
 }
@@ -341,6 +344,16 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// Forgets lost runs; durable when it returns. Gives how many.
     async fn forget_lost(&self, _which: ForgetLost) -> Result<usize, LogError> {
         Ok(0)
+    }
+
+    /// Tells all processes that read the log of records that storage-writer has put into its dead
+    /// letters; durable when it returns. A log of one process need not: it has the letters itself.
+    async fn note_set_aside(
+        &self,
+        _range: LogRange,
+        _append_times: (UnixNanos, UnixNanos),
+    ) -> Result<(), LogError> {
+        Ok(())
     }
 
     /// Whether the log's own tasks are at work; else which is not, and why. A log that is not well

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::LoggedBatch;
+use span_log::port::STORAGE_WRITER;
 use span_log::{DamagedRange, LogError};
 use trace_model::{LogRange, UnixNanos};
 
@@ -186,6 +187,11 @@ impl Desk {
             append_times: (batch.append_time, batch.append_time),
             reason: reason.clone(),
         };
+        if group == STORAGE_WRITER {
+            // Before the letter: other processes that answer cannot see into this one's.
+            let (range, times) = (damaged.range, damaged.append_times);
+            self.parts.log.note_set_aside(range, times).await.map_err(|error| retry(&error))?;
+        }
         let dead_letters = Arc::clone(&self.parts.dead_letters);
         let put = tokio::task::spawn_blocking(move || dead_letters.put(group, &reason, &batch));
         let sequence = match put.await {

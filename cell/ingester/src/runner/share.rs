@@ -1,6 +1,6 @@
 //! Which partitions a runner reads: taken over from the log, handed back, lost.
 
-use span_log::{Hold, Sharing};
+use span_log::Hold;
 
 use super::ConsumerRunner;
 use super::partition::PartitionReader;
@@ -36,9 +36,6 @@ impl ConsumerRunner {
 
     /// Whether the one who reads a group alone is to be another.
     pub(super) fn is_taken(&self) -> bool {
-        if self.sharing == Sharing::Partitions {
-            return false;
-        }
         let assignment = self.assignment.borrow();
         let partitions = self.desk.parts.log.identity().partitions;
         let is_kept = |reader: &PartitionReader| {

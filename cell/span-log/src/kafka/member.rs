@@ -64,6 +64,7 @@ impl ConsumerContext for MemberContext {
         };
         let group = self.group.upgrade().map_or("", |group| group.id.0);
         match done {
+            Ok(()) if partitions.is_empty() => {}
             Ok(()) => tracing::info!(group, is_given, ?partitions, "partitions were rebalanced"),
             Err(error) => tracing::error!(group, %error, "partitions were not rebalanced"),
         }

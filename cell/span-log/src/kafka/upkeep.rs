@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use trace_model::{LogRange, UnixNanos};
 
 use super::core::Core;
@@ -104,12 +105,19 @@ pub(crate) fn keep_commits(core: &Core, tail: Option<&Arc<Tail>>, stop: &Receive
 
 /// Confirms that the topic is still the same log, and tells what is lost of it.
 fn keep_identity(core: &Core, is_due: bool) {
-    let pending = core.lost().pending().to_vec();
-    match core.identity_keeper.keep(core.identity.incarnation, &pending, is_due) {
-        Ok(Some((texts, is_written))) => core.lost().learn(&texts, is_written),
-        Ok(None) => core.ends.note_another_log("its identity is another"),
-        Err(error) => tracing::debug!(%error, "the identity of the span log is not confirmed"),
+    if let Err(error) = tell_lost(core, is_due) {
+        tracing::debug!(%error, "the identity of the span log is not confirmed");
     }
+}
+
+/// The same; the brokers have what is lost when it returns. Blocks.
+pub(crate) fn tell_lost(core: &Core, is_due: bool) -> Result<(), KafkaError> {
+    let pending = core.lost().pending().to_vec();
+    match core.identity_keeper.keep(core.identity.incarnation, &pending, is_due)? {
+        Some((texts, is_written)) => core.lost().learn(&texts, is_written),
+        None => core.ends.note_another_log("its identity is another"),
+    }
+    Ok(())
 }
 
 /// Notes what retention has taken before storage-writer had it.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use span_log::SpanLog;
 use span_log::port::SEARCH_INDEXER;
+use span_log::{Hold, KafkaConfig, KafkaLog, Sharing, SpanLog};
 use tokio::task::JoinSet;
 
-use super::cluster::{TestTopic, at_last};
+use super::cluster::{TestTopic, at_last, brokers};
 use super::ledger::{Ledger, follow, follow_with};
 use super::members::{SESSION, append_meanwhile, quick};
 
@@ -24,9 +24,10 @@ struct Other {
 }
 
 impl Other {
-    fn start(topic: &TestTopic, ledger: &Arc<Ledger>) -> Self {
+    /// The process runs the test of this name, which finds that it is the other one.
+    fn start(topic: &TestTopic, ledger: &Arc<Ledger>, test: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "kafka::lost_members::the_other_process", "--ignored", "--nocapture"])
+            .args(["--exact", &format!("kafka::lost_members::{test}"), "--nocapture"])
             .env(PREFIX, &topic.config.prefix)
             .stdout(Stdio::piped())
             .spawn()
@@ -63,51 +64,47 @@ impl Drop for Other {
     }
 }
 
-/// Says what is handled, and only then commits it.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "the body of a process that other tests start"]
-async fn the_other_process() {
+/// The body of the other process, in which this gives `true` once it has ended: says what is handled,
+/// and only then commits it.
+async fn is_the_other_process() -> bool {
     #[expect(clippy::disallowed_methods, reason = "told by the test that has started it")]
-    let prefix = std::env::var(PREFIX).expect("started by a test");
-    let mut topic =
-        TestTopic { config: span_log::KafkaConfig::at(vec![super::cluster::brokers()]) };
+    let Ok(prefix) = std::env::var(PREFIX) else { return false };
+    let mut topic = TestTopic { config: KafkaConfig::at(vec![brokers()]) };
     topic.config.prefix = prefix;
     let log = topic.open_with(quick).await;
-    let say = |text: String| {
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes()).unwrap();
-        out.flush().unwrap();
-    };
-    let handle = |hold: span_log::Hold, first, next| {
+    let handle = |hold: Hold, first, next| {
         if first < next {
-            say(format!("\nhandled {} {first} {next}\n", hold.partition));
+            let mut out = std::io::stdout().lock();
+            write!(out, "\nhandled {} {first} {next}\n", hold.partition).unwrap();
+            out.flush().unwrap();
         }
     };
     follow_with(log, handle, |_, _, _| {}).await;
+    true
 }
 
 /// One member here and one elsewhere share a group under load.
 struct Pair {
     topic: TestTopic,
     ledger: Arc<Ledger>,
-    log: Arc<span_log::KafkaLog>,
+    log: Arc<KafkaLog>,
     _reader: JoinSet<()>,
     other: Other,
 }
 
 impl Pair {
-    async fn start(topic: TestTopic) -> Self {
+    async fn start(topic: TestTopic, test: &str) -> Self {
         let ledger = Arc::new(Ledger::default());
         let log = topic.open_with(quick).await;
         let mut reader = JoinSet::new();
         reader.spawn(follow(Arc::clone(&log) as Arc<dyn SpanLog>, Arc::clone(&ledger)));
-        let other = Other::start(&topic, &ledger);
+        let other = Other::start(&topic, &ledger, test);
         at_last("the other handles its part", || async { other.handled() > 200 }).await;
         Self { topic, ledger, log, _reader: reader, other }
     }
 
     fn held(&self) -> usize {
-        let told = self.log.join(SEARCH_INDEXER, span_log::Sharing::Partitions);
+        let told = self.log.join(SEARCH_INDEXER, Sharing::Partitions);
         told.borrow().partitions.len()
     }
 
@@ -127,9 +124,13 @@ impl Pair {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_partitions_of_a_killed_member_are_taken_over_and_no_record_is_left_out() {
+    const THIS: &str = "the_partitions_of_a_killed_member_are_taken_over_and_no_record_is_left_out";
+    if is_the_other_process().await {
+        return;
+    }
     let topic = TestTopic::new(PARTITIONS).await;
     let killing = async {
-        let mut pair = Pair::start(topic.clone()).await;
+        let mut pair = Pair::start(topic.clone(), THIS).await;
         assert_eq!(pair.held(), 4);
         pair.other.child.kill().unwrap();
         pair.watch_commits(SESSION + Duration::from_secs(2)).await;
@@ -143,9 +144,13 @@ async fn the_partitions_of_a_killed_member_are_taken_over_and_no_record_is_left_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_wakes_after_it_was_given_up_commits_nothing_and_joins_again() {
+    const THIS: &str = "a_member_that_wakes_after_it_was_given_up_commits_nothing_and_joins_again";
+    if is_the_other_process().await {
+        return;
+    }
     let topic = TestTopic::new(PARTITIONS).await;
     let stopping = async {
-        let pair = Pair::start(topic.clone()).await;
+        let pair = Pair::start(topic.clone(), THIS).await;
         pair.other.signal("-STOP");
         at_last("all are taken over", || async { pair.held() == 8 }).await;
         let before = pair.other.handled();

@@ -175,6 +175,34 @@ async fn two_that_want_a_group_alone_at_the_same_moment_agree_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_with_a_name_gets_its_partitions_back_and_nobody_else_moves() {
+    let topic = TestTopic::new(PARTITIONS).await;
+    let open = |name: &'static str| {
+        topic.open_with(move |config| {
+            quick(config);
+            config.session_timeout = Duration::from_secs(45);
+            config.member = Some(name.to_owned());
+        })
+    };
+    let (first, second) = (open("first").await, open("second").await);
+    let told = first.join(SEARCH_INDEXER, Sharing::Partitions);
+    let others = second.join(SEARCH_INDEXER, Sharing::Partitions);
+    // Nobody reads, so that whoever is asked for a partition is waited for in vain.
+    at_last("they share", || async {
+        told.borrow().partitions.len() == 4 && others.borrow().partitions.len() == 4
+    })
+    .await;
+    let before: Vec<u32> = told.borrow().partitions.keys().copied().collect();
+    let kept = others.borrow().clone();
+    first.close().await.unwrap();
+    let again = open("first").await;
+    let told = again.join(SEARCH_INDEXER, Sharing::Partitions);
+    at_last("it has its part again", || async { told.borrow().partitions.len() == 4 }).await;
+    let after: Vec<u32> = told.borrow().partitions.keys().copied().collect();
+    assert_eq!((after, others.borrow().clone()), (before, kept));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_assigned_is_a_metric() {
     let topic = TestTopic::new(PARTITIONS).await;
     let log = topic.open_with(quick).await;
