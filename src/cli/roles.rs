@@ -41,7 +41,8 @@ pub(super) async fn run_cell(arguments: &RoleArguments) -> Result<Outcome, Failu
         return Err(Failure::Usage(text));
     }
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
-    let start = wiring::start_cell(*config, arguments.role, RoleContext::new(CHANGE_PORT_WITH));
+    let context = RoleContext::new(CHANGE_PORT_WITH);
+    let start = Box::pin(wiring::start_cell(*config, arguments.role, context));
     run_role("cell", &telemetry, drain, start).await
 }
 
