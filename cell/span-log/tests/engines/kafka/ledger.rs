@@ -75,10 +75,8 @@ pub(crate) async fn follow_with(
             };
             let read = match log.read(hold.partition, from, 4_000).await {
                 Ok(read) => read,
-                Err(error @ (LogError::Unavailable(_) | LogError::Overloaded)) => {
-                    eprintln!("{error}");
-                    continue;
-                }
+                // Passes: the brokers are away, or others read here too.
+                Err(LogError::Unavailable(_) | LogError::Overloaded) => continue,
                 Err(error) => panic!("{error}"),
             };
             let mut at = from;
