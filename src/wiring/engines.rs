@@ -68,6 +68,8 @@ pub(super) mod kafka {
             client_id: format!("farspan-{}", config.region),
             properties: kafka.properties.0.iter().cloned().collect(),
             secret_files: secrets.collect(),
+            member: kafka.member.clone(),
+            session_timeout: kafka.session_timeout,
             tail: Some(KafkaTailConfig {
                 bytes_max: usize::try_from(kafka.tail_bytes_max)?,
                 ..KafkaTailConfig::default()
