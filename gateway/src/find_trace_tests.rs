@@ -88,6 +88,7 @@ async fn a_region_that_fails_is_named_and_the_others_are_given() {
         (Manner::GoingOnAfterTheSummary, Outcome::Invalid, 0),
         (Manner::Behind, Outcome::Answered, 1),
         (Manner::Damaged, Outcome::Answered, 2),
+        (Manner::LackingStore, Outcome::Answered, 2),
     ] {
         let (cells, index) = three();
         cells[1].behave(manner);
@@ -106,6 +107,17 @@ async fn a_region_that_fails_is_named_and_the_others_are_given() {
         assert_eq!(answer.spans.len(), 4 + kept, "{manner:?}");
         assert!(started.elapsed() <= Duration::from_secs(7), "{manner:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_whose_store_is_away_is_named_and_what_its_tail_has_is_given() {
+    let (cells, index) = three();
+    cells[1].behave(Manner::LackingStore);
+    let answer = find(&cells, &index, Freshness::Auto).await;
+    let text = answer.certificate.to_string();
+    assert_eq!(text, "partial: 2 of 3 regions; missing us (its trace store is away)");
+    let report = &answer.certificate.regions[&region("us")];
+    assert!(report.lacks_store && !report.is_damaged && report.spans == 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,6 +208,7 @@ async fn nothing_is_called_not_found_while_a_region_did_not_answer() {
         (Manner::Unreachable, Standing::Unproven),
         (Manner::Garbage, Standing::Unproven),
         (Manner::Damaged, Standing::Unproven),
+        (Manner::LackingStore, Standing::Unproven),
     ] {
         let (cells, index) = three();
         index.entries.lock().unwrap().clear();
