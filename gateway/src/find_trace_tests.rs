@@ -88,7 +88,6 @@ async fn a_region_that_fails_is_named_and_the_others_are_given() {
         (Manner::GoingOnAfterTheSummary, Outcome::Invalid, 0),
         (Manner::Behind, Outcome::Answered, 1),
         (Manner::Damaged, Outcome::Answered, 2),
-        (Manner::LackingStore, Outcome::Answered, 2),
     ] {
         let (cells, index) = three();
         cells[1].behave(manner);

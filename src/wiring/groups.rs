@@ -7,9 +7,9 @@ use ingester::metadata_publisher::{
 };
 use ingester::metrics_aggregator::CrossBorder;
 use ingester::{
-    AggregatorConfig, AggregatorMaker, AggregatorMetrics, AggregatorParts, GroupMaker,
-    IngesterMetrics, IngesterParts, IngesterService, LagBoard, Retries, RunnerConfig, RunnerParts,
-    SearchIndexerMaker, StorageWriterMaker,
+    AggregatorConfig, AggregatorMaker, AggregatorMetrics, AggregatorParts, AnalyticsWriterMaker,
+    GroupMaker, IngesterMetrics, IngesterParts, IngesterService, LagBoard, Retries, RunnerConfig,
+    RunnerParts, SearchIndexerMaker, StorageWriterMaker,
 };
 use metadata_replicator::feed::grpc::TcpDialer;
 use metadata_replicator::{OriginPeer, ReplicatorPeer};
@@ -88,12 +88,15 @@ fn makers(
         clock: Arc::clone(&context.clock),
         metrics: publishing.clone(),
     };
-    let makers: Vec<Arc<dyn GroupMaker>> = vec![
+    let mut makers: Vec<Arc<dyn GroupMaker>> = vec![
         Arc::new(StorageWriterMaker { writer, incarnation }),
         Arc::new(SearchIndexerMaker { indexer, incarnation }),
         Arc::new(aggregator),
         Arc::new(publisher),
     ];
+    if let Some(writer) = keepers.stores.analytics.clone() {
+        makers.push(Arc::new(AnalyticsWriterMaker { writer, incarnation }));
+    }
     (makers, calls)
 }
 

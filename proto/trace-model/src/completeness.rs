@@ -123,6 +123,7 @@ impl Promise {
 
 /// One region's part in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
 pub struct RegionReport {
     /// The region.
     pub region: Region,
