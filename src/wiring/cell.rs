@@ -10,14 +10,17 @@ use metadata_replicator::OriginFeed;
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
 use querier::{Querier, QuerierConfig, QuerierPorts};
 use sampling::{HeadRules, RateSampler};
+use service_kit::admin::MetricsPage;
 use service_kit::config::CellConfig;
-use service_kit::{Stage, listen};
+use service_kit::{ReadyCheck, Stage, listen};
 use span_log::{Seen, SpanLog};
 use tonic::service::Routes;
 
 use super::border::join_calls;
 use super::groups::{self, Groups};
-use super::keepers::{self, Keepers};
+use super::house::keep_house;
+use super::keepers::{self, Keepers, Opening};
+use super::log_to_come::LogToCome;
 use super::operator::{self, OperatorDesk};
 use super::ports::{LogAndGroups, LogTail};
 use super::serve::{serve_admin, serve_grpc};
@@ -29,10 +32,18 @@ pub(crate) async fn start_cell(
     mut context: RoleContext,
 ) -> anyhow::Result<RunningRole> {
     let ready = context.readiness.check("cell");
-    let mut keepers = keepers::open(&config, &context.clock, &mut context.registry).await?;
     let stages = Stages::of(&context);
-    let collector = collector(&config, Arc::clone(&keepers.log), &mut context)?;
+    // Who asks how the process is, and who sends, is answered from the first moment on.
+    let metrics = MetricsPage::default();
+    let admin = serve_admin_endpoints(&config, &context, &metrics, &stages.admin).await?;
+    let log = Arc::new(LogToCome::default());
+    let collector = collector(&config, Arc::clone(&log) as _, &mut context)?;
     let mut endpoints = serve_receivers(&config, &collector, &context, &stages.receivers).await?;
+    let mut keepers = keepers::open(opening(&config, &mut context, &ready), |opened| {
+        close_at_the_end(Arc::clone(&opened), &stages.log);
+        log.is_here(opened);
+    })
+    .await?;
     let lag = LagBoard::default();
     let internal = internal_routes(&config, &keepers, &lag, &mut context, &stages.answering);
     let address = (config.listen.internal, context.change_port_with);
@@ -43,13 +54,10 @@ pub(crate) async fn start_cell(
     join_calls(&config, &keepers, calls, &mut context, &stages.border)?;
     let desk = OperatorDesk::new(&keepers, retries);
     operator::serve(desk, &config.data_dir, &stages.answering);
-    keep_house(&mut keepers, &stages.house);
+    keep_house(std::mem::take(&mut keepers.chores), &stages.house);
     watch_log(&keepers.log, &context);
-    close_at_the_end(keepers.log, &stages.log);
-    let admin = (context.readiness.clone(), Arc::new(context.registry));
-    let change = context.change_port_with;
-    endpoints
-        .push(("admin", serve_admin(config.listen.admin, change, admin, &stages.admin).await?));
+    metrics.show(context.registry);
+    endpoints.push(("admin", admin));
     ready.pass();
     Ok(RunningRole {
         endpoints,
@@ -63,14 +71,36 @@ pub(crate) async fn start_receiver(
     config: CellConfig,
     mut context: RoleContext,
 ) -> anyhow::Result<RunningRole> {
-    let seen = Seen::default();
-    let log = keepers::open_log(&config, &context.clock, &mut context.registry, seen).await?;
+    let ready = context.readiness.check("cell");
+    let mut opening = opening(&config, &mut context, &ready);
+    let log = keepers::open_log(&mut opening, Seen::default()).await?;
+    drop(opening);
+    ready.pass();
     let stages = Stages::of(&context);
     let collector = collector(&config, Arc::clone(&log), &mut context)?;
     let endpoints = serve_receivers(&config, &collector, &context, &stages.receivers).await?;
     watch_log(&log, &context);
     close_at_the_end(log, &stages.log);
     Ok(RunningRole { endpoints, drain: context.drain, snapshot: Box::new(RoleSnapshot::default) })
+}
+
+fn opening<'a>(
+    config: &'a CellConfig,
+    context: &'a mut RoleContext,
+    ready: &'a ReadyCheck,
+) -> Opening<'a> {
+    let RoleContext { clock, readiness, registry, .. } = context;
+    Opening { config, clock, registry, readiness, ready, chores: Vec::new() }
+}
+
+async fn serve_admin_endpoints(
+    config: &CellConfig,
+    context: &RoleContext,
+    metrics: &MetricsPage,
+    stage: &Stage,
+) -> anyhow::Result<std::net::SocketAddr> {
+    let shown = (context.readiness.clone(), metrics.clone());
+    serve_admin(config.listen.admin, context.change_port_with, shown, stage).await
 }
 
 /// The parts of a cell in the order in which they stop.
@@ -185,19 +215,6 @@ fn internal_routes(
 fn watch_log(log: &Arc<dyn SpanLog>, context: &RoleContext) {
     let log = Arc::clone(log);
     context.readiness.probe("span-log", move || log.health());
-}
-
-fn keep_house(keepers: &mut Keepers, stage: &Stage) {
-    for chore in std::mem::take(&mut keepers.chores) {
-        let stopping = stage.stopping.clone();
-        stage.spawn(async move {
-            while stopping.run_until_cancelled(tokio::time::sleep(chore.every)).await.is_some() {
-                if let Err(error) = (chore.run)().await {
-                    tracing::warn!(error = format!("{error:#}"), "{} failed", chore.what);
-                }
-            }
-        });
-    }
 }
 
 fn close_at_the_end(log: Arc<dyn SpanLog>, stage: &Stage) {

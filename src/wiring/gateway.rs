@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gateway::grpc::{GrpcCellClient, GrpcMetadataIndex};
 use gateway::port::{CellClient, MetadataIndex};
 use gateway::{AnswerRoom, CellEndpoint, Gateway, Patience};
+use service_kit::admin::MetricsPage;
 use service_kit::config::GatewayConfig;
 use service_kit::listen;
 
@@ -32,8 +33,8 @@ pub(crate) async fn start_gateway(
     let serving = context.drain.stage("http");
     let listener = listen::bind(config.listen_http, context.change_port_with).await?;
     let http = listener.local_addr()?;
-    let registry = Arc::new(context.registry);
-    let health = service_kit::admin::router(context.readiness.clone(), Arc::clone(&registry));
+    let metrics = MetricsPage::from(context.registry);
+    let health = service_kit::admin::router(context.readiness.clone(), metrics.clone());
     let router = gateway::http::router(Arc::new(gateway)).merge(health);
     let (stopping, tracker) = (serving.stopping.clone(), serving.tracker.clone());
     serving.spawn(async move {
@@ -44,7 +45,7 @@ pub(crate) async fn start_gateway(
         }
     });
     let admin = context.drain.stage("admin");
-    let endpoints = (context.readiness.clone(), registry);
+    let endpoints = (context.readiness.clone(), metrics);
     let change = context.change_port_with;
     let admin = serve_admin(config.listen_admin, change, endpoints, &admin).await?;
     ready.pass();
