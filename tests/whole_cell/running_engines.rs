@@ -215,12 +215,24 @@ impl Engines {
 
     /// Writes these lines to a topic as any producer does, without keys and headers.
     pub(crate) async fn produce(&self, topic: &str, lines: &str) {
+        self.run_producer(topic, &[], lines.to_owned()).await;
+    }
+
+    /// The same of one line, under a key.
+    pub(crate) async fn produce_with_key(&self, topic: &str, key: &str, line: &str) {
+        const KEYED: &[&str] =
+            &["--reader-property", "parse.key=true", "--reader-property", "key.separator=|"];
+        self.run_producer(topic, KEYED, format!("{key}|{line}\n")).await;
+    }
+
+    async fn run_producer(&self, topic: &str, more: &'static [&'static str], lines: String) {
         use std::io::Write as _;
         let node = self.node(Engine::Kafka).clone();
-        let (topic, lines) = (topic.to_owned(), lines.to_owned());
+        let topic = topic.to_owned();
         let produce = move || {
             let mut child = Command::new(scripts().join("kafka.sh"))
                 .args(["tool", "ConsoleProducer", "--topic", &topic])
+                .args(more)
                 .envs(node.settings.iter().cloned())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
