@@ -7,6 +7,9 @@ use trace_model::{Certificate, Region, RegionOutcome, RegionReport, TraceId};
 use crate::region_read::RegionAnswer;
 use crate::route::Plan;
 
+/// What a region says whose live tail answered without its store.
+const LACKS_STORE: &str = "its trace store did not answer: these are the spans of its live tail";
+
 /// The certificate of one trace's answer.
 #[must_use]
 pub fn certify(
@@ -44,6 +47,8 @@ fn report_of(
             outcome: summary.outcome,
             covered: summary.covered.clone(),
             is_damaged: summary.is_damaged,
+            lacks_store: summary.lacks_store,
+            reason: summary.lacks_store.then(|| LACKS_STORE.to_owned()).or(report.reason),
             ..report
         }
         .with_expiry(summary.expired_until),

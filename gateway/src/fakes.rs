@@ -42,6 +42,8 @@ pub(crate) enum Manner {
     /// search reaches three records less.
     Behind,
     Damaged,
+    /// Its trace store does not answer.
+    LackingStore,
     Forbidding,
     /// Its retention has taken all that came until now, but for one span.
     Expiring,
@@ -157,7 +159,8 @@ impl FakeCell {
                 outcome: outcome.into(),
                 coverage: Some((&coverage).into()),
                 span_count: if manner == Manner::Miscounting { count + 1 } else { count },
-                is_damaged: manner == Manner::Damaged,
+                is_damaged: matches!(manner, Manner::Damaged | Manner::LackingStore),
+                lacks_store: manner == Manner::LackingStore,
                 region: name.to_owned(),
                 expired_until_unix_nano: if manner == Manner::Expiring { NOW.0 } else { 0 },
             }),

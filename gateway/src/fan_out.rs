@@ -40,6 +40,7 @@ pub(crate) async fn fan_out(
             placed: ask.placed,
             is_miss_round: ask.is_miss_round,
             time: limits.patience.total,
+            first_frame: limits.patience.first_frame,
         };
         running.push(async move {
             let answer = match client {

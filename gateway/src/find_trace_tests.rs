@@ -109,6 +109,17 @@ async fn a_region_that_fails_is_named_and_the_others_are_given() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_region_whose_store_is_away_is_named_and_what_its_tail_has_is_given() {
+    let (cells, index) = three();
+    cells[1].behave(Manner::LackingStore);
+    let answer = find(&cells, &index, Freshness::Auto).await;
+    let text = answer.certificate.to_string();
+    assert_eq!(text, "partial: 2 of 3 regions; missing us (its trace store is away)");
+    let report = &answer.certificate.regions[&region("us")];
+    assert!(report.lacks_store && !report.is_damaged && report.spans == 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_region_whose_retention_may_have_taken_a_part_is_named_and_its_rest_is_given() {
     let (cells, index) = three();
     cells[1].behave(Manner::Expiring);
@@ -196,6 +207,7 @@ async fn nothing_is_called_not_found_while_a_region_did_not_answer() {
         (Manner::Unreachable, Standing::Unproven),
         (Manner::Garbage, Standing::Unproven),
         (Manner::Damaged, Standing::Unproven),
+        (Manner::LackingStore, Standing::Unproven),
     ] {
         let (cells, index) = three();
         index.entries.lock().unwrap().clear();

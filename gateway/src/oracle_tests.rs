@@ -29,6 +29,7 @@ fn manner() -> impl Strategy<Value = Manner> {
         6 => Just(Manner::Honest),
         1 => Just(Manner::Behind),
         1 => Just(Manner::Damaged),
+        1 => Just(Manner::LackingStore),
         1 => Just(Manner::Forbidding),
         1 => Just(Manner::Late(Duration::from_millis(1_500))),
         1 => Just(Manner::Late(Duration::from_millis(2_500))),

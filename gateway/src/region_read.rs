@@ -37,6 +37,8 @@ pub struct RegionSummary {
     pub covered: Option<Coverage>,
     /// Damaged records may belong to the trace.
     pub is_damaged: bool,
+    /// Its trace store did not answer.
+    pub lacks_store: bool,
     /// Retention has removed spans that were appended at or before this time.
     pub expired_until: Option<UnixNanos>,
 }
@@ -229,7 +231,9 @@ fn check_summary(
     Ok(RegionSummary {
         outcome,
         covered: summary.coverage.clone().map(Coverage::from),
-        is_damaged: summary.is_damaged,
+        // A cell that lacks its store sets both.
+        is_damaged: summary.is_damaged && !summary.lacks_store,
+        lacks_store: summary.lacks_store,
         expired_until: optional_time(summary.expired_until_unix_nano),
     })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use service_kit::Drain;
 use service_kit::config::{Config, TelemetryConfig};
 use service_kit::signals::Signals;
 
@@ -42,8 +43,9 @@ pub(super) async fn run_cell(arguments: &RoleArguments) -> Result<Outcome, Failu
     }
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
     let context = RoleContext::new(CHANGE_PORT_WITH);
+    let limits = (context.drain.clone(), drain);
     let start = Box::pin(wiring::start_cell(*config, arguments.role, context));
-    run_role("cell", &telemetry, drain, start).await
+    run_role("cell", &telemetry, limits, start).await
 }
 
 /// Runs a replicator until it is drained.
@@ -52,8 +54,9 @@ pub(super) async fn run_replicator(arguments: &RoleArguments) -> Result<Outcome,
         return Err(wrong_kind(arguments, "replicator"));
     };
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
-    let start = wiring::start_replicator(*config, RoleContext::new(CHANGE_PORT_WITH));
-    run_role("replicator", &telemetry, drain, start).await
+    let context = RoleContext::new(CHANGE_PORT_WITH);
+    let limits = (context.drain.clone(), drain);
+    run_role("replicator", &telemetry, limits, wiring::start_replicator(*config, context)).await
 }
 
 /// Runs a gateway until it is drained.
@@ -62,8 +65,9 @@ pub(super) async fn run_gateway(arguments: &RoleArguments) -> Result<Outcome, Fa
         return Err(wrong_kind(arguments, "gateway"));
     };
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
-    let start = wiring::start_gateway(*config, RoleContext::new(CHANGE_PORT_WITH));
-    run_role("gateway", &telemetry, drain, start).await
+    let context = RoleContext::new(CHANGE_PORT_WITH);
+    let limits = (context.drain.clone(), drain);
+    run_role("gateway", &telemetry, limits, wiring::start_gateway(*config, context)).await
 }
 
 fn wrong_kind(arguments: &RoleArguments, kind: &str) -> Failure {
@@ -74,15 +78,33 @@ fn wrong_kind(arguments: &RoleArguments, kind: &str) -> Failure {
 async fn run_role(
     name: &'static str,
     telemetry: &TelemetryConfig,
-    drain_timeout: Duration,
+    (starting, drain_timeout): (Drain, Duration),
     start: impl Future<Output = anyhow::Result<RunningRole>>,
 ) -> Result<Outcome, Failure> {
     service_kit::telemetry::init(telemetry).map_err(anyhow::Error::from)?;
     let mut signals = Signals::install()?;
-    let role = start.await?;
-    for (what, address) in &role.endpoints {
+    let started = tokio::select! {
+        started = start => started?,
+        () = signals.next() => {
+            // Still waiting for an engine: what serves already stops in order.
+            tracing::info!(role = name, "stopped while it was starting");
+            starting.drain(drain_timeout).await.map_err(anyhow::Error::from)?;
+            return Ok(Outcome::Done);
+        }
+    };
+    for (what, address) in &started.endpoints {
         tracing::info!(role = name, what, %address, "listening");
     }
+    until_drained(name, &started, drain_timeout, &mut signals).await
+}
+
+/// Waits for a signal and drains; a second signal ends the process at once.
+async fn until_drained(
+    name: &'static str,
+    role: &RunningRole,
+    drain_timeout: Duration,
+    signals: &mut Signals,
+) -> Result<Outcome, Failure> {
     signals.next().await;
     tracing::info!(role = name, "draining");
     tokio::select! {

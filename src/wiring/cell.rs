@@ -9,8 +9,9 @@ use ingester::{LagBoard, Retries};
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
 use querier::{Querier, QuerierConfig, QuerierPorts};
 use sampling::{HeadRules, RateSampler};
+use service_kit::admin::MetricsPage;
 use service_kit::config::CellConfig;
-use service_kit::{Stage, listen};
+use service_kit::{Readiness, ReadyCheck, Stage, listen};
 use span_log::{Seen, SpanLog};
 use tonic::service::Routes;
 
@@ -18,7 +19,9 @@ use super::border::join_calls;
 use super::claim::Claim;
 use super::feed::PublishersFeed;
 use super::groups;
-use super::keepers::{self, Keepers};
+use super::house::keep_house;
+use super::keepers::{self, Keepers, Opening};
+use super::log_to_come::LogToCome;
 use super::operator::{self, OperatorDesk};
 use super::ports::{LogAndGroups, LogTail};
 use super::serve::{serve_admin, serve_grpc};
@@ -32,41 +35,35 @@ pub(crate) async fn start_cell(
 ) -> anyhow::Result<RunningRole> {
     let ready = context.readiness.check("cell");
     let directory = Claim::on(&config.data_dir)?;
-    if role == CellRole::Collector {
-        let started = start_receiving(&config, &mut context).await?;
-        ready.pass();
-        return serve_receiving(config, started, directory, context).await;
-    }
-    let mut keepers = keepers::open(&config, role, &context.clock, &mut context.registry).await?;
     let stages = Stages::of(&context);
-    let mut endpoints = Endpoints::new();
-    let mut collector = None;
+    // Who asks how the process is, and who sends, is answered from the first moment on.
+    let metrics = MetricsPage::default();
+    let admin = serve_admin_endpoints(&config, &context, &metrics, &stages.admin).await?;
+    let log = Arc::new(LogToCome::default());
+    let (mut endpoints, mut collector) = (Endpoints::new(), None);
     if role.receives() {
-        let log = Arc::clone(&keepers.log);
+        let log = Arc::clone(&log) as _;
         let receiving = receive(&config, log, &mut context, &stages.receivers, &mut endpoints);
         collector = Some(receiving.await?);
     }
-    let lag = LagBoard::default();
-    let routes = internal_routes(&config, role, &keepers, &lag, &mut context, &stages.answering);
-    if let Some(routes) = routes {
-        let address = (config.listen.internal, context.change_port_with);
-        let bound = serve_grpc("cell", address, routes, &stages.answering).await?;
-        endpoints.push(("cell gRPC", bound));
+    let (lag, mut publishing) = (LagBoard::default(), PublisherMetrics::default());
+    let readiness = context.readiness.clone();
+    let hand_over = |opened: Arc<dyn SpanLog>| {
+        close_at_the_end(Arc::clone(&opened), Some(directory), &stages.log);
+        watch_log(&opened, &readiness);
+        log.is_here(opened);
+    };
+    if role == CellRole::Collector {
+        let mut opening = opening(&config, role, &mut context, &ready);
+        hand_over(keepers::open_log(&mut opening, Seen::default()).await?);
+    } else {
+        let keepers = keepers::open(opening(&config, role, &mut context, &ready), hand_over);
+        let keepers = keepers.await?;
+        let running = (&mut endpoints, &lag, &mut publishing);
+        run(&config, role, keepers, running, &mut context, &stages).await?;
     }
-    let mut publishing = PublisherMetrics::default();
-    let mut retries = Retries::default();
-    if role.consumes() {
-        let groups =
-            groups::start(&config, &keepers, lag.clone(), &mut context, &stages.groups).await?;
-        (publishing, retries) = (groups.publishing, groups.retries);
-        join_calls(&config, &keepers, (groups.calls, &lag), &mut context, &stages.border)?;
-    }
-    let desk = OperatorDesk::new(&keepers, retries);
-    operator::serve(desk, &config.data_dir, &stages.answering);
-    keep_house(&mut keepers, &stages.house);
-    watch_log(&keepers.log, &context);
-    close_at_the_end(keepers.log, Some(directory), &stages.log);
-    endpoints.push(("admin", admin(&config, &mut context, &stages.admin).await?));
+    metrics.show(context.registry);
+    endpoints.push(("admin", admin));
     ready.pass();
     Ok(RunningRole {
         endpoints,
@@ -75,33 +72,31 @@ pub(crate) async fn start_cell(
     })
 }
 
-/// What receives, and how it is stopped.
-type Receiving = (Arc<dyn SpanLog>, Stages, Endpoints);
-
-/// Starts a collector over a span log that nothing in this process reads.
-async fn start_receiving(
+/// Starts what works on the log and answers, over what was opened.
+async fn run(
     config: &CellConfig,
+    role: CellRole,
+    mut keepers: Keepers,
+    (endpoints, lag, publishing): (&mut Endpoints, &LagBoard, &mut PublisherMetrics),
     context: &mut RoleContext,
-) -> anyhow::Result<Receiving> {
-    let (role, seen) = (CellRole::Collector, Seen::default());
-    let opening = keepers::open_log(config, role, &context.clock, &mut context.registry, seen);
-    let log = opening.await?;
-    let stages = Stages::of(context);
-    let mut endpoints = Endpoints::new();
-    receive(config, Arc::clone(&log), context, &stages.receivers, &mut endpoints).await?;
-    watch_log(&log, context);
-    Ok((log, stages, endpoints))
-}
-
-async fn serve_receiving(
-    config: CellConfig,
-    (log, stages, mut endpoints): Receiving,
-    directory: Claim,
-    mut context: RoleContext,
-) -> anyhow::Result<RunningRole> {
-    close_at_the_end(log, Some(directory), &stages.log);
-    endpoints.push(("admin", admin(&config, &mut context, &stages.admin).await?));
-    Ok(RunningRole { endpoints, drain: context.drain, snapshot: Box::new(RoleSnapshot::default) })
+    stages: &Stages,
+) -> anyhow::Result<()> {
+    let routes = internal_routes(config, role, &keepers, lag, context, &stages.answering);
+    if let Some(routes) = routes {
+        let address = (config.listen.internal, context.change_port_with);
+        let bound = serve_grpc("cell", address, routes, &stages.answering).await?;
+        endpoints.push(("cell gRPC", bound));
+    }
+    let mut retries = Retries::default();
+    if role.consumes() {
+        let groups = groups::start(config, &keepers, lag.clone(), context, &stages.groups).await?;
+        (*publishing, retries) = (groups.publishing, groups.retries);
+        join_calls(config, &keepers, (groups.calls, lag), context, &stages.border)?;
+    }
+    let desk = OperatorDesk::new(&keepers, retries);
+    operator::serve(desk, &config.data_dir, &stages.answering);
+    keep_house(std::mem::take(&mut keepers.chores), &stages.house);
+    Ok(())
 }
 
 /// Starts a collector over a span log that nothing reads, to measure receiving alone.
@@ -109,9 +104,37 @@ pub(crate) async fn start_receiver(
     config: CellConfig,
     mut context: RoleContext,
 ) -> anyhow::Result<RunningRole> {
-    let (log, stages, endpoints) = start_receiving(&config, &mut context).await?;
+    let ready = context.readiness.check("cell");
+    let mut opening = opening(&config, CellRole::Collector, &mut context, &ready);
+    let log = keepers::open_log(&mut opening, Seen::default()).await?;
+    drop(opening);
+    ready.pass();
+    let (stages, mut endpoints) = (Stages::of(&context), Endpoints::new());
+    let receiving = Arc::clone(&log);
+    receive(&config, receiving, &mut context, &stages.receivers, &mut endpoints).await?;
+    watch_log(&log, &context.readiness);
     close_at_the_end(log, None, &stages.log);
     Ok(RunningRole { endpoints, drain: context.drain, snapshot: Box::new(RoleSnapshot::default) })
+}
+
+fn opening<'a>(
+    config: &'a CellConfig,
+    role: CellRole,
+    context: &'a mut RoleContext,
+    ready: &'a ReadyCheck,
+) -> Opening<'a> {
+    let RoleContext { clock, readiness, registry, .. } = context;
+    Opening { config, role, clock, registry, readiness, ready, chores: Vec::new() }
+}
+
+async fn serve_admin_endpoints(
+    config: &CellConfig,
+    context: &RoleContext,
+    metrics: &MetricsPage,
+    stage: &Stage,
+) -> anyhow::Result<std::net::SocketAddr> {
+    let shown = (context.readiness.clone(), metrics.clone());
+    serve_admin(config.listen.admin, context.change_port_with, shown, stage).await
 }
 
 /// The parts of a cell in the order in which they stop.
@@ -182,16 +205,6 @@ async fn receive(
     let collector = collector(config, log, context)?;
     endpoints.extend(serve_receivers(config, &collector, context, stage).await?);
     Ok(collector)
-}
-
-async fn admin(
-    config: &CellConfig,
-    context: &mut RoleContext,
-    stage: &Stage,
-) -> anyhow::Result<std::net::SocketAddr> {
-    let registry = std::mem::take(&mut context.registry);
-    let served = (context.readiness.clone(), Arc::new(registry));
-    serve_admin(config.listen.admin, context.change_port_with, served, stage).await
 }
 
 async fn serve_receivers(
@@ -266,22 +279,9 @@ fn querier(
 }
 
 /// A log whose threads have died refuses every sender: the process is not ready.
-fn watch_log(log: &Arc<dyn SpanLog>, context: &RoleContext) {
+fn watch_log(log: &Arc<dyn SpanLog>, readiness: &Readiness) {
     let log = Arc::clone(log);
-    context.readiness.probe("span-log", move || log.health());
-}
-
-fn keep_house(keepers: &mut Keepers, stage: &Stage) {
-    for chore in std::mem::take(&mut keepers.chores) {
-        let stopping = stage.stopping.clone();
-        stage.spawn(async move {
-            while stopping.run_until_cancelled(tokio::time::sleep(chore.every)).await.is_some() {
-                if let Err(error) = (chore.run)().await {
-                    tracing::warn!(error = format!("{error:#}"), "{} failed", chore.what);
-                }
-            }
-        });
-    }
+    readiness.probe("span-log", move || log.health());
 }
 
 fn close_at_the_end(log: Arc<dyn SpanLog>, directory: Option<Claim>, stage: &Stage) {

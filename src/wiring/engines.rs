@@ -53,9 +53,13 @@ pub(super) fn lacking(key: &str, feature: &str) -> anyhow::Error {
 #[cfg(feature = "kafka")]
 pub(super) mod kafka {
     use anyhow::Context as _;
+    use ingester::ANALYTICS_WRITER;
     use span_log::kafka::{KafkaConfig, KafkaLog, KafkaTailConfig, TopicSettings};
 
-    use super::{CellConfig, SetUp, raw};
+    use super::{CellConfig, Duration, SetUp, raw};
+
+    /// Brokers that have not answered after so long are away, which the readiness then says.
+    const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
     pub(in crate::wiring) fn settings(
         config: &CellConfig,
@@ -63,7 +67,14 @@ pub(super) mod kafka {
     ) -> anyhow::Result<KafkaConfig> {
         let secrets = kafka.password_file.iter().cloned();
         let secrets = secrets.map(|file| ("sasl.password".to_owned(), file));
+        let plain = KafkaConfig::at(kafka.brokers.clone());
+        let mut groups = plain.groups.clone();
+        if config.stores.clickhouse.as_ref().is_some_and(|engine| engine.is_keeping_spans) {
+            groups.push(ANALYTICS_WRITER);
+        }
         Ok(KafkaConfig {
+            groups,
+            open_timeout: OPEN_TIMEOUT,
             prefix: kafka.prefix.clone(),
             client_id: format!("farspan-{}", config.region),
             properties: kafka.properties.0.iter().cloned().collect(),
@@ -74,7 +85,7 @@ pub(super) mod kafka {
                 bytes_max: usize::try_from(kafka.tail_bytes_max)?,
                 ..KafkaTailConfig::default()
             }),
-            ..KafkaConfig::at(kafka.brokers.clone())
+            ..plain
         })
     }
 

@@ -7,6 +7,7 @@ use gateway::grpc::{GrpcCellClient, GrpcMetadataIndex};
 use gateway::port::{CellClient, MetadataIndex};
 use gateway::shared_state::SharedState;
 use gateway::{AnswerRoom, CellEndpoint, Gateway, Patience};
+use service_kit::admin::MetricsPage;
 use service_kit::config::GatewayConfig;
 use service_kit::listen;
 
@@ -35,8 +36,8 @@ pub(crate) async fn start_gateway(
     let gateway = gateway.with_shared_state(shared);
     let listener = listen::bind(config.listen_http, context.change_port_with).await?;
     let http = listener.local_addr()?;
-    let registry = Arc::new(context.registry);
-    let health = service_kit::admin::router(context.readiness.clone(), Arc::clone(&registry));
+    let metrics = MetricsPage::from(context.registry);
+    let health = service_kit::admin::router(context.readiness.clone(), metrics.clone());
     let router = gateway::http::router(Arc::new(gateway)).merge(health);
     let (stopping, tracker) = (serving.stopping.clone(), serving.tracker.clone());
     serving.spawn(async move {
@@ -47,7 +48,7 @@ pub(crate) async fn start_gateway(
         }
     });
     let admin = context.drain.stage("admin");
-    let endpoints = (context.readiness.clone(), registry);
+    let endpoints = (context.readiness.clone(), metrics);
     let change = context.change_port_with;
     let admin = serve_admin(config.listen_admin, change, endpoints, &admin).await?;
     ready.pass();

@@ -7,9 +7,9 @@ use ingester::metadata_publisher::{
 };
 use ingester::metrics_aggregator::CrossBorder;
 use ingester::{
-    AggregatorConfig, AggregatorMaker, AggregatorMetrics, AggregatorParts, GroupMaker,
-    IngesterMetrics, IngesterParts, IngesterService, LagBoard, Retries, RunnerConfig, RunnerParts,
-    SearchIndexerMaker, StorageWriterMaker,
+    AggregatorConfig, AggregatorMaker, AggregatorMetrics, AggregatorParts, AnalyticsWriterMaker,
+    GroupMaker, IngesterMetrics, IngesterParts, IngesterService, LagBoard, Retries, RunnerConfig,
+    RunnerParts, SearchIndexerMaker, StorageWriterMaker,
 };
 use metadata_replicator::feed::grpc::TcpDialer;
 use metadata_replicator::{OriginPeer, ReplicatorPeer};
@@ -95,6 +95,10 @@ fn makers(
         (GroupKind::MetricsAggregator, Arc::new(aggregator)),
     ];
     makers.extend(publisher.map(|one| (GroupKind::MetadataPublisher, Arc::new(one) as _)));
+    if let Some(writer) = keepers.stores.analytics.clone() {
+        let maker = AnalyticsWriterMaker { writer, incarnation };
+        makers.push((GroupKind::AnalyticsWriter, Arc::new(maker)));
+    }
     makers.retain(|(kind, _)| config.groups.contains(kind));
     (makers.into_iter().map(|(_, maker)| maker).collect(), calls)
 }

@@ -1,29 +1,31 @@
 //! What a cell keeps, opened as its configuration says: log and stores as ports, and the chores that
 //! each needs. The one place that names their adapters.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::future::BoxFuture;
 use ingester::{DeadLetterConfig, DeadLetters};
 use metadata_replicator::{ContributionLog as _, Entropy, OriginLog, OriginLogConfig};
 use prometheus_client::registry::Registry;
 use service_kit::config::cell::GroupKind;
 use service_kit::config::{CellConfig, cell as raw, engines as raw_engines};
+use service_kit::{Readiness, ReadyCheck};
 use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
 use span_log::{ForgetLost, Seen, SpanLog};
-use trace_model::{Clock, UnixNanos};
-use trace_store::embedded::{EmbeddedStore, EmbeddedStoreConfig};
-use trace_store::embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
+use trace_model::{Clock, Coverage, UnixNanos};
 use trace_store::{
     MetricsStore, SearchIndexer, ServiceCatalog, SpanWriter, TraceReader, TraceSearch,
 };
 
 use super::engines;
+use super::house::{Chore, chore};
+use super::opening::until_open;
 use crate::seam::CellRole;
+
+mod engine_stores;
+mod files;
 
 /// What a cell keeps.
 #[derive(Debug)]
@@ -45,68 +47,124 @@ pub(super) struct Stores {
     pub(super) search: Arc<dyn TraceSearch>,
     pub(super) catalog: Arc<dyn ServiceCatalog>,
     pub(super) metrics: Arc<dyn MetricsStore>,
+    /// Raw spans for dashboards, beside the counts.
+    pub(super) analytics: Option<Arc<dyn SpanWriter>>,
 }
 
-/// Work that is due again and again, such as retention.
-pub(super) struct Chore {
-    pub(super) what: &'static str,
-    pub(super) every: Duration,
-    pub(super) run: Box<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
-}
-
-impl fmt::Debug for Chore {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Chore").field("what", &self.what).finish()
-    }
-}
-
-/// How often segments are merged and what has passed its retention goes.
-const MERGE_EVERY: Duration = Duration::from_secs(1);
-/// The same for the origin log, whose rows are compacted.
+/// How often the rows of the origin log are compacted.
 const COMPACT_EVERY: Duration = Duration::from_secs(30);
 /// How often lost records and dead letters are looked at for their age.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// Retention of the counts: a cell that gets spans does it by itself.
-const RETAIN_EVERY: Duration = Duration::from_secs(3_600);
 
-/// Opens all that a process of this role needs.
+/// What the parts of a cell are opened with.
+pub(super) struct Opening<'a> {
+    pub(super) config: &'a CellConfig,
+    pub(super) role: CellRole,
+    pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) registry: &'a mut Registry,
+    pub(super) readiness: &'a Readiness,
+    /// Says what is waited for.
+    pub(super) ready: &'a ReadyCheck,
+    pub(super) chores: Vec<Chore>,
+}
+
+/// Opens all that a process of this role needs, and waits for engines that are away. The log is handed over as soon as it is
+/// open: senders need nothing else.
 pub(super) async fn open(
-    config: &CellConfig,
-    role: CellRole,
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
+    mut opening: Opening<'_>,
+    hand_over: impl FnOnce(Arc<dyn SpanLog>),
 ) -> anyhow::Result<Keepers> {
+    let config = opening.config;
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("making {} (`data_dir`)", config.data_dir.display()))?;
-    let mut chores = Vec::new();
-    let stores = open_stores(config, clock, registry, &mut chores).await?;
-    let may_publish = role.consumes() && config.groups.contains(&GroupKind::MetadataPublisher);
+    let counting = open_counts(&mut opening).await?;
+    let embedded = match &config.stores.cassandra {
+        None => Some(files::spans(&mut opening).await?),
+        Some(_) => None,
+    };
+    let (writer, traces) = match (&embedded, &config.stores.cassandra) {
+        (_, Some(cassandra)) => engine_stores::cassandra(&mut opening, cassandra).await?,
+        (Some(store), None) => (Arc::clone(store) as Arc<dyn SpanWriter>, Arc::clone(store) as _),
+        (None, None) => anyhow::bail!("no store for traces"),
+    };
+    let may_publish =
+        opening.role.consumes() && config.groups.contains(&GroupKind::MetadataPublisher);
     let origin = match may_publish {
-        true => Some(open_origin(config, clock, &mut chores).await?),
+        true => Some(open_origin(&mut opening).await?),
         false => None,
     };
-    let seen = seen_of_the_log(&stores, origin.as_deref()).await?;
-    let log = open_log(config, role, clock, registry, seen).await?;
+    let seen = seen_of_the_log(&*writer, &counting, origin.as_deref());
+    let log = open_log(&mut opening, seen).await?;
+    hand_over(Arc::clone(&log));
+    let searching = match (embedded, &config.stores.elasticsearch) {
+        (_, Some(elasticsearch)) => {
+            engine_stores::elasticsearch(&mut opening, elasticsearch).await?
+        }
+        (Some(store), None) => Searching {
+            indexer: Arc::clone(&store) as _,
+            search: Arc::clone(&store) as _,
+            catalog: store,
+        },
+        (None, None) => anyhow::bail!("no store for search"),
+    };
+    let Counting { metrics, analytics, .. } = counting;
+    let Searching { indexer, search, catalog } = searching;
+    let stores = Stores { writer, traces, indexer, search, catalog, metrics, analytics };
     let letters = DeadLetterConfig::new(config.data_dir.join("dead-letters"));
     let dead_letters = Arc::new(blocking(move || Ok(DeadLetters::open(letters)?)).await?);
-    chores.push(forget_losses(config.retention, clock, &log, &dead_letters));
+    let mut chores = opening.chores;
+    chores.push(forget_losses(config.retention, opening.clock, &log, &dead_letters));
     Ok(Keepers { log, stores, origin, dead_letters, chores })
+}
+
+/// What counts, and what keeps raw spans beside the counts.
+struct Counting {
+    metrics: Arc<dyn MetricsStore>,
+    /// How far the log is counted.
+    counted: Coverage,
+    analytics: Option<Arc<dyn SpanWriter>>,
+}
+
+/// What answers searches.
+struct Searching {
+    indexer: Arc<dyn SearchIndexer>,
+    search: Arc<dyn TraceSearch>,
+    catalog: Arc<dyn ServiceCatalog>,
+}
+
+type WriterAndReader = (Arc<dyn SpanWriter>, Arc<dyn TraceReader>);
+
+async fn open_counts(opening: &mut Opening<'_>) -> anyhow::Result<Counting> {
+    match &opening.config.stores.clickhouse {
+        Some(clickhouse) => engine_stores::clickhouse(opening, clickhouse).await,
+        None => {
+            let metrics = files::counts(opening).await?;
+            let counted = metrics.covered().await.context("the metrics store")?;
+            Ok(Counting { metrics, counted, analytics: None })
+        }
+    }
 }
 
 /// What was read of the log: it is opened with that, so that an older copy of it, or a new one in its
 /// place, gives no offset again.
-async fn seen_of_the_log(stores: &Stores, origin: Option<&OriginLog>) -> anyhow::Result<Seen> {
-    let stored = stores.writer.durable();
-    let counted = stores.metrics.covered().await.context("the metrics store")?;
+fn seen_of_the_log(
+    writer: &dyn SpanWriter,
+    counting: &Counting,
+    origin: Option<&OriginLog>,
+) -> Seen {
+    let stored = writer.durable();
     let mut covered = stored.clone();
-    covered.join(&counted);
+    covered.join(&counting.counted);
+    if let Some(analytics) = &counting.analytics {
+        covered.join(&analytics.durable());
+    }
     let published = origin.and_then(|origin| origin.published());
     for (partition, next) in published.iter().flat_map(|mark| &mark.next) {
         let incarnation = published.as_ref().map_or(0, |mark| mark.incarnation);
         covered.extend_in(incarnation, *partition, *next);
     }
     let append_time = published.map_or(UnixNanos(0), |mark| mark.as_of);
-    Ok(Seen { covered, stored, append_time })
+    Seen { covered, stored, append_time }
 }
 
 /// Lost records and dead letters of which no store would have kept anything until now are no damage
@@ -139,44 +197,45 @@ async fn blocking<T: Send + 'static>(
 
 /// Opens the span log.
 pub(super) async fn open_log(
-    config: &CellConfig,
-    role: CellRole,
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
+    opening: &mut Opening<'_>,
     seen: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
+    let config = opening.config;
     if let Some(kafka) = &config.stores.kafka {
-        return open_kafka((config, kafka, role), clock, registry, seen).await;
+        return open_kafka(opening, kafka, seen).await;
     }
     let settings = EmbeddedConfig { seen, ..log_config(config) };
-    let clock = Arc::clone(clock);
+    let clock = Arc::clone(opening.clock);
     let log = blocking(move || Ok(EmbeddedLog::open(settings, clock)?)).await?;
-    log.metrics().register(registry);
+    log.metrics().register(opening.registry);
     Ok(log)
 }
 
 #[cfg(feature = "kafka")]
 async fn open_kafka(
-    (config, kafka, role): (&CellConfig, &raw_engines::KafkaConfig, CellRole),
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
+    opening: &mut Opening<'_>,
+    kafka: &raw_engines::KafkaConfig,
     seen: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
-    let mut settings = engines::kafka::settings(config, kafka)?;
-    if role == CellRole::Collector {
+    let mut settings = engines::kafka::settings(opening.config, kafka)?;
+    if opening.role == CellRole::Collector {
         // It answers nothing.
         settings.tail = None;
     }
-    let log = span_log::kafka::KafkaLog::open(settings, seen, Arc::clone(clock)).await?;
-    log.metrics().register(registry);
+    let log = until_open("the span log in Kafka", opening.ready, async || {
+        let (settings, clock) = (settings.clone(), Arc::clone(opening.clock));
+        Ok(span_log::kafka::KafkaLog::open(settings, seen.clone(), clock).await?)
+    });
+    let log = log.await?;
+    log.metrics().register(opening.registry);
     Ok(log)
 }
 
 #[cfg(not(feature = "kafka"))]
+#[expect(clippy::unused_async, reason = "the other build waits here")]
 async fn open_kafka(
-    _: (&CellConfig, &raw_engines::KafkaConfig, CellRole),
-    _: &Arc<dyn Clock>,
-    _: &mut Registry,
+    _: &mut Opening<'_>,
+    _: &raw_engines::KafkaConfig,
     _: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
     Err(engines::lacking("stores.log: kafka", "kafka"))
@@ -195,192 +254,20 @@ fn log_config(config: &CellConfig) -> EmbeddedConfig {
     }
 }
 
-async fn open_stores(
-    config: &CellConfig,
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
-    chores: &mut Vec<Chore>,
-) -> anyhow::Result<Stores> {
-    let metrics = open_metrics(config, clock, chores).await?;
-    let embedded = match &config.stores.cassandra {
-        None => Some(open_embedded(config, clock, registry, chores).await?),
-        Some(_) => None,
-    };
-    let (writer, traces) = match (&embedded, &config.stores.cassandra) {
-        (_, Some(cassandra)) => open_cassandra(config, cassandra, clock, registry).await?,
-        (Some(store), None) => (Arc::clone(store) as Arc<dyn SpanWriter>, Arc::clone(store) as _),
-        (None, None) => anyhow::bail!("no store for traces"),
-    };
-    let found = match (embedded, &config.stores.elasticsearch) {
-        (_, Some(elasticsearch)) => {
-            open_elasticsearch(config, elasticsearch, clock, registry).await?
-        }
-        (Some(store), None) => Searching {
-            indexer: Arc::clone(&store) as _,
-            search: Arc::clone(&store) as _,
-            catalog: store,
-        },
-        (None, None) => anyhow::bail!("no store for search"),
-    };
-    let Searching { indexer, search, catalog } = found;
-    Ok(Stores { writer, traces, indexer, search, catalog, metrics })
-}
-
-/// What answers searches.
-struct Searching {
-    indexer: Arc<dyn SearchIndexer>,
-    search: Arc<dyn TraceSearch>,
-    catalog: Arc<dyn ServiceCatalog>,
-}
-
-type WriterAndReader = (Arc<dyn SpanWriter>, Arc<dyn TraceReader>);
-
-#[cfg(feature = "cassandra")]
-async fn open_cassandra(
-    config: &CellConfig,
-    cassandra: &raw_engines::CassandraConfig,
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
-) -> anyhow::Result<WriterAndReader> {
-    let settings = engines::cassandra::settings(config, cassandra)?;
-    let store =
-        trace_store::cassandra::CassandraStore::connect(settings, Arc::clone(clock)).await?;
-    store.metrics().register(registry);
-    Ok((Arc::clone(&store) as _, store))
-}
-
-#[cfg(not(feature = "cassandra"))]
-async fn open_cassandra(
-    _: &CellConfig,
-    _: &raw_engines::CassandraConfig,
-    _: &Arc<dyn Clock>,
-    _: &mut Registry,
-) -> anyhow::Result<WriterAndReader> {
-    Err(engines::lacking("stores.traces: cassandra", "cassandra"))
-}
-
-#[cfg(feature = "elasticsearch")]
-async fn open_elasticsearch(
-    config: &CellConfig,
-    elasticsearch: &raw_engines::ElasticsearchConfig,
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
-) -> anyhow::Result<Searching> {
-    let settings = engines::elasticsearch::settings(config, elasticsearch);
-    let clock = Arc::clone(clock);
-    let store = trace_store::elasticsearch::ElasticsearchStore::connect(settings, clock).await?;
-    store.metrics().register(registry);
-    Ok(Searching {
-        indexer: Arc::clone(&store) as _,
-        search: Arc::clone(&store) as _,
-        catalog: store,
-    })
-}
-
-#[cfg(not(feature = "elasticsearch"))]
-async fn open_elasticsearch(
-    _: &CellConfig,
-    _: &raw_engines::ElasticsearchConfig,
-    _: &Arc<dyn Clock>,
-    _: &mut Registry,
-) -> anyhow::Result<Searching> {
-    Err(engines::lacking("stores.search: elasticsearch", "elasticsearch"))
-}
-
-#[cfg(feature = "clickhouse")]
-async fn open_clickhouse(
-    config: &CellConfig,
-    clickhouse: &raw_engines::ClickhouseConfig,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<Arc<dyn MetricsStore>> {
-    let settings = engines::clickhouse::settings(config, clickhouse);
-    let clock = Arc::clone(clock);
-    let store = trace_store::clickhouse::ClickhouseMetricsStore::connect(settings, clock).await?;
-    Ok(Arc::new(store))
-}
-
-#[cfg(not(feature = "clickhouse"))]
-async fn open_clickhouse(
-    _: &CellConfig,
-    _: &raw_engines::ClickhouseConfig,
-    _: &Arc<dyn Clock>,
-) -> anyhow::Result<Arc<dyn MetricsStore>> {
-    Err(engines::lacking("stores.metrics: clickhouse", "clickhouse"))
-}
-
-async fn open_embedded(
-    config: &CellConfig,
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
-    chores: &mut Vec<Chore>,
-) -> anyhow::Result<Arc<EmbeddedStore>> {
-    let settings = EmbeddedStoreConfig {
-        retention: config.retention,
-        bytes_max: config.retention_bytes,
-        cache_bytes: config.querier.cache_bytes,
-        ..EmbeddedStoreConfig::at(config.data_dir.join("store"))
-    };
-    let clock = Arc::clone(clock);
-    let store = blocking(move || Ok(EmbeddedStore::open(settings, clock)?)).await?;
-    store.metrics().register(registry);
-    let kept = Arc::clone(&store);
-    chores.push(chore("merging or retention of the store", MERGE_EVERY, move || {
-        let store = Arc::clone(&kept);
-        async move { Ok(store.maintain().await?) }
-    }));
-    Ok(store)
-}
-
-async fn open_metrics(
-    config: &CellConfig,
-    clock: &Arc<dyn Clock>,
-    chores: &mut Vec<Chore>,
-) -> anyhow::Result<Arc<dyn MetricsStore>> {
-    if let Some(clickhouse) = &config.stores.clickhouse {
-        return open_clickhouse(config, clickhouse, clock).await;
-    }
-    let settings = EmbeddedMetricsConfig {
-        retention: config.retention,
-        ..EmbeddedMetricsConfig::new(config.data_dir.join("metrics"))
-    };
-    let clock = Arc::clone(clock);
-    let store = Arc::new(blocking(move || Ok(EmbeddedMetricsStore::open(settings, clock)?)).await?);
-    let kept = Arc::clone(&store);
-    chores.push(chore("retention of the counts", RETAIN_EVERY, move || {
-        let store = Arc::clone(&kept);
-        async move { Ok(store.retain().await?) }
-    }));
-    Ok(store)
-}
-
-async fn open_origin(
-    config: &CellConfig,
-    clock: &Arc<dyn Clock>,
-    chores: &mut Vec<Chore>,
-) -> anyhow::Result<Arc<OriginLog>> {
+async fn open_origin(opening: &mut Opening<'_>) -> anyhow::Result<Arc<OriginLog>> {
+    let config = opening.config;
     let place: PathBuf = config.data_dir.join("origin");
     let settings = OriginLogConfig {
         retention: config.retention,
         ..OriginLogConfig::new(place, config.region.clone())
     };
-    let clock = Arc::clone(clock);
+    let clock = Arc::clone(opening.clock);
     let open = move || Ok(OriginLog::open(settings, clock, Entropy::from_system())?);
     let origin = Arc::new(blocking(open).await?);
     let kept = Arc::clone(&origin);
-    chores.push(chore("compaction of the origin log", COMPACT_EVERY, move || {
+    opening.chores.push(chore("compaction of the origin log", COMPACT_EVERY, move || {
         let origin = Arc::clone(&kept);
         async move { Ok(origin.maintain().await?) }
     }));
     Ok(origin)
-}
-
-fn chore<F>(
-    what: &'static str,
-    every: Duration,
-    run: impl Fn() -> F + Send + Sync + 'static,
-) -> Chore
-where
-    F: Future<Output = anyhow::Result<()>> + Send + 'static,
-{
-    Chore { what, every, run: Box::new(move || Box::pin(run())) }
 }

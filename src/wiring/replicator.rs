@@ -30,7 +30,7 @@ pub(crate) async fn start_replicator(
     let following = context.drain.stage("following origins");
     replica.spawn(&following.tracker, &following.stopping);
     let admin = context.drain.stage("admin");
-    let endpoints = (context.readiness.clone(), Arc::new(context.registry));
+    let endpoints = (context.readiness.clone(), context.registry.into());
     let admin = serve_admin(config.listen_admin, change, endpoints, &admin).await?;
     ready.pass();
     let (own, clock) = (config.region, context.clock);

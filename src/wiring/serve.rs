@@ -1,9 +1,8 @@
 //! Listeners: admin endpoints and gRPC, each on a stage.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use prometheus_client::registry::Registry;
+use service_kit::admin::MetricsPage;
 use service_kit::{Readiness, Stage, admin, listen};
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -20,12 +19,12 @@ const STREAMS_MAX: u32 = 1_024;
 pub(super) async fn serve_admin(
     address: SocketAddr,
     change_port_with: &str,
-    (readiness, registry): (Readiness, Arc<Registry>),
+    (readiness, metrics): (Readiness, MetricsPage),
     stage: &Stage,
 ) -> anyhow::Result<SocketAddr> {
     let listener = listen::bind(address, change_port_with).await?;
     let bound = listener.local_addr()?;
-    let router = admin::router(readiness, registry);
+    let router = admin::router(readiness, metrics);
     let stopping = stage.stopping.clone();
     let (limit, tracker) = (ADMIN_CONNECTIONS_MAX, stage.tracker.clone());
     stage.spawn(async move {

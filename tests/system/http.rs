@@ -12,6 +12,7 @@ use hyper_util::rt::TokioExecutor;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -40,7 +41,7 @@ pub(crate) async fn send(
         let answer = client.request(request).await.map_err(|error| format!("{error:?}"))?;
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
-        Ok(Answer { status: parts.status, body })
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
     };
     tokio::time::timeout(Duration::from_secs(40), exchange)
         .await

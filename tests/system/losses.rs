@@ -169,6 +169,7 @@ async fn a_dead_letter_is_named_for_its_traces_alone_and_a_retry_brings_them_bac
     for trace in [buried, dropped] {
         let answer = federation.trace_json(0, &trace).await.unwrap();
         assert_eq!(answer.status, 503, "something may be there: {answer:?}");
+        assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
     }
     assert_eq!(federation.trace_json(0, &random_trace_id()).await.unwrap().status, 404);
     let letters = listed(&federation)["letters"].as_array().unwrap().clone();

@@ -57,6 +57,11 @@ impl Process {
     pub(crate) fn terminate(&mut self, at_most: Duration) -> Option<i32> {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.ended(at_most)
+    }
+
+    /// The exit code, once it has ended by itself within the deadline.
+    pub(crate) fn ended(&mut self, at_most: Duration) -> Option<i32> {
         let deadline = Instant::now() + at_most;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().unwrap() {

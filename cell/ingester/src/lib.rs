@@ -9,6 +9,7 @@
 //! is done with the records.
 #![warn(missing_docs)]
 
+pub mod analytics_writer;
 pub mod backoff;
 pub mod border;
 pub mod dead_letter;
@@ -24,6 +25,7 @@ pub mod search_indexer;
 pub mod service;
 pub mod storage_writer;
 
+pub use analytics_writer::{ANALYTICS_WRITER, AnalyticsWriterMaker};
 pub use border::{
     BorderConfig, BorderJoiner, BorderParts, LookupError, OwnRows, OwnTraces, ParentLookup,
     ParentSpan, ReplicatorAddress, SkewSample, SkewSamples,

@@ -17,6 +17,7 @@ use crate::progress::Progress;
 /// Writes batches through a [`SpanWriter`].
 #[derive(Debug)]
 pub struct StorageWriterHandler {
+    group: GroupId,
     writer: Arc<dyn SpanWriter>,
     progress: Progress,
 }
@@ -25,14 +26,19 @@ impl StorageWriterHandler {
     /// A handler for the log of this incarnation.
     #[must_use]
     pub fn new(writer: Arc<dyn SpanWriter>, incarnation: u64) -> Self {
-        Self { writer, progress: Progress::new(incarnation) }
+        Self::of_group(STORAGE_WRITER, writer, incarnation)
+    }
+
+    /// A handler that does the same for another group.
+    pub(crate) fn of_group(group: GroupId, writer: Arc<dyn SpanWriter>, incarnation: u64) -> Self {
+        Self { group, writer, progress: Progress::new(incarnation) }
     }
 }
 
 #[async_trait]
 impl GroupHandler for StorageWriterHandler {
     fn group(&self) -> GroupId {
-        STORAGE_WRITER
+        self.group
     }
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
@@ -187,6 +193,18 @@ mod tests {
         assert_eq!(next(&handler), None);
         handler.tick(UnixNanos(1), None, true).await.unwrap();
         assert_eq!(next(&handler), Some(9));
+    }
+
+    #[tokio::test]
+    async fn another_group_over_the_same_kind_of_store_has_offsets_of_its_own() {
+        let writer = Arc::new(FakeWriter { state: Mutex::new((0, Coverage::none(7))) });
+        let maker = crate::AnalyticsWriterMaker { writer, incarnation: 7 };
+        let mut handler = maker.make().await.unwrap();
+        assert_eq!((handler.group(), maker.group().0), (maker.group(), "analytics-writer"));
+        handler.handle(&[logged(0)]).await.unwrap();
+        assert_eq!(handler.durable().next.get(&0), None);
+        handler.tick(UnixNanos(1), None, true).await.unwrap();
+        assert_eq!(handler.durable().next.get(&0), Some(&2));
     }
 
     #[test]

@@ -12,12 +12,20 @@
 //! the tail says where it starts, and a partition's cover reaches to the tail's end only if the
 //! store's cover reaches the tail's start. Otherwise (a store restored from an old backup, a lost
 //! disk) only the store's own cover is claimed, and the certificate says what is missing.
+//!
+//! **A store that is away** hides nothing of what the tail has: the tail is given, and the answer says
+//! that it lacks the store. It is never a whole one, whatever the covers say: also where the tail
+//! begins with the log, the store may have spans of an earlier log.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 use trace_model::{Coverage, TenantId, TimeRange, TraceId, TraceSpans, UnixNanos};
 
 use crate::losses::may_miss_spans;
 use crate::port::{QuerierPorts, TailRead};
 use crate::status::QuerierError;
+use trace_store::port::{StoreError, TraceRead};
 
 /// What the cell holds of a trace.
 #[derive(Clone, Debug)]
@@ -31,19 +39,37 @@ pub struct CellTrace {
     /// Spans appended at or before this time may be gone by retention, of those that were asked
     /// about.
     pub expired_until: Option<UnixNanos>,
+    /// The store did not answer: these are the spans of the live tail alone.
+    pub lacks_store: bool,
+}
+
+/// How long the store is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreWait {
+    /// Until then.
+    Until(Instant),
+    /// So long.
+    For(Duration),
+    /// Not at all: it let the same answer wait in vain.
+    Never,
 }
 
 /// Reads a trace: the tail first, the store behind it. `placed`: between which times the asker knows
 /// its spans to be.
+///
+/// A store that is away, or does not answer in time, is no error: the answer says that it lacks it.
 pub(crate) async fn find_trace(
     ports: &QuerierPorts,
     tenant: &TenantId,
     trace_id: TraceId,
     placed: Option<TimeRange>,
+    store_wait: StoreWait,
 ) -> Result<CellTrace, QuerierError> {
     let tail = ports.tail.read_tail(tenant, trace_id).await?;
     let lost = ports.tail.lost();
-    let stored = ports.traces.read_trace(tenant, trace_id).await?;
+    let stored = read_store(ports, tenant, trace_id, store_wait).await?;
+    let lacks_store = stored.is_none();
+    let stored = stored.unwrap_or_else(|| nothing_of(tail.covered.incarnation));
     let covered = join_covers(&tail, &stored.covered);
     let is_damaged = tail.is_damaged || stored.is_damaged;
     // Asked behind the read: what was removed before that is known by now.
@@ -57,7 +83,39 @@ pub(crate) async fn find_trace(
     }
     let is_damaged = is_damaged || may_miss_spans(&lost.runs, &spans);
     let expired_until = expired_until.max(lost.expired_until);
-    Ok(CellTrace { spans, covered, is_damaged, expired_until })
+    Ok(CellTrace { spans, covered, is_damaged, expired_until, lacks_store })
+}
+
+/// What the store holds; `None` where it is away.
+async fn read_store(
+    ports: &QuerierPorts,
+    tenant: &TenantId,
+    trace_id: TraceId,
+    wait: StoreWait,
+) -> Result<Option<TraceRead>, QuerierError> {
+    let until = match wait {
+        StoreWait::Until(until) => until,
+        StoreWait::For(time) => Instant::now() + time,
+        StoreWait::Never => return Ok(None),
+    };
+    let away = match timeout_at(until, ports.traces.read_trace(tenant, trace_id)).await {
+        Ok(Ok(stored)) => return Ok(Some(stored)),
+        Ok(Err(StoreError::Unavailable(reason))) => reason,
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_) => "it did not answer in time".to_owned(),
+    };
+    tracing::warn!(reason = away, "the trace store is away: the live tail alone answers");
+    Ok(None)
+}
+
+/// What is known of a store that is away.
+fn nothing_of(incarnation: u64) -> TraceRead {
+    TraceRead {
+        spans: Vec::new(),
+        covered: Coverage::none(incarnation),
+        is_damaged: false,
+        expired_until: None,
+    }
 }
 
 /// The cover of both together. What the store covered of the log's earlier incarnations stays

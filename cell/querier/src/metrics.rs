@@ -53,6 +53,7 @@ pub(crate) struct QuerierMetrics {
     pub(crate) outgoing_bytes: Gauge,
     pub(crate) cut_answers: Counter,
     pub(crate) spans: Counter,
+    pub(crate) answers_without_store: Counter,
 }
 
 impl QuerierMetrics {
@@ -69,6 +70,7 @@ impl QuerierMetrics {
             outgoing_bytes: Gauge::default(),
             cut_answers: Counter::default(),
             spans: Counter::default(),
+            answers_without_store: Counter::default(),
         };
         registry.register(
             "farspan_querier_queries",
@@ -90,6 +92,11 @@ impl QuerierMetrics {
             "farspan_querier_spans",
             "Spans given back by trace id",
             metrics.spans.clone(),
+        );
+        registry.register(
+            "farspan_querier_answers_without_store",
+            "Traces answered by the live tail alone, since the trace store was away",
+            metrics.answers_without_store.clone(),
         );
         metrics
     }

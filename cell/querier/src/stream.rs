@@ -12,7 +12,7 @@ use trace_model::{TimeRange, TraceId};
 
 use crate::answers::{Answer, Frames, bytes_of};
 use crate::caller::{Access, Caller};
-use crate::find_trace::{CellTrace, find_trace};
+use crate::find_trace::{CellTrace, StoreWait, find_trace};
 use crate::metrics::Query;
 use crate::querier::Querier;
 use crate::status::QuerierError;
@@ -20,6 +20,11 @@ use crate::status::QuerierError;
 /// Frames of an answer on the wire.
 pub(crate) type FrameStream =
     Pin<Box<dyn Stream<Item = Result<v1::FindTraceResponse, Status>> + Send>>;
+
+/// At most so long before the asker gives up, the store is no longer waited for.
+const ANSWER_MARGIN_MAX: Duration = Duration::from_secs(1);
+/// The second and later traces of an answer wait for the store so long: readers keep a pace.
+const NEXT_STORE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A trace that is asked for, and between which times the asker knows its spans to be.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +48,33 @@ struct Reading {
     query: Query,
     answer: Answer,
     asked: std::vec::IntoIter<Asked>,
+    limits: Limits,
+}
+
+/// Until when an answer is worked at.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
     deadline: Instant,
+    store_wait: StoreWait,
+}
+
+impl Limits {
+    /// The store is waited for until shortly before the asker gives up: what the live tail has must
+    /// reach it in time.
+    fn new(deadline: Instant, time: Duration, first_frame_millis: u32) -> Self {
+        let said = Duration::from_millis(first_frame_millis.into());
+        let patience = if said.is_zero() { time } else { said.min(time) };
+        let margin = (patience / 4).min(ANSWER_MARGIN_MAX);
+        let begun = deadline.checked_sub(time).unwrap_or(deadline);
+        Self { deadline, store_wait: StoreWait::Until(begun + patience.saturating_sub(margin)) }
+    }
+
+    /// What holds for the next trace of the same answer.
+    fn after(self, lacked_store: bool) -> Self {
+        let next = StoreWait::For(NEXT_STORE_WAIT_MAX);
+        let is_given_up = lacked_store || self.store_wait == StoreWait::Never;
+        Self { store_wait: if is_given_up { StoreWait::Never } else { next }, ..self }
+    }
 }
 
 impl Querier {
@@ -56,14 +87,14 @@ impl Querier {
         let caller = Caller::identify(request.caller)?;
         let asked = Asked::read(&request.trace_id, request.placed)?;
         let admitted = self.admit(time, request.is_miss_round)?;
-        let deadline = admitted.deadline;
-        let answer = self.answers.begin(deadline)?;
-        self.read(&caller, asked, &answer, deadline).await?;
+        let limits = Limits::new(admitted.deadline, time, request.first_frame_millis);
+        let answer = self.answers.begin(limits.deadline)?;
+        let limits = self.read(&caller, asked, &answer, limits).await?;
         self.count_answer(Query::FindTrace, caller.access(&self.config), &admitted);
         drop(admitted);
         let (querier, query) = (self.clone(), Query::FindTrace);
         let asked = Vec::new().into_iter();
-        Ok(Reading { querier, caller, query, answer, asked, deadline }.into_stream())
+        Ok(Reading { querier, caller, query, answer, asked, limits }.into_stream())
     }
 
     /// Several traces, one after the other: the next is read when the one before is out. Between
@@ -86,34 +117,39 @@ impl Querier {
         let asked = asked.map(|(id, placed)| Asked::read(id, placed));
         let asked = asked.collect::<Result<Vec<_>, _>>()?;
         let admitted = self.admit(time, false)?;
-        let deadline = admitted.deadline;
-        let answer = self.answers.begin(deadline)?;
+        let limits = Limits::new(admitted.deadline, time, request.first_frame_millis);
+        let answer = self.answers.begin(limits.deadline)?;
         self.count_answer(Query::FindTraces, caller.access(&self.config), &admitted);
         drop(admitted);
         let (querier, query, asked) = (self.clone(), Query::FindTraces, asked.into_iter());
-        Ok(Reading { querier, caller, query, answer, asked, deadline }.into_stream())
+        Ok(Reading { querier, caller, query, answer, asked, limits }.into_stream())
     }
 
     /// Reads one trace and puts it out, unless the policy lets nothing out: then nothing is read
-    /// either. The caller holds a place among the questions at work.
+    /// either. The caller holds a place among the questions at work. Gives the limits of the answer's
+    /// next trace.
     async fn read(
         &self,
         caller: &Caller,
         asked: Asked,
         answer: &Answer,
-        deadline: Instant,
-    ) -> Result<(), QuerierError> {
+        limits: Limits,
+    ) -> Result<Limits, QuerierError> {
         let Asked { trace_id, placed } = asked;
         answer.begin_work();
         if caller.access(&self.config) == Access::Forbidden {
-            return answer.offer(pack(trace_id, None, self.forbidden()), 0);
+            answer.offer(pack(trace_id, None, self.forbidden()), 0)?;
+            return Ok(limits);
         }
-        let read = find_trace(&self.ports, &caller.tenant, trace_id, placed);
-        let timed = tokio::time::timeout_at(deadline, read).await;
+        let read = find_trace(&self.ports, &caller.tenant, trace_id, placed, limits.store_wait);
+        let timed = tokio::time::timeout_at(limits.deadline, read).await;
         let found = timed.unwrap_or(Err(QuerierError::Deadline))?;
         self.metrics.spans.inc_by(found.spans.len() as u64);
+        let lacks_store = found.lacks_store;
+        self.metrics.answers_without_store.inc_by(lacks_store.into());
         let (summary, bytes) = (self.summary_of(&found), bytes_of(&found.spans));
-        answer.offer(pack(trace_id, Some(found), summary), bytes)
+        answer.offer(pack(trace_id, Some(found), summary), bytes)?;
+        Ok(limits.after(lacks_store))
     }
 
     fn summary_of(&self, found: &CellTrace) -> v1::FindTraceSummary {
@@ -121,9 +157,10 @@ impl Querier {
             outcome: CellOutcome::Answered.into(),
             coverage: Some((&found.covered).into()),
             span_count: found.spans.len() as u64,
-            is_damaged: found.is_damaged,
+            is_damaged: found.is_damaged || found.lacks_store,
             region: self.region_name(),
             expired_until_unix_nano: found.expired_until.map_or(0, |until| until.0),
+            lacks_store: found.lacks_store,
         }
     }
 
@@ -153,8 +190,9 @@ impl Reading {
                 return Ok(Some(frame));
             }
             let Some(asked) = self.asked.next() else { return Ok(None) };
-            let _place = self.querier.wait_for_place(self.deadline).await?;
-            self.querier.read(&self.caller, asked, &self.answer, self.deadline).await?;
+            let _place = self.querier.wait_for_place(self.limits.deadline).await?;
+            let read = self.querier.read(&self.caller, asked, &self.answer, self.limits);
+            self.limits = read.await?;
         }
     }
 }

@@ -196,6 +196,12 @@ pub struct SearchEngineMetrics {
     pub refused_batches: Counter,
     /// Documents that searches have looked at.
     pub candidates: Counter,
+    /// Documents of no day that were removed, since they had passed their retention.
+    pub expired_documents: Counter,
+    /// Rounds of upkeep that ended well.
+    pub upkeep_rounds: Counter,
+    /// Rounds of upkeep that failed; the next one does what is left.
+    pub failed_upkeep_rounds: Counter,
 }
 
 #[cfg(feature = "elasticsearch")]
@@ -213,6 +219,9 @@ impl SearchEngineMetrics {
             ("unreadable_spans", "Spans that cannot be searched", &self.unreadable_spans),
             ("refused_batches", "Calls with a document refused for good", &self.refused_batches),
             ("candidates", "Documents looked at by searches", &self.candidates),
+            ("expired_documents", "Outlying documents past retention", &self.expired_documents),
+            ("upkeep_rounds", "Rounds of upkeep that ended well", &self.upkeep_rounds),
+            ("failed_upkeep_rounds", "Rounds of upkeep that failed", &self.failed_upkeep_rounds),
         ];
         for (name, help, counter) in counters {
             registry.register(format!("farspan_search_engine_{name}"), help, counter.clone());

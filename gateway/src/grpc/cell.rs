@@ -103,12 +103,19 @@ impl CellClient for GrpcCellClient {
     async fn find_traces(&self, ask: TraceAsk) -> Result<FrameStream, CellError> {
         let caller = Some(caller_message(&ask.caller));
         let mut client = self.client.clone();
+        let first_frame_millis = u32::try_from(ask.first_frame.as_millis()).unwrap_or(u32::MAX);
         let response = match ask.trace_ids.as_slice() {
             [trace_id] => {
                 let trace_id = id_bytes(*trace_id);
                 let is_miss_round = ask.is_miss_round;
                 let placed = ask.placed.first().copied().flatten().map(v1::TimeRange::from);
-                let message = v1::FindTraceRequest { caller, trace_id, is_miss_round, placed };
+                let message = v1::FindTraceRequest {
+                    caller,
+                    trace_id,
+                    is_miss_round,
+                    placed,
+                    first_frame_millis,
+                };
                 client.find_trace(timed(message, ask.time)).await
             }
             several => {
@@ -119,7 +126,8 @@ impl CellClient for GrpcCellClient {
                     .iter()
                     .map(|placed| placed.map_or_else(Default::default, Into::into));
                 let placed = placed.collect();
-                let message = v1::FindTracesRequest { caller, trace_ids, placed };
+                let message =
+                    v1::FindTracesRequest { caller, trace_ids, placed, first_frame_millis };
                 client.find_traces(timed(message, ask.time)).await
             }
         };

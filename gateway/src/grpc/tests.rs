@@ -38,7 +38,14 @@ impl Wire {
     async fn frames(&self, trace_ids: Vec<trace_model::TraceId>) -> Result<Frames, Status> {
         let caller = Caller { tenant: TenantId::default(), region: region("eu") };
         let time = Duration::from_secs(1);
-        let ask = TraceAsk { caller, trace_ids, placed: vec![], is_miss_round: false, time };
+        let ask = TraceAsk {
+            caller,
+            trace_ids,
+            placed: vec![],
+            is_miss_round: false,
+            time,
+            first_frame: time,
+        };
         let frames = self.cell.find_traces(ask).await.map_err(|_| Status::internal("told so"))?;
         let large = (self.filler > 0).then(|| {
             Ok(v1::FindTraceResponse {
@@ -60,7 +67,9 @@ impl CellQuery for Wire {
         &self,
         request: Request<v1::FindTraceRequest>,
     ) -> Result<Response<Frames>, Status> {
-        let id = request.into_inner().trace_id.as_ref().try_into().unwrap();
+        let request = request.into_inner();
+        assert!(request.first_frame_millis > 0, "a cell is told how long its first frame may take");
+        let id = request.trace_id.as_ref().try_into().unwrap();
         Ok(Response::new(self.frames(vec![id]).await?))
     }
 
@@ -249,8 +258,14 @@ async fn what_was_handed_over_is_counted_once() {
     let client = GrpcCellClient::connect_lazy(region("us"), &url, room.clone()).unwrap();
     let caller = Caller { tenant: TenantId::default(), region: region("eu") };
     let time = Duration::from_secs(5);
-    let ask =
-        TraceAsk { caller, trace_ids: vec![id(5)], placed: vec![None], is_miss_round: false, time };
+    let ask = TraceAsk {
+        caller,
+        trace_ids: vec![id(5)],
+        placed: vec![None],
+        is_miss_round: false,
+        time,
+        first_frame: time,
+    };
     let frames: Vec<_> = client.find_traces(ask).await.unwrap().collect().await;
     assert!(frames.len() >= 2 && frames.iter().all(Result::is_ok));
     assert_eq!(room.used(), 0);

@@ -32,6 +32,8 @@ struct ReportJson<'a> {
     /// On a region that was left out: its watermark has a hole, or there is none.
     has_hole: bool,
     is_damaged: bool,
+    /// Its trace store did not answer: its spans are those of its live tail alone.
+    lacks_store: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     promised: Vec<PromiseJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -80,6 +82,7 @@ fn report(report: &RegionReport) -> ReportJson<'_> {
         is_not_provable: report.is_not_provable,
         has_hole: report.has_hole,
         is_damaged: report.is_damaged,
+        lacks_store: report.lacks_store,
         covered: covered(report.covered.as_ref(), &promised),
         promised,
         spans: report.spans,

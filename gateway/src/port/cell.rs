@@ -34,6 +34,8 @@ pub struct TraceAsk {
     pub is_miss_round: bool,
     /// How long the asker waits: the cell need not work longer.
     pub time: Duration,
+    /// How long it waits for the first frame, of that.
+    pub first_frame: Duration,
 }
 
 /// Which rates, errors and durations.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -96,19 +96,42 @@ impl ReadyCheck {
     }
 }
 
+/// The metrics of a process, shown once every part has registered its own.
+#[derive(Clone, Debug, Default)]
+pub struct MetricsPage {
+    registry: Arc<OnceLock<Registry>>,
+}
+
+impl MetricsPage {
+    /// Shows these from now on. Said once.
+    pub fn show(&self, registry: Registry) {
+        if self.registry.set(registry).is_err() {
+            tracing::error!("metrics were shown twice; the first ones stay");
+        }
+    }
+}
+
+impl From<Registry> for MetricsPage {
+    fn from(registry: Registry) -> Self {
+        let page = Self::default();
+        page.show(registry);
+        page
+    }
+}
+
 #[derive(Clone, Debug)]
 struct AdminState {
     readiness: Readiness,
-    registry: Arc<Registry>,
+    metrics: MetricsPage,
 }
 
 /// The three endpoints, to be served alone or merged into another router.
-pub fn router(readiness: Readiness, registry: Arc<Registry>) -> Router {
+pub fn router(readiness: Readiness, metrics_page: MetricsPage) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(AdminState { readiness, registry })
+        .with_state(AdminState { readiness, metrics: metrics_page })
 }
 
 async fn ready(State(state): State<AdminState>) -> (StatusCode, String) {
@@ -127,8 +150,11 @@ fn report(state: &BTreeMap<&'static str, Result<(), String>>) -> String {
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
+    let Some(registry) = state.metrics.registry.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response();
+    };
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &state.registry) {
+    match prometheus_client::encoding::text::encode(&mut text, registry) {
         Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics could not be written");

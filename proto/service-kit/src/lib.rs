@@ -16,7 +16,7 @@ pub mod process;
 pub mod signals;
 pub mod telemetry;
 
-pub use admin::Readiness;
+pub use admin::{Readiness, ReadyCheck};
 pub use back_off::BackOff;
 pub use clock::{ManualClock, SystemClock};
 pub use deadline::Deadline;

@@ -123,6 +123,7 @@ impl Promise {
 
 /// One region's part in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
 pub struct RegionReport {
     /// The region.
     pub region: Region,
@@ -146,6 +147,8 @@ pub struct RegionReport {
     pub as_of: Option<UnixNanos>,
     /// Records that the region set aside as damaged or dead and that may belong to the trace.
     pub is_damaged: bool,
+    /// Its trace store did not answer: the spans are those of its live tail alone.
+    pub lacks_store: bool,
     /// Spans that it gave.
     pub spans: u64,
     /// Milliseconds until its last byte.
@@ -167,6 +170,7 @@ impl RegionReport {
             covered: None,
             as_of: None,
             is_damaged: false,
+            lacks_store: false,
             spans: 0,
             elapsed_millis: 0,
         }
@@ -205,8 +209,9 @@ impl RegionReport {
     /// Whether nothing of this region is missing but what it withholds.
     #[must_use]
     pub fn is_whole(&self) -> bool {
+        let has_all = !(self.is_damaged || self.lacks_store);
         match self.outcome {
-            RegionOutcome::Answered => self.kept_promises() && !self.is_damaged,
+            RegionOutcome::Answered => has_all && self.kept_promises(),
             RegionOutcome::Pruned => self.is_not_provable || !self.has_hole,
             RegionOutcome::TimedOut | RegionOutcome::Unavailable | RegionOutcome::Invalid => false,
             RegionOutcome::Forbidden
@@ -368,8 +373,8 @@ impl fmt::Display for Certificate {
 impl RegionReport {
     fn short_reason(&self) -> Cow<'static, str> {
         let is_answered = self.outcome == RegionOutcome::Answered;
-        if is_answered && self.is_damaged {
-            return "damaged".into();
+        if is_answered && (self.lacks_store || self.is_damaged) {
+            return if self.lacks_store { "its trace store is away" } else { "damaged" }.into();
         }
         if is_answered && !self.kept_promises() {
             return self.how_far_behind();
@@ -552,10 +557,25 @@ mod tests {
         assert!(behind.outcome == RegionOutcome::Answered && !behind.is_whole());
         let damaged = RegionReport { is_damaged: true, ..answered("eu", 10, 10) };
         assert!(!damaged.with_expiry(until).is_whole());
+        let lacking = RegionReport { lacks_store: true, ..answered("eu", 10, 10) };
+        assert!(!lacking.with_expiry(until).is_whole());
         let late = RegionReport::new(region("eu"), RegionOutcome::TimedOut);
         assert_eq!(late.with_expiry(until).outcome, RegionOutcome::TimedOut);
         let nothing_promised = RegionReport::new(region("eu"), RegionOutcome::Answered);
         assert_eq!(nothing_promised.with_expiry(until).outcome, RegionOutcome::Answered);
+    }
+
+    #[test]
+    fn a_region_whose_store_is_away_is_missing_also_where_its_tail_kept_every_promise() {
+        let lacking = RegionReport { lacks_store: true, ..answered("eu", 10, 10) };
+        assert!(lacking.kept_promises() && !lacking.is_whole());
+        assert!(!RegionReport { promised: vec![], ..lacking.clone() }.is_whole());
+        let mut certificate = Certificate::default();
+        certificate.add(lacking.clone());
+        let line = "partial: 0 of 1 regions; missing eu (its trace store is away)";
+        assert_eq!(certificate.to_string(), line);
+        assert!(answered("eu", 10, 10).better(lacking.clone()).is_whole());
+        assert!(lacking.better(answered("eu", 10, 10)).is_whole());
     }
 
     #[test]

@@ -165,7 +165,8 @@ async fn an_answer_larger_than_all_the_room_has_it_alone() {
 
 fn ask_several(count: usize) -> Request<v1::FindTracesRequest> {
     let trace_ids = vec![id_bytes(id(5)); count];
-    Request::new(v1::FindTracesRequest { caller: caller("us"), trace_ids, placed: Vec::new() })
+    let caller = caller("us");
+    Request::new(v1::FindTracesRequest { caller, trace_ids, ..v1::FindTracesRequest::default() })
 }
 
 #[tokio::test(start_paused = true)]

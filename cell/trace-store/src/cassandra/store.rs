@@ -122,6 +122,29 @@ impl CassandraStore {
         self.engine.load().is_some()
     }
 
+    /// Why there is no connection yet; `Ok` once one was made.
+    ///
+    /// # Errors
+    ///
+    /// With the words of the last try.
+    pub fn connection(&self) -> Result<(), String> {
+        if self.is_connected() {
+            return Ok(());
+        }
+        let failure = self.gate.try_lock().ok().and_then(|failure| failure.clone());
+        Err(failure
+            .map_or_else(|| "it is being connected".to_owned(), |(_, error)| error.to_string()))
+    }
+
+    /// Connects where there is no connection yet and the last try is a second ago.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] while the cluster is away.
+    pub async fn reconnect(&self) -> Result<(), StoreError> {
+        self.engine().await.map(drop)
+    }
+
     /// Its metrics.
     #[must_use]
     pub const fn metrics(&self) -> &CassandraMetrics {

@@ -116,6 +116,14 @@ impl Engine {
         rows.map_err(|error| error::of_question(&error))
     }
 
+    /// Whether the engine is there and takes the login: a question that needs no table.
+    pub(super) async fn greet(&self) -> Result<(), StoreError> {
+        let greeting = self.books_of_all("SELECT toUInt8(1)");
+        let answer = timeout(self.config.query_timeout, greeting.fetch_one::<u8>()).await;
+        let answer = answer.map_err(|_| late(self.config.query_timeout))?;
+        answer.map(drop).map_err(|error| error::of_greeting(&error))
+    }
+
     /// A definition or a mutation.
     pub(super) async fn execute(&self, query: Query) -> Result<(), StoreError> {
         let done = timeout(self.config.insert_timeout, query.execute()).await;

@@ -29,6 +29,25 @@ const DAMAGED: [u32; 3] = [
     228, // UNEXPECTED_FILE_IN_DATA_PART
 ];
 
+/// … that the engine does not know who asks, or does not let them.
+const LOGIN: [u32; 6] = [
+    192, // UNKNOWN_USER
+    193, // WRONG_PASSWORD
+    194, // REQUIRED_PASSWORD
+    195, // IP_ADDRESS_NOT_ALLOWED
+    497, // ACCESS_DENIED
+    516, // AUTHENTICATION_FAILED
+];
+
+/// What the first word to an engine failed with: a person must mend a login that is refused. Later
+/// it may pass, since the engine's users change.
+pub(super) fn of_greeting(error: &Error) -> StoreError {
+    match code_of(error) {
+        Some(code) if LOGIN.contains(&code) => StoreError::Unsupported(text_of(error)),
+        Some(_) | None => of_statement(error),
+    }
+}
+
 /// What a question was refused or failed with.
 pub(super) fn of_question(error: &Error) -> StoreError {
     // "Memory limit (total)" is the engine's own, which others have used up.
@@ -102,6 +121,13 @@ mod tests {
             assert!(is(&of_question(&said(code)), question), "{code}");
             assert!(is(&of_statement(&said(code)), statement), "{code}");
         }
+        for code in LOGIN {
+            assert!(!of_greeting(&said(code)).is_retryable(), "{code}");
+            assert!(of_statement(&said(code)).is_retryable(), "{code}");
+        }
+        assert!(
+            of_greeting(&said(999)).is_retryable() && of_greeting(&Error::TimedOut).is_retryable()
+        );
         let total = "Code: 241. DB::Exception: Memory limit (total) exceeded";
         assert!(of_question(&Error::BadResponse(total.to_owned())).is_retryable());
         assert!(of_question(&Error::TimedOut).is_retryable());

@@ -90,8 +90,9 @@ pub fn ddl(config: &ClickhouseConfig) -> Vec<String> {
 /// Statements of [`ddl`] that the question for the version needs.
 const BEFORE_VERSION: usize = 2;
 
-/// Fails unless the database is one of this release.
+/// Fails unless the engine takes the login and the database is one of this release.
 pub(super) async fn check(engine: &Engine) -> Result<(), StoreError> {
+    engine.greet().await?;
     match version_of(engine).await? {
         Some(SCHEMA_VERSION) => Ok(()),
         None => Err(StoreError::Unavailable(format!(

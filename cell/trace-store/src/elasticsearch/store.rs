@@ -45,7 +45,8 @@ impl ElasticsearchStore {
     }
 
     /// Connects to a cluster that was set up. An engine that is away, and one that was not set up,
-    /// are [`StoreError::Unavailable`]; a newer release's is [`StoreError::NewerFormat`].
+    /// are [`StoreError::Unavailable`]; a newer release's is [`StoreError::NewerFormat`]; one that
+    /// refuses the credentials, or is too old, is [`StoreError::Unsupported`].
     pub async fn connect(
         config: ElasticsearchConfig,
         clock: Arc<dyn Clock>,

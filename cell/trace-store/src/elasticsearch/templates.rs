@@ -39,7 +39,12 @@ pub struct InitReport {
 
 /// Learns which engine answers. Elasticsearch before 8 is refused.
 pub(super) async fn engine(client: &Client) -> Result<EngineInfo, StoreError> {
-    let info: Value = client.read(Method::Get, "/", &[], body_of_none()).await?.json()?;
+    let answer = client.read(Method::Get, "/", &[], body_of_none()).await?;
+    if matches!(answer.status, 401 | 403) {
+        let words = answer.error().words();
+        return Err(StoreError::Unsupported(format!("the engine refuses who we are: {words}")));
+    }
+    let info: Value = answer.json()?;
     let text = |path: &str| info.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let is_opensearch = text("/version/distribution") == "opensearch";
     let version = text("/version/number").to_owned();

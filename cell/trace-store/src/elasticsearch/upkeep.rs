@@ -16,8 +16,17 @@ const PAGES_MAX: usize = 100;
 impl ElasticsearchStore {
     /// One round of upkeep: removes from the outlying indices, of all tenants, what arrived longer
     /// ago than the retention. Says how many documents went. Its owner calls it from a task, every
-    /// hour or so; one process of a cell is enough, and more do no harm.
+    /// hour or so; one process of a cell is enough, and more do no harm. Dropping the future is harmless.
     pub async fn maintain(&self) -> Result<u64, StoreError> {
+        let removed = self.remove_expired().await;
+        match &removed {
+            Ok(_) => self.metrics.upkeep_rounds.inc(),
+            Err(_) => self.metrics.failed_upkeep_rounds.inc(),
+        };
+        removed
+    }
+
+    async fn remove_expired(&self) -> Result<u64, StoreError> {
         let retention = u64::try_from(self.config.retention.as_nanos()).unwrap_or(u64::MAX);
         let until = i64::try_from(self.clock.now().minus(retention).0).unwrap_or(i64::MAX);
         let mut removed = 0_u64;
@@ -37,7 +46,9 @@ impl ElasticsearchStore {
                 let documents: Vec<(&str, &str)> =
                     hits.iter().map(|hit| (hit.index.as_str(), hit.id.as_str())).collect();
                 self.delete(&documents).await?;
-                removed = removed.saturating_add(u64::try_from(documents.len()).unwrap_or(0));
+                let gone = u64::try_from(documents.len()).unwrap_or(0);
+                self.metrics.expired_documents.inc_by(gone);
+                removed = removed.saturating_add(gone);
             }
         }
         if removed > 0 {

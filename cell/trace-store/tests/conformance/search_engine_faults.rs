@@ -309,6 +309,14 @@ async fn an_engine_that_is_away_old_or_not_set_up_is_refused_with_words() {
     .await;
     let refused = old.connect().await.unwrap_err();
     assert!(matches!(&refused, StoreError::Unsupported(words) if words.contains("7.17.9")));
+    for status in [401, 403] {
+        let closed = FakeEngine::new(move |_| {
+            Some((status, r#"{"error":{"type":"security_exception","reason":"no"}}"#.to_owned()))
+        })
+        .await;
+        let refused = closed.connect().await.unwrap_err();
+        assert!(!refused.is_retryable() && refused.to_string().contains("security_exception"));
+    }
     let bare = FakeEngine::new(|asked| {
         if asked.line.starts_with("GET /_index_template") {
             return Some((404, "{}".to_owned()));

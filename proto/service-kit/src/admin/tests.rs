@@ -19,7 +19,7 @@ async fn serve(readiness: Readiness) -> std::net::SocketAddr {
     process::register(&mut registry, Arc::new(crate::SystemClock::new()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = router(readiness, Arc::new(registry));
+    let router = router(readiness, registry.into());
     let server = axum::serve(listener, router).into_future();
     tokio_util::task::TaskTracker::new().spawn(server);
     address

@@ -198,15 +198,18 @@ pub enum GroupKind {
     MetricsAggregator,
     /// The metadata index.
     MetadataPublisher,
+    /// Raw spans for dashboards, where ClickHouse keeps them.
+    AnalyticsWriter,
 }
 
 impl GroupKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::StorageWriter,
         Self::SearchIndexer,
         Self::MetricsAggregator,
         Self::MetadataPublisher,
+        Self::AnalyticsWriter,
     ];
 }
 
@@ -276,7 +279,8 @@ fn read_groups(root: &mut Section<'_>, is_shared: bool, has_replicator: bool) ->
     if groups.is_empty() {
         section.refuse("groups", "names no group; a process that is to run none has another role");
     }
-    if !is_shared && !GroupKind::ALL.into_iter().all(has) {
+    let mut needed = GroupKind::ALL.into_iter().filter(|kind| *kind != GroupKind::AnalyticsWriter);
+    if !is_shared && !needed.all(has) {
         section.refuse(
             "groups",
             "leaves a group out, and no other process can read the embedded log: `stores.log: \

@@ -166,6 +166,8 @@ pub struct ClickhouseConfig {
     pub cluster: Option<String>,
     /// The storage policy of raw spans, with volumes `hot` and `warm`.
     pub storage_policy: Option<String>,
+    /// Whether raw spans are kept beside the counts (`otel_traces`), for dashboards.
+    pub is_keeping_spans: bool,
     /// Until a query must be answered.
     pub timeout: Duration,
     /// Who we are.
@@ -347,8 +349,19 @@ fn read_clickhouse(section: &mut Section<'_>) -> Option<ClickhouseConfig> {
     let database = section.value("database", "farspan".to_owned());
     let cluster = section.optional("cluster");
     let storage_policy = section.optional("storage_policy");
-    let (timeout, credentials) = (timeout(section), read_credentials(section));
-    Some(ClickhouseConfig { url: url?, database, cluster, storage_policy, timeout, credentials })
+    let is_keeping_spans = section.value("spans", true);
+    if !is_keeping_spans && storage_policy.is_some() {
+        section.refuse("storage_policy", "is about raw spans, which `spans: false` does not keep");
+    }
+    Some(ClickhouseConfig {
+        url: url?,
+        database,
+        cluster,
+        storage_policy,
+        is_keeping_spans,
+        timeout: timeout(section),
+        credentials: read_credentials(section),
+    })
 }
 
 /// A list of `host:port` with at least one.

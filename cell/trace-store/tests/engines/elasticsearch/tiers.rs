@@ -96,6 +96,9 @@ async fn outlying_spans_go_when_the_retention_has_passed_since_they_came() {
     bench.clock.set_wall(NOW.plus(31 * DAY));
     // A span and its entry in the catalogue.
     assert_eq!((bench.store.maintain().await.unwrap(), bench.count("span-outlying")), (2, 1));
+    let metrics = bench.store.metrics();
+    assert_eq!((metrics.expired_documents.get(), metrics.upkeep_rounds.get()), (2, 2));
+    assert_eq!(metrics.failed_upkeep_rounds.get(), 0);
     assert_eq!((bench.count(TODAY), bench.count("service-outlying")), (1, 1));
     let tenant = TenantId::default();
     let services = bench.store.services(&tenant, TimeRange::ALL).await.unwrap();

@@ -86,11 +86,12 @@ impl Setting for Profile {
     }
 }
 
-const GROUP_KINDS: [(&str, GroupKind); 4] = [
+const GROUP_KINDS: [(&str, GroupKind); 5] = [
     ("storage-writer", GroupKind::StorageWriter),
     ("search-indexer", GroupKind::SearchIndexer),
     ("metrics-aggregator", GroupKind::MetricsAggregator),
     ("metadata-publisher", GroupKind::MetadataPublisher),
+    ("analytics-writer", GroupKind::AnalyticsWriter),
 ];
 
 impl Setting for Vec<GroupKind> {

@@ -49,13 +49,14 @@ async fn a_store_whose_cluster_is_away_opens_and_goes_on_when_it_is_there() {
     let begun = Instant::now();
     let store = CassandraStore::connect(config, Arc::new(SystemClock::new())).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(15) && !store.is_connected());
+    assert!(store.connection().is_err());
     let mut log = Log::new();
     let batch = log.append(&fresh(&[span(1, 0, "a")]));
     unavailable(store.write(std::slice::from_ref(&batch)).await);
     unavailable(store.read_trace(&TenantId::default(), trace_id(1)).await);
     proxy.open(&cluster::address());
     until_ok("write", async || store.write(std::slice::from_ref(&batch)).await).await;
-    assert!(store.is_connected());
+    assert!(store.is_connected() && store.connection().is_ok() && store.reconnect().await.is_ok());
     assert_eq!(read(&store, trace_id(1)).await.len(), 1);
 }
 

@@ -1,27 +1,9 @@
 //! A cell on real engines whose parts are processes of their own. `tests/engines/all.sh` starts the
 //! engines and says where they are; a missing address fails the test.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    dead_code,
-    reason = "a test of processes reads real clocks and its environment; one that panics has failed; \
-              the helpers are those of the system tests"
-)]
-
-mod cell;
-#[path = "../system/fixture.rs"]
-mod fixture;
-#[path = "../system/http.rs"]
-mod http;
-#[path = "../system/process.rs"]
-mod process;
-
 use std::time::Duration;
 
-use crate::cell::Parts;
 use crate::http::{eventually, get};
+use crate::parts::Parts;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,125 @@
+//! What each engine holds of a cell, counted by the plainest client there is.
+
+use bytes::Bytes;
+use http::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::federation::PATIENCE;
+use crate::http::{eventually, send};
+use crate::running_engines::{Engine, Engines};
+
+/// The names of one region in all engines.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub(crate) name: String,
+}
+
+impl Names {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+
+    /// The topic of the span log.
+    pub(crate) fn topic(&self) -> String {
+        format!("{}.spans-raw", self.name)
+    }
+}
+
+/// Waits until every store holds exactly so many spans, each once.
+pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u64) {
+    let name = &names.name;
+    let distinct = "uniqExact(TraceId, SpanId)";
+    for (what, sql) in [
+        ("distinct otel_traces", format!("SELECT {distinct} FROM {name}.otel_traces")),
+        ("red_services", format!("SELECT sum(seen) FROM {name}.red_services")),
+        ("red_operations", format!("SELECT sum(seen) FROM {name}.red_operations")),
+    ] {
+        eventually(what, PATIENCE, || async {
+            let found = clickhouse(engines, &sql).await?;
+            if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
+        })
+        .await;
+    }
+    eventually("Cassandra's rows", PATIENCE, || async {
+        let cql = format!("SELECT count(*) FROM {name}.spans WHERE part = 2 ALLOW FILTERING");
+        let found = cassandra(&engines.address(Engine::Cassandra), &cql).await?;
+        if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
+    })
+    .await;
+    eventually("Elasticsearch's documents", PATIENCE, || async {
+        let found = elasticsearch(engines, name).await?;
+        if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
+    })
+    .await;
+}
+
+/// Dashboards see a span twice that its sender repeated, and never one record of the log twice: where
+/// senders repeat seconds later at the earliest, the time of the append tells them apart.
+pub(crate) async fn assert_no_record_was_inserted_twice(engines: &Engines, names: &Names) {
+    let sql = format!(
+        "SELECT count() FROM (SELECT 1 FROM {}.otel_traces GROUP BY TraceId, SpanId, AppendTime \
+         HAVING count() > 1)",
+        names.name
+    );
+    assert_eq!(clickhouse(engines, &sql).await, Ok(0));
+}
+
+/// A statement, or a question with one number for an answer (0 where there is none).
+pub(crate) async fn clickhouse(engines: &Engines, sql: &str) -> Result<u64, String> {
+    let url = format!("http://{}/", engines.address(Engine::Clickhouse));
+    let answer = send(Method::POST, &url, &[], Bytes::from(sql.to_owned())).await?;
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    if !answer.status.is_success() {
+        return Err(text);
+    }
+    Ok(text.trim().parse().unwrap_or(0))
+}
+
+async fn elasticsearch(engines: &Engines, name: &str) -> Result<u64, String> {
+    let indices =
+        format!("http://{}/{name}.*-jaeger-span-*", engines.address(Engine::Elasticsearch));
+    send(Method::POST, &format!("{indices}/_refresh"), &[], Bytes::new()).await?;
+    let counted = send(Method::GET, &format!("{indices}/_count"), &[], Bytes::new()).await?.json();
+    counted["count"].as_u64().ok_or_else(|| counted.to_string())
+}
+
+/// A CQL question (native protocol v4) whose answer is one bigint.
+async fn cassandra(address: &str, cql: &str) -> Result<u64, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect(address).await.map_err(failed)?;
+    // STARTUP: a map of one pair.
+    let mut startup = vec![0, 1];
+    for text in ["CQL_VERSION", "3.0.0"] {
+        startup.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+        startup.extend(text.as_bytes());
+    }
+    exchange(&mut stream, 1, &startup).await?;
+    // QUERY: long string, consistency ONE, no flags.
+    let mut query = u32::try_from(cql.len()).unwrap().to_be_bytes().to_vec();
+    query.extend(cql.as_bytes());
+    query.extend([0, 1, 0]);
+    let (opcode, body) = exchange(&mut stream, 7, &query).await?;
+    let words = || String::from_utf8_lossy(&body).into_owned();
+    // RESULT; the only cell of the only row stands last.
+    let count = body.last_chunk::<8>().filter(|_| opcode == 8).ok_or_else(words)?;
+    Ok(u64::from_be_bytes(*count))
+}
+
+async fn exchange(
+    stream: &mut TcpStream,
+    opcode: u8,
+    body: &[u8],
+) -> Result<(u8, Vec<u8>), String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut frame = vec![4, 0, 0, 0, opcode];
+    frame.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+    frame.extend(body);
+    stream.write_all(&frame).await.map_err(failed)?;
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.map_err(failed)?;
+    let length = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    let mut answer = vec![0; length as usize];
+    stream.read_exact(&mut answer).await.map_err(failed)?;
+    Ok((head[4], answer))
+}

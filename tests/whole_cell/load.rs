@@ -1,0 +1,104 @@
+//! A small load whose senders repeat what was not acknowledged, byte by byte, as SDKs do.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::Method;
+
+use crate::federation::{Federation, PATIENCE};
+use crate::fixture::{encode, random_trace_id, request, span};
+use crate::http::{eventually, send};
+use crate::ledger::Ledger;
+use crate::whole_cell::SERVICE;
+
+/// Senders at once, and the pause of each between traces.
+const SENDERS: usize = 2;
+const PAUSE: Duration = Duration::from_millis(80);
+/// Spans of a trace.
+pub(crate) const SPANS: [u64; 3] = [1, 2, 3];
+
+/// How an export was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A status, and whether it said when to come again.
+    Status(u16, bool),
+    /// No answer.
+    Broken(String),
+}
+
+/// A load that runs until it is stopped.
+pub(crate) struct Load {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) refusals: Arc<Mutex<Vec<Refusal>>>,
+    stop: Arc<AtomicBool>,
+    senders: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    pub(crate) fn start(federation: &Federation) -> Self {
+        let ports = &federation.regions[0].ports;
+        let url = format!("http://127.0.0.1:{}/v1/traces", ports.otlp_http);
+        let (ledger, refusals, stop) = (Arc::default(), Arc::default(), Arc::default());
+        let mut load = Self { ledger, refusals, stop, senders: Vec::new() };
+        for _ in 0..SENDERS {
+            let (ledger, refusals) = (Arc::clone(&load.ledger), Arc::clone(&load.refusals));
+            let sender = keep_sending(url.clone(), ledger, refusals, Arc::clone(&load.stop));
+            load.senders.push(tokio::spawn(sender));
+        }
+        load
+    }
+
+    /// What was refused since this was last asked.
+    pub(crate) fn refusals(&self) -> Vec<Refusal> {
+        std::mem::take(&mut *self.refusals.lock().unwrap())
+    }
+
+    /// A trace that is acknowledged from now on.
+    pub(crate) async fn next_acknowledged(&self) -> [u8; 16] {
+        let before: Vec<_> = self.ledger.entries();
+        eventually("a trace is acknowledged", PATIENCE, || async {
+            let is_new = |trace: &[u8; 16]| before.iter().all(|(known, _)| known != trace);
+            let entries = self.ledger.entries();
+            let new = entries.into_iter().map(|(trace, _)| trace).find(is_new);
+            new.ok_or_else(|| format!("{:?}", self.refusals.lock().unwrap().last()))
+        })
+        .await
+    }
+
+    /// Ends the load, once what was sent is acknowledged.
+    pub(crate) async fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for sender in self.senders.drain(..) {
+            tokio::time::timeout(PATIENCE, sender).await.unwrap().unwrap();
+        }
+    }
+}
+
+async fn keep_sending(
+    url: String,
+    ledger: Arc<Ledger>,
+    refusals: Arc<Mutex<Vec<Refusal>>>,
+    stop: Arc<AtomicBool>,
+) {
+    let headers = [("content-type", "application/x-protobuf")];
+    while !stop.load(Ordering::Relaxed) {
+        let trace = random_trace_id();
+        let spans = SPANS.map(|id| span(trace, id, id / 2, "work"));
+        let body = encode(&request(SERVICE, spans.to_vec()));
+        loop {
+            let refusal = match send(Method::POST, &url, &headers, body.clone()).await {
+                Ok(answer) if answer.status.is_success() => break,
+                Ok(answer) => {
+                    let is_dated = answer.headers.contains_key("retry-after");
+                    Refusal::Status(answer.status.as_u16(), is_dated)
+                }
+                Err(error) => Refusal::Broken(error),
+            };
+            refusals.lock().unwrap().push(refusal);
+            tokio::time::sleep(PAUSE).await;
+        }
+        ledger.note(trace, &SPANS);
+        tokio::time::sleep(PAUSE).await;
+    }
+}

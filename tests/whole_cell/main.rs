@@ -1,0 +1,35 @@
+//! Whole cells on Kafka, Cassandra, Elasticsearch and ClickHouse: what an embedded cell promises, a
+//! cell on engines keeps while they stop and die. The engines are the tests' own, started by
+//! `tests/engines/*.sh` (which must have installed them), so that killing one disturbs nobody; a cell of
+//! several processes (`processes`) runs on those that `tests/engines/all.sh` has started.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    dead_code,
+    reason = "a test of processes reads real clocks and says what it does; one that panics has failed; \
+              what it shares with other tests is not all used here"
+)]
+
+mod away_at_the_start;
+mod counts;
+#[path = "../system/federation.rs"]
+mod federation;
+#[path = "../system/fixture.rs"]
+mod fixture;
+#[path = "../system/http.rs"]
+mod http;
+mod killed_cell;
+#[path = "../system/ledger.rs"]
+mod ledger;
+mod load;
+mod parts;
+mod poison;
+#[path = "../system/process.rs"]
+mod process;
+mod processes;
+mod running_engines;
+mod stopped_engines;
+mod whole_cell;
