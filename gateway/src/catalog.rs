@@ -11,7 +11,7 @@ use proto::v1;
 use trace_model::location::{RegionState, SummaryQuery};
 use trace_model::{
     Certificate, Region, RegionOutcome, RegionReport, Sought, SpanKind, TimeRange, TraceEntry,
-    TraceId, UnixNanos,
+    TraceId,
 };
 
 use crate::ask_all::{
@@ -176,7 +176,7 @@ impl Gateway {
         let page = page.unwrap_or_else(|_| Err(late()))?;
         let mut certificate = Certificate::default();
         for state in &page.regions {
-            certificate.add(self.index_report(state, query.range.start));
+            certificate.add(self.index_report(state, query));
         }
         let SummaryPage { traces, rows_scanned, .. } = page;
         Ok(SummaryAnswer { traces, rows_scanned, certificate })
@@ -231,18 +231,24 @@ impl Gateway {
     }
 
     /// What an answer from the index alone says of a region: as of its watermark, about traces that
-    /// began at `since` or later.
-    fn index_report(&self, state: &RegionState, since: UnixNanos) -> RegionReport {
+    /// began in the query's range or later. A region whose index gives routes alone withholds what
+    /// the query asks for, unless that is a time and nothing else.
+    fn index_report(&self, state: &RegionState, query: &SummaryQuery) -> RegionReport {
         let as_of = state.watermark.as_ref().map(|watermark| watermark.as_of);
-        RegionReport {
+        let sought = Sought { began: Some(query.range.start), newest: None };
+        let report = RegionReport {
             watermark: as_of,
             as_of,
-            has_hole: !state
-                .judge_absence(&Sought { began: Some(since), newest: None })
-                .is_proven(),
+            has_hole: !state.judge_absence(&sought).is_proven(),
             is_not_provable: self.footing.unindexed.contains(&state.region),
             ..RegionReport::new(state.region.clone(), RegionOutcome::Pruned)
+        };
+        let is_redacted = state.rows_without_detail > 0 && query.needs_detail();
+        if !is_redacted || !report.is_whole() {
+            return report;
         }
+        let reason = "its index gives the routes of traces alone: a search asks its cell".to_owned();
+        RegionReport { outcome: RegionOutcome::Redacted, reason: Some(reason), ..report }
     }
 }
 
@@ -275,3 +281,6 @@ fn join_links(links: impl Iterator<Item = DependencyLink>) -> Vec<DependencyLink
     }
     joined.into_values().collect()
 }
+
+#[cfg(test)]
+mod tests;

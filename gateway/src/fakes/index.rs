@@ -52,6 +52,7 @@ pub(crate) fn silent(name: &str) -> RegionState {
         retention: None,
         kept_for: Duration::MAX,
         forgotten: trace_model::Forgotten::default(),
+        rows_without_detail: 0,
     }
 }
 

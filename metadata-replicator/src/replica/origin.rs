@@ -108,7 +108,10 @@ impl Origin {
             retention: self.copy.store.terms().retention,
             kept_for: self.copy.keeping().0,
             forgotten: self.copy.forgotten(),
+            rows_without_detail: 0,
         };
+        // Behind the watermark: of what it vouches for nothing is left out of the count.
+        state.rows_without_detail = self.copy.rows_without_detail();
         state.show_forgotten();
         state
     }
