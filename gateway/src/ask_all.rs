@@ -54,21 +54,22 @@ impl<T> Gathered<T> {
 }
 
 impl Gateway {
-    /// Asks every reachable region the same.
+    /// Asks every reachable region the same; `ask` is given how long it may take.
     pub(crate) async fn ask_all<T, F>(
         &self,
         context: &QueryContext,
-        ask: impl Fn(SharedClient) -> F,
+        ask: impl Fn(SharedClient, Duration) -> F,
     ) -> Result<Gathered<T>, GatewayError>
     where
         F: Future<Output = Result<Part<T>, CellError>>,
     {
-        let time = context.patience.first_frame;
+        let states = self.index_states(context).await;
+        let time = context.left().first_frame;
         let mut share = self.admit(self.reader.clients.len())?;
         let admitted = share.bytes();
         let mut running = FuturesUnordered::new();
         for (region, client) in self.reader.clients.iter() {
-            let asked = ask(Arc::clone(client));
+            let asked = ask(Arc::clone(client), time);
             running.push(async move { (region, in_time(time, asked).await) });
         }
         let (mut parts, mut certificate) = (Vec::new(), Certificate::default());
@@ -89,7 +90,7 @@ impl Gateway {
         share.shrink(admitted);
         // In the order of regions, not of their answers.
         parts.sort_by(|(one, _), (other, _)| one.cmp(other));
-        self.add_unreachable(self.index_states(context).await, &mut certificate);
+        self.add_unreachable(states, &mut certificate);
         Ok(Gathered { parts, certificate, held: Held::from(share) })
     }
 
@@ -97,7 +98,7 @@ impl Gateway {
     /// promises nothing, and the cells' own words count.
     pub(crate) async fn index_states(&self, context: &QueryContext) -> Vec<RegionState> {
         let asked = self.index.regions();
-        let answer = tokio::time::timeout(context.patience.first_frame, asked).await;
+        let answer = tokio::time::timeout(context.index_time(), asked).await;
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
         match answer.unwrap_or_else(|_| Err(late())) {
             Ok(known) => known.regions,

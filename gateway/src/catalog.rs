@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -97,8 +98,8 @@ impl Gateway {
         context: &QueryContext,
     ) -> Result<CatalogAnswer<String>, GatewayError> {
         let range = self.last(self.config.catalog_lookback);
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
-        let ask = |client: SharedClient| {
+        let caller = self.caller(context);
+        let ask = |client: SharedClient, time: Duration| {
             let caller = caller.clone();
             async move {
                 let answer = client.services(&caller, range, time).await?;
@@ -119,9 +120,9 @@ impl Gateway {
         service: &str,
     ) -> Result<CatalogAnswer<(String, SpanKind)>, GatewayError> {
         let range = self.last(self.config.catalog_lookback);
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
+        let caller = self.caller(context);
         let service: Arc<str> = service.into();
-        let ask = |client: SharedClient| {
+        let ask = |client: SharedClient, time: Duration| {
             let (caller, service) = (caller.clone(), Arc::clone(&service));
             async move {
                 let answer = client.operations(&caller, &service, range, time).await?;
@@ -144,8 +145,8 @@ impl Gateway {
         context: &QueryContext,
         range: TimeRange,
     ) -> Result<CatalogAnswer<DependencyLink>, GatewayError> {
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
-        let ask = |client: SharedClient| {
+        let caller = self.caller(context);
+        let ask = |client: SharedClient, time: Duration| {
             let caller = caller.clone();
             async move {
                 let answer = client.edges(&caller, range, time).await?;
@@ -172,7 +173,7 @@ impl Gateway {
         }
         let asked = self.index.list_summaries(query);
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
-        let page = tokio::time::timeout(context.patience.first_frame, asked).await;
+        let page = tokio::time::timeout(context.left().first_frame, asked).await;
         let page = page.unwrap_or_else(|_| Err(late()))?;
         let mut certificate = Certificate::default();
         for state in &page.regions {
@@ -210,7 +211,7 @@ impl Gateway {
         &self,
         context: &QueryContext,
     ) -> BTreeMap<Region, (Result<v1::GetCellStatusResponse, CellError>, u64)> {
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
+        let (caller, time) = (self.caller(context), context.left().first_frame);
         let mut running = FuturesUnordered::new();
         for (region, client) in self.reader.clients.iter() {
             let caller = &caller;
@@ -247,7 +248,8 @@ impl Gateway {
         if !is_redacted || !report.is_whole() {
             return report;
         }
-        let reason = "its index gives the routes of traces alone: a search asks its cell".to_owned();
+        let reason =
+            "its index gives the routes of traces alone: a search asks its cell".to_owned();
         RegionReport { outcome: RegionOutcome::Redacted, reason: Some(reason), ..report }
     }
 }

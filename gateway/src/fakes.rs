@@ -23,7 +23,7 @@ use proto::convert::query::{FramePacker, id_bytes};
 use proto::v1;
 use service_kit::ManualClock;
 use spans::searched;
-pub(crate) use spans::{context, id, region, resource, span, stored};
+pub(crate) use spans::{context, id, region, resource, span, stored, waiting};
 use trace_model::{
     Contribution, Coverage, Region, SearchQuery, StoredSpan, TimeRange, TraceId, UnixNanos,
 };
@@ -60,6 +60,8 @@ pub(crate) enum Manner {
     Endless,
     EndlessEmptyFrames,
     GoingOnAfterTheSummary,
+    /// All is said, and the stream does not end.
+    HangingAfterTheSummary,
 }
 
 /// A cell.
@@ -192,6 +194,7 @@ impl FakeCell {
             Manner::GoingOnAfterTheSummary => {
                 stream::iter(frames).chain(stream::iter([Ok(one)])).boxed()
             }
+            Manner::HangingAfterTheSummary => stream::iter(frames).chain(stream::pending()).boxed(),
             _ => stream::iter(frames).boxed(),
         }
     }

@@ -27,6 +27,8 @@ mod route;
 mod search;
 
 #[cfg(test)]
+mod deadline_tests;
+#[cfg(test)]
 mod fakes;
 #[cfg(test)]
 mod find_trace_tests;

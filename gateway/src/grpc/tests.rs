@@ -16,7 +16,7 @@ use trace_model::{Certificate, Filter, RegionOutcome, TenantId, Verdict};
 use super::GrpcCellClient;
 use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience};
 use crate::error::GatewayError;
-use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, context, id, level, region};
+use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, id, level, region, waiting};
 use crate::gateway::Gateway;
 use crate::port::{Caller, CellClient, CellError, TraceAsk};
 use crate::room::AnswerRoom;
@@ -186,8 +186,8 @@ async fn ask_with(kind: Listener, room: AnswerRoom) -> (RegionOutcome, Option<St
     let other = FakeCell::new("us");
     other.hold(id(5), 2..4);
     let gateway = gateway_over(kind, other, room).await;
-    let mut context = context(Freshness::Auto);
-    context.patience.first_frame = Duration::from_millis(1_500);
+    let (first_frame, total) = (Duration::from_millis(1_500), Duration::from_secs(30));
+    let context = waiting(Freshness::Auto, Patience { first_frame, total });
     let answer = gateway.find_trace(&context, id(5)).await.unwrap();
     let report = &answer.certificate.regions[&region("us")];
     let is_complete = answer.certificate.verdict() == Verdict::Complete;
@@ -232,20 +232,19 @@ fn assert_timed_out(certificate: &Certificate) {
 async fn a_region_that_hangs_is_timed_out_by_id_in_a_search_and_in_a_list() {
     for is_stopped in [true, false] {
         let gateway = gateway_over_a_hanging_peer(is_stopped).await;
-        let mut context = context(Freshness::Auto);
-        context.patience = Patience::exactly(Duration::from_millis(300));
+        let asked = || waiting(Freshness::Auto, Patience::exactly(Duration::from_millis(300)));
         // Over and over: whose timer is first is chance.
         for _ in 0..4 {
-            let answer = gateway.find_trace(&context, id(5)).await.unwrap();
+            let answer = gateway.find_trace(&asked(), id(5)).await.unwrap();
             assert_timed_out(&answer.certificate);
             let request =
                 SearchRequest { filter: Filter::All, range: None, limit: 5, cursor: None };
-            let Err(GatewayError::Unproven(certificate)) = gateway.search(&context, &request).await
+            let Err(GatewayError::Unproven(certificate)) = gateway.search(&asked(), &request).await
             else {
                 panic!("nothing was found, and a region is missing");
             };
             assert_timed_out(&certificate);
-            let Err(GatewayError::Unproven(certificate)) = gateway.services(&context).await else {
+            let Err(GatewayError::Unproven(certificate)) = gateway.services(&asked()).await else {
                 panic!("nothing was found, and a region is missing");
             };
             assert_timed_out(&certificate);

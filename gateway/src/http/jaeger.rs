@@ -212,7 +212,7 @@ async fn traces_by_id(question: &Asked, ids: &[&str]) -> Reply {
     let mut certificate = Certificate::default();
     let trace_ids = ids.iter().map(|id| trace_id(id)).collect::<Result<Vec<_>, _>>()?;
     let answers: Vec<Arc<TraceAnswer>> = stream::iter(trace_ids)
-        .map(|trace_id| gateway.find_trace(context, trace_id))
+        .map(|trace_id| async move { gateway.find_trace(&context.anew(), trace_id).await })
         .buffered(TRACES_AT_ONCE)
         .try_collect()
         .await?;
