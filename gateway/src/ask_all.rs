@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use proto::convert::query::region_outcome;
+use proto::convert::query::{optional_time, region_outcome};
 use proto::v1;
+use trace_model::completeness::Promise;
 use trace_model::location::RegionState;
-use trace_model::{Certificate, Region, RegionOutcome, RegionReport};
+use trace_model::{Certificate, Region, RegionOutcome, RegionReport, Watermark, WriterId};
 
 use crate::config::QueryContext;
 use crate::error::GatewayError;
@@ -27,6 +28,8 @@ pub(crate) const SKETCH_FACTOR: u64 = 8;
 pub(crate) struct Part<T> {
     pub(crate) outcome: RegionOutcome,
     pub(crate) items: Vec<T>,
+    /// How far into its log the region looked.
+    pub(crate) reach: Option<v1::Reach>,
     /// About how much memory it takes.
     pub(crate) bytes: u64,
 }
@@ -54,7 +57,8 @@ impl<T> Gathered<T> {
 }
 
 impl Gateway {
-    /// Asks every reachable region the same; `ask` is given how long it may take.
+    /// Asks every reachable region the same; `ask` is given how long it may take. What was promised is
+    /// read before the cells are asked: it must not be younger than their answers.
     pub(crate) async fn ask_all<T, F>(
         &self,
         context: &QueryContext,
@@ -78,7 +82,8 @@ impl Gateway {
                 .and_then(|part| share.grow(part.bytes).map(|()| part).map_err(CellError::from));
             match kept {
                 Ok(part) => {
-                    certificate.add(RegionReport::new(region.clone(), part.outcome));
+                    let state = states.iter().find(|state| state.region == *region);
+                    certificate.add(report_reach(region, part.outcome, part.reach, state));
                     parts.push((region.clone(), part.items));
                 }
                 Err(error) => certificate.add(RegionReport {
@@ -121,6 +126,50 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Lists and counts follow the log in steps of seconds. One that ends so shortly before the region's
+/// published log is complete, as of its own time.
+const STEP_NANOS: u64 = 30_000_000_000;
+
+/// What a region's list or count amounts to, against what its index had published before it was asked.
+fn report_reach(
+    region: &Region,
+    outcome: RegionOutcome,
+    reach: Option<v1::Reach>,
+    state: Option<&RegionState>,
+) -> RegionReport {
+    let reach = reach.unwrap_or_default();
+    let watermark = state.and_then(|state| state.watermark.as_ref());
+    let mut report = RegionReport {
+        watermark: watermark.map(|watermark| watermark.as_of),
+        covered: reach.coverage.map(Into::into),
+        as_of: optional_time(reach.until_unix_nano),
+        ..RegionReport::new(region.clone(), outcome)
+    };
+    let Some(watermark) = watermark else { return report };
+    let is_in_step = report.as_of.is_some_and(|as_of| watermark.as_of.since(as_of) <= STEP_NANOS);
+    if !is_in_step {
+        report.promised = promises(watermark);
+        report.forget_kept();
+    }
+    report
+}
+
+/// What a watermark promises of a whole log: everything below these offsets was acknowledged and
+/// published. Its holes and the policy that may withhold do not matter here: offsets stay true.
+pub(crate) fn promises(watermark: &Watermark) -> Vec<Promise> {
+    let promise = |(partition, next): (&u32, &u64)| Promise {
+        writer: WriterId {
+            region: watermark.region.clone(),
+            incarnation: watermark.incarnation,
+            partition: *partition,
+        },
+        version: *next,
+        last_append: watermark.as_of,
+        min_start: None,
+    };
+    watermark.next.iter().map(promise).collect()
 }
 
 /// An answer within its time.

@@ -105,7 +105,7 @@ impl Gateway {
                 let answer = client.services(&caller, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part { outcome, items: answer.services, bytes })
+                Ok(Part { outcome, items: answer.services, reach: answer.reach, bytes })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -128,7 +128,7 @@ impl Gateway {
                 let answer = client.operations(&caller, &service, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part { outcome, items: answer.operations, bytes })
+                Ok(Part { outcome, items: answer.operations, reach: answer.reach, bytes })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -153,7 +153,7 @@ impl Gateway {
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
                 let links: Result<Vec<_>, _> = answer.edges.into_iter().map(read_edge).collect();
-                Ok(Part { outcome, items: links?, bytes })
+                Ok(Part { outcome, items: links?, reach: answer.reach, bytes })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;

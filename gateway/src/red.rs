@@ -124,7 +124,8 @@ impl Gateway {
                 let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
                 let points = answer.points.into_iter();
                 let items = points.map(|point| read_point(point, &request.ask));
-                Ok(Part { outcome, items: items.collect::<Result<_, _>>()?, bytes })
+                let items = items.collect::<Result<_, _>>()?;
+                Ok(Part { outcome, items, reach: answer.reach, bytes })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -152,7 +153,8 @@ impl Gateway {
                 let answer = client.edge_traces(&caller, ask, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part { outcome, items: read_ids(&answer, ask.limit)?, bytes })
+                let items = read_ids(&answer, ask.limit)?;
+                Ok(Part { outcome, items, reach: answer.reach, bytes })
             }
         };
         // What the index knows of the traces is looked up behind it.

@@ -188,6 +188,13 @@ impl RegionReport {
         self.covered.as_ref().is_some_and(covers)
     }
 
+    /// Leaves of what was promised what was not delivered: of a log with many partitions nobody wants
+    /// to read but those that are behind.
+    pub fn forget_kept(&mut self) {
+        let promised = std::mem::take(&mut self.promised);
+        self.promised = promised.into_iter().filter(|promise| !self.keeps(promise)).collect();
+    }
+
     /// Records of the region's log between what it delivered and what was promised of the whole
     /// log. `None` where it knows nothing of the log of which something was promised.
     #[must_use]

@@ -483,6 +483,10 @@ impl MetricsStore for Unreliable {
         self.inner.checkpoint().await
     }
 
+    async fn counted(&self) -> Result<Coverage, StoreError> {
+        self.inner.counted().await
+    }
+
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
         self.inner.red(query).await
     }

@@ -65,6 +65,10 @@ impl MetricsStore for ClickhouseMetricsStore {
         writer.checkpoint(&self.engine).await
     }
 
+    async fn counted(&self) -> Result<Coverage, StoreError> {
+        Ok(progress::position(&self.engine).await?.covered)
+    }
+
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
         question::red(&self.engine, query).await
     }
