@@ -235,13 +235,14 @@ impl Gateway {
     /// began in the query's range or later. A region whose index gives routes alone withholds what
     /// the query asks for, unless that is a time and nothing else.
     fn index_report(&self, state: &RegionState, query: &SummaryQuery) -> RegionReport {
-        let as_of = state.watermark.as_ref().map(|watermark| watermark.as_of);
+        let is_not_provable = self.footing.unindexed.contains(&state.region);
+        let watermark = state.watermark.as_ref().map(|watermark| watermark.as_of);
         let sought = Sought { began: Some(query.range.start), newest: None };
         let report = RegionReport {
-            watermark: as_of,
-            as_of,
+            watermark,
+            as_of: watermark.filter(|_| !is_not_provable),
             has_hole: !state.judge_absence(&sought).is_proven(),
-            is_not_provable: self.footing.unindexed.contains(&state.region),
+            is_not_provable,
             ..RegionReport::new(state.region.clone(), RegionOutcome::Pruned)
         };
         let is_redacted = state.rows_without_detail > 0 && query.needs_detail();

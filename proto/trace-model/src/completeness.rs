@@ -141,8 +141,8 @@ pub struct RegionReport {
     pub promised: Vec<Promise>,
     /// How far the region's stores and live tail reach.
     pub covered: Option<Coverage>,
-    /// Of a search, or an answer from the index: everything that the region's log appended at or
-    /// before this time was looked at. `None`: not said.
+    /// Everything that the region's log appended at or before this time was looked at, or lies below
+    /// the watermark under which it was left out. `None`: not said.
     pub as_of: Option<UnixNanos>,
     /// Records that the region set aside as damaged or dead and that may belong to the trace.
     pub is_damaged: bool,
@@ -324,6 +324,14 @@ impl Certificate {
         self.regions.values().filter(|report| report.outcome.is_withheld())
     }
 
+    /// The regions that were not asked though they publish no index: nobody says what they hold.
+    pub fn not_provable(&self) -> impl Iterator<Item = &RegionReport> {
+        let is_unknown = |report: &&RegionReport| {
+            report.outcome == RegionOutcome::Pruned && report.is_not_provable
+        };
+        self.regions.values().filter(is_unknown)
+    }
+
     /// Up to when nothing is missing that was appended: the earliest time that a whole region says.
     /// `None` where none of them says any.
     #[must_use]
@@ -346,8 +354,9 @@ impl Certificate {
 }
 
 /// The line that people read: `complete: 3 of 3 regions`, or
-/// `partial: 2 of 3 regions; missing ap-southeast-1 (timed_out)`; of searches with
-/// `; as of 2026-11-21T12:00:00.250Z` behind it.
+/// `partial: 2 of 3 regions; missing ap-southeast-1 (timed_out)`; with
+/// `; as of 2026-11-21T12:00:00.250Z` behind it where a region says up to when it looked, or is left
+/// out under a watermark.
 impl fmt::Display for Certificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.regions.len();
@@ -359,6 +368,7 @@ impl fmt::Display for Certificate {
         for (word, reports) in [
             ("missing", self.missing().collect::<Vec<_>>()),
             ("withheld by", self.withheld().collect()),
+            ("not provable", self.not_provable().collect()),
         ] {
             for (index, report) in reports.into_iter().enumerate() {
                 let lead = if index == 0 { format!("; {word} ") } else { ", ".to_owned() };
@@ -380,6 +390,9 @@ impl RegionReport {
         }
         if is_answered && !self.kept_promises() {
             return self.how_far_behind();
+        }
+        if self.outcome == RegionOutcome::Pruned && self.is_not_provable {
+            return "publishes no index".into();
         }
         if self.outcome == RegionOutcome::Pruned && self.has_hole {
             return "not provable: a hole in its watermark".into();
@@ -577,6 +590,20 @@ mod tests {
         same.add_question(page);
         assert_eq!(same.verdict(), Verdict::Partial);
         assert!(same.has_failed_region());
+    }
+
+    #[test]
+    fn a_region_without_an_index_that_is_not_asked_is_named_in_the_line() {
+        let mut certificate = Certificate::default();
+        certificate.add(answered("eu", 1, 1));
+        let unindexed = RegionReport::new(region("us"), RegionOutcome::Pruned);
+        certificate.add(RegionReport { is_not_provable: true, has_hole: true, ..unindexed });
+        let line = "complete: 2 of 2 regions; not provable us (publishes no index)";
+        assert_eq!(certificate.to_string(), line);
+        // Where it was asked, it has spoken for itself.
+        let mut asked = Certificate::default();
+        asked.add(RegionReport { is_not_provable: true, ..answered("us", 1, 1) });
+        assert_eq!(asked.to_string(), "complete: 1 of 1 regions");
     }
 
     #[test]
