@@ -53,6 +53,7 @@ pub(crate) fn silent(name: &str) -> RegionState {
         kept_for: Duration::MAX,
         forgotten: trace_model::Forgotten::default(),
         rows_without_detail: 0,
+        is_refused: false,
     }
 }
 

@@ -167,6 +167,7 @@ mod tests {
             kept_for: Duration::ZERO,
             forgotten,
             rows_without_detail: 0,
+            is_refused: false,
         }
     }
 

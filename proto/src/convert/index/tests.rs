@@ -214,6 +214,7 @@ fn a_regions_state_comes_back_as_it_was_sent() {
                 evicted_until: evicted.map(UnixNanos),
             },
             rows_without_detail: 8,
+            is_refused: true,
         };
         assert_eq!(region_state_from_wire(&region_state_to_wire(&sent)), Ok(sent));
     }
