@@ -17,6 +17,7 @@ struct RegionsAnswer {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of a JSON object")]
 struct RegionState {
     region: String,
     is_healthy: bool,
