@@ -108,12 +108,13 @@ const fn stream(region: &RegionState) -> &'static str {
     }
 }
 
-/// Its age tells what no lag does: a sender that says nothing is behind by nothing.
+/// Its age tells what no lag does: a sender that says nothing is behind by nothing. Where a gateway
+/// does not tell the age, its time.
 fn watermark(region: &RegionState) -> String {
     let Some(watermark) = region.watermark_unix_nano else { return "none".to_owned() };
-    let age = region.watermark_age_millis.map(|age| format!(" ({} ago)", long_time(age)));
-    let hole = if region.has_hole { " with a hole" } else { "" };
-    format!("{}{}{hole}", moment(watermark), age.unwrap_or_default())
+    let age = region.watermark_age_millis.map(|age| format!("{} ago", long_time(age)));
+    let hole = if region.has_hole { ", with a hole" } else { "" };
+    format!("{}{hole}", age.unwrap_or_else(|| moment(watermark)))
 }
 
 /// How long rows of the region are kept here, of how long the region itself keeps them, and up to
@@ -154,7 +155,7 @@ mod tests {
         let region: RegionState = serde_json::from_str(json).unwrap();
         let row = row(&region, "b");
         assert_eq!(row[2], "refused");
-        assert_eq!(row[4], "2026-09-21T14:13:20.000Z (5 min ago) with a hole");
+        assert_eq!(row[4], "5 min ago, with a hole");
         assert_eq!(row[5], "7 d of 30 d, gone to 2026-09-10T00:26:40.000Z");
     }
 }

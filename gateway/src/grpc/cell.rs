@@ -99,14 +99,16 @@ fn cell_error(status: &Status) -> CellError {
 
 /// Whether the time that the request carried has passed. tonic cancels such a question: here, with a
 /// cause of its own, or at the peer, whose status then has none. A connection that breaks under a
-/// question cancels it as well; that cause is another.
+/// question cancels it as well; that cause is another, unless it was given up since nothing came over
+/// it any more.
 fn has_run_out_of_time(status: &Status) -> bool {
     let mut source = status.source();
     if source.is_none() {
         return status.code() == Code::Cancelled;
     }
     while let Some(cause) = source {
-        if cause.is::<TimeoutExpired>() {
+        let is_silent = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout);
+        if is_silent || cause.is::<TimeoutExpired>() {
             return true;
         }
         source = cause.source();

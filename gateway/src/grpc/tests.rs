@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
-use trace_model::{Certificate, Filter, RegionOutcome, TenantId, Verdict};
+use trace_model::{Certificate, Filter, RegionOutcome, TenantId, TimeRange, Verdict};
 
 use super::GrpcCellClient;
 use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience};
@@ -308,4 +308,20 @@ async fn what_was_handed_over_is_counted_once() {
     let frames: Vec<_> = client.find_traces(ask).await.unwrap().collect().await;
     assert!(frames.len() >= 2 && frames.iter().all(Result::is_ok));
     assert_eq!(room.used(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_given_up_for_its_silence_is_timed_out() {
+    let tasks = TaskTracker::new();
+    let url = listen(Listener::Silent, FakeCell::new("us"), &tasks).await;
+    let (soon, patience) = (Duration::from_millis(50), Duration::from_secs(20));
+    let endpoint = super::endpoint(&url).unwrap();
+    let endpoint = endpoint.http2_keep_alive_interval(soon).keep_alive_timeout(soon);
+    let room = AnswerRoom::new(1 << 20);
+    let client = GrpcCellClient::new(region("us"), endpoint.connect_lazy(), room);
+    let caller = Caller { tenant: TenantId::default(), region: region("eu") };
+    let asked = client.services(&caller, TimeRange::ALL, patience);
+    let refused = tokio::time::timeout(patience / 2, asked).await;
+    let refused = refused.expect("the connection is given up first").unwrap_err();
+    assert_eq!(refused.outcome(), RegionOutcome::TimedOut, "{refused}");
 }
