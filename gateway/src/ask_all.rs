@@ -147,13 +147,29 @@ fn report_reach(
         as_of: optional_time(reach.until_unix_nano),
         ..RegionReport::new(region.clone(), outcome)
     };
-    let Some(watermark) = watermark else { return report };
+    let Some(watermark) = watermark else { return with_a_time(report) };
     let is_in_step = report.as_of.is_some_and(|as_of| watermark.as_of.since(as_of) <= STEP_NANOS);
     if !is_in_step {
         report.promised = promises(watermark);
         report.forget_kept();
     }
-    report
+    if !report.promised.is_empty() {
+        return report;
+    }
+    // All that was published by then lies below what the region covers.
+    let by_offsets = report.covered.is_some().then_some(watermark.as_of);
+    report.as_of = report.as_of.or(by_offsets);
+    with_a_time(report)
+}
+
+/// Of a region of which nobody knows how far its answer reaches, the answer is given and no more than
+/// that is said: what it lacks may be anything.
+fn with_a_time(report: RegionReport) -> RegionReport {
+    if report.as_of.is_some() || report.outcome != RegionOutcome::Answered {
+        return report;
+    }
+    let reason = Some("it does not say how far its answer reaches".to_owned());
+    RegionReport { outcome: RegionOutcome::Unavailable, reason, ..report }
 }
 
 /// What a watermark promises of a whole log: everything below these offsets was acknowledged and

@@ -44,6 +44,8 @@ pub(crate) enum Manner {
     InStep,
     /// Its lists and counts do not say how far they reach.
     Speechless,
+    /// They say it by offsets alone.
+    Timeless,
     Damaged,
     Forbidding,
     /// Its retention has taken all that came until now, but for one span.
@@ -128,6 +130,7 @@ impl FakeCell {
         match self.manner() {
             Manner::Behind => (searched(PUBLISHED - 3), NOW.minus(90_000_000_000)),
             Manner::InStep => (searched(PUBLISHED - 3), NOW.minus(5_000_000_000)),
+            Manner::Timeless => (searched(PUBLISHED), UnixNanos(0)),
             _ => (searched(PUBLISHED + 2), NOW.minus(1_000_000)),
         }
     }

@@ -127,4 +127,20 @@ async fn without_an_index_the_regions_own_times_count() {
     let line = gateway.services(&context(Freshness::Auto)).await.unwrap().certificate.to_string();
     let ago = NOW.minus(90_000_000_000);
     assert_eq!(line, format!("complete: 2 of 2 regions; as of {ago}"));
+    cells[1].behave(Manner::Speechless);
+    *cells[1].services.lock().unwrap() = vec!["web".to_owned()];
+    let answer = gateway.services(&context(Freshness::Auto)).await.unwrap();
+    assert_eq!(answer.found, ["web"]);
+    let line = answer.certificate.to_string();
+    assert!(line.starts_with("partial: 1 of 2 regions; missing us (unavailable)"), "{line}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_that_reach_the_watermark_hold_all_until_its_time() {
+    let cells = ["eu", "us"].map(FakeCell::new);
+    cells.iter().for_each(|cell| cell.behave(Manner::Timeless));
+    let index = FakeIndex::with_states(vec![level("eu"), level("us")]);
+    let gateway = gateway(&cells, &index);
+    let line = gateway.services(&context(Freshness::Auto)).await.unwrap().certificate.to_string();
+    assert_eq!(line, format!("complete: 2 of 2 regions; as of {NOW}"));
 }
