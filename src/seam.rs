@@ -41,6 +41,37 @@ impl RoleContext {
     }
 }
 
+/// The part of a cell that a process is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CellRole {
+    /// All of them.
+    #[default]
+    All,
+    /// Receives.
+    Collector,
+    /// Consumes the log.
+    Ingester,
+    /// Answers.
+    Querier,
+}
+
+impl CellRole {
+    /// Whether it takes spans from senders.
+    pub(crate) const fn receives(self) -> bool {
+        matches!(self, Self::All | Self::Collector)
+    }
+
+    /// Whether it runs consumer groups.
+    pub(crate) const fn consumes(self) -> bool {
+        matches!(self, Self::All | Self::Ingester)
+    }
+
+    /// Whether it answers gateways.
+    pub(crate) const fn answers(self) -> bool {
+        matches!(self, Self::All | Self::Querier)
+    }
+}
+
 /// A role that runs.
 pub(crate) struct RunningRole {
     /// Where it listens: what, and the bound address.

@@ -5,7 +5,9 @@
 
 mod border;
 mod cell;
+mod claim;
 mod engines;
+mod feed;
 mod gateway;
 mod groups;
 mod keepers;

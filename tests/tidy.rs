@@ -76,10 +76,20 @@ const ENGINES: [(&str, &str, &str); 6] = [
 /// Words that say nothing about what is inside.
 const EMPTY_NAMES: [&str; 4] = ["utils", "common", "helpers", "manager"];
 
-/// Crates with a port and its adapters; each adapter runs the crate's conformance suite.
-const PORTS: [&str; 2] = ["cell/span-log", "cell/trace-store"];
-const ADAPTERS: [&str; 7] =
-    ["embedded", "memory", "kafka", "cassandra", "elasticsearch", "clickhouse", "object_storage"];
+/// Crates with a port, and where its adapters are; each adapter runs the crate's conformance suite.
+const PORTS: [(&str, &str); 3] =
+    [("cell/span-log", "src"), ("cell/trace-store", "src"), ("gateway", "src/shared_state")];
+const ADAPTERS: [&str; 9] = [
+    "embedded",
+    "memory",
+    "moka",
+    "redis",
+    "kafka",
+    "cassandra",
+    "elasticsearch",
+    "clickhouse",
+    "object_storage",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -391,13 +401,13 @@ fn every_decision_is_listed_and_says_why_and_what_follows() {
 #[test]
 fn every_adapter_runs_its_conformance_suite() {
     let mut faults = Vec::new();
-    for port in PORTS {
+    for (port, place) in PORTS {
         let mut suite = String::new();
         for path in files().iter().filter(|path| path.starts_with(format!("{port}/tests"))) {
             suite.push_str(&read(path));
         }
         for adapter in ADAPTERS {
-            let source = root().join(port).join("src");
+            let source = root().join(port).join(place);
             let exists = source.join(format!("{adapter}.rs")).exists();
             if exists && !suite.contains(&format!("mod {adapter}")) {
                 faults.push(format!("{port}: {adapter}"));

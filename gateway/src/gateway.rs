@@ -19,6 +19,7 @@ use crate::port::{Caller, CellClient, IndexError, LookUp, MetadataIndex};
 use crate::region_read::{ReadLimits, RegionAnswer, SharedClient};
 use crate::room::{Held, Share};
 use crate::route::{Footing, Plan, route};
+use crate::shared_state::SharedState;
 
 /// The gateway of one region. Stateless but for its budgets; share it by `Arc`.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct Gateway {
     pub(crate) reader: RegionReader,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: GatewayMetrics,
+    pub(crate) shared: SharedState,
     miss_rounds: MissRounds,
     miss_budget: TokenBucket,
 }
@@ -81,8 +83,15 @@ impl Gateway {
             miss_budget: TokenBucket::new(rate, burst, Arc::clone(&clock)),
             clock,
             metrics,
+            shared: SharedState::default(),
             config,
         }
+    }
+
+    /// With what it shares with other gateways of its region.
+    #[must_use]
+    pub fn with_shared_state(self, shared: SharedState) -> Self {
+        Self { shared, ..self }
     }
 
     /// The settings.

@@ -25,6 +25,7 @@ mod region_read;
 mod room;
 mod route;
 mod search;
+pub mod shared_state;
 
 #[cfg(test)]
 mod deadline_tests;

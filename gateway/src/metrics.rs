@@ -1,5 +1,7 @@
 //! The gateway's metrics.
 
+mod shared_state;
+
 use std::collections::BTreeMap;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -13,6 +15,11 @@ use trace_model::{Region, RegionOutcome, Verdict};
 use crate::assembled::{Standing, TraceAnswer};
 use crate::region_read::RegionAnswer;
 use crate::room::AnswerRoom;
+
+pub use shared_state::SharedStateMetrics;
+#[cfg(feature = "redis")]
+pub(crate) use shared_state::StateFault;
+pub(crate) use shared_state::{CachePlace, FillFate, LimitKeeper, ReadFate};
 
 /// How a round for an unknown trace was had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -35,6 +42,8 @@ pub(crate) enum AnswerKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum RefusedBy {
     Address,
+    /// The address, over all gateways of the region.
+    SharedAddress,
     Load,
 }
 

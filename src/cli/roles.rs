@@ -9,7 +9,7 @@ use service_kit::config::{Config, TelemetryConfig};
 use service_kit::signals::Signals;
 
 use super::failure::{Failure, Outcome};
-use crate::seam::{RoleContext, RunningRole};
+use crate::seam::{CellRole, RoleContext, RunningRole};
 use crate::wiring;
 
 /// What a role is started with.
@@ -18,39 +18,31 @@ pub(super) struct RoleArguments {
     /// The role's configuration.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// The part of a cell to run. Embedded stores are files that one process owns: all.
+    /// The part of a cell to run. Any number of processes of each part share a cell whose log and
+    /// stores are engines; embedded ones are files that one process owns: all.
     #[arg(long, value_enum, default_value_t)]
     role: CellRole,
-}
-
-/// Parts of a cell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum CellRole {
-    /// All of them.
-    #[default]
-    All,
-    /// Receives.
-    Collector,
-    /// Consumes the log.
-    Ingester,
-    /// Answers.
-    Querier,
 }
 
 const CHANGE_PORT_WITH: &str = "the keys below `listen` of the configuration";
 
 /// Runs a cell until it is drained.
 pub(super) async fn run_cell(arguments: &RoleArguments) -> Result<Outcome, Failure> {
-    if arguments.role != CellRole::All {
-        let text = "--role: the embedded profile keeps log and stores in files that one process \
-                    owns, so that its roles cannot run apart; leave the flag out";
-        return Err(Failure::Usage(text.to_owned()));
-    }
     let Config::Cell(config) = super::config::read(&arguments.config)?.config else {
         return Err(wrong_kind(arguments, "cell"));
     };
+    let embedded = config.stores.embedded_parts();
+    if arguments.role != CellRole::All && !embedded.is_empty() {
+        let text = format!(
+            "--role: `embedded` keeps {} in files that one process owns, so that the roles of this \
+             cell cannot run apart; leave the flag out, or choose engines",
+            embedded.join(", ")
+        );
+        return Err(Failure::Usage(text));
+    }
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
-    let start = wiring::start_cell(*config, RoleContext::new(CHANGE_PORT_WITH));
+    let context = RoleContext::new(CHANGE_PORT_WITH);
+    let start = Box::pin(wiring::start_cell(*config, arguments.role, context));
     run_role("cell", &telemetry, drain, start).await
 }
 

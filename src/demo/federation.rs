@@ -10,7 +10,7 @@ use trace_model::Region;
 
 use super::plan::{DemoPlan, Peer, RegionPlan, local};
 use super::wan::{WanMode, start_proxy};
-use crate::seam::{RoleContext, RoleSnapshot, RunningRole};
+use crate::seam::{CellRole, RoleContext, RoleSnapshot, RunningRole};
 use crate::wiring;
 
 /// What one role may take to drain.
@@ -215,7 +215,7 @@ async fn start_role(text: &str) -> anyhow::Result<RunningRole> {
         Config::Cell(config) => {
             let set_up = wiring::set_up(&config).await;
             set_up.context("setting its engines up (`tests/engines/all.sh start` starts them)")?;
-            wiring::start_cell(*config, context).await
+            wiring::start_cell(*config, CellRole::All, context).await
         }
         Config::Replicator(config) => wiring::start_replicator(*config, context).await,
         Config::Gateway(config) => wiring::start_gateway(*config, context).await,

@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use ingester::metrics_aggregator::CrossBorder;
 use ingester::{
-    BorderConfig, BorderJoiner, BorderMetrics, BorderParts, LookupError, OwnRows, ParentLookup,
-    ParentSpan, ReplicatorAddress,
+    BorderConfig, BorderJoiner, BorderMetrics, BorderParts, LagBoard, LookupError, OwnRows,
+    ParentLookup, ParentSpan, ReplicatorAddress,
 };
 use metadata_replicator::Entropy;
 use metadata_replicator::feed::grpc::TcpDialer;
 use proto::wire::SpanHeader;
 use service_kit::Stage;
 use service_kit::config::CellConfig;
+use service_kit::config::cell::GroupKind;
 use span_log::SpanLog;
+use span_log::port::{METADATA_PUBLISHER, METRICS_AGGREGATOR};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use trace_model::sampling_threshold::Threshold;
 use trace_model::{SpanId, StoredSpan, TenantId, TraceId, UnixNanos};
 use trace_store::port::TraceReader;
@@ -23,16 +28,24 @@ use trace_store::port::TraceReader;
 use super::keepers::Keepers;
 use crate::seam::RoleContext;
 
-/// Starts joining calls that enter other regions, where the cell knows its replicator.
+/// Whether this process counts and publishes is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Starts joining calls that enter other regions, where the cell knows its replicator and this process
+/// may count them.
 pub(super) fn join_calls(
     config: &CellConfig,
     keepers: &Keepers,
-    calls: CrossBorder,
+    (calls, lag): (CrossBorder, &LagBoard),
     context: &mut RoleContext,
     stage: &Stage,
 ) -> anyhow::Result<()> {
     let Some(replicator) = &config.replicator else {
         tracing::info!("no `replicator`: calls across regions are not counted");
+        return Ok(());
+    };
+    let Some(origin) = keepers.origin.as_ref().filter(|_| counts(config)) else {
+        tracing::info!("calls across regions are counted by another process of this cell");
         return Ok(());
     };
     let metrics = BorderMetrics::default();
@@ -42,7 +55,7 @@ pub(super) fn join_calls(
     border.adjusted_count = adjusted_count(config.head.rate)?;
     let parts = BorderParts {
         config: border,
-        own: Arc::new(OwnRows::new(Arc::clone(&keepers.origin) as _, log.identity())),
+        own: Arc::new(OwnRows::new(Arc::clone(origin) as _, log.identity())),
         parents: Arc::new(HeldSpans { log, store: Arc::clone(&keepers.stores.traces) }),
         calls: Arc::new(calls),
         clock: Arc::clone(&context.clock),
@@ -53,9 +66,51 @@ pub(super) fn join_calls(
         dialer: Arc::new(TcpDialer),
         entropy: Arc::new(Entropy::from_system()),
     };
-    let joiner = BorderJoiner::new(parts, replicator);
-    stage.spawn(joiner.run(stage.tracker.clone(), stage.stopping.clone()));
+    let (tracker, stopping) = (stage.tracker.clone(), stage.stopping.clone());
+    stage.spawn(join_in_turn(parts, replicator, lag.clone(), (tracker, stopping)));
     Ok(())
+}
+
+fn counts(config: &CellConfig) -> bool {
+    config.groups.contains(&GroupKind::MetricsAggregator)
+}
+
+/// Joins while this process counts and publishes. One that stands by would pass calls that nobody has
+/// counted yet.
+async fn join_in_turn(
+    parts: BorderParts,
+    replicator: ReplicatorAddress,
+    lag: LagBoard,
+    (tracker, stopping): (TaskTracker, CancellationToken),
+) {
+    while !stopping.is_cancelled() {
+        if has_turn(&lag) {
+            let turn = stopping.child_token();
+            let joiner = BorderJoiner::new(parts.clone(), replicator.clone());
+            let joining = joiner.run(tracker.clone(), turn.clone());
+            let ending = async {
+                while has_turn(&lag) {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                turn.cancel();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = joining => {}
+                () = ending => {}
+            }
+        }
+        let pause = tokio::time::sleep(LOOK_EVERY);
+        if stopping.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
+}
+
+fn has_turn(lag: &LagBoard) -> bool {
+    [METRICS_AGGREGATOR, METADATA_PUBLISHER]
+        .into_iter()
+        .all(|group| lag.of(group).is_some_and(|lag| !lag.is_standing_by))
 }
 
 /// A cell that keeps nothing joins nothing: then the count does not matter.

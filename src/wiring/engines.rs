@@ -43,7 +43,8 @@ pub(crate) async fn set_up(config: &CellConfig) -> anyhow::Result<Vec<SetUp>> {
     feature = "kafka",
     feature = "cassandra",
     feature = "elasticsearch",
-    feature = "clickhouse"
+    feature = "clickhouse",
+    feature = "redis"
 )))]
 pub(super) fn lacking(key: &str, feature: &str) -> anyhow::Error {
     anyhow::anyhow!("`{key}`: this build was made without the cargo feature `{feature}`")
@@ -67,6 +68,8 @@ pub(super) mod kafka {
             client_id: format!("farspan-{}", config.region),
             properties: kafka.properties.0.iter().cloned().collect(),
             secret_files: secrets.collect(),
+            member: kafka.member.clone(),
+            session_timeout: kafka.session_timeout,
             tail: Some(KafkaTailConfig {
                 bytes_max: usize::try_from(kafka.tail_bytes_max)?,
                 ..KafkaTailConfig::default()

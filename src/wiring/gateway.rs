@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gateway::grpc::{GrpcCellClient, GrpcMetadataIndex};
 use gateway::port::{CellClient, MetadataIndex};
+use gateway::shared_state::SharedState;
 use gateway::{AnswerRoom, CellEndpoint, Gateway, Patience};
 use service_kit::config::GatewayConfig;
 use service_kit::listen;
@@ -30,6 +31,8 @@ pub(crate) async fn start_gateway(
     let clock = Arc::clone(&context.clock);
     let gateway = Gateway::new(settings, index, cells, clock, &mut context.registry);
     let serving = context.drain.stage("http");
+    let shared = share(&config, &mut context).await?;
+    let gateway = gateway.with_shared_state(shared);
     let listener = listen::bind(config.listen_http, context.change_port_with).await?;
     let http = listener.local_addr()?;
     let registry = Arc::new(context.registry);
@@ -53,6 +56,45 @@ pub(crate) async fn start_gateway(
         drain: context.drain,
         snapshot: Box::new(RoleSnapshot::default),
     })
+}
+
+/// What the gateways of a region share, on a stage behind the requests that use it.
+#[cfg(feature = "redis")]
+async fn share(config: &GatewayConfig, context: &mut RoleContext) -> anyhow::Result<SharedState> {
+    use anyhow::Context as _;
+    use gateway::shared_state::SharedStateMetrics;
+    use gateway::shared_state::redis::{RedisConfig, RedisState};
+
+    let Some(redis) = &config.redis else { return Ok(SharedState::default()) };
+    let credentials = &redis.credentials;
+    let settings = RedisConfig {
+        ca_file: credentials.ca_file.clone().filter(|_| redis.is_tls),
+        user: credentials.user.clone(),
+        password_file: credentials.password_file.clone(),
+        prefix: redis.prefix.clone(),
+        timeout: redis.timeout,
+        connect_timeout: redis.connect_timeout,
+        ..RedisConfig::at(redis.host.clone(), redis.port)
+    };
+    let metrics = SharedStateMetrics::register(&mut context.registry);
+    let stage = context.drain.stage("redis");
+    let clock = Arc::clone(&context.clock);
+    let tasks = (stage.tracker.clone(), stage.stopping.clone());
+    let state = RedisState::start(settings, clock, metrics.clone(), tasks).await;
+    let state = state.context("the section `redis`")?;
+    Ok(SharedState {
+        counters: Some(Arc::new(state.counters())),
+        gateways: config.rate_limit.gateways,
+        metrics,
+    })
+}
+
+#[cfg(not(feature = "redis"))]
+async fn share(config: &GatewayConfig, _: &mut RoleContext) -> anyhow::Result<SharedState> {
+    if config.redis.is_some() {
+        return Err(super::engines::lacking("redis", "redis"));
+    }
+    Ok(SharedState::default())
 }
 
 fn settings(config: &GatewayConfig) -> gateway::GatewayConfig {
@@ -150,6 +192,48 @@ mod tests {
         assert_eq!((wired.requests_per_second, wired.requests_burst), (8, 9));
         assert_eq!(wired.answer_room.bytes_max(), 17 << 20);
         assert_eq!(wired.pace_bytes_per_second, 1_024);
+    }
+
+    #[cfg(feature = "redis")]
+    async fn start_with(redis: &str) -> anyhow::Result<RunningRole> {
+        let listen = "listen: {http: '127.0.0.1:0', admin: '127.0.0.1:0'}\n";
+        let (config, _) = loaded(&format!("{SMALLEST}{listen}redis: {redis}\n"));
+        start_gateway(config, RoleContext::new("listen")).await
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_gateway_starts_and_stops_while_its_redis_is_away() {
+        // Nobody listens on port 1.
+        let role = start_with("{url: 'redis://127.0.0.1:1'}").await.unwrap();
+        let admin = role.endpoints.iter().find(|(name, _)| *name == "admin").unwrap().1;
+        let shown = ask(admin, "/metrics").await;
+        assert!(shown.contains("farspan_gateway_shared_state_connected 0"), "{shown}");
+        let http = role.endpoints.iter().find(|(name, _)| *name == "http").unwrap().1;
+        assert!(ask(http, "/").await.starts_with("HTTP/1.1 200"));
+        let shown = ask(admin, "/metrics").await;
+        let decided = "shared_limit_decisions_total{keeper=\"Own\",verdict=\"Admitted\"} 1";
+        assert!(shown.contains(decided), "{shown}");
+        role.drain.drain(std::time::Duration::from_secs(10)).await.unwrap();
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_gateway_whose_secret_cannot_be_read_says_which() {
+        let redis = "{url: 'redis://127.0.0.1:1', user: me, password_file: no/such/file}";
+        let error = format!("{:#}", start_with(redis).await.err().unwrap());
+        assert!(error.starts_with("the section `redis`: cannot read no/such/file"), "{error}");
+    }
+
+    #[cfg(feature = "redis")]
+    async fn ask(address: std::net::SocketAddr, path: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     #[test]

@@ -15,6 +15,7 @@ use metadata_replicator::feed::grpc::TcpDialer;
 use metadata_replicator::{OriginPeer, ReplicatorPeer};
 use service_kit::Stage;
 use service_kit::config::CellConfig;
+use service_kit::config::cell::GroupKind;
 
 use super::keepers::Keepers;
 use crate::seam::RoleContext;
@@ -79,22 +80,23 @@ fn makers(
     });
     let writer = Arc::clone(&keepers.stores.writer);
     let indexer = Arc::clone(&keepers.stores.indexer);
-    let publisher = PublisherMaker {
+    let publisher = keepers.origin.as_ref().map(|origin| PublisherMaker {
         config: PublisherConfig::new(config.region.clone()),
         span_log: Arc::clone(&keepers.log),
-        origin: Arc::clone(&keepers.origin) as _,
+        origin: Arc::clone(origin) as _,
         peer: replicators_copy(config),
         policy: Arc::new(FixedPolicy(config.locality.index)),
         clock: Arc::clone(&context.clock),
         metrics: publishing.clone(),
-    };
-    let makers: Vec<Arc<dyn GroupMaker>> = vec![
-        Arc::new(StorageWriterMaker { writer, incarnation }),
-        Arc::new(SearchIndexerMaker { indexer, incarnation }),
-        Arc::new(aggregator),
-        Arc::new(publisher),
+    });
+    let mut makers: Vec<(GroupKind, Arc<dyn GroupMaker>)> = vec![
+        (GroupKind::StorageWriter, Arc::new(StorageWriterMaker { writer, incarnation })),
+        (GroupKind::SearchIndexer, Arc::new(SearchIndexerMaker { indexer, incarnation })),
+        (GroupKind::MetricsAggregator, Arc::new(aggregator)),
     ];
-    (makers, calls)
+    makers.extend(publisher.map(|one| (GroupKind::MetadataPublisher, Arc::new(one) as _)));
+    makers.retain(|(kind, _)| config.groups.contains(kind));
+    (makers.into_iter().map(|(_, maker)| maker).collect(), calls)
 }
 
 /// Who gives the origin log back, should it be lost: the region's replicator.

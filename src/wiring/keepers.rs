@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use ingester::{DeadLetterConfig, DeadLetters};
 use metadata_replicator::{ContributionLog as _, Entropy, OriginLog, OriginLogConfig};
 use prometheus_client::registry::Registry;
+use service_kit::config::cell::GroupKind;
 use service_kit::config::{CellConfig, cell as raw, engines as raw_engines};
 use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
 use span_log::{ForgetLost, Seen, SpanLog};
@@ -22,13 +23,15 @@ use trace_store::{
 };
 
 use super::engines;
+use crate::seam::CellRole;
 
 /// What a cell keeps.
 #[derive(Debug)]
 pub(super) struct Keepers {
     pub(super) log: Arc<dyn SpanLog>,
     pub(super) stores: Stores,
-    pub(super) origin: Arc<OriginLog>,
+    /// The region's log of contributions, in the process that may publish.
+    pub(super) origin: Option<Arc<OriginLog>>,
     pub(super) dead_letters: Arc<DeadLetters>,
     pub(super) chores: Vec<Chore>,
 }
@@ -66,9 +69,10 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Retention of the counts: a cell that gets spans does it by itself.
 const RETAIN_EVERY: Duration = Duration::from_secs(3_600);
 
-/// Opens everything.
+/// Opens all that a process of this role needs.
 pub(super) async fn open(
     config: &CellConfig,
+    role: CellRole,
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
 ) -> anyhow::Result<Keepers> {
@@ -76,9 +80,13 @@ pub(super) async fn open(
         .with_context(|| format!("making {} (`data_dir`)", config.data_dir.display()))?;
     let mut chores = Vec::new();
     let stores = open_stores(config, clock, registry, &mut chores).await?;
-    let origin = open_origin(config, clock, &mut chores).await?;
-    let seen = seen_of_the_log(&stores, &origin).await?;
-    let log = open_log(config, clock, registry, seen).await?;
+    let may_publish = role.consumes() && config.groups.contains(&GroupKind::MetadataPublisher);
+    let origin = match may_publish {
+        true => Some(open_origin(config, clock, &mut chores).await?),
+        false => None,
+    };
+    let seen = seen_of_the_log(&stores, origin.as_deref()).await?;
+    let log = open_log(config, role, clock, registry, seen).await?;
     let letters = DeadLetterConfig::new(config.data_dir.join("dead-letters"));
     let dead_letters = Arc::new(blocking(move || Ok(DeadLetters::open(letters)?)).await?);
     chores.push(forget_losses(config.retention, clock, &log, &dead_letters));
@@ -87,12 +95,12 @@ pub(super) async fn open(
 
 /// What was read of the log: it is opened with that, so that an older copy of it, or a new one in its
 /// place, gives no offset again.
-async fn seen_of_the_log(stores: &Stores, origin: &OriginLog) -> anyhow::Result<Seen> {
+async fn seen_of_the_log(stores: &Stores, origin: Option<&OriginLog>) -> anyhow::Result<Seen> {
     let stored = stores.writer.durable();
-    let (counted, _) = stores.metrics.checkpoint().await.context("the metrics store")?;
+    let counted = stores.metrics.covered().await.context("the metrics store")?;
     let mut covered = stored.clone();
     covered.join(&counted);
-    let published = origin.published();
+    let published = origin.and_then(|origin| origin.published());
     for (partition, next) in published.iter().flat_map(|mark| &mark.next) {
         let incarnation = published.as_ref().map_or(0, |mark| mark.incarnation);
         covered.extend_in(incarnation, *partition, *next);
@@ -132,12 +140,13 @@ async fn blocking<T: Send + 'static>(
 /// Opens the span log.
 pub(super) async fn open_log(
     config: &CellConfig,
+    role: CellRole,
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
     seen: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
     if let Some(kafka) = &config.stores.kafka {
-        return open_kafka((config, kafka), clock, registry, seen).await;
+        return open_kafka((config, kafka, role), clock, registry, seen).await;
     }
     let settings = EmbeddedConfig { seen, ..log_config(config) };
     let clock = Arc::clone(clock);
@@ -148,12 +157,16 @@ pub(super) async fn open_log(
 
 #[cfg(feature = "kafka")]
 async fn open_kafka(
-    (config, kafka): (&CellConfig, &raw_engines::KafkaConfig),
+    (config, kafka, role): (&CellConfig, &raw_engines::KafkaConfig, CellRole),
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
     seen: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
-    let settings = engines::kafka::settings(config, kafka)?;
+    let mut settings = engines::kafka::settings(config, kafka)?;
+    if role == CellRole::Collector {
+        // It answers nothing.
+        settings.tail = None;
+    }
     let log = span_log::kafka::KafkaLog::open(settings, seen, Arc::clone(clock)).await?;
     log.metrics().register(registry);
     Ok(log)
@@ -161,7 +174,7 @@ async fn open_kafka(
 
 #[cfg(not(feature = "kafka"))]
 async fn open_kafka(
-    _: (&CellConfig, &raw_engines::KafkaConfig),
+    _: (&CellConfig, &raw_engines::KafkaConfig, CellRole),
     _: &Arc<dyn Clock>,
     _: &mut Registry,
     _: Seen,

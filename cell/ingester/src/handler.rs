@@ -5,7 +5,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use proto::LoggedBatch;
-use span_log::{DamagedRange, GroupId};
+use span_log::{DamagedRange, GroupId, Sharing};
 use trace_model::{Coverage, UnixNanos};
 
 /// Why a group did not take a batch.
@@ -34,7 +34,7 @@ pub trait GroupHandler: Send + fmt::Debug {
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError>;
 
     /// Called at least every 100 ms and after each `handle`: makes durable what is due. With
-    /// `is_closing` everything is due. `log_end` is the append time that the log vouches for where
+    /// `is_closing` everything is due: before the end, and before a partition goes to another process. `log_end` is the append time that the log vouches for where
     /// the group has read to its end, else `None`.
     async fn tick(
         &mut self,
@@ -77,6 +77,13 @@ pub trait GroupMaker: Send + Sync + fmt::Debug {
     /// The group.
     fn group(&self) -> GroupId;
 
-    /// A handler that goes on from what is durable, whatever became of the one before.
+    /// How the processes of a cell share the group. One whose state is over all partitions is read by
+    /// one process at a time, and its handler is made anew for each turn.
+    fn sharing(&self) -> Sharing {
+        Sharing::Partitions
+    }
+
+    /// A handler that goes on from what is durable, whatever became of the one before, also in
+    /// another process.
     async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError>;
 }

@@ -19,6 +19,10 @@ pub struct GroupLag {
     pub age_ms: u64,
     /// Whether its runner is at work. A group that ended without being told to has failed.
     pub is_running: bool,
+    /// Whether another process reads the group, and this one is ready to take over.
+    pub is_standing_by: bool,
+    /// Partitions that this process reads; the figures are about these.
+    pub partitions: usize,
     /// The error that the group is retrying, if it is.
     pub retrying: Option<String>,
 }
@@ -33,6 +37,8 @@ impl GroupLag {
             uncommitted_records: 0,
             age_ms: 0,
             is_running: false,
+            is_standing_by: false,
+            partitions: 0,
             retrying: None,
         }
     }

@@ -1,6 +1,9 @@
 //! The consumer groups of a cell: each reads the span log at its own pace, commits its own offsets,
 //! and sets aside what no retry will make good. A group never steps over an error that may pass.
 //!
+//! Several processes may share the groups of a cell: the log gives each its partitions, and the groups
+//! whose state is over all partitions to one process at a time.
+//!
 //! [`IngesterService`] starts one [`ConsumerRunner`] for each [`GroupMaker`], and again where one has
 //! panicked. The runner owns reading, retrying, dead letters and commits; a [`GroupHandler`] owns what
 //! is done with the records.
@@ -35,7 +38,7 @@ pub use metrics_aggregator::{
     AggregatorConfig, AggregatorMaker, AggregatorParts, MetricsAggregator,
 };
 pub use retries::{Retries, RetryError};
-pub use runner::{ConsumerRunner, RunnerConfig, RunnerError, RunnerParts};
+pub use runner::{ConsumerRunner, Ended, RunnerConfig, RunnerError, RunnerParts};
 pub use search_indexer::{SearchIndexerHandler, SearchIndexerMaker};
 pub use service::{IngesterParts, IngesterService};
 pub use storage_writer::{StorageWriterHandler, StorageWriterMaker};

@@ -10,12 +10,14 @@
 
 mod config;
 mod duplicates;
+mod let_out;
 mod maker;
 mod mending;
 mod metrics;
 mod open_trace;
 mod policy;
 mod schedule;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod watermark;
@@ -32,16 +34,18 @@ use rustc_hash::FxBuildHasher;
 use span_log::port::METADATA_PUBLISHER;
 use span_log::{DamagedRange, GroupId};
 use trace_model::location::{Contribution, WriterId};
-use trace_model::{Clock, Coverage, Region, TenantId, TraceId, UnixNanos};
+use trace_model::{Clock, Coverage, Region, TraceId, UnixNanos};
 
 use crate::handler::{GroupHandler, HandleError};
 pub use config::{PublisherConfig, PublisherError, SpanLogState};
 use duplicates::Repeats;
+pub use let_out::LetOut;
 pub use maker::PublisherMaker;
 pub use metrics::PublisherMetrics;
 use open_trace::OpenTrace;
 pub use policy::{FixedPolicy, IndexPolicy};
 use schedule::Schedule;
+use tenants::Tenants;
 use watermark::Progress;
 
 /// Rows appended in one call.
@@ -60,7 +64,7 @@ pub struct MetadataPublisher {
     policy: Arc<dyn IndexPolicy>,
     clock: Arc<dyn Clock>,
     metrics: PublisherMetrics,
-    tenants: HashMap<TenantId, u32, FxBuildHasher>,
+    tenants: Tenants,
     open: HashMap<TraceKey, OpenTrace, FxBuildHasher>,
     held_spans: usize,
     schedule: Schedule<TraceKey>,
@@ -98,7 +102,7 @@ impl MetadataPublisher {
             policy,
             clock,
             metrics,
-            tenants: HashMap::default(),
+            tenants: Tenants::default(),
             open: HashMap::default(),
             held_spans: 0,
             schedule: Schedule::new(config.publish_every),
@@ -109,11 +113,6 @@ impl MetadataPublisher {
         })
     }
 
-    fn tenant_number(&mut self, tenant: &TenantId) -> u32 {
-        let next = u32::try_from(self.tenants.len()).unwrap_or(u32::MAX);
-        *self.tenants.entry_ref(tenant).or_insert(next)
-    }
-
     /// Folds the records of a batch that were not folded before.
     async fn fold_batch(&mut self, batch: &LoggedBatch) -> Result<(), HandleError> {
         let partition = batch.range.partition;
@@ -121,7 +120,7 @@ impl MetadataPublisher {
         if batch.range.next <= from {
             return Ok(());
         }
-        let tenant = self.tenant_number(&batch.batch.source().tenant);
+        let tenant = self.tenants.number(&batch.batch.source().tenant);
         let resumed = self.resume_closed(batch, tenant, from).await?;
         let is_repeat = self.repeats.is_repeat(batch);
         if is_repeat {
@@ -237,6 +236,7 @@ impl MetadataPublisher {
                 self.held_spans = self.held_spans.saturating_sub(open.held_spans());
             }
         }
+        self.tenants.keep(self.open.keys().map(|key| key.tenant));
         self.metrics.traces_open.set(i64::try_from(self.open.len()).unwrap_or(i64::MAX));
         Ok(())
     }

@@ -44,11 +44,22 @@ pub struct IngesterMetrics {
     pub commit_failures: Family<GroupLabel, Counter>,
     /// 1 while the group's runner is at work.
     pub running: Family<GroupLabel, Gauge>,
+    /// 1 while another process reads the group and this one is ready to take over.
+    pub standing_by: Family<GroupLabel, Gauge>,
     /// Panics, after each of which the group was made anew.
     pub panics: Family<GroupLabel, Counter>,
 }
 
 impl IngesterMetrics {
+    /// Another process reads the group: there is no lag of this one's.
+    pub(crate) fn stand_by(&self, group: GroupId) {
+        let label = GroupLabel::from(group);
+        self.running.get_or_create(&label).set(0);
+        self.standing_by.get_or_create(&label).set(1);
+        self.lag_records.get_or_create(&label).set(0);
+        self.lag_seconds.get_or_create(&label).set(0.0);
+    }
+
     /// Adds all figures to a registry.
     pub fn register(&self, registry: &mut Registry) {
         let mut put = |name: &str, help: &str, metric: &Family<GroupLabel, Counter>| {
@@ -75,6 +86,11 @@ impl IngesterMetrics {
             "farspan_ingester_running_groups",
             "1 while the runner of a consumer group is at work",
             self.running.clone(),
+        );
+        registry.register(
+            "farspan_ingester_standing_by_groups",
+            "1 while another process reads a consumer group and this one is ready to take over",
+            self.standing_by.clone(),
         );
     }
 }

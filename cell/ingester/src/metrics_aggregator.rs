@@ -16,7 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use proto::LoggedBatch;
 use span_log::port::METRICS_AGGREGATOR;
-use span_log::{DamagedRange, GroupId};
+use span_log::{DamagedRange, GroupId, Sharing};
 use trace_model::{Coverage, UnixNanos};
 use trace_store::{MetricsStore, StoreError};
 
@@ -80,6 +80,12 @@ impl AggregatorMaker {
 impl GroupMaker for AggregatorMaker {
     fn group(&self) -> GroupId {
         METRICS_AGGREGATOR
+    }
+
+    /// Services, operations and calls across borders are known over all partitions, and the store's
+    /// checkpoint is one.
+    fn sharing(&self) -> Sharing {
+        Sharing::Alone
     }
 
     async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {

@@ -3,6 +3,9 @@
 //! **Never**: step over an error that may pass, commit what is not durable, or read on while what
 //! was read cannot be handed over. What waits is at most one read a partition.
 //!
+//! The log says which partitions are this process's ([`SpanLog::join`]). One that is wanted elsewhere is
+//! read no further, made durable, committed and released; what is known of one that is gone is dropped.
+//!
 //! Poison is narrowed down by halving what is handed over until one batch alone is refused; that one
 //! goes into the dead letter, and the group goes on behind it.
 
@@ -10,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_ok;
-use span_log::{CommitError, GroupId, SpanLog};
+use span_log::{Assignment, CommitError, GroupId, Hold, Sharing, SpanLog};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trace_model::{Clock, UnixNanos};
 
@@ -24,6 +28,7 @@ use crate::retries::Retries;
 mod desk;
 mod partition;
 mod retry;
+mod share;
 
 use desk::{Desk, Step};
 use partition::PartitionReader;
@@ -103,36 +108,46 @@ impl RunnerError {
     }
 }
 
-/// Drives one group over all partitions of a log.
+/// Why a runner ended whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Cancelled,
+    /// A group that one process reads alone is another process's now.
+    Taken,
+}
+
+/// Drives one group over the partitions of a log that are this process's.
 #[derive(Debug)]
 pub struct ConsumerRunner {
     desk: Desk,
     readers: Vec<PartitionReader>,
     tick_backoff: Backoff,
     group: GroupId,
+    sharing: Sharing,
+    assignment: watch::Receiver<Assignment>,
+    seed: u64,
 }
 
 impl ConsumerRunner {
     /// A runner for this handler. It starts at the committed offsets.
     #[must_use]
-    pub fn new(handler: Box<dyn GroupHandler>, parts: RunnerParts) -> Self {
+    pub fn new(handler: Box<dyn GroupHandler>, parts: RunnerParts, sharing: Sharing) -> Self {
         let group = handler.group();
         let config = &parts.config;
         let seed = parts.clock.now().0 ^ xxhash_rust::xxh3::xxh3_64(group.0.as_bytes());
-        let backoff = |salt: u64| {
-            Backoff::new(config.backoff_min, config.backoff_max, seed.wrapping_add(salt))
-        };
-        let partitions = parts.log.identity().partitions;
-        let readers = (0..partitions)
-            .map(|partition| PartitionReader::new(partition, backoff(u64::from(partition))))
-            .collect();
-        let tick_backoff = backoff(u64::MAX);
-        Self { desk: Desk::new(handler, parts), readers, tick_backoff, group }
+        let tick_backoff = Backoff::new(config.backoff_min, config.backoff_max, seed);
+        let assignment = parts.log.join(group, sharing);
+        let desk = Desk::new(handler, parts);
+        let readers = Vec::new();
+        let mut runner = Self { desk, readers, tick_backoff, group, sharing, assignment, seed };
+        runner.follow();
+        runner
     }
 
     /// Runs until the token is cancelled; then ticks the handler closed, commits and ends, inside
-    /// the close deadline.
-    pub async fn run(mut self, token: CancellationToken) -> Result<(), RunnerError> {
+    /// the close deadline. A group that is read alone also ends when it is taken.
+    pub async fn run(mut self, token: CancellationToken) -> Result<Ended, RunnerError> {
         let _running = RunningMark::set(&self.desk.parts, self.group);
         let close_deadline = self.desk.parts.config.close_deadline;
         let group = self.group;
@@ -142,7 +157,7 @@ impl ConsumerRunner {
         };
         tokio::select! {
             biased;
-            () = self.drive(&token) => Ok(()),
+            ended = self.drive(&token) => Ok(ended),
             () = deadline => {
                 tracing::warn!(%group, "a consumer group was not flushed in time; it will read again");
                 Err(RunnerError::Deadline { group })
@@ -150,9 +165,21 @@ impl ConsumerRunner {
         }
     }
 
-    async fn drive(&mut self, token: &CancellationToken) {
+    async fn drive(&mut self, token: &CancellationToken) -> Ended {
         while !token.is_cancelled() {
+            match self.sharing {
+                Sharing::Partitions => self.follow(),
+                // All or nothing: with fewer partitions the end of the log would be vouched for too early.
+                Sharing::Alone => {
+                    self.assignment.mark_unchanged();
+                    if self.is_taken() {
+                        self.yield_turn().await;
+                        return Ended::Taken;
+                    }
+                }
+            }
             let has_progressed = self.round(token).await;
+            self.hand_back().await;
             self.post_lag();
             if !has_progressed {
                 self.pause(token).await;
@@ -160,6 +187,7 @@ impl ConsumerRunner {
         }
         self.close().await;
         self.post_lag();
+        Ended::Cancelled
     }
 
     /// Gives each partition one step, and ticks. Says whether anything moved.
@@ -169,11 +197,11 @@ impl ConsumerRunner {
             self.tick().await;
         }
         for place in 0..self.readers.len() {
-            if token.is_cancelled() || !self.may_read() {
+            if token.is_cancelled() || !self.may_read() || self.is_reassigned() {
                 break;
             }
             let Some(reader) = self.readers.get_mut(place) else { break };
-            if self.desk.step(reader).await == Step::Progressed {
+            if !reader.is_leaving && self.desk.step(reader).await == Step::Progressed {
                 has_progressed = true;
                 self.tick().await;
             }
@@ -244,8 +272,11 @@ impl ConsumerRunner {
             if !reader.should_commit(*next) {
                 continue;
             }
-            match log.commit(self.group, reader.partition, *next).await {
+            match log.commit_held(self.group, reader.hold(), *next).await {
                 Ok(()) => reader.committed(*next),
+                Err(CommitError::Fenced(Hold { partition, since })) => {
+                    tracing::debug!(group = %self.group, partition, since, "a commit was fenced");
+                }
                 Err(CommitError::Backwards { committed, .. }) => reader.committed(committed),
                 Err(CommitError::Log(error)) => {
                     let label = GroupLabel::from(self.group);
@@ -267,6 +298,9 @@ impl ConsumerRunner {
         let mut waits = Vec::new();
         for reader in &self.readers {
             let wait = reader.backoff.remaining(now);
+            if reader.is_leaving {
+                continue;
+            }
             if !wait.is_zero() {
                 at_most = at_most.min(wait);
             } else if tick_wait.is_zero() {
@@ -283,9 +317,16 @@ impl ConsumerRunner {
                 std::future::pending::<()>().await;
             }
         };
+        let mut assignment = self.assignment.clone();
+        let reassigned = async {
+            if assignment.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = token.cancelled() => {}
             () = grown => {}
+            () = reassigned => {}
             () = tokio::time::sleep(at_most) => {}
         }
     }
@@ -313,6 +354,7 @@ impl ConsumerRunner {
             lag.uncommitted_records = lag.uncommitted_records.saturating_add(uncommitted);
             lag.age_ms = lag.age_ms.max(reader.age_ms(now, end.next));
         }
+        lag.partitions = self.readers.len();
         lag.retrying = self.desk.failing.clone();
         let label = GroupLabel::from(self.group);
         let records = i64::try_from(lag.records).unwrap_or(i64::MAX);
@@ -334,6 +376,7 @@ impl RunningMark {
     fn set(parts: &RunnerParts, group: GroupId) -> Self {
         parts.lag.post(GroupLag { is_running: true, ..GroupLag::unstarted(group) });
         parts.metrics.running.get_or_create(&group.into()).set(1);
+        parts.metrics.standing_by.get_or_create(&group.into()).set(0);
         Self { lag: parts.lag.clone(), metrics: parts.metrics.clone(), group }
     }
 }

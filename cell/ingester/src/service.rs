@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use span_log::GroupId;
+use span_log::{Assignment, GroupId, Sharing};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
 use crate::handler::{GroupHandler, GroupMaker, MakeError};
 use crate::lag::{GroupLag, LagBoard};
-use crate::runner::{ConsumerRunner, RunnerParts};
+use crate::retries::RetryError;
+use crate::runner::{ConsumerRunner, Ended, RunnerParts};
 
 /// A group that ran so long has recovered: its next panic is the first.
 const RECOVERED_AFTER: Duration = Duration::from_secs(300);
@@ -36,9 +38,10 @@ pub struct IngesterService {
 }
 
 impl IngesterService {
-    /// Makes every group's handler, then starts a task for each group on the tracker. They end when
-    /// the token is cancelled, each inside its close deadline; wait for them on the tracker. A group
-    /// that panics is made anew and reads again what it had not committed.
+    /// Makes the handler of every group that is this process's at once, then starts a task for each
+    /// group on the tracker. They end when the token is cancelled, each inside its close deadline; wait
+    /// for them on the tracker. A group that panics is made anew and reads again what it had not
+    /// committed; one that another process reads alone stands by and is made when its turn comes.
     pub async fn start(
         tracker: &TaskTracker,
         token: &CancellationToken,
@@ -47,15 +50,18 @@ impl IngesterService {
         let lag = parts.runner.lag.clone();
         let mut made = Vec::with_capacity(parts.groups.len());
         for maker in parts.groups {
-            let handler = maker.make().await?;
-            made.push((maker, handler));
+            let supervisor = Supervisor::new(maker, parts.runner.clone());
+            let handler = match supervisor.has_turn() {
+                true => Some(supervisor.maker.make().await?),
+                false => None,
+            };
+            made.push((supervisor, handler));
         }
         let mut groups = Vec::with_capacity(made.len());
-        for (maker, handler) in made {
-            let group = maker.group();
+        for (supervisor, handler) in made {
+            let group = supervisor.maker.group();
             groups.push(group);
             lag.post(GroupLag::unstarted(group));
-            let supervisor = Supervisor::new(maker, parts.runner.clone());
             let token = token.clone();
             drop(tracker.spawn(async move { supervisor.run(handler, token).await }));
         }
@@ -74,16 +80,16 @@ impl IngesterService {
         &self.groups
     }
 
-    /// Whether every group's runner is at work.
+    /// Whether every group's runner is at work or ready to take over.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.groups.iter().all(|group| self.check(*group).is_ok())
     }
 
-    /// Whether the group's runner is at work; else why not.
+    /// Whether the group's runner is at work or ready to take over; else why not.
     pub fn check(&self, group: GroupId) -> Result<(), String> {
         match self.lag.of(group) {
-            Some(lag) if lag.is_running => Ok(()),
+            Some(lag) if lag.is_running || lag.is_standing_by => Ok(()),
             Some(lag) => Err(lag.retrying.unwrap_or_else(|| "it does not run".to_owned())),
             None => Err("it was not started".to_owned()),
         }
@@ -95,6 +101,14 @@ struct Supervisor {
     maker: Arc<dyn GroupMaker>,
     parts: RunnerParts,
     backoff: Backoff,
+    assignment: watch::Receiver<Assignment>,
+}
+
+/// How a run came to its end.
+enum Run {
+    Over,
+    Taken,
+    Panicked(String),
 }
 
 impl Supervisor {
@@ -103,27 +117,46 @@ impl Supervisor {
         let seed = parts.clock.now().0 ^ xxhash_rust::xxh3::xxh3_64(name.as_bytes());
         let config = &parts.config;
         let backoff = Backoff::new(config.restart_min, config.restart_max, seed);
-        Self { maker, parts, backoff }
+        let assignment = parts.log.join(maker.group(), maker.sharing());
+        Self { maker, parts, backoff, assignment }
     }
 
-    /// Runs the group until the token is cancelled, however often it panics.
-    async fn run(mut self, first: Box<dyn GroupHandler>, token: CancellationToken) {
-        let mut handler = Some(first);
+    /// Whether the group is this process's to read.
+    fn has_turn(&self) -> bool {
+        let partitions = self.parts.log.identity().partitions;
+        match self.maker.sharing() {
+            Sharing::Partitions => true,
+            Sharing::Alone => self.assignment.borrow().is_whole(partitions),
+        }
+    }
+
+    /// Runs the group until the token is cancelled, however often it panics or is another process's.
+    async fn run(mut self, first: Option<Box<dyn GroupHandler>>, token: CancellationToken) {
+        let mut handler = first;
         while !token.is_cancelled() {
+            if !self.has_turn() {
+                handler = None;
+                self.stand_by(&token).await;
+                continue;
+            }
             let failure = match handler.take() {
-                Some(handler) => self.run_once(handler, &token).await,
+                Some(handler) => match self.run_once(handler, &token).await {
+                    Run::Over => return,
+                    Run::Taken => continue,
+                    Run::Panicked(reason) => reason,
+                },
                 None => match self.make().await {
                     Ok(made) => {
                         handler = Some(made);
                         continue;
                     }
-                    Err(reason) => Some(reason),
+                    Err(reason) => reason,
                 },
             };
-            let Some(reason) = failure else { return };
             self.parts.lag.amend(self.maker.group(), |lag| {
                 lag.is_running = false;
-                lag.retrying = Some(reason);
+                lag.is_standing_by = false;
+                lag.retrying = Some(failure);
             });
             let pause = self.backoff.fail(self.parts.clock.monotonic());
             if token.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -132,25 +165,46 @@ impl Supervisor {
         }
     }
 
+    /// Waits a moment for the group's turn: another process reads it, or nobody yet.
+    async fn stand_by(&mut self, token: &CancellationToken) {
+        let group = self.maker.group();
+        let assignment = self.assignment.borrow_and_update().clone();
+        let leaving = assignment.holds().filter(|(_, share)| share.is_leaving);
+        leaving.for_each(|(hold, _)| self.parts.log.release(group, hold));
+        self.parts.lag.post(GroupLag { is_standing_by: true, ..GroupLag::unstarted(group) });
+        self.parts.metrics.stand_by(group);
+        while let Some(waiting) = self.parts.retries.take(group) {
+            let reason = "another process reads the group, and this one stands by".to_owned();
+            let not_now = RetryError::NotNow { group: group.0.to_owned(), reason };
+            if waiting.reply.send(Err(not_now)).is_err() {
+                tracing::debug!(%group, "who asked for the retry has gone");
+            }
+        }
+        let at_most = self.parts.config.tick_every.saturating_mul(10);
+        tokio::select! {
+            () = token.cancelled() => {}
+            // An error: the log closes, and so does this process.
+            Ok(()) = self.assignment.changed() => {}
+            () = tokio::time::sleep(at_most) => {}
+        }
+    }
+
     /// Runs until the end, or gives the words of a panic.
-    async fn run_once(
-        &mut self,
-        handler: Box<dyn GroupHandler>,
-        token: &CancellationToken,
-    ) -> Option<String> {
+    async fn run_once(&mut self, handler: Box<dyn GroupHandler>, token: &CancellationToken) -> Run {
         let started = self.parts.clock.monotonic();
-        let runner = ConsumerRunner::new(handler, self.parts.clone());
+        let runner = ConsumerRunner::new(handler, self.parts.clone(), self.maker.sharing());
         // What the runner held is dropped with it: the next one starts from what is durable.
         let ran = AssertUnwindSafe(runner.run(token.clone())).catch_unwind().await;
         let panic = match ran {
             // A runner has said what went wrong; the next start reads again what it left.
-            Ok(Ok(()) | Err(_)) => return None,
+            Ok(Ok(Ended::Cancelled) | Err(_)) => return Run::Over,
+            Ok(Ok(Ended::Taken)) => return Run::Taken,
             Err(panic) => self.note_panic(panic.as_ref()),
         };
         if self.parts.clock.monotonic().saturating_sub(started) >= RECOVERED_AFTER {
             self.backoff.succeed();
         }
-        Some(panic)
+        Run::Panicked(panic)
     }
 
     /// Makes the group anew, or says why it cannot be.

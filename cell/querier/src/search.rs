@@ -45,7 +45,7 @@ impl Querier {
     /// How far the counts reach that are asked for behind this.
     pub(crate) async fn reach_of_counts(&self) -> Option<v1::Reach> {
         let end = self.ports.status.log_end().await;
-        self.reach(end, self.ports.metrics.counted().await).await
+        self.reach(end, self.ports.metrics.covered().await).await
     }
 
     /// `None` where the store cannot say: then nobody believes that it has everything.

@@ -156,7 +156,7 @@ impl MetricsStore for Cell {
         Err(StoreError::Unsupported("read only".to_owned()))
     }
 
-    async fn counted(&self) -> Result<Coverage, StoreError> {
+    async fn covered(&self) -> Result<Coverage, StoreError> {
         if self.is_uncounted.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("cannot say".to_owned()));
         }

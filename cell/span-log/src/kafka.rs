@@ -7,6 +7,7 @@
 
 mod appender;
 mod blocks;
+mod board;
 mod client;
 mod commits;
 mod config;
@@ -21,6 +22,8 @@ mod init;
 mod lane;
 mod lanes;
 mod lost;
+mod member;
+mod membership;
 mod message;
 mod open;
 mod pending;
@@ -41,6 +44,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use proto::{LoggedBatch, SpanBatch};
 use rdkafka::error::KafkaError;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use trace_model::{LogRange, TenantId, TraceId, UnixNanos};
 
@@ -48,12 +52,16 @@ use self::appender::Appender;
 use self::core::Core;
 use self::envelope::{key_of, partition_of};
 use self::lanes::batches_of;
+use self::membership::Membership;
+use self::open::upkeep;
 use self::questions::ask;
 use self::tail::Tail;
+use self::upkeep::tell_lost;
+use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
@@ -124,10 +132,28 @@ impl KafkaLog {
         tokio::time::timeout(tail.timeout(), catching_up).await.ok().flatten()
     }
 
+    /// Commits a partition, held by this process where it has joined the group.
+    fn note_commit(
+        &self,
+        group: GroupId,
+        (partition, hold): (u32, Option<Hold>),
+        next: u64,
+    ) -> Result<(), CommitError> {
+        self.core.check_partition(partition)?;
+        let end = self.core.ends.get(partition)?.next;
+        if next > end {
+            tracing::warn!(%group, partition, next, end, "a commit beyond the end was held there");
+        }
+        self.core.commits.commit(group, (partition, hold), next, end)
+    }
+
     fn shut(core: &Core, appender: &Appender, threads: Vec<Upkeep>) -> Result<(), LogError> {
+        // All are told before any is waited for: members leave their groups side by side.
+        let (threads, stops): (Vec<_>, Vec<_>) =
+            threads.into_iter().map(|one| (one.thread, one.stop)).unzip();
+        drop(stops);
         let mut has_panicked = false;
-        for Upkeep { thread, stop } in threads {
-            drop(stop);
+        for thread in threads {
             has_panicked |= thread.join().is_err();
         }
         let flushed = appender.close();
@@ -215,12 +241,32 @@ impl SpanLog for KafkaLog {
     }
 
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
-        self.core.check_partition(partition)?;
-        let end = self.core.ends.get(partition)?.next;
-        if next > end {
-            tracing::warn!(%group, partition, next, end, "a commit beyond the end was held there");
+        self.note_commit(group, (partition, None), next)
+    }
+
+    fn join(&self, group: GroupId, sharing: Sharing) -> watch::Receiver<Assignment> {
+        let (board, is_new) = self.core.commits.board_to_join(group);
+        let told = board.subscribe();
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_new && !self.core.is_closed.load(Ordering::Relaxed) {
+            let membership = Membership::new(Arc::clone(&self.core), group, sharing, board);
+            let started = upkeep(&format!("span-log-{group}"), move |stop| membership.run(&stop));
+            match started {
+                Ok(thread) => threads.push(thread),
+                Err(error) => self.core.note_fatal(format!("no thread for {group}: {error}")),
+            }
         }
-        self.core.commits.commit(group, partition, next, end)
+        told
+    }
+
+    async fn commit_held(&self, group: GroupId, hold: Hold, next: u64) -> Result<(), CommitError> {
+        self.note_commit(group, (hold.partition, Some(hold)), next)
+    }
+
+    fn release(&self, group: GroupId, hold: Hold) {
+        if let Some(board) = self.core.commits.board(group) {
+            board.release(hold);
+        }
     }
 
     async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError> {
@@ -267,11 +313,28 @@ impl SpanLog for KafkaLog {
         left.map_err(|error| failed(&error))?.ok_or_else(another_log)
     }
 
+    async fn note_set_aside(
+        &self,
+        range: LogRange,
+        append_times: (UnixNanos, UnixNanos),
+    ) -> Result<(), LogError> {
+        self.core.check_open()?;
+        let (incarnation, cause) = (self.core.identity.incarnation, LostCause::SetAside);
+        self.core.lost().note(LostRun { incarnation, range, append_times, cause });
+        let core = Arc::clone(&self.core);
+        let told = tokio::task::spawn_blocking(move || tell_lost(&core, false)).await;
+        let failed = |error: &dyn ToString| LogError::Unavailable(error.to_string());
+        told.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+    }
+
     fn health(&self) -> Result<(), String> {
         if self.core.is_closed.load(Ordering::Relaxed) {
             return Ok(());
         }
         self.core.check_open().map_err(|error| error.to_string())?;
+        if let Some(reason) = self.core.fatal() {
+            return Err(reason);
+        }
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = threads.iter().find(|one| one.thread.is_finished());
         if let Some(name) = ended.and_then(|one| one.thread.thread().name()) {

@@ -7,6 +7,7 @@
 //! (`docs/DECISIONS/006-log-keyed-by-trace.md`).
 #![warn(missing_docs)]
 
+pub mod assignment;
 pub mod embedded;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -14,6 +15,7 @@ pub mod memory;
 pub mod metrics;
 pub mod port;
 
+pub use assignment::{Assignment, Hold, Share, Sharing};
 pub use embedded::{EmbeddedConfig, EmbeddedLog, OpenError, WhenFull};
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaConfig, KafkaLog, KafkaOpenError, KafkaTailConfig, KafkaTopic};

@@ -82,6 +82,8 @@ pub struct LogMetrics {
     pub abandoned_segments: Counter,
     refused_batches: Family<RefusalLabel, Counter>,
     lag_records: Family<GroupLabel, Gauge>,
+    assigned_partitions: Family<GroupLabel, Gauge>,
+    rebalances: Family<GroupLabel, Counter>,
 }
 
 impl Default for LogMetrics {
@@ -103,6 +105,8 @@ impl Default for LogMetrics {
             abandoned_segments: Counter::default(),
             refused_batches: Family::default(),
             lag_records: Family::default(),
+            assigned_partitions: Family::default(),
+            rebalances: Family::default(),
         }
     }
 }
@@ -127,6 +131,9 @@ impl LogMetrics {
         registry.register("abandoned_segments", "Segments left", this.abandoned_segments);
         registry.register("refused_batches", "Batches refused", this.refused_batches);
         registry.register("lag_records", "Records a group has to handle", this.lag_records);
+        let assigned = this.assigned_partitions;
+        registry.register("assigned_partitions", "Partitions that are read here", assigned);
+        registry.register("rebalances", "Partitions given or taken", this.rebalances);
     }
 
     /// Counts a refused append.
@@ -146,5 +153,17 @@ impl LogMetrics {
     pub fn observe_lag(&self, group: GroupId, records: u64) {
         let records = i64::try_from(records).unwrap_or(i64::MAX);
         self.lag_records.get_or_create(&GroupLabel { group: group.0 }).set(records);
+    }
+
+    /// Notes how many of a group's partitions this process reads.
+    pub fn observe_assigned(&self, group: GroupId, partitions: usize) {
+        let partitions = i64::try_from(partitions).unwrap_or(i64::MAX);
+        self.assigned_partitions.get_or_create(&GroupLabel { group: group.0 }).set(partitions);
+    }
+
+    /// Counts a rebalance of a group, which has left this process so many partitions.
+    pub fn observe_rebalance(&self, group: GroupId, partitions: usize) {
+        self.rebalances.get_or_create(&GroupLabel { group: group.0 }).inc();
+        self.observe_assigned(group, partitions);
     }
 }

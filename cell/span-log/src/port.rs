@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::{LoggedBatch, SpanBatch};
+use tokio::sync::watch;
 use trace_model::{Coverage, LogRange, StoredSpan, TenantId, TraceId, UnixNanos};
+
+use crate::assignment::{Assignment, Hold, Sharing};
 
 /// What an adapter can do. A test's opt-outs, not the adapter's word, decide what is skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +87,8 @@ pub enum LostCause {
     WentBack,
     /// Their log is gone, and this one was made in its place.
     Recreated,
+    /// A store refused them: they lie in the dead letters of the process that had them.
+    SetAside,
 }
 
 impl LostCause {
@@ -95,6 +100,7 @@ impl LostCause {
             Self::Dropped => "dropped",
             Self::WentBack => "went-back",
             Self::Recreated => "recreated",
+            Self::SetAside => "set-aside",
         }
     }
 }
@@ -234,6 +240,10 @@ pub enum CommitError {
         /// What is committed.
         committed: u64,
     },
+    /// The partition is not this reader's any more: the commit has changed nothing, and whoever
+    /// reads it now handles again what was not committed.
+    #[error("partition {} is not held since generation {} any more", .0.partition, .0.since)]
+    Fenced(Hold),
     /// The log failed.
     #[error("the commit was not written")]
     Log(#[from] LogError),
@@ -249,6 +259,13 @@ pub enum CommitError {
 /// does and over restarts.
 /// **Idempotence.** The log does not look for duplicates: its readers do.
 /// **Ownership.** Batches that are read are shared; nobody changes them.
+/// **Sharing.** Several processes may read a group; [`SpanLog::join`] tells each its partitions. A
+/// reader reads and commits what it holds and nothing else. Where a partition is leaving, it reads no
+/// further, makes durable what it has handed over or drops it, commits, releases it. Where a partition
+/// is gone, or held since another generation, it drops all it knows of it: somebody else has gone on
+/// from the last commit, so that records after it are handled twice, and counts must be fenced by
+/// their store. No two readers are given a partition at a time, but one that was given up for dead
+/// may not know it yet.
 #[async_trait]
 pub trait SpanLog: Send + Sync + fmt::Debug {
     /// What the adapter can do.
@@ -292,6 +309,25 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// log closes or within a second: a lost commit is a replay, which readers bear.
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError>;
 
+    /// Joins a group, at the first call, and tells which partitions are this process's from now on.
+    /// The receiver goes on telling until the log closes; a log of one process gives all of them at
+    /// once and for good.
+    fn join(&self, _group: GroupId, _sharing: Sharing) -> watch::Receiver<Assignment> {
+        watch::channel(Assignment::of_all(self.identity().partitions)).1
+    }
+
+    /// As [`Self::commit`], for a partition that is held. Changes nothing where it is not held any
+    /// more ([`CommitError::Fenced`]).
+    async fn commit_held(&self, group: GroupId, hold: Hold, next: u64) -> Result<(), CommitError> {
+        if !Assignment::of_all(self.identity().partitions).has(hold) {
+            return Err(CommitError::Fenced(hold));
+        }
+        self.commit(group, hold.partition, next).await
+    }
+
+    /// Gives a leaving partition back: all that is to be committed of it was. Harmless otherwise.
+    fn release(&self, _group: GroupId, _hold: Hold) {}
+
     /// Spans of a trace in records that storage-writer has not committed, also after a restart.
     /// "Not found" is an empty list.
     async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError>;
@@ -308,6 +344,16 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// Forgets lost runs; durable when it returns. Gives how many.
     async fn forget_lost(&self, _which: ForgetLost) -> Result<usize, LogError> {
         Ok(0)
+    }
+
+    /// Tells all processes that read the log of records that storage-writer has put into its dead
+    /// letters; durable when it returns. A log of one process need not: it has the letters itself.
+    async fn note_set_aside(
+        &self,
+        _range: LogRange,
+        _append_times: (UnixNanos, UnixNanos),
+    ) -> Result<(), LogError> {
+        Ok(())
     }
 
     /// Whether the log's own tasks are at work; else which is not, and why. A log that is not well

@@ -252,7 +252,7 @@ impl MetricsStore for EmbeddedMetricsStore {
         .await
     }
 
-    async fn counted(&self) -> Result<Coverage, StoreError> {
+    async fn covered(&self) -> Result<Coverage, StoreError> {
         Ok(self.shared.view().covered.clone())
     }
 

@@ -169,7 +169,7 @@ impl MetricsStore for MemoryMetricsStore {
         Ok((state.covered.clone(), state.checkpoint.clone()))
     }
 
-    async fn counted(&self) -> Result<Coverage, StoreError> {
+    async fn covered(&self) -> Result<Coverage, StoreError> {
         Ok(self.lock().covered.clone())
     }
 

@@ -1,4 +1,5 @@
-//! Limits before any work: by address (token bucket), and by the number of requests being answered.
+//! Limits before any work: by address (token bucket) in this process, then over all gateways of the
+//! region where they share counters, and by the number of requests being answered.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::render::hold_body;
 use super::reply::ApiError;
 use crate::gateway::Gateway;
 use crate::metrics::{GatewayMetrics, RefusedBy};
+use crate::shared_state::{AddressLimit, Quota, SharedState};
 
 /// Addresses that have been quiet are forgotten this often: their buckets are full again.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -32,14 +34,20 @@ impl KeyExtractor for PeerAddress {
     type Key = IpAddr;
 
     fn extract<T>(&self, request: &Request<T>) -> Result<IpAddr, GovernorError> {
+        Ok(Self::of(request))
+    }
+}
+
+impl PeerAddress {
+    fn of<T>(request: &Request<T>) -> IpAddr {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let address = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
         // Without a connection (requests made within the process) all share one bucket.
         let address = address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        Ok(match address {
+        match address {
             IpAddr::V4(_) => address,
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        })
+        }
     }
 }
 
@@ -59,16 +67,54 @@ pub(super) fn apply(routes: Router<Arc<Gateway>>, gateway: &Gateway) -> Router<A
     let Some(governor) = builder.finish() else { return limited };
     let governor = Arc::new(governor);
     let limiter = Arc::clone(governor.limiter());
+    // Behind the own limit: what that refuses costs the shared counters nothing.
+    let shared = shared_limit(gateway);
+    let limited = match &shared {
+        Some(shared) => limited.layer(middleware::from_fn_with_state(shared.clone(), bound_shared)),
+        None => limited,
+    };
     let forgetting = Arc::new(Forgetting {
         forget: Box::new(move || {
             limiter.retain_recent();
             limiter.shrink_to_fit();
+            if let Some(shared) = &shared {
+                shared.limit.forget_quiet();
+            }
         }),
         clock: Arc::clone(&gateway.clock),
         last_seconds: AtomicU64::new(0),
     });
     let layer = GovernorLayer::new(governor).error_handler(move |error| refuse(&error, &metrics));
     limited.layer(layer).layer(middleware::from_fn_with_state(forgetting, forget_quiet))
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    limit: Arc<AddressLimit>,
+    metrics: GatewayMetrics,
+}
+
+fn shared_limit(gateway: &Gateway) -> Option<Shared> {
+    let SharedState { counters, gateways, metrics, .. } = &gateway.shared;
+    let config = &gateway.config;
+    let quota = Quota::new(config.requests_per_second, config.requests_burst);
+    let (counters, clock) = (Arc::clone(counters.as_ref()?), Arc::clone(&gateway.clock));
+    let limit = AddressLimit::new(counters, quota, *gateways, clock, metrics.clone());
+    Some(Shared { limit: Arc::new(limit), metrics: gateway.metrics.clone() })
+}
+
+async fn bound_shared(
+    State(shared): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    if let Err(wait) = shared.limit.admit(PeerAddress::of(&request)).await {
+        shared.metrics.count_refused(RefusedBy::SharedAddress);
+        let message = "too many requests from this address to the region's gateways";
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        return ApiError::refused(StatusCode::TOO_MANY_REQUESTS, message, seconds).into_our_shape();
+    }
+    next.run(request).await
 }
 
 fn refuse(error: &GovernorError, metrics: &GatewayMetrics) -> Response<Body> {

@@ -474,3 +474,37 @@ async fn red_edges_and_traces_of_a_call_are_json_with_a_certificate() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_gateways_that_share_counters_let_an_address_have_one_limit() {
+    use crate::shared_state::{MemoryCounters, SharedState};
+    let clock = Arc::new(service_kit::ManualClock::at(NOW));
+    let counters = Arc::new(MemoryCounters::new(clock));
+    let gateway = || {
+        let cells = ["eu", "us"].map(FakeCell::new).to_vec();
+        let index = FakeIndex::with_states(vec![level("eu"), level("us")]);
+        let gateway = gateway_with(&cells, &index, |config| config.requests_burst = 10);
+        let shared = SharedState { counters: Some(counters.clone()), ..SharedState::default() };
+        let gateway = Arc::into_inner(gateway).unwrap().with_shared_state(shared);
+        super::router(Arc::new(gateway))
+    };
+    let (one, other) = (gateway(), gateway());
+    let mut admitted = 0;
+    for _ in 0..10 {
+        for router in [&one, &other] {
+            let request = Request::get("/").body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            if response.status() == StatusCode::OK {
+                admitted += 1;
+                continue;
+            }
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()["retry-after"], "1");
+            let bytes = response.into_body().collect().await.unwrap().to_bytes();
+            let body: Value = serde_json::from_slice(&bytes).unwrap();
+            let message = body["error"]["message"].as_str().unwrap();
+            assert!(message.ends_with("to the region's gateways"), "{message}");
+        }
+    }
+    assert_eq!(admitted, 10);
+}

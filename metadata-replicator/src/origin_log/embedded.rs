@@ -221,7 +221,7 @@ impl OriginFeed for OriginLog {
     }
 
     fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {
-        self.inner.store.names(epoch)
+        self.inner.store.names_from(epoch, 0)
     }
 
     fn terms(&self) -> Terms {

@@ -141,9 +141,9 @@ impl Copy {
         let epoch = chunk.first.epoch;
         let saved = writer.names_saved.get(&epoch).copied().unwrap_or(0);
         let mut framer = Framer::default();
-        let names = self.store.names(epoch);
-        let names_count = u32::try_from(names.len()).unwrap_or(u32::MAX);
-        for name in names.into_iter().skip(saved as usize) {
+        let names = self.store.names_from(epoch, saved);
+        let names_count = saved.saturating_add(u32::try_from(names.len()).unwrap_or(u32::MAX));
+        for name in names {
             framer.put(chunk.first.sequence, Record::ServiceName(name))?;
         }
         for v1::OriginRecord { record, sequence } in chunk.records {
@@ -180,6 +180,10 @@ impl Copy {
         chunk: Chunk,
     ) -> Result<Checked, ReplicatorError> {
         let mut checked = self.check(&chunk)?;
+        if chunk.next == chunk.first {
+            // Names ahead of their rows: they are written with those.
+            return Ok(checked);
+        }
         self.write(writer, chunk)?;
         self.join(&checked.contributions);
         if let Some(watermark) = checked.watermark.take() {

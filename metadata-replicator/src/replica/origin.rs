@@ -287,8 +287,8 @@ impl FeedSink for Origin {
         let checked = self.disk.run(move || copy.take(&mut writer, chunk)).await?;
         let applied = checked.contributions.len() as u64;
         self.metrics.contributions_applied.get_or_create(&self.label).inc_by(applied);
-        let lag = UnixNanos(sent_unix_nano).since(checked.newest);
-        self.note_frame(end, Some(next), Some(Duration::from_nanos(lag)));
+        let lag = || Duration::from_nanos(UnixNanos(sent_unix_nano).since(checked.newest));
+        self.note_frame(end, Some(next), (checked.newest > UnixNanos(0)).then(lag));
         Ok(())
     }
 
@@ -330,7 +330,7 @@ impl OriginFeed for Origin {
     }
 
     fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {
-        self.copy.store.names(epoch)
+        self.copy.store.names_from(epoch, 0)
     }
 
     fn terms(&self) -> Terms {

@@ -122,6 +122,7 @@ fn load_records(
     meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
 ) -> Result<(), ReplicatorError> {
     segment.length = bytes.len() as u64;
+    let mut last = None;
     for scanned in Scan::new(bytes, HEADER_BYTES, first.sequence) {
         match scanned {
             Scanned::Record(record) => {
@@ -129,8 +130,13 @@ fn load_records(
                 let location = Location { segment: segment.number, offset: short(record.offset)? };
                 let stamp = meet(Met::Record { cursor, location, payload: record.payload })?;
                 segment.stamp = segment.stamp.max(stamp);
-                segment.mark(record.sequence, record.offset as u64);
-                segment.next_sequence = record.sequence.saturating_add(1);
+                if last.replace(record.sequence) != Some(record.sequence) {
+                    segment.mark(record.sequence, record.offset as u64);
+                }
+                // Names stand at the sequence of what follows them, and that may not be here.
+                if stamp > 0 {
+                    segment.next_sequence = record.sequence.saturating_add(1);
+                }
             }
             Scanned::Torn { offset } if is_last => {
                 let cut = bytes.len().saturating_sub(offset);

@@ -11,7 +11,7 @@ use super::segments::RawChunk;
 use crate::error::ReplicatorError;
 
 /// Distance of the places at which a read can enter a file.
-const MARK_BYTES: u64 = 32 << 10;
+pub(super) const MARK_BYTES: u64 = 32 << 10;
 
 /// An open segment file.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Segment {
         }
     }
 
-    /// Notes that records from this sequence on begin at the offset.
+    /// Notes that records from this sequence on begin at the offset: its first one does.
     pub(super) fn mark(&mut self, sequence: u64, offset: u64) {
         let is_due = self
             .marks
@@ -92,18 +92,34 @@ impl Part {
         Ok(bytes)
     }
 
-    /// Records of the part; a run of equal sequences is never cut.
+    /// Records of the part, about `bytes_max` of them but at least one where there is one; a run of
+    /// equal sequences is never cut. What lies between `first` and `next` and is not given is not
+    /// there.
     pub(super) fn read(&self, bytes_max: usize) -> Result<RawChunk, ReplicatorError> {
-        let reach = (bytes_max as u64)
+        let mut reach = (bytes_max as u64)
             .saturating_add(2 * MARK_BYTES)
             .saturating_add(PAYLOAD_BYTES_MAX as u64);
+        loop {
+            if let Some(chunk) = self.read_within(reach, bytes_max)? {
+                return Ok(chunk);
+            }
+            reach = reach.saturating_mul(2);
+        }
+    }
+
+    /// The same from the next `reach` bytes; `None` where no whole run of records ends in them.
+    fn read_within(
+        &self,
+        reach: u64,
+        bytes_max: usize,
+    ) -> Result<Option<RawChunk>, ReplicatorError> {
         let left = self.length.saturating_sub(self.offset);
         let length = usize::try_from(left.min(reach)).unwrap_or(usize::MAX);
         let bytes = self.body.read_range(self.offset, length);
         let bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
         let mut chunk = RawChunk { first: self.first, next: self.first, records: Vec::new() };
         let mut taken = 0_usize;
-        let mut is_cut = left > reach;
+        let mut behind = None;
         for scanned in Scan::new(&bytes, 0, 0) {
             let Scanned::Record(record) = scanned else { continue };
             if record.sequence < self.first.sequence {
@@ -111,17 +127,23 @@ impl Part {
             }
             let last = chunk.records.last().map(|(sequence, _)| *sequence);
             if taken >= bytes_max && last != Some(record.sequence) {
-                is_cut = true;
+                behind = last;
                 break;
             }
             taken = taken.saturating_add(record.payload.len());
             chunk.records.push((record.sequence, record.payload.to_vec()));
         }
-        let last = chunk.records.last().map(|(sequence, _)| sequence.saturating_add(1));
-        chunk.next.sequence = match last {
-            Some(after) if is_cut => after,
-            Some(_) | None => self.next_sequence,
-        };
-        Ok(chunk)
+        if behind.is_none() && left > reach {
+            // The last run may go on behind what was read.
+            let cut = chunk.records.last().map_or(0, |(sequence, _)| *sequence);
+            chunk.records.retain(|(sequence, _)| *sequence < cut);
+            behind = chunk.records.last().map(|(sequence, _)| *sequence);
+            if behind.is_none() {
+                return Ok(None);
+            }
+        }
+        chunk.next.sequence =
+            behind.map_or(self.next_sequence, |sequence| sequence.saturating_add(1));
+        Ok(Some(chunk))
     }
 }

@@ -156,10 +156,10 @@ impl RecordStore {
         Some(watermark)
     }
 
-    /// The service names of an epoch.
-    pub(crate) fn names(&self, epoch: Epoch) -> Vec<v1::ServiceName> {
+    /// The service names of an epoch from an id on.
+    pub(crate) fn names_from(&self, epoch: Epoch, id: u32) -> Vec<v1::ServiceName> {
         let words = self.words();
-        words.dictionaries.get(&epoch).into_iter().flat_map(|held| held.names_from(0)).collect()
+        words.dictionaries.get(&epoch).into_iter().flat_map(|held| held.names_from(id)).collect()
     }
 
     /// Changes the service names of an epoch.
@@ -191,7 +191,7 @@ impl RecordStore {
     ) -> Result<Location, ReplicatorError> {
         let names = |at: Cursor| {
             let mut framer = Framer::default();
-            for name in self.names(at.epoch) {
+            for name in self.names_from(at.epoch, 0) {
                 framer.put(at.sequence, Record::ServiceName(name))?;
             }
             Ok(framer.batch)
@@ -218,7 +218,7 @@ impl RecordStore {
             let record = record_of(&payload)?;
             // Names that are damaged take their rows with them, as was met when they were opened.
             if let Record::Contribution(row) = &record
-                && !services.is_some_and(|services| services.knows(row))
+                && !services.map_or(row.detail.is_none(), |services| services.knows(row))
             {
                 continue;
             }

@@ -11,7 +11,7 @@ use trace_model::location::{Cursor, Epoch};
 
 use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
 use super::packed::{Body, Packer};
-use super::part::{Part, Segment};
+use super::part::{MARK_BYTES, Part, Segment};
 use super::segment::{
     HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, record_at,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Batch {
     bytes: Vec<u8>,
     first: u64,
     last: u64,
+    /// Where a read can enter, ascending: a sequence and the offset of its first record.
+    marks: Vec<(u64, usize)>,
     /// Newest append time in it, nanoseconds; 0 where it holds names alone.
     pub(crate) stamp: u64,
 }
@@ -42,6 +44,11 @@ impl Batch {
         let offset = self.bytes.len();
         if offset == 0 {
             self.first = sequence;
+        }
+        let entered = self.marks.last().map_or(0, |(_, at)| *at);
+        let is_new = offset == 0 || sequence != self.last;
+        if is_new && (offset == 0 || offset.saturating_sub(entered) as u64 >= MARK_BYTES) {
+            self.marks.push((sequence, offset));
         }
         self.last = sequence;
         put_record(&mut self.bytes, sequence, payload);
@@ -86,6 +93,13 @@ struct State {
     segments: BTreeMap<Cursor, Segment>,
     by_number: BTreeMap<u32, Cursor>,
     next_number: u32,
+}
+
+impl State {
+    fn end(&self) -> Option<Cursor> {
+        let (first, segment) = self.segments.last_key_value()?;
+        Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
+    }
 }
 
 /// A directory of segments, held by one process. One caller appends or compacts at a time.
@@ -133,9 +147,7 @@ impl Segments {
 
     /// The cursor after the last record of all.
     pub(crate) fn end(&self) -> Option<Cursor> {
-        let state = self.state();
-        let (first, segment) = state.segments.last_key_value()?;
-        Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
+        self.state().end()
     }
 
     /// Appends a batch of one epoch at or behind the end, in a new file behind `names`. On error nothing of it is readable, and
@@ -195,7 +207,9 @@ impl Segments {
         let mut last = state.segments.last_entry().ok_or(ReplicatorError::Closed)?;
         let segment = last.get_mut();
         let offset = segment.length;
-        segment.mark(batch.first, offset);
+        for (sequence, at) in &batch.marks {
+            segment.mark(*sequence, offset.saturating_add(*at as u64));
+        }
         segment.length = offset.saturating_add(batch.bytes.len() as u64);
         segment.next_sequence = batch.last.saturating_add(1);
         segment.stamp = segment.stamp.max(batch.stamp);
@@ -222,6 +236,7 @@ impl Segments {
         state.by_number.insert(number, first);
         let mut segment = Segment::empty(number, body, path, first);
         segment.length = bytes.len() as u64;
+        segment.mark(first.sequence, HEADER_BYTES as u64);
         state.segments.insert(first, segment);
         Ok(())
     }
@@ -240,32 +255,38 @@ impl Segments {
         bytes_max: usize,
     ) -> Result<RawChunk, ReplicatorError> {
         let mut from = from.unwrap_or_default();
-        while let Some(part) = self.part_at(from) {
+        loop {
+            let part = match self.part_at(from) {
+                Ok(part) => part,
+                Err(end) => return Ok(RawChunk { first: end, next: end, records: Vec::new() }),
+            };
             let chunk = part.read(bytes_max)?;
             if !chunk.records.is_empty() {
                 return Ok(chunk);
             }
             from = chunk.next;
         }
-        // A file that was begun and holds nothing yet is passed, or a waiting reader would not wait.
-        let from = self.end().map_or(from, |end| end.max(from));
-        Ok(RawChunk { first: from, next: from, records: Vec::new() })
     }
 
-    /// The segment in which a read from the cursor begins.
-    fn part_at(&self, from: Cursor) -> Option<Part> {
+    /// The segment in which a read from the cursor begins; where there is none, the end as it was
+    /// then: a reader that took a later one would step over what was appended in between.
+    fn part_at(&self, from: Cursor) -> Result<Part, Cursor> {
         let state = self.state();
         let holds = |(first, segment): &(&Cursor, &Segment)| {
             first.epoch == from.epoch && segment.next_sequence > from.sequence
         };
         if let Some((first, segment)) = state.segments.range(..=from).next_back().filter(holds) {
-            return Some(segment.part(*first, from.sequence));
+            return Ok(segment.part(*first, from.sequence));
         }
         let behind = (Bound::Excluded(from), Bound::Unbounded);
         let filled =
             |(first, segment): &(&Cursor, &Segment)| segment.next_sequence > first.sequence;
-        let (first, segment) = state.segments.range(behind).find(filled)?;
-        Some(segment.part(*first, first.sequence))
+        match state.segments.range(behind).find(filled) {
+            Some((first, segment)) => Ok(segment.part(*first, first.sequence)),
+            // A file that was begun and holds nothing yet is passed, or a waiting reader would not
+            // wait.
+            None => Err(state.end().map_or(from, |end| end.max(from))),
+        }
     }
 
     /// The epoch and payload of a record; `None` where its segment is gone.
@@ -343,7 +364,7 @@ impl Segments {
         let header = Header { first, is_compacted: true, is_packed: true };
         let mut packer = Packer::new(header.encode());
         let mut rewritten = Segment::empty(number, Arc::clone(&part.body), path.clone(), first);
-        let mut moved = Vec::new();
+        let (mut moved, mut last) = (Vec::new(), None);
         for scanned in Scan::new(&bytes, HEADER_BYTES, 0) {
             let Scanned::Record(record) = scanned else {
                 sieve.meet_damage();
@@ -354,7 +375,9 @@ impl Segments {
             let offset = packer.plain_bytes();
             let put = |output: &mut Vec<u8>| put_record(output, record.sequence, record.payload);
             packer.put(put).map_err(failed())?;
-            rewritten.mark(record.sequence, offset as u64);
+            if last.replace(record.sequence) != Some(record.sequence) {
+                rewritten.mark(record.sequence, offset as u64);
+            }
             rewritten.stamp = rewritten.stamp.max(stamp);
             moved.push((from, Location { segment: number, offset: short(offset)? }));
         }
@@ -381,5 +404,41 @@ impl Segments {
         let Some(segment) = self.state().segments.remove(&first) else { return Ok(()) };
         self.state().by_number.remove(&segment.number);
         std::fs::remove_file(&segment.path).map_err(ReplicatorError::disk("remove", &segment.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_beside_the_writer_steps_over_nothing() {
+        const BATCHES: u64 = 4_000;
+        let directory = tempfile::tempdir().unwrap();
+        let segments = Segments::open(directory.path(), 64 << 10, &mut |_| Ok(1)).unwrap();
+        let epoch = Epoch { millis: 1, random: 1 };
+        segments.begin(Cursor { epoch, sequence: 0 }, &[]).unwrap();
+        let read_all = || {
+            let (mut at, mut expected) = (None, 0);
+            while expected < BATCHES {
+                let chunk = segments.read(at, 1 << 10).unwrap();
+                for (sequence, _) in &chunk.records {
+                    assert_eq!(*sequence, expected);
+                    expected += 1;
+                }
+                assert!(chunk.next.sequence <= expected, "{} of {expected}", chunk.next.sequence);
+                at = Some(chunk.next);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(read_all);
+            scope.spawn(read_all);
+            for sequence in 0..BATCHES {
+                let mut batch = Batch { stamp: 1, ..Batch::default() };
+                batch.put(sequence, &sequence.to_le_bytes());
+                let first = Cursor { epoch, sequence };
+                segments.append(first, &batch, &|_| Ok(Batch::default()), false).unwrap();
+            }
+        });
     }
 }

@@ -11,6 +11,7 @@ pub mod fault;
 pub mod gateway;
 pub mod home;
 pub mod listen;
+pub mod redis;
 pub mod replicator;
 mod section;
 mod setting;

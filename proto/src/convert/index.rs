@@ -21,7 +21,7 @@ use trace_model::{
     Contribution, Region, SpanId, TenantId, TimeRange, TraceId, UnixNanos, Watermark, WriterId,
 };
 
-pub use dictionary::ServiceDictionary;
+pub use dictionary::{OTHER_SERVICE, ServiceDictionary};
 pub use question::{
     look_up_entry_from_wire, look_up_entry_to_wire, region_state_from_wire, region_state_to_wire,
     summary_query_from_wire, summary_query_to_wire, terms_from_wire, terms_to_wire,
@@ -141,12 +141,18 @@ pub fn contribution_to_wire(
 }
 
 fn detail_to_wire(detail: &Detail, id_of: &mut dyn FnMut(&Arc<str>) -> u32) -> v1::Detail {
-    let services = detail.services.iter().map(|count| v1::ServiceCount {
-        service: id_of(&count.service),
-        spans: count.spans,
-        errors: count.errors,
-    });
-    let services = services.collect();
+    let mut services: Vec<v1::ServiceCount> = Vec::with_capacity(detail.services.len());
+    for ServiceCount { service, spans, errors } in &detail.services {
+        let service = id_of(service);
+        // Several may share the id of what has none of its own.
+        match services.iter_mut().find(|count| count.service == service) {
+            Some(count) => {
+                count.spans = count.spans.saturating_add(*spans);
+                count.errors = count.errors.saturating_add(*errors);
+            }
+            None => services.push(v1::ServiceCount { service, spans: *spans, errors: *errors }),
+        }
+    }
     let root = detail.root.as_ref().map(|root| v1::RootSpan {
         span_id: Bytes::copy_from_slice(root.span_id.as_bytes()),
         service: id_of(&root.service),

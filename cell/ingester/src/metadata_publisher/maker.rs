@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use metadata_replicator::{ContributionLog, OriginPeer};
 use span_log::port::METADATA_PUBLISHER;
-use span_log::{GroupId, SpanLog};
+use span_log::{GroupId, Sharing, SpanLog};
 use trace_model::Clock;
 
 use super::mending::{MendingPublisher, PublisherParts};
@@ -36,6 +36,11 @@ pub struct PublisherMaker {
 impl GroupMaker for PublisherMaker {
     fn group(&self) -> GroupId {
         METADATA_PUBLISHER
+    }
+
+    /// The watermark is over all partitions, and the origin log has one writer.
+    fn sharing(&self) -> Sharing {
+        Sharing::Alone
     }
 
     async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {

@@ -10,9 +10,17 @@ pub trait IndexPolicy: Send + Sync + fmt::Debug {
     /// What of this contribution goes out. Pure: the same answer for the same contribution.
     fn index_mode(&self, contribution: &Contribution) -> IndexMode;
 
+    /// The most that it ever lets out.
+    fn widest(&self) -> IndexMode;
+
+    /// The least that it ever lets out: what goes to readers is judged again where this is not all.
+    fn narrowest(&self) -> IndexMode;
+
     /// Whether it ever says [`IndexMode::None`]. Then the region's watermark proves nothing, and is
     /// published with a hole over all of time: a trace that the index does not know may be here.
-    fn may_withhold(&self) -> bool;
+    fn may_withhold(&self) -> bool {
+        self.narrowest() == IndexMode::None
+    }
 }
 
 /// One mode for everything.
@@ -24,8 +32,12 @@ impl IndexPolicy for FixedPolicy {
         self.0
     }
 
-    fn may_withhold(&self) -> bool {
-        self.0 == IndexMode::None
+    fn widest(&self) -> IndexMode {
+        self.0
+    }
+
+    fn narrowest(&self) -> IndexMode {
+        self.0
     }
 }
 

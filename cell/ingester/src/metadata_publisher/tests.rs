@@ -11,7 +11,7 @@ use span_log::LogIdentity;
 use trace_model::locality::IndexMode;
 use trace_model::location::{Cursor, Epoch, Keep};
 use trace_model::sampling_threshold::Threshold;
-use trace_model::{Forgotten, LogRange, TimeRange, Watermark};
+use trace_model::{Forgotten, LogRange, TenantId, TimeRange, Watermark};
 
 use super::*;
 
@@ -511,6 +511,40 @@ async fn index_mode_none_lets_nothing_out_and_proves_nothing() {
     let holes = bench.log.published().unwrap().holes;
     let withheld = TimeRange { start: UnixNanos(0), end: NOW.plus(1_000) };
     assert_eq!(holes, [withheld], "what was withheld stays unprovable");
+}
+
+#[tokio::test]
+async fn a_narrower_policy_holds_for_what_was_published_under_a_wider_one() {
+    use proto::v1::origin_record::Record;
+
+    let mut bench = Bench::new(IndexMode::Full);
+    bench.give(&[span(1, 1, 0)]).await;
+    bench.tick(100).await;
+    for mode in [IndexMode::Full, IndexMode::Routing, IndexMode::None] {
+        let feed = LetOut::under(Arc::new(FixedPolicy(mode)), Arc::clone(&bench.log) as _);
+        let chunk = feed.read_from(None, 1 << 20).await.unwrap();
+        let (mut rows, mut details, mut names, mut holes) = (0, 0, 0, Vec::new());
+        for record in chunk.records {
+            match record.record.unwrap() {
+                Record::Contribution(row) => {
+                    rows += 1;
+                    details += usize::from(row.detail.is_some());
+                }
+                Record::ServiceName(_) => names += 1,
+                Record::Watermark(mark) => holes = mark.holes,
+            }
+        }
+        names += feed.names(chunk.first.epoch).len();
+        let is_full = mode == IndexMode::Full;
+        let is_none = mode == IndexMode::None;
+        assert_eq!((rows, details), (usize::from(!is_none), usize::from(is_full)), "{mode:?}");
+        assert_eq!((names > 0, holes.is_empty()), (is_full, !is_none), "{mode:?}");
+        assert_eq!(
+            chunk.next,
+            bench.log.end().unwrap(),
+            "a reader goes on behind what it did not get"
+        );
+    }
 }
 
 #[tokio::test]

@@ -483,8 +483,8 @@ impl MetricsStore for Unreliable {
         self.inner.checkpoint().await
     }
 
-    async fn counted(&self) -> Result<Coverage, StoreError> {
-        self.inner.counted().await
+    async fn covered(&self) -> Result<Coverage, StoreError> {
+        self.inner.covered().await
     }
 
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {

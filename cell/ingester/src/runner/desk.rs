@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::LoggedBatch;
+use span_log::port::STORAGE_WRITER;
 use span_log::{DamagedRange, LogError};
 use trace_model::{LogRange, UnixNanos};
 
@@ -94,7 +95,7 @@ impl Desk {
         let bytes_max = self.parts.config.read_bytes_max;
         let label = GroupLabel::from(self.handler.group());
         match self.parts.log.read(reader.partition, reader.next(), bytes_max).await {
-            Ok(batches) => reader.hold(batches),
+            Ok(batches) => reader.keep(batches),
             Err(LogError::Damaged(damaged)) if damaged.range.next > reader.next() => {
                 let records = damaged.range.next.saturating_sub(reader.next());
                 self.parts.metrics.damaged_records.get_or_create(&label).inc_by(records);
@@ -186,6 +187,11 @@ impl Desk {
             append_times: (batch.append_time, batch.append_time),
             reason: reason.clone(),
         };
+        if group == STORAGE_WRITER {
+            // Before the letter: other processes that answer cannot see into this one's.
+            let (range, times) = (damaged.range, damaged.append_times);
+            self.parts.log.note_set_aside(range, times).await.map_err(|error| retry(&error))?;
+        }
         let dead_letters = Arc::clone(&self.parts.dead_letters);
         let put = tokio::task::spawn_blocking(move || dead_letters.put(group, &reason, &batch));
         let sequence = match put.await {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use proto::LoggedBatch;
-use span_log::DamagedRange;
+use span_log::{DamagedRange, Hold};
 use trace_model::UnixNanos;
 
 use crate::backoff::Backoff;
@@ -13,6 +13,10 @@ use crate::backoff::Backoff;
 #[derive(Debug)]
 pub(super) struct PartitionReader {
     pub(super) partition: u32,
+    /// The generation in which the partition was given to this process.
+    pub(super) since: u64,
+    /// It is wanted elsewhere: nothing more is read.
+    pub(super) is_leaving: bool,
     pub(super) backoff: Backoff,
     /// Read, not handed over: at most one read.
     pub(super) held: VecDeque<LoggedBatch>,
@@ -28,9 +32,11 @@ pub(super) struct PartitionReader {
 }
 
 impl PartitionReader {
-    pub(super) const fn new(partition: u32, backoff: Backoff) -> Self {
+    pub(super) const fn new(hold: Hold, backoff: Backoff) -> Self {
         Self {
-            partition,
+            partition: hold.partition,
+            since: hold.since,
+            is_leaving: false,
             backoff,
             held: VecDeque::new(),
             set_aside: None,
@@ -39,6 +45,18 @@ impl PartitionReader {
             committed: 0,
             last_append: UnixNanos(0),
         }
+    }
+
+    /// What commits name.
+    pub(super) const fn hold(&self) -> Hold {
+        Hold { partition: self.partition, since: self.since }
+    }
+
+    /// Drops what was read and not handed over: whoever reads the partition next reads it again.
+    pub(super) fn leave(&mut self) {
+        self.is_leaving = true;
+        self.held.clear();
+        self.set_aside = None;
     }
 
     /// Whether the committed offset was asked for.
@@ -63,7 +81,7 @@ impl PartitionReader {
     }
 
     /// Keeps what was read, but for batches that lie wholly below the position.
-    pub(super) fn hold(&mut self, batches: Vec<LoggedBatch>) {
+    pub(super) fn keep(&mut self, batches: Vec<LoggedBatch>) {
         let next = self.next();
         self.held.extend(batches.into_iter().filter(|batch| batch.range.next > next));
         self.chunk = usize::MAX;

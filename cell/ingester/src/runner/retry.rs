@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use proto::{LoggedBatch, SpanBatch};
 
+use span_log::ForgetLost;
+use span_log::port::STORAGE_WRITER;
+use trace_model::LogRange;
+
 use super::desk::Desk;
 use crate::dead_letter::{DeadLetter, DeadLetterError};
 use crate::handler::HandleError;
@@ -48,7 +52,20 @@ impl Desk {
         let letters = Arc::clone(&self.parts.dead_letters);
         let settling = tokio::task::spawn_blocking(move || letters.settle(sequence));
         settling.await.map_err(|error| DeadLetterError::Disk(error.into()))??;
+        if self.handler.group() == STORAGE_WRITER {
+            self.find_again(&batch).await;
+        }
         Ok(())
+    }
+
+    /// Other processes need not miss it any more. One that was told of together with its neighbours is
+    /// forgotten with them.
+    async fn find_again(&mut self, batch: &LoggedBatch) {
+        let LogRange { partition, first, .. } = batch.range;
+        let run = ForgetLost::Run { incarnation: batch.incarnation, partition, first };
+        if let Err(error) = self.parts.log.forget_lost(run).await {
+            tracing::warn!(%error, partition, first, "answers still miss a record that was taken");
+        }
     }
 }
 

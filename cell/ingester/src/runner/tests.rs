@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use async_trait::async_trait;
 use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
 use service_kit::SystemClock;
-use span_log::{Appended, Capabilities, DamagedRange, LogEnd, LogError, LogIdentity, TailAnswer};
+use span_log::{
+    Appended, Capabilities, DamagedRange, LogEnd, LogError, LogIdentity, Share, TailAnswer,
+};
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 use trace_model::{Coverage, LogRange, Region, TenantId, TraceId};
@@ -18,6 +20,8 @@ use crate::handler::{GroupMaker, MakeError};
 use crate::retries::RetryError;
 use crate::service::{IngesterParts, IngesterService};
 
+mod share;
+
 const GROUP: GroupId = GroupId("under-test");
 const INCARNATION: u64 = 7;
 
@@ -25,6 +29,9 @@ const INCARNATION: u64 = 7;
 #[derive(Debug, Default)]
 struct FakeLog {
     state: Mutex<LogState>,
+    /// What is assigned, where that changes.
+    assignment: Option<watch::Sender<Assignment>>,
+    released: Mutex<Vec<Hold>>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +52,17 @@ impl FakeLog {
 
     fn committed_next(&self) -> u64 {
         self.state.lock().unwrap().committed.get(&0).copied().unwrap_or(0)
+    }
+}
+
+impl FakeLog {
+    /// Gives these shares of the one partition, under a new generation.
+    fn assign(&self, shares: &[Share]) {
+        let Some(assignment) = &self.assignment else { return };
+        assignment.send_modify(|told| {
+            told.generation += 1;
+            told.partitions = shares.iter().map(|share| (0, *share)).collect();
+        });
     }
 }
 
@@ -121,6 +139,25 @@ impl SpanLog for FakeLog {
         Ok(())
     }
 
+    fn join(&self, _: GroupId, _: Sharing) -> watch::Receiver<Assignment> {
+        match &self.assignment {
+            Some(assignment) => assignment.subscribe(),
+            None => watch::channel(Assignment::of_all(1)).1,
+        }
+    }
+
+    async fn commit_held(&self, group: GroupId, hold: Hold, next: u64) -> Result<(), CommitError> {
+        if !self.join(group, Sharing::Partitions).borrow().has(hold) {
+            return Err(CommitError::Fenced(hold));
+        }
+        self.commit(group, hold.partition, next).await
+    }
+
+    fn release(&self, _: GroupId, hold: Hold) {
+        self.released.lock().unwrap().push(hold);
+        self.assign(&[]);
+    }
+
     async fn tail(&self, _: &TenantId, _: TraceId) -> Result<TailAnswer, LogError> {
         Err(LogError::Closed)
     }
@@ -150,6 +187,8 @@ struct Script {
     /// Handlers that were made, and how many of the next cannot be.
     made: AtomicU32,
     cannot_make: AtomicU32,
+    /// Whether one process reads the group alone.
+    is_alone: AtomicBool,
     /// Letters taken again, and whether the store has room for them.
     again: Mutex<Vec<u64>>,
     takes_again: AtomicBool,
@@ -165,6 +204,13 @@ struct FakeMaker {
 impl GroupMaker for FakeMaker {
     fn group(&self) -> GroupId {
         GROUP
+    }
+
+    fn sharing(&self) -> Sharing {
+        match self.script.is_alone.load(Ordering::SeqCst) {
+            true => Sharing::Alone,
+            false => Sharing::Partitions,
+        }
     }
 
     async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
@@ -282,7 +328,16 @@ impl Bench {
         letters_max: usize,
         prepare: impl FnOnce(&FakeLog, &Script),
     ) -> Self {
-        let log = Arc::new(FakeLog::default());
+        Self::start_on(FakeLog::default(), batches, letters_max, prepare).await
+    }
+
+    async fn start_on(
+        log: FakeLog,
+        batches: u64,
+        letters_max: usize,
+        prepare: impl FnOnce(&FakeLog, &Script),
+    ) -> Self {
+        let log = Arc::new(log);
         for place in 0..batches {
             log.with(|state| state.batches.push(logged(place * 2)));
         }

@@ -19,6 +19,7 @@ enum Cause {
     Dropped,
     WentBack,
     Recreated,
+    SetAside,
 }
 
 /// A run as the checkpoint keeps it.
@@ -44,6 +45,7 @@ impl KeptRun {
             LostCause::Dropped => Cause::Dropped,
             LostCause::WentBack => Cause::WentBack,
             LostCause::Recreated => Cause::Recreated,
+            LostCause::SetAside => Cause::SetAside,
         };
         Self { incarnation, first, next, first_time: first_time.0, last_time: last_time.0, cause }
     }
@@ -58,6 +60,7 @@ impl KeptRun {
                 Cause::Dropped => LostCause::Dropped,
                 Cause::WentBack => LostCause::WentBack,
                 Cause::Recreated => LostCause::Recreated,
+                Cause::SetAside => LostCause::SetAside,
             },
         }
     }

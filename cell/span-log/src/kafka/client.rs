@@ -128,6 +128,32 @@ pub(crate) fn lane(config: &KafkaConfig, voice: &Voice) -> Result<Consumer, Kafk
     consumer(client, voice)
 }
 
+/// A member of a group: it holds partitions and fetches nothing.
+pub(crate) fn member(
+    config: &KafkaConfig,
+    group: &str,
+    is_static: bool,
+) -> Result<ClientConfig, KafkaOpenError> {
+    let mut client = base(config)?;
+    client.set("group.id", group);
+    if let Some(name) = config.member.as_ref().filter(|_| is_static) {
+        client.set("group.instance.id", name);
+    }
+    client.set("partition.assignment.strategy", "cooperative-sticky");
+    client.set("session.timeout.ms", millis(config.session_timeout));
+    // Others' rebalances are heard of with a heartbeat.
+    let heartbeat = (config.session_timeout / 6).min(Duration::from_secs(2));
+    client.set("heartbeat.interval.ms", millis(heartbeat));
+    let drained = config.drain_timeout.saturating_add(config.request_timeout).saturating_mul(2);
+    client
+        .set("max.poll.interval.ms", millis(drained.max(config.session_timeout.saturating_mul(2))));
+    client.set("enable.auto.commit", "false");
+    client.set("enable.auto.offset.store", "false");
+    client.set("auto.offset.reset", "latest");
+    client.set("queued.max.messages.kbytes", "1");
+    Ok(client)
+}
+
 fn consumer(mut client: ClientConfig, voice: &Voice) -> Result<Consumer, KafkaOpenError> {
     client.set("enable.auto.commit", "false");
     client.set("enable.auto.offset.store", "false");

@@ -1,16 +1,20 @@
 //! How far each group has come: known here at once, at the brokers within a second.
 //!
 //! It must never let a group's offset go back, here or at the brokers: what another process has
-//! committed meanwhile counts.
+//! committed meanwhile counts. Of a group that this process is a member of it commits the partitions
+//! that it holds, as that member: the brokers refuse a member that was given up.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rdkafka::error::KafkaError;
 
+use super::board::Board;
 use super::client::Voice;
 use super::config::KafkaConfig;
 use super::group_offsets::{GroupOffsets, Kept, Lineage, text_of};
+use super::member::Member;
+use crate::assignment::Hold;
 use crate::port::{CommitError, GroupId, LogError};
 
 /// One partition of a group.
@@ -34,10 +38,15 @@ impl Place {
 }
 
 /// A group.
-struct Group {
-    id: GroupId,
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
     offsets: GroupOffsets,
     places: Mutex<Vec<Place>>,
+    /// Held while commits are written, and while partitions are given up: a commit that is on its way
+    /// is of a partition that is held.
+    writing: Mutex<()>,
+    /// This process in the group, where it has joined.
+    member: OnceLock<Arc<Member>>,
 }
 
 impl Group {
@@ -46,7 +55,7 @@ impl Group {
     }
 
     /// Takes over what the brokers have of these partitions.
-    fn learn(&self, partitions: &[u32], lineages: &[Lineage]) -> Result<(), KafkaError> {
+    pub(crate) fn learn(&self, partitions: &[u32], lineages: &[Lineage]) -> Result<(), KafkaError> {
         let kept = self.offsets.read(partitions)?;
         let mut places = self.places();
         for (partition, kept) in partitions.iter().zip(kept) {
@@ -65,8 +74,43 @@ impl Group {
         dirty.filter_map(|(partition, place)| Some((partition, place.committed?))).collect()
     }
 
+    /// Commits are written as this member from now on.
+    pub(crate) fn joins_as(&self, member: Arc<Member>) {
+        drop(self.member.set(member));
+    }
+
+    /// Partitions go to others: what was committed of them is written, unless they are lost already;
+    /// what could not be is forgotten, so that it is never written under another generation.
+    pub(crate) fn give_up(
+        &self,
+        board: &Board,
+        partitions: &[u32],
+        is_lost: bool,
+        lineages: &[Lineage],
+    ) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_lost && let Err(error) = self.write_dirty(lineages) {
+            tracing::warn!(
+                group = %self.id, %error,
+                "the last commits of given partitions were not written: their records are read again"
+            );
+        }
+        board.remove(partitions);
+        let mut places = self.places();
+        for partition in partitions {
+            if let Some(place) = places.get_mut(*partition as usize) {
+                place.committed = place.written;
+            }
+        }
+    }
+
     /// Brings what was committed here to the brokers.
-    fn flush(&self, lineages: &[Lineage]) -> Result<(), KafkaError> {
+    pub(crate) fn flush(&self, lineages: &[Lineage]) -> Result<(), KafkaError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_dirty(lineages)
+    }
+
+    fn write_dirty(&self, lineages: &[Lineage]) -> Result<(), KafkaError> {
         let partitions: Vec<u32> = self.dirty().iter().map(|(partition, _)| *partition).collect();
         if partitions.is_empty() {
             return Ok(());
@@ -77,7 +121,11 @@ impl Group {
         let kept = |(partition, offset): &(u32, u64)| {
             (*partition, Kept { offset: *offset, text: text.clone() })
         };
-        self.offsets.write(&dirty.iter().map(kept).collect::<Vec<_>>())?;
+        let offsets: Vec<(u32, Kept)> = dirty.iter().map(kept).collect();
+        match self.member.get() {
+            Some(member) => self.offsets.write_as(member, &offsets)?,
+            None => self.offsets.write(&offsets)?,
+        }
         let mut places = self.places();
         for (partition, offset) in dirty {
             if let Some(place) = places.get_mut(partition as usize) {
@@ -92,9 +140,10 @@ impl Group {
 pub(crate) struct Commits {
     config: KafkaConfig,
     voice: Voice,
-    lineages: Vec<Lineage>,
+    lineages: Arc<Vec<Lineage>>,
     partitions: Vec<u32>,
     groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
+    boards: Mutex<BTreeMap<GroupId, Arc<Board>>>,
 }
 
 impl Commits {
@@ -104,14 +153,43 @@ impl Commits {
         Self {
             config: config.clone(),
             voice,
-            lineages,
+            lineages: Arc::new(lineages),
             partitions: (0..partitions).collect(),
             groups: Mutex::default(),
+            boards: Mutex::default(),
         }
     }
 
+    pub(crate) const fn voice(&self) -> &Voice {
+        &self.voice
+    }
+
+    pub(crate) const fn lineages(&self) -> &Arc<Vec<Lineage>> {
+        &self.lineages
+    }
+
+    fn boards(&self) -> MutexGuard<'_, BTreeMap<GroupId, Arc<Board>>> {
+        self.boards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this process reads of a group, where it has joined it.
+    pub(crate) fn board(&self, id: GroupId) -> Option<Arc<Board>> {
+        self.boards().get(&id).cloned()
+    }
+
+    /// The board of a group that is to be joined, and whether it is new.
+    pub(crate) fn board_to_join(&self, id: GroupId) -> (Arc<Board>, bool) {
+        let mut boards = self.boards();
+        if let Some(board) = boards.get(&id) {
+            return (Arc::clone(board), false);
+        }
+        let board = Arc::new(Board::new());
+        boards.insert(id, Arc::clone(&board));
+        (board, true)
+    }
+
     /// The group, asked for at the brokers where it is not known yet: that blocks.
-    fn group(&self, id: GroupId) -> Result<Arc<Group>, LogError> {
+    pub(crate) fn group(&self, id: GroupId) -> Result<Arc<Group>, LogError> {
         let failed = |error: &dyn ToString| {
             LogError::Unavailable(format!("the offsets of {id}: {}", error.to_string()))
         };
@@ -123,7 +201,8 @@ impl Commits {
         let offsets = GroupOffsets::open(&self.config, &name, &self.voice);
         let offsets = offsets.map_err(|error| failed(&error))?;
         let places = Mutex::new(vec![Place::default(); self.partitions.len()]);
-        let group = Arc::new(Group { id, offsets, places });
+        let (writing, member) = (Mutex::default(), OnceLock::new());
+        let group = Arc::new(Group { id, offsets, places, writing, member });
         group.learn(&self.partitions, &self.lineages).map_err(|error| failed(&error))?;
         groups.insert(id, Arc::clone(&group));
         Ok(group)
@@ -155,16 +234,25 @@ impl Commits {
         places.get(partition as usize)?.committed
     }
 
-    /// Notes a commit, held at `end`.
+    /// Notes a commit, held at `end`. Where this process is a member of the group, the partition must
+    /// be held: as `hold` says, if it is given.
     pub(crate) fn commit(
         &self,
         id: GroupId,
-        partition: u32,
+        (partition, hold): (u32, Option<Hold>),
         next: u64,
         end: u64,
     ) -> Result<(), CommitError> {
         let group = self.group(id)?;
+        let board = self.board(id);
         let mut places = group.places();
+        // Looked at under the lock that giving partitions up takes after it has removed them.
+        match (&board, hold) {
+            (Some(board), Some(hold)) if !board.has(hold) => return Err(CommitError::Fenced(hold)),
+            (Some(board), None) => drop(board.hold_on(partition).map_err(CommitError::Fenced)?),
+            (None, Some(hold)) => return Err(CommitError::Fenced(hold)),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
         let place = places.get_mut(partition as usize);
         let place = place.ok_or(CommitError::Log(LogError::NoPartition(partition)))?;
         let committed = place.committed.unwrap_or(0);
@@ -193,15 +281,6 @@ impl Commits {
         for group in self.known() {
             if let Err(error) = group.learn(&self.partitions, &self.lineages) {
                 tracing::debug!(%error, group = %group.id, "commits are not known anew");
-            }
-        }
-    }
-
-    /// Lets the next flush write everything again, so that no offset of a quiet partition expires.
-    pub(crate) fn renew(&self) {
-        for group in self.known() {
-            for place in group.places().iter_mut() {
-                place.written = None;
             }
         }
     }

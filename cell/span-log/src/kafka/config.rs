@@ -101,6 +101,16 @@ pub struct KafkaConfig {
     pub lane_bytes_max: usize,
     /// Decoded records shared by groups that read at the same place (default 32 MiB).
     pub cache_bytes_max: usize,
+    /// Name of this process among the members of its groups, for static membership: one that is
+    /// started again within the session gets its partitions back without a rebalance. No two
+    /// processes may have the same; `None`: a member leaves when its log is closed.
+    pub member: Option<String>,
+    /// A member that was not heard of for so long is given up for dead, and others get its partitions
+    /// (default 15 s; the brokers' `group.min.session.timeout.ms`, 6 s, at least).
+    pub session_timeout: Duration,
+    /// A partition that is wanted elsewhere is given up at the latest after this, whatever its reader
+    /// still has in hand (default 10 s).
+    pub drain_timeout: Duration,
     /// The live tail; `None` for processes that answer no reads by id.
     pub tail: Option<KafkaTailConfig>,
 }
@@ -130,6 +140,9 @@ impl KafkaConfig {
             lanes_max: 4,
             lane_bytes_max: 1 << 20,
             cache_bytes_max: 32 << 20,
+            member: None,
+            session_timeout: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(10),
             tail: Some(KafkaTailConfig::default()),
         }
     }
@@ -169,6 +182,10 @@ impl KafkaConfig {
         if times.iter().any(Duration::is_zero) {
             return fault("timeouts", "must not be 0");
         }
+        let member_times = [self.session_timeout, self.drain_timeout];
+        if member_times.iter().any(|time| time.is_zero() || *time > MEMBER_TIME_MAX) {
+            return fault("session_timeout", "must lie above 0 and at most at 10 min");
+        }
         if self.lanes_max == 0 || self.lane_bytes_max == 0 {
             return fault("lanes_max", "must not be 0");
         }
@@ -180,11 +197,12 @@ impl KafkaConfig {
     }
 }
 
+const MEMBER_TIME_MAX: Duration = Duration::from_secs(600);
 const PREFIX_BYTES_MAX: usize = 200;
 const RECORD_BYTES_CEILING: usize = 16 << 20;
 
 /// Properties that are ours alone.
-const OWN_PROPERTIES: [&str; 21] = [
+const OWN_PROPERTIES: [&str; 25] = [
     "acks",
     "request.required.acks",
     "allow.auto.create.topics",
@@ -197,6 +215,10 @@ const OWN_PROPERTIES: [&str; 21] = [
     "enable.partition.eof",
     "check.crcs",
     "group.id",
+    "group.instance.id",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
     "group.protocol",
     "group.remote.assignor",
     "partition.assignment.strategy",
@@ -217,7 +239,8 @@ mod tests {
         let good = KafkaConfig::at(vec!["localhost:9092".to_owned()]);
         assert!(good.check().is_ok());
         type Change = fn(&mut KafkaConfig);
-        let faults: [(Change, &str); 8] = [
+        let faults: [(Change, &str); 9] = [
+            (|config| config.session_timeout = Duration::ZERO, "session_timeout"),
             (|config| config.brokers.clear(), "brokers"),
             (|config| config.prefix = "a b".to_owned(), "prefix"),
             (|config| config.record_bytes_max = 10, "record_bytes_max"),

@@ -36,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) commits: Commits,
     pub(crate) damaged: Mutex<DamageList>,
     pub(crate) lost: Mutex<LostBoard>,
+    /// What only a new start of the process mends.
+    pub(crate) fatal: Mutex<Option<String>>,
     pub(crate) is_closed: AtomicBool,
 }
 
@@ -151,6 +153,16 @@ impl Core {
 
     pub(crate) fn lost(&self) -> MutexGuard<'_, LostBoard> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what only a new start of the process mends.
+    pub(crate) fn note_fatal(&self, reason: String) {
+        *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    /// What only a new start of the process mends, if there is something.
+    pub(crate) fn fatal(&self) -> Option<String> {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until an end lies beyond an offset, at most so long.

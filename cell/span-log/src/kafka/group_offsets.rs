@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 
 use super::client::{Consumer, Voice, asker, guarded, list_of, number_of, offset_at, offset_from};
@@ -82,8 +82,17 @@ impl GroupOffsets {
         Ok(kept)
     }
 
-    /// Keeps these: durable when it returns.
+    /// Keeps these: durable when it returns. The brokers refuse it while the group has members.
     pub(crate) fn write(&self, offsets: &[(u32, Kept)]) -> Result<(), KafkaError> {
+        self.write_as(&self.consumer, offsets)
+    }
+
+    /// The same, as a consumer of the group: refused where it is no member of the group as it is now.
+    pub(crate) fn write_as<C: ConsumerContext>(
+        &self,
+        consumer: &BaseConsumer<C>,
+        offsets: &[(u32, Kept)],
+    ) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::new();
         for (partition, kept) in offsets {
             let mut element = list.add_partition(&self.topic, number_of(*partition));
@@ -93,7 +102,7 @@ impl GroupOffsets {
         if offsets.is_empty() {
             return Ok(());
         }
-        self.consumer.commit(&list, CommitMode::Sync)
+        consumer.commit(&list, CommitMode::Sync)
     }
 
     /// Lets the client say what it has to say.

@@ -34,11 +34,18 @@ const fn letter_of(cause: LostCause) -> &'static str {
         LostCause::Dropped => "x",
         LostCause::WentBack => "w",
         LostCause::Recreated => "r",
+        LostCause::SetAside => "s",
     }
 }
 
 fn cause_of(letter: &str) -> Option<LostCause> {
-    let all = [LostCause::Damaged, LostCause::Dropped, LostCause::WentBack, LostCause::Recreated];
+    let all = [
+        LostCause::Damaged,
+        LostCause::Dropped,
+        LostCause::WentBack,
+        LostCause::Recreated,
+        LostCause::SetAside,
+    ];
     all.into_iter().find(|cause| letter_of(*cause) == letter)
 }
 
@@ -173,7 +180,11 @@ mod tests {
             last: 5,
             cut: 99,
             forgotten_until: Some(UnixNanos::from_millis(4)),
-            lost: vec![run(LostCause::Damaged, 1, 2), run(LostCause::Recreated, 9, u64::MAX)],
+            lost: vec![
+                run(LostCause::Damaged, 1, 2),
+                run(LostCause::SetAside, 4, 5),
+                run(LostCause::Recreated, 9, u64::MAX),
+            ],
         }
     }
 

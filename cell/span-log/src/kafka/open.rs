@@ -149,6 +149,7 @@ fn core_of(config: &KafkaConfig, voice: &Voice, clock: Arc<dyn Clock>, found: &F
         commits: Commits::new(config, voice.clone(), lineages),
         damaged: Mutex::default(),
         lost: Mutex::new(lost),
+        fatal: Mutex::default(),
         is_closed: AtomicBool::new(false),
     }
 }
@@ -196,7 +197,10 @@ fn start(
     }))
 }
 
-fn upkeep(name: &str, work: impl FnOnce(Receiver<()>) + Send + 'static) -> std::io::Result<Upkeep> {
+pub(super) fn upkeep(
+    name: &str,
+    work: impl FnOnce(Receiver<()>) + Send + 'static,
+) -> std::io::Result<Upkeep> {
     let (stop, stopped) = sync_channel(0);
     let named = std::thread::Builder::new().name(name.to_owned());
     Ok(Upkeep { thread: named.spawn(move || work(stopped))?, stop })

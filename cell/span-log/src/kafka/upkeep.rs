@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use trace_model::{LogRange, UnixNanos};
 
 use super::core::Core;
@@ -18,7 +19,8 @@ const FIRSTS_EVERY: Duration = Duration::from_secs(5);
 const LEADERS_EVERY: Duration = Duration::from_secs(30);
 /// Other processes' commits are asked for, and lags measured, so often.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-/// All commits and the identity are written again so often.
+/// The identity is written again so often. Commits need not be: those of a group with members do not
+/// expire, and a group without any for a week has lost the log to its retention.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 /// The identity is looked at so often.
 const CONFIRM_EVERY: Duration = Duration::from_secs(10);
@@ -46,7 +48,7 @@ impl Due {
 }
 
 /// Whether the thread is to stop; waits for at most so long.
-fn is_stopped(stop: &Receiver<()>, at_most: Duration) -> bool {
+pub(crate) fn is_stopped(stop: &Receiver<()>, at_most: Duration) -> bool {
     !matches!(stop.recv_timeout(at_most), Err(RecvTimeoutError::Timeout))
 }
 
@@ -86,9 +88,6 @@ pub(crate) fn keep_commits(core: &Core, tail: Option<&Arc<Tail>>, stop: &Receive
     let mut confirm = Due::after(now(), CONFIRM_EVERY);
     while !is_stopped(stop, core.config.commit_every) {
         let is_renewed = renew.is_due(now());
-        if is_renewed {
-            core.commits.renew();
-        }
         drop(core.commits.flush());
         if refresh.is_due(now()) {
             core.commits.refresh();
@@ -106,12 +105,19 @@ pub(crate) fn keep_commits(core: &Core, tail: Option<&Arc<Tail>>, stop: &Receive
 
 /// Confirms that the topic is still the same log, and tells what is lost of it.
 fn keep_identity(core: &Core, is_due: bool) {
-    let pending = core.lost().pending().to_vec();
-    match core.identity_keeper.keep(core.identity.incarnation, &pending, is_due) {
-        Ok(Some((texts, is_written))) => core.lost().learn(&texts, is_written),
-        Ok(None) => core.ends.note_another_log("its identity is another"),
-        Err(error) => tracing::debug!(%error, "the identity of the span log is not confirmed"),
+    if let Err(error) = tell_lost(core, is_due) {
+        tracing::debug!(%error, "the identity of the span log is not confirmed");
     }
+}
+
+/// The same; the brokers have what is lost when it returns. Blocks.
+pub(crate) fn tell_lost(core: &Core, is_due: bool) -> Result<(), KafkaError> {
+    let pending = core.lost().pending().to_vec();
+    match core.identity_keeper.keep(core.identity.incarnation, &pending, is_due)? {
+        Some((texts, is_written)) => core.lost().learn(&texts, is_written),
+        None => core.ends.note_another_log("its identity is another"),
+    }
+    Ok(())
 }
 
 /// Notes what retention has taken before storage-writer had it.

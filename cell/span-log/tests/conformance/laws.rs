@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use proto::TraceSlice;
 use service_kit::{ManualClock, SystemClock};
-use span_log::port::STORAGE_WRITER;
+use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{
-    Capabilities, CommitError, ForgetLost, GroupId, LogEraser, LogError, Lost, SpanLog,
+    Capabilities, CommitError, ForgetLost, GroupId, Hold, LogEraser, LogError, Lost, Sharing,
+    SpanLog,
 };
 use trace_model::{Clock, TimeRange, UnixNanos};
 
@@ -88,6 +89,8 @@ laws!($ every_law:
     commits_never_go_back,
     a_commit_beyond_the_end_is_held_at_the_end,
     a_group_without_commit_begins_at_the_oldest,
+    a_partition_is_committed_by_the_hold_on_it_and_by_no_other,
+    a_group_that_is_read_alone_is_given_whole,
     a_waiter_wakes_at_an_append_and_at_its_time_limit,
     the_tail_has_an_acknowledged_batch_at_once,
     tenants_with_one_trace_id_do_not_see_each_other,
@@ -251,6 +254,32 @@ pub(crate) async fn a_commit_beyond_the_end_is_held_at_the_end(subject: Subject)
     subject.log.append(batch(&[1, 2])).await.unwrap();
     subject.log.commit(STORAGE_WRITER, PARTITION, 9).await.unwrap();
     assert_eq!(subject.log.committed(STORAGE_WRITER, PARTITION).unwrap(), 2);
+}
+
+pub(crate) async fn a_partition_is_committed_by_the_hold_on_it_and_by_no_other(subject: Subject) {
+    let log = &subject.log;
+    log.append(batch(&[1, 2, 3])).await.unwrap();
+    let mut told = log.join(SEARCH_INDEXER, Sharing::Partitions);
+    let given = told.wait_for(|assignment| assignment.is_whole(1));
+    let given = tokio::time::timeout(60 * SECOND, given).await.unwrap().unwrap().clone();
+    let (hold, share) = given.holds().next().unwrap();
+    assert_eq!((hold.partition, share.is_leaving), (PARTITION, false));
+    log.commit_held(SEARCH_INDEXER, hold, 2).await.unwrap();
+    let void = Hold { since: hold.since + 1, ..hold };
+    let fenced = log.commit_held(SEARCH_INDEXER, void, 3).await.unwrap_err();
+    assert!(matches!(fenced, CommitError::Fenced(of) if of == void), "{fenced}");
+    assert_eq!(log.committed(SEARCH_INDEXER, PARTITION).unwrap(), 2);
+    // Nobody has asked for it back.
+    log.release(SEARCH_INDEXER, hold);
+    log.commit_held(SEARCH_INDEXER, hold, 3).await.unwrap();
+    assert_eq!(log.committed(SEARCH_INDEXER, PARTITION).unwrap(), 3);
+    assert_eq!(*log.join(SEARCH_INDEXER, Sharing::Partitions).borrow(), given);
+}
+
+pub(crate) async fn a_group_that_is_read_alone_is_given_whole(subject: Subject) {
+    let mut told = subject.log.join(STORAGE_WRITER, Sharing::Alone);
+    let given = told.wait_for(|assignment| assignment.is_whole(1));
+    assert!(tokio::time::timeout(60 * SECOND, given).await.unwrap().is_ok());
 }
 
 pub(crate) async fn a_group_without_commit_begins_at_the_oldest(subject: Subject) {

@@ -2,7 +2,10 @@
 
 mod cluster;
 mod groups;
+mod ledger;
 mod lost;
+mod lost_members;
+mod members;
 mod records;
 mod restart;
 

@@ -26,9 +26,9 @@ use writer::Writer;
 
 /// Counts in a ClickHouse database.
 ///
-/// Any number of processes may ask; one counts. The first [`MetricsStore::apply`] or
-/// [`MetricsStore::checkpoint`] makes a process the one that counts: it finishes what a crash has
-/// left half done, and the one before it is refused from then on.
+/// Any number of processes may ask; one counts. The first [`MetricsStore::apply`] and every
+/// [`MetricsStore::checkpoint`] make a process the one that counts: it finishes what another has left
+/// half done, and the one before it is refused until it asks for the checkpoint again.
 #[derive(Debug)]
 pub struct ClickhouseMetricsStore {
     engine: Engine,
@@ -61,11 +61,13 @@ impl MetricsStore for ClickhouseMetricsStore {
 
     async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError> {
         let mut writer = self.writer.lock().await;
+        // A new turn knows nothing of the last one: another may have counted in between.
+        *writer = Writer::default();
         writer.settle(&self.engine, &*self.clock).await?;
         writer.checkpoint(&self.engine).await
     }
 
-    async fn counted(&self) -> Result<Coverage, StoreError> {
+    async fn covered(&self) -> Result<Coverage, StoreError> {
         Ok(progress::position(&self.engine).await?.covered)
     }
 

@@ -159,19 +159,22 @@ pub struct EdgeTraceQuery {
 /// Keeps the counts.
 ///
 /// **Idempotence.** Deltas carry the log range that they come from; what is covered is not counted
-/// again, and of two deltas that cover the same only the first counts. **Order.** One writer.
+/// again, and of two deltas that cover the same only the first counts. **Order.** One writer at a
+/// time: whoever asked for the checkpoint last. Where processes take turns, the deltas of the one
+/// before are refused from then on, whatever it still believes.
 /// **Durability.** After `apply` returned the delta survives kill and loss of power.
 #[async_trait]
 pub trait MetricsStore: Send + Sync + fmt::Debug {
     /// Takes a delta in, whole or not at all.
     async fn apply(&self, delta: MetricsDelta) -> Result<(), StoreError>;
 
-    /// How far the log is counted, and the aggregator's state there.
+    /// Makes the caller the one that counts, and gives how far the log is counted, with the aggregator's
+    /// state there.
     async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError>;
 
-    /// How far the log is counted: whoever asks for counts afterwards is given all of that. Costs no
-    /// more than a question.
-    async fn counted(&self) -> Result<Coverage, StoreError>;
+    /// How far the log is counted, for whoever does not count: who asks for counts afterwards is given
+    /// all of that. Costs no more than a question.
+    async fn covered(&self) -> Result<Coverage, StoreError>;
 
     /// Series of the minutes that touch the range, by key.
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError>;

@@ -32,7 +32,8 @@ pub(crate) struct FrameCheck {
 }
 
 impl FrameCheck {
-    /// Judges a frame and moves on. Records of one epoch, in order, never back.
+    /// Judges a frame and moves on. Records of one epoch, in order, never back. Names alone may
+    /// come ahead of what follows: such a frame ends where it begins.
     pub(crate) fn take(&mut self, frame: v1::OriginFrame) -> Result<Received, ReplicatorError> {
         let end = frame.end.map(Cursor::from);
         let sent_unix_nano = frame.sent_unix_nano;
@@ -50,7 +51,8 @@ impl FrameCheck {
         if chunk.records.len() > FRAME_RECORDS_MAX {
             return Err(ReplicatorError::Protocol("a frame of too many records"));
         }
-        if chunk.next.epoch != chunk.first.epoch || chunk.next <= chunk.first {
+        let is_ahead = chunk.next == chunk.first && chunk.records.iter().all(is_name);
+        if chunk.next.epoch != chunk.first.epoch || (chunk.next <= chunk.first && !is_ahead) {
             return Err(ReplicatorError::Protocol("a frame that ends before it begins"));
         }
         if self.at.is_some_and(|at| chunk.first < at) {
@@ -62,10 +64,15 @@ impl FrameCheck {
     }
 }
 
+fn is_name(record: &v1::OriginRecord) -> bool {
+    matches!(record.record, Some(Record::ServiceName(_)))
+}
+
 fn check_records(chunk: &Chunk) -> Result<(), ReplicatorError> {
     let mut last = chunk.first.sequence;
     for record in &chunk.records {
-        if record.sequence < last || record.sequence >= chunk.next.sequence {
+        let end = chunk.next.sequence.max(chunk.first.sequence.saturating_add(1));
+        if record.sequence < last || record.sequence >= end {
             return Err(ReplicatorError::Protocol("a record outside its frame"));
         }
         last = record.sequence;
@@ -99,6 +106,13 @@ mod tests {
         }
     }
 
+    fn watermarks(mut frame: v1::OriginFrame) -> v1::OriginFrame {
+        for record in &mut frame.records {
+            record.record = Some(Record::Watermark(v1::Watermark::default()));
+        }
+        frame
+    }
+
     #[test]
     fn frames_go_on_and_may_leave_gaps() {
         let mut check = FrameCheck::default();
@@ -106,6 +120,8 @@ mod tests {
         assert!(check.take(frame(cursor(1, 7), cursor(1, 9), &[7, 8])).is_ok());
         assert!(check.take(frame(cursor(2, 0), cursor(2, 1), &[0])).is_ok());
         assert_eq!(check.at, Some(cursor(2, 1)));
+        assert!(check.take(frame(cursor(2, 4), cursor(2, 4), &[4, 4])).is_ok(), "names ahead");
+        assert!(check.take(frame(cursor(2, 4), cursor(2, 5), &[4])).is_ok());
     }
 
     #[test]
@@ -114,7 +130,7 @@ mod tests {
         for (bad, why) in [
             (frame(cursor(2, 4), cursor(2, 6), &[4]), "back in sequence"),
             (frame(cursor(1, 9), cursor(1, 10), &[9]), "back in epoch"),
-            (frame(cursor(2, 5), cursor(2, 5), &[5]), "nothing between"),
+            (watermarks(frame(cursor(2, 5), cursor(2, 5), &[5])), "nothing between"),
             (frame(cursor(2, 5), cursor(3, 6), &[5]), "two epochs"),
             (frame(cursor(2, 5), cursor(2, 7), &[6, 5]), "records fall"),
             (frame(cursor(2, 5), cursor(2, 7), &[9]), "beyond the frame"),

@@ -1,12 +1,13 @@
 //! Serves origin logs to subscribers: frames of records from their cursor on, a heartbeat when they
 //! are level. Nothing is buffered: the next frame is read when the connection takes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use prost::Message as _;
 use proto::convert::index::terms_to_wire;
 use proto::v1;
 use proto::v1::metadata_replication_server::{MetadataReplication, MetadataReplicationServer};
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status};
 use trace_model::location::{Cursor, Epoch};
 use trace_model::{Clock, Region};
 
+use super::frames::FRAME_RECORDS_MAX;
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, OriginFeed};
 use crate::status;
@@ -90,6 +92,7 @@ impl MetadataReplication for ReplicationServer {
             feed,
             at: from,
             named: None,
+            behind: VecDeque::new(),
             is_greeted: false,
             clock: Arc::clone(&self.clock),
             limits: self.limits,
@@ -114,6 +117,8 @@ struct Served {
     at: Option<Cursor>,
     /// The epoch whose names this stream has been given.
     named: Option<Epoch>,
+    /// Frames that were made and not sent yet.
+    behind: VecDeque<v1::OriginFrame>,
     is_greeted: bool,
     clock: Arc<dyn Clock>,
     limits: ServerLimits,
@@ -123,6 +128,9 @@ struct Served {
 impl Served {
     /// The next frame; `None` when the process stops. The first comes at once.
     async fn next_frame(&mut self) -> Result<Option<v1::OriginFrame>, ReplicatorError> {
+        if let Some(frame) = self.behind.pop_front() {
+            return Ok((!self.token.is_cancelled()).then_some(frame));
+        }
         let mut chunk = self.feed.read_from(self.at, self.limits.frame_bytes).await?;
         if chunk.records.is_empty() && self.is_greeted {
             let wait = self.feed.wait_beyond(Some(chunk.next), self.limits.heartbeat_every);
@@ -153,16 +161,26 @@ impl Served {
         if chunk.records.is_empty() {
             return frame;
         }
-        frame.first = Some(chunk.first.into());
+        let at = chunk.first;
+        let (names, rows): (Vec<_>, Vec<_>) = chunk.records.into_iter().partition(is_name);
+        let names = self.names_before(at).into_iter().chain(names);
+        let names = names.map(|name| v1::OriginRecord { sequence: at.sequence, ..name });
+        for names in in_frames(names, self.limits.frame_bytes) {
+            let (first, next) = (Some(at.into()), Some(at.into()));
+            self.behind.push_back(v1::OriginFrame { first, next, records: names, ..frame.clone() });
+        }
+        let ahead = (self.behind.len() == 1).then(|| self.behind.pop_front()).flatten();
+        frame.records = ahead.map_or_else(Vec::new, |ahead| ahead.records);
+        frame.records.extend(rows);
+        frame.first = Some(at.into());
         frame.next = Some(chunk.next.into());
-        frame.records = self.names_before(&chunk);
-        frame.records.extend(chunk.records);
-        frame
+        self.behind.push_back(frame);
+        self.behind.pop_front().unwrap_or_default()
     }
 
     /// The names that a reader who enters the epoch midway may lack.
-    fn names_before(&mut self, chunk: &Chunk) -> Vec<v1::OriginRecord> {
-        let Cursor { epoch, sequence } = chunk.first;
+    fn names_before(&mut self, at: Cursor) -> Vec<v1::OriginRecord> {
+        let Cursor { epoch, sequence } = at;
         let is_known = self.named.replace(epoch) == Some(epoch) || sequence == 0;
         let names = if is_known { Vec::new() } else { self.feed.names(epoch) };
         let records = names
@@ -170,4 +188,28 @@ impl Served {
             .map(|name| v1::OriginRecord { record: Some(Record::ServiceName(name)), sequence });
         records.collect()
     }
+}
+
+const fn is_name(record: &v1::OriginRecord) -> bool {
+    matches!(record.record, Some(Record::ServiceName(_)))
+}
+
+/// Names in runs that each fit in a frame.
+fn in_frames(
+    names: impl Iterator<Item = v1::OriginRecord>,
+    frame_bytes: usize,
+) -> Vec<Vec<v1::OriginRecord>> {
+    let (mut frames, mut frame, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
+    for name in names {
+        if bytes >= frame_bytes || frame.len() >= FRAME_RECORDS_MAX / 2 {
+            frames.push(std::mem::take(&mut frame));
+            bytes = 0;
+        }
+        bytes = bytes.saturating_add(name.encoded_len());
+        frame.push(name);
+    }
+    if !frame.is_empty() {
+        frames.push(frame);
+    }
+    frames
 }

@@ -106,7 +106,7 @@ impl Inner {
             writer.sequence = sequence.saturating_add(1);
             framer.put(sequence, record)
         };
-        for name in self.store.names(epoch).into_iter().skip(writer.names_saved as usize) {
+        for name in self.store.names_from(epoch, writer.names_saved) {
             put(Record::ServiceName(name))?;
         }
         let mut places = Vec::with_capacity(wire.len());

@@ -114,6 +114,8 @@ pub struct CellConfig {
     pub locality: Locality,
     /// The querier.
     pub querier: QuerierConfig,
+    /// The consumer groups that this process takes part in.
+    pub groups: Vec<GroupKind>,
     /// The region's replicator, from which the cell learns of calls that enter other regions;
     /// without it such calls are not counted.
     pub replicator: Option<ServiceUrl>,
@@ -185,6 +187,29 @@ pub struct LogConfig {
     pub when_full: WhenFull,
 }
 
+/// A consumer group of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GroupKind {
+    /// Spans by trace id.
+    StorageWriter,
+    /// Search.
+    SearchIndexer,
+    /// Counts.
+    MetricsAggregator,
+    /// The metadata index.
+    MetadataPublisher,
+}
+
+impl GroupKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::StorageWriter,
+        Self::SearchIndexer,
+        Self::MetricsAggregator,
+        Self::MetadataPublisher,
+    ];
+}
+
 /// The querier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuerierConfig {
@@ -218,6 +243,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let locality = read_locality(root);
     let querier = read_querier(root);
     let replicator = root.optional::<ServiceUrl>("replicator");
+    let is_shared = stores.as_ref().is_none_or(|stores| stores.kafka.is_some());
+    let groups = read_groups(root, is_shared, replicator.is_some());
     let drain_timeout = read_drain_timeout(root);
     let telemetry = read_telemetry(root);
     Some(CellConfig {
@@ -234,10 +261,37 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
         retention_bytes: retention_bytes.0,
         locality,
         querier,
+        groups,
         replicator,
         drain_timeout,
         telemetry,
     })
+}
+
+/// Which groups a process takes part in: all of them, unless other processes share the log.
+fn read_groups(root: &mut Section<'_>, is_shared: bool, has_replicator: bool) -> Vec<GroupKind> {
+    let mut section = root.section("ingester");
+    let groups = section.value("groups", GroupKind::ALL.to_vec());
+    let has = |kind: GroupKind| groups.contains(&kind);
+    if groups.is_empty() {
+        section.refuse("groups", "names no group; a process that is to run none has another role");
+    }
+    if !is_shared && !GroupKind::ALL.into_iter().all(has) {
+        section.refuse(
+            "groups",
+            "leaves a group out, and no other process can read the embedded log: `stores.log: \
+             kafka` is needed for that",
+        );
+    }
+    if has_replicator && has(GroupKind::MetricsAggregator) != has(GroupKind::MetadataPublisher) {
+        section.refuse(
+            "groups",
+            "has one of metrics-aggregator and metadata-publisher: with `replicator`, calls across \
+             regions are found by the rows of the one and counted by the other, in one process",
+        );
+    }
+    section.finish();
+    groups
 }
 
 pub(super) fn read_drain_timeout(root: &mut Section<'_>) -> Duration {

@@ -70,6 +70,20 @@ impl StoresConfig {
     }
 }
 
+impl StoresConfig {
+    /// The parts that are files of one process, by their keys.
+    #[must_use]
+    pub fn embedded_parts(&self) -> Vec<&'static str> {
+        let parts = [
+            ("stores.log", self.kafka.is_none()),
+            ("stores.traces", self.cassandra.is_none()),
+            ("stores.search", self.elasticsearch.is_none()),
+            ("stores.metrics", self.clickhouse.is_none()),
+        ];
+        parts.into_iter().filter(|(_, is_embedded)| *is_embedded).map(|(key, _)| key).collect()
+    }
+}
+
 /// How a client proves who it is, and whom it believes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
@@ -94,6 +108,11 @@ pub struct KafkaConfig {
     pub replication: u32,
     /// Memory of the live tail, in bytes.
     pub tail_bytes_max: u64,
+    /// Name of this process among the members of its groups, where it is to get its partitions back
+    /// after a quick restart; no other process may have it.
+    pub member: Option<String>,
+    /// A member that was not heard of for so long is given up for dead.
+    pub session_timeout: Duration,
     /// Properties of the client library, such as `security.protocol`.
     pub properties: Properties,
     /// A file with `sasl.password` alone.
@@ -246,6 +265,7 @@ const GIB: u64 = 1 << 30;
 
 fn read_kafka(section: &mut Section<'_>) -> Option<KafkaConfig> {
     let bytes = super::setting::Bytes;
+    let seconds = Duration::from_secs;
     let brokers = hosts(section, "brokers");
     let config = KafkaConfig {
         brokers: Vec::new(),
@@ -255,9 +275,16 @@ fn read_kafka(section: &mut Section<'_>) -> Option<KafkaConfig> {
         tail_bytes_max: section
             .within("tail_max", bytes(256 * MIB), bytes(MIB)..=bytes(64 * GIB))
             .0,
+        member: section.optional("member"),
+        session_timeout: section.within("session_timeout", seconds(15), seconds(6)..=seconds(300)),
         properties: section.value("properties", Properties::default()),
         password_file: section.optional("password_file"),
     };
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_name = |name: &String| (1..=200).contains(&name.len()) && name.bytes().all(fits);
+    if !config.member.iter().all(is_name) {
+        section.refuse("member", "is 1 to 200 letters, digits and - _ .");
+    }
     Some(KafkaConfig { brokers: brokers?, ..config })
 }
 
@@ -269,7 +296,7 @@ fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
     let config = (
         section.value("replication", Properties(copies.into_iter().collect())),
         timeout(section),
-        credentials(section),
+        read_credentials(section),
         section.value("tls", false),
     );
     let (replication, timeout, credentials, is_tls) = config;
@@ -310,7 +337,7 @@ fn read_elasticsearch(section: &mut Section<'_>) -> Option<ElasticsearchConfig> 
         shards: section.within("shards", 5, 1..=1_024),
         replicas: section.optional("replicas"),
         timeout: timeout(section),
-        credentials: credentials(section),
+        credentials: read_credentials(section),
     };
     Some(ElasticsearchConfig { urls: urls?, ..config })
 }
@@ -320,7 +347,7 @@ fn read_clickhouse(section: &mut Section<'_>) -> Option<ClickhouseConfig> {
     let database = section.value("database", "farspan".to_owned());
     let cluster = section.optional("cluster");
     let storage_policy = section.optional("storage_policy");
-    let (timeout, credentials) = (timeout(section), credentials(section));
+    let (timeout, credentials) = (timeout(section), read_credentials(section));
     Some(ClickhouseConfig { url: url?, database, cluster, storage_policy, timeout, credentials })
 }
 
@@ -346,7 +373,7 @@ fn timeout(section: &mut Section<'_>) -> Duration {
     section.within("timeout", seconds(10), Duration::from_millis(100)..=seconds(300))
 }
 
-fn credentials(section: &mut Section<'_>) -> Credentials {
+pub(super) fn read_credentials(section: &mut Section<'_>) -> Credentials {
     let credentials = Credentials {
         user: section.optional("user"),
         password_file: section.optional("password_file"),

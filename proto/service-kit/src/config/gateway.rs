@@ -7,6 +7,7 @@ use trace_model::Region;
 
 use super::cell::read_drain_timeout;
 use super::listen::{ConnectionLimits, Listeners, TelemetryConfig, read_limits, read_telemetry};
+use super::redis::{RedisConfig, read_redis};
 use super::section::Section;
 use super::setting::Bytes;
 use super::{RegionAddress, ServiceUrl, read_region_addresses};
@@ -33,6 +34,8 @@ pub struct GatewayConfig {
     pub query: QueryConfig,
     /// Requests a second that one address may send.
     pub rate_limit: RateLimitConfig,
+    /// What the gateways of the region share lies there; `None`: each is alone.
+    pub redis: Option<RedisConfig>,
     /// Limits of connections.
     pub connections: ConnectionLimits,
     /// Time to finish what is under way when the process stops.
@@ -69,6 +72,8 @@ pub struct RateLimitConfig {
     pub per_second: u32,
     /// Requests at once on top.
     pub burst: u32,
+    /// Gateways of the region that share the limit: while Redis is away each allows its part.
+    pub gateways: u32,
 }
 
 pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
@@ -89,7 +94,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         }
     }
     let query = read_query(root);
-    let rate_limit = read_rate_limit(root);
+    let redis = read_redis(root);
+    let rate_limit = read_rate_limit(root, matches!(redis, Some(None)));
     let drain_timeout = read_drain_timeout(root);
     let telemetry = read_telemetry(root);
     Some(GatewayConfig {
@@ -102,6 +108,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         unindexed,
         query,
         rate_limit,
+        redis: redis?,
         connections,
         drain_timeout,
         telemetry,
@@ -158,11 +165,15 @@ fn read_query(root: &mut Section<'_>) -> QueryConfig {
     query
 }
 
-fn read_rate_limit(root: &mut Section<'_>) -> RateLimitConfig {
+fn read_rate_limit(root: &mut Section<'_>, is_alone: bool) -> RateLimitConfig {
     let mut section = root.section("rate_limit");
+    if is_alone && section.has("gateways") {
+        section.refuse("gateways", "has no effect without `redis`");
+    }
     let limit = RateLimitConfig {
         per_second: section.within("per_second", 200, 1..=1_000_000),
         burst: section.within("burst", 400, 1..=1_000_000),
+        gateways: section.within("gateways", 1, 1..=1_000),
     };
     section.finish();
     limit

@@ -135,6 +135,32 @@ fn a_profile_chooses_stores_rate_and_retention_and_each_can_be_overridden() {
 }
 
 #[test]
+fn processes_that_share_a_log_take_part_in_the_groups_that_they_name() {
+    let engines = "kind: cell\nregion: a\nprofile: growth\nkafka: {brokers: ['k:9092'], member: \
+                   'pod-3'}\ncassandra: {nodes: ['c:9042'], datacenter: d}\nelasticsearch: {urls: \
+                   ['http://e:9200']}\nclickhouse: {url: 'http://h:8123'}\n";
+    let all = cell(engines);
+    assert_eq!(all.groups, cell::GroupKind::ALL);
+    let kafka = all.stores.kafka.as_ref().unwrap();
+    assert_eq!((kafka.member.as_deref(), kafka.session_timeout.as_secs()), (Some("pod-3"), 15));
+    assert!(all.stores.embedded_parts().is_empty());
+    let stores = "ingester: {groups: [storage-writer, search-indexer]}\n";
+    let two = cell(&format!("{engines}{stores}replicator: 'http://r:1'\n")).groups;
+    assert_eq!(two, [cell::GroupKind::StorageWriter, cell::GroupKind::SearchIndexer]);
+    let refused = |more: &str, word: &str| {
+        let found = faults(&format!("{engines}{more}"));
+        assert!(found.len() == 1 && found[0].1.contains(word), "{found:?}");
+    };
+    refused("ingester: {groups: []}\n", "names no group");
+    refused("ingester: {groups: [storage]}\n", "not one of storage-writer");
+    let lone = "ingester: {groups: [metrics-aggregator]}\nreplicator: 'http://r:1'\n";
+    refused(lone, "in one process");
+    let embedded = faults(&format!("kind: cell\nregion: a\n{stores}"));
+    assert!(embedded[0].1.contains("no other process can read"), "{embedded:?}");
+    assert_eq!(cell("kind: cell\nregion: a\n").stores.embedded_parts().len(), 4);
+}
+
+#[test]
 fn startup_has_no_kafka_and_counts_in_its_own_files() {
     let config = cell(
         "kind: cell\nregion: a\nprofile: startup\ncassandra: {nodes: ['c:9042'], datacenter: \

@@ -9,21 +9,36 @@ use crate::v1;
 
 /// Most services that one epoch names.
 const SERVICES_MAX: usize = 1 << 20;
+/// Services that get an id of their own in an epoch: names are the senders', who may put an id into
+/// each. A company has thousands.
+const SERVICES_GIVEN_MAX: usize = 50_000;
+/// Bytes of their names together.
+const TEXT_BYTES_GIVEN_MAX: usize = 8 << 20;
+/// The name under which the index knows the services beyond.
+pub const OTHER_SERVICE: &str = "__other__";
 
 /// Ids of services, valid within one epoch of one origin log, given densely from 0.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceDictionary {
     names: Vec<Arc<str>>,
     ids: FxHashMap<Arc<str>, u32>,
+    text_bytes: usize,
 }
 
 impl ServiceDictionary {
     /// The id of a service, given now where it has none. The flag says whether it is new: its
-    /// [`v1::ServiceName`] must then precede what uses it.
+    /// [`v1::ServiceName`] must then precede what uses it. Where there is no room for another, it
+    /// is the id of [`OTHER_SERVICE`].
     pub fn intern(&mut self, name: &Arc<str>) -> (u32, bool) {
         if let Some(id) = self.ids.get(name) {
             return (*id, false);
         }
+        let is_full = self.names.len() >= SERVICES_GIVEN_MAX
+            || self.text_bytes.saturating_add(name.len()) > TEXT_BYTES_GIVEN_MAX;
+        if is_full && &**name != OTHER_SERVICE {
+            return self.intern(&OTHER_SERVICE.into());
+        }
+        self.text_bytes = self.text_bytes.saturating_add(name.len());
         let id = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
         self.names.push(Arc::clone(name));
         self.ids.insert(Arc::clone(name), id);
@@ -47,6 +62,7 @@ impl ServiceDictionary {
             return Err(InvalidIndexMessage::Value { field: "service_name.id", value });
         }
         let name: Arc<str> = name.into();
+        self.text_bytes = self.text_bytes.saturating_add(name.len());
         self.names.push(Arc::clone(&name));
         self.ids.entry(name).or_insert(id);
         Ok(true)

@@ -54,6 +54,7 @@ fn detail() -> impl Strategy<Value = Detail> {
                 .map(|(service, spans, errors)| ServiceCount { service, spans, errors })
                 .collect();
             services.sort();
+            services.dedup_by(|next, kept| next.service == kept.service);
             entries.sort();
             Detail {
                 min_start: UnixNanos(u64::from(start)),
@@ -221,4 +222,37 @@ fn a_regions_state_comes_back_as_it_was_sent() {
     let older = v1::RegionState { region: "eu-west-1".to_owned(), ..v1::RegionState::default() };
     let read = region_state_from_wire(&older).unwrap();
     assert_eq!((read.retention, read.forgotten), (None, Forgotten::default()));
+}
+
+#[test]
+fn services_beyond_the_bound_share_a_name_and_their_counts_are_added() {
+    let mut services = ServiceDictionary::default();
+    let name = |number: usize| -> Arc<str> { format!("service-{number}").into() };
+    for number in 0..50_000 {
+        assert_eq!(services.intern(&name(number)), (u32::try_from(number).unwrap(), true));
+    }
+    assert_eq!(services.intern(&name(60_000)), (50_000, true));
+    assert_eq!(services.intern(&name(60_001)), (50_000, false));
+    assert_eq!(services.intern(&name(7)), (7, false));
+    assert_eq!(&*services.name_of(50_000).unwrap(), OTHER_SERVICE);
+
+    let counts = [7, 60_000, 60_001].map(|number| ServiceCount {
+        service: name(number),
+        spans: 2,
+        errors: 1,
+    });
+    let contribution = Contribution {
+        version: 1,
+        tenant: TenantId::default(),
+        trace_id: TraceId::from_bytes([7; 16]).unwrap(),
+        writer: WriterId { region: region(), incarnation: 1, partition: 0 },
+        last_append: UnixNanos(1),
+        keep: Keep::Keep,
+        is_erased: false,
+        detail: Some(Detail { services: counts.into(), ..Detail::default() }),
+    };
+    let wire = contribution_to_wire(&contribution, &mut |name| services.intern(name).0);
+    let counts = wire.detail.unwrap().services;
+    let counts: Vec<_> = counts.iter().map(|c| (c.service, c.spans, c.errors)).collect();
+    assert_eq!(counts, [(7, 2, 1), (50_000, 4, 2)]);
 }

@@ -172,7 +172,13 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 async fn until_level(replica: &Replica, log: &OriginLog) {
-    until("the replica is level", || replica.list_regions()[0].cursor == log.end()).await;
+    let is_level = || replica.list_regions()[0].cursor == log.end();
+    let until_level = until("the replica is level", is_level);
+    let watched = async {
+        tokio::time::sleep(WAIT / 2).await;
+        panic!("not level: {:?} of {:?}", replica.list_regions(), log.end());
+    };
+    tokio::select! { () = until_level => {}, () = watched => {} }
 }
 
 fn spans_in(replica: &Replica, trace: u8) -> u64 {

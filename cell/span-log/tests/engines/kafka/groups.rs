@@ -7,7 +7,11 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use span_log::kafka::TopicSettings;
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
-use span_log::{CommitError, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, Seen, SpanLog};
+use span_log::{
+    CommitError, ForgetLost, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, LostCause, Seen,
+    SpanLog,
+};
+use trace_model::{LogRange, UnixNanos};
 
 use super::cluster::{TestTopic, at_last, clock, patient};
 use crate::batches::{batch, batch_of, tenant, trace};
@@ -298,4 +302,27 @@ async fn what_does_not_fit_into_the_queue_is_refused_as_overloaded() {
     let refused = second.unwrap_err();
     assert!(matches!(refused, LogError::Overloaded), "{refused}");
     log.append(batch_of("default", &[2], 600_000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_process_sets_aside_every_process_knows_until_it_is_found_again() {
+    let topic = TestTopic::new(2).await;
+    let (ingester, querier) = (topic.open().await, topic.open().await);
+    ingester.append(batch(&[1, 2, 3, 4])).await.unwrap();
+    let range = LogRange { partition: 1, first: 0, next: 1 };
+    let times = (UnixNanos::from_millis(5), UnixNanos::from_millis(7));
+    for _ in 0..2 {
+        ingester.note_set_aside(range, times).await.unwrap();
+    }
+    let told = ingester.lost().runs;
+    assert_eq!((told.len(), told[0].range, told[0].cause), (1, range, LostCause::SetAside));
+    at_last("the other process knows", || async { querier.lost().runs == told }).await;
+    // Also one that starts, and also when the one that had it is gone.
+    ingester.close().await.unwrap();
+    let next = topic.open().await;
+    assert_eq!(next.lost().runs, told);
+    let incarnation = next.identity().incarnation;
+    let run = ForgetLost::Run { incarnation, partition: 1, first: 0 };
+    assert_eq!(next.forget_lost(run).await.unwrap(), 1);
+    at_last("nobody misses it", || async { querier.lost().runs.is_empty() }).await;
 }

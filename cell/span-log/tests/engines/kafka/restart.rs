@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use span_log::{LogError, SpanLog};
+use span_log::port::SEARCH_INDEXER;
+use span_log::{LogError, Sharing, SpanLog};
 use trace_model::{Clock, TraceId};
 
 use super::cluster::{TestTopic, at_last, clock, read_as_a_group};
+use super::ledger::{Ledger as Handled, follow};
+use super::members::quick;
 use crate::batches::{batch_of, tenant, trace};
 
 /// A broker that a test may kill.
@@ -153,4 +156,50 @@ async fn a_broker_killed_in_mid_append_loses_nothing_acknowledged_and_the_log_re
     }
     log.close().await.unwrap();
     assert_eq!(topic.open().await.identity(), identity);
+}
+
+/// Longer than a session: the brokers have given every member up, or do not know them any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_were_without_brokers_for_longer_than_a_session_go_on_with_every_record() {
+    let broker = OwnBroker::start();
+    let topic = TestTopic::at(broker.address(), 4).await;
+    let handled = Arc::new(Handled::default());
+    let mut readers = tokio::task::JoinSet::new();
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let log = topic.open_with(quick).await;
+        readers.spawn(follow(log.clone(), Arc::clone(&handled)));
+        members.push((log.clone(), log.join(SEARCH_INDEXER, Sharing::Partitions)));
+    }
+    at_last("they share", || async {
+        members.iter().all(|(_, told)| told.borrow().partitions.len() == 2)
+    })
+    .await;
+    let sender = topic.open().await;
+    let append = async |numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            sender.append(batch_of("default", &[number], 100)).await.unwrap();
+        }
+    };
+    append(0..200).await;
+    broker.signal("-9");
+    at_last("both know that they hold nothing any more", || async {
+        members.iter().all(|(_, told)| told.borrow().partitions.is_empty())
+    })
+    .await;
+    broker.script(&["start"]);
+    broker.script(&["wait", "180"]);
+    at_last("they share again", || async {
+        members.iter().all(|(_, told)| told.borrow().partitions.len() == 2)
+    })
+    .await;
+    append(200..400).await;
+    let ends = (0..4).map(|partition| (partition, sender.end(partition).unwrap().next)).collect();
+    at_last("all is handled", || async { handled.has_all(&ends) }).await;
+    handled.check_commits(sender.as_ref());
+    at_last("and committed", || async {
+        ends.iter()
+            .all(|(partition, end)| sender.committed(SEARCH_INDEXER, *partition).unwrap() == *end)
+    })
+    .await;
 }

@@ -76,7 +76,7 @@ impl Writer {
             None => self.open(engine, now).await?,
             Some(epoch) if progress::newest_epoch(engine).await? > epoch => {
                 return Err(StoreError::Unavailable(
-                    "another process counts in this database now; this one must be restarted"
+                    "another process counts in this database now; this one is refused until its turn"
                         .to_owned(),
                 ));
             }

@@ -210,7 +210,6 @@ async fn the_process_that_counted_before_is_refused() {
         let refused = older.apply(full_delta(3)).await;
         let Err(StoreError::Unavailable(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("another process"), "{why}");
-        assert!(is_unavailable(&older.checkpoint().await));
     }
     newer.apply(full_delta(3)).await.unwrap();
     // Questions are nobody's alone.
@@ -221,6 +220,24 @@ async fn the_process_that_counted_before_is_refused() {
         range: trace_model::TimeRange::ALL,
     };
     assert_eq!(older.red(&query).await.unwrap().iter().map(|(_, row)| row.seen).sum::<u64>(), 12);
+}
+
+#[tokio::test]
+async fn processes_take_turns_and_whoever_only_looks_takes_none() {
+    let database = Database::new().await;
+    let (one, other) = (database.metrics().await, database.metrics().await);
+    for turn in 0..3 {
+        let next = turn * 2;
+        assert_eq!(one.checkpoint().await.unwrap().0.next.get(&0).copied().unwrap_or(0), next);
+        one.apply(full_delta(next + 1)).await.unwrap();
+        // Another looks how far it is: that takes nothing away.
+        assert_eq!(other.covered().await.unwrap().next.get(&0), Some(&(next + 1)));
+        other.checkpoint().await.unwrap();
+        // A delta of the one before is refused, also one that covers more than the other's.
+        assert!(is_unavailable(&one.apply(full_delta(next + 9)).await));
+        other.apply(full_delta(next + 2)).await.unwrap();
+    }
+    assert_counted_once(&database, 6).await;
 }
 
 #[tokio::test]

@@ -166,6 +166,58 @@ async fn contributions_come_with_their_services_also_from_a_cursor_midway() {
 }
 
 #[tokio::test]
+async fn names_that_fill_many_frames_come_before_the_rows_that_use_them() {
+    let log = log();
+    let served = Served::log(&log).await;
+    let long = |number: usize| format!("{number:0>2000}");
+    let rows: Vec<_> = (0..3_000).map(|number| row(1, &long(number))).collect();
+    log.append(&rows, None).await.unwrap();
+    let from_the_start = Taken::refusing(0);
+    let names: Vec<String> = (0..3_000).map(long).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    follow_until(served.follower(None), &from_the_start, &names).await;
+
+    log.append(&[row(2, &long(17))], None).await.unwrap();
+    let midway = Taken::refusing(0);
+    follow_until(served.follower(from_the_start.cursor()), &midway, &names[17..18]).await;
+    assert_eq!(midway.cursor(), log.end());
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_takes_names_that_fill_many_frames_and_keeps_them() {
+    let log = log();
+    let served = Served::log(&log).await;
+    let long = |number: usize| format!("{number:0>2000}");
+    let rows: Vec<_> = (0..3_000).map(|number| row(1, &long(number))).collect();
+    log.append(&rows, None).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let open = || {
+        let origin = OriginEndpoint { region: region("eu-west-1"), url: served.url.clone() };
+        let config = ReplicaConfig::new(region("us-east-1"), directory.path(), vec![origin]);
+        let metrics = ReplicatorMetrics::default();
+        Arc::new(Replica::open(config, clock(), Entropy::seeded(2), metrics).unwrap())
+    };
+    for round in 0..2_u8 {
+        let replica = open();
+        log.append(&[row(10 + round, &long(5))], None).await.unwrap();
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        replica.spawn(&tracker, &token);
+        let cursor = || replica.list_regions().into_iter().find_map(|state| state.cursor);
+        let watching = async {
+            while cursor() != log.end() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, watching).await.expect("the replica is level");
+        token.cancel();
+        tracker.close();
+        tokio::time::timeout(PATIENCE, tracker.wait()).await.expect("every task ends");
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn what_the_sink_refused_comes_again() {
     let log = log();
     let served = Served::log(&log).await;

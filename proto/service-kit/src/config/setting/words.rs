@@ -3,11 +3,11 @@
 use trace_model::locality::{IndexMode, SpanMode};
 
 use super::super::Kind;
-use super::super::cell::{Profile, WhenFull};
+use super::super::cell::{GroupKind, Profile, WhenFull};
 use super::super::engines::{LogKind, MetricsKind, SearchKind, TracesKind};
 use super::super::listen::LogFormat;
 use super::super::tree::Node;
-use super::{Setting, text_of};
+use super::{Setting, needs, text_of};
 
 /// One of a few words.
 fn word_of<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
@@ -83,6 +83,27 @@ impl Setting for Profile {
 
     fn show(&self) -> String {
         self.name().to_owned()
+    }
+}
+
+const GROUP_KINDS: [(&str, GroupKind); 4] = [
+    ("storage-writer", GroupKind::StorageWriter),
+    ("search-indexer", GroupKind::SearchIndexer),
+    ("metrics-aggregator", GroupKind::MetricsAggregator),
+    ("metadata-publisher", GroupKind::MetadataPublisher),
+];
+
+impl Setting for Vec<GroupKind> {
+    const WANTED: &'static str = "a list of consumer groups";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        let Node::List(items) = node else { return Err(needs(Self::WANTED, node)) };
+        items.iter().map(|item| word_of(&item.value, &GROUP_KINDS)).collect()
+    }
+
+    fn show(&self) -> String {
+        let groups: Vec<String> = self.iter().map(|one| word_for(one, &GROUP_KINDS)).collect();
+        format!("[{}]", groups.join(", "))
     }
 }
 

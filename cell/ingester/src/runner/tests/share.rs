@@ -1,0 +1,99 @@
+//! Partitions that come and go.
+
+use super::*;
+
+const fn given(since: u64) -> Share {
+    Share { since, is_leaving: false }
+}
+
+const fn leaving(since: u64) -> Share {
+    Share { since, is_leaving: true }
+}
+
+/// A group over three batches, of which nothing is this process's yet.
+async fn start(prepare: impl FnOnce(&FakeLog, &Script)) -> Bench {
+    let assignment = Some(watch::channel(Assignment::default()).0);
+    let log = FakeLog { assignment, ..FakeLog::default() };
+    Bench::start_on(log, 3, 100, prepare).await
+}
+
+fn lag(bench: &Bench) -> GroupLag {
+    bench.service.lag().into_iter().next().unwrap()
+}
+
+#[tokio::test]
+async fn nothing_is_read_before_it_is_given() {
+    let bench = start(|_, _| {}).await;
+    bench.until("it runs", |bench| lag(bench).is_running).await;
+    assert_eq!((bench.handled(), lag(&bench).partitions), (vec![], 0));
+    bench.log.assign(&[given(1)]);
+    bench.until("all is committed", |bench| bench.log.committed_next() == 6).await;
+    bench.until("it is seen", |bench| lag(bench).partitions == 1).await;
+}
+
+#[tokio::test]
+async fn a_partition_that_is_wanted_elsewhere_is_made_durable_committed_and_released() {
+    // Nothing is durable before it must be.
+    let lazy = |_: &FakeLog, script: &Script| script.is_lazy.store(true, Ordering::SeqCst);
+    let bench = start(lazy).await;
+    bench.log.assign(&[given(1)]);
+    bench.until("all is handled", |bench| bench.handled() == [0, 2, 4]).await;
+    assert_eq!(bench.log.committed_next(), 0);
+    // While the store is away it is held, and nothing more is read of it.
+    bench.script.cannot_flush.store(true, Ordering::SeqCst);
+    bench.log.assign(&[leaving(1)]);
+    bench.until("it is tried", |bench| lag(bench).retrying.is_some()).await;
+    bench.log.with(|state| state.batches.push(logged(6)));
+    assert!(bench.log.released.lock().unwrap().is_empty());
+    bench.script.cannot_flush.store(false, Ordering::SeqCst);
+    let hold = Hold { partition: 0, since: 1 };
+    bench.until("it is released", |bench| *bench.log.released.lock().unwrap() == [hold]).await;
+    assert_eq!(bench.log.committed_next(), 6);
+    assert_eq!(bench.handled(), [0, 2, 4]);
+}
+
+#[tokio::test]
+async fn a_lost_partition_is_not_committed_and_read_again_from_where_others_have_left_it() {
+    let lazy = |_: &FakeLog, script: &Script| script.is_lazy.store(true, Ordering::SeqCst);
+    let bench = start(lazy).await;
+    bench.log.assign(&[given(1)]);
+    bench.until("all is handled", |bench| bench.handled() == [0, 2, 4]).await;
+    bench.log.assign(&[]);
+    bench.until("it is gone", |bench| lag(bench).partitions == 0).await;
+    assert_eq!(bench.log.committed_next(), 0);
+    bench.script.is_lazy.store(false, Ordering::SeqCst);
+    // It comes back, and another process has committed one batch meanwhile.
+    bench.log.with(|state| state.committed = BTreeMap::from([(0, 2)]));
+    bench.log.assign(&[given(3)]);
+    bench.until("it goes on from the commit", |bench| bench.handled() == [0, 2, 4, 2, 4]).await;
+    bench.until("and commits", |bench| bench.log.committed_next() == 6).await;
+    assert!(bench.log.released.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_group_that_is_read_alone_stands_by_and_is_made_anew_for_each_turn() {
+    let alone = |_: &FakeLog, script: &Script| {
+        script.is_alone.store(true, Ordering::SeqCst);
+        script.is_lazy.store(true, Ordering::SeqCst);
+    };
+    let bench = start(alone).await;
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    assert!(bench.service.is_running(), "one that stands by is well");
+    assert_eq!(bench.script.made.load(Ordering::SeqCst), 0);
+    bench.log.assign(&[given(1)]);
+    bench.until("all is handled", |bench| bench.handled() == [0, 2, 4]).await;
+    assert!(lag(&bench).is_running && !lag(&bench).is_standing_by);
+    bench.log.assign(&[leaving(1)]);
+    let hold = Hold { partition: 0, since: 1 };
+    bench.until("it is released", |bench| *bench.log.released.lock().unwrap() == [hold]).await;
+    assert_eq!(bench.log.committed_next(), 6, "its turn ends with everything durable");
+    bench.until("it stands by again", |bench| lag(bench).is_standing_by).await;
+    bench.log.with(|state| state.batches.push(logged(6)));
+    bench.log.assign(&[given(9)]);
+    bench.until("the next turn goes on behind", |bench| bench.handled() == [0, 2, 4, 6]).await;
+    assert_eq!(bench.script.made.load(Ordering::SeqCst), 2);
+    // Lost without a word: nothing is committed any more.
+    bench.log.assign(&[]);
+    bench.until("it stands by once more", |bench| lag(bench).is_standing_by).await;
+    assert_eq!(bench.log.committed_next(), 6);
+}

@@ -1,0 +1,115 @@
+//! Several ingesters of one cell on the real log, which `tests/engines/` of the project starts. Its
+//! address comes from the environment; a missing one fails the test.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed")]
+
+mod process;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
+use span_log::{KafkaLog, Seen, SpanLog};
+use trace_model::TimeRange;
+use trace_store::{MetricsStore, RedQuery, TraceReader};
+
+use crate::process::{
+    Process, Stores, batch, brokers, clock, config_of, make_topic, tenant, trace,
+};
+
+/// Traces of one append.
+const TRACES: u64 = 20;
+
+/// Appends one batch after another, and remembers how many traces that are.
+struct Sender {
+    log: Arc<KafkaLog>,
+    next: u64,
+}
+
+impl Sender {
+    async fn send_for(&mut self, duration: Duration) {
+        let sending = async {
+            loop {
+                let traces: Vec<u64> = (self.next..self.next + TRACES).collect();
+                // Counted once it is acknowledged: nothing else is promised.
+                self.log.append(batch(&traces)).await.unwrap();
+                self.next += TRACES;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // Cut between two appends or within one: what is cut off is sent again, byte by byte.
+        assert!(tokio::time::timeout(duration, sending).await.is_err());
+        let traces: Vec<u64> = (self.next..self.next + TRACES).collect();
+        self.log.append(batch(&traces)).await.unwrap();
+        self.next += TRACES;
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let waiting = tokio::time::timeout(Duration::from_secs(90), async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(waiting.await.is_ok(), "never came true: {what}");
+}
+
+async fn counted(stores: &Stores) -> u64 {
+    let (service, range) = (None, TimeRange::ALL);
+    let query = RedQuery { tenant: tenant(), service, by_operation: false, range };
+    let rows = stores.metrics.red(&query).await.unwrap();
+    rows.iter().map(|(_, row)| row.seen).sum()
+}
+
+/// Each trace has one span, and the store has it once.
+async fn check_store(stores: &Stores, traces: u64) {
+    for number in 0..traces {
+        let found = stores.spans.read_trace(&tenant(), trace(number)).await.unwrap();
+        assert_eq!(found.spans.len(), 1, "trace {number}");
+    }
+}
+
+/// The one who counts dies in the middle of its work, again and again; another takes over.
+#[test]
+fn ingesters_that_die_in_the_middle_of_their_work_lose_nothing_and_count_nothing_twice() {
+    let control = tokio::runtime::Runtime::new().unwrap();
+    let prefix = control.block_on(make_topic(&brokers(), 8));
+    let stores = Stores::default();
+    let open = KafkaLog::open(config_of(&prefix), Seen::default(), clock());
+    let mut sender = Sender { log: control.block_on(open).unwrap(), next: 0 };
+    let mut oldest = Process::start(&prefix, &stores);
+    for kill in 0..6_u64 {
+        // Whoever comes first counts, and the next one stands by.
+        control.block_on(until("the oldest counts", || async { oldest.is_counting() }));
+        let newest = Process::start(&prefix, &stores);
+        let sharing = until("two share the spans", || async {
+            oldest.partitions(STORAGE_WRITER) == 4 && newest.partitions(STORAGE_WRITER) == 4
+        });
+        control.block_on(async {
+            sharing.await;
+            assert!(oldest.is_counting() && newest.stands_by());
+            sender.send_for(Duration::from_millis(700 + kill * 137)).await;
+        });
+        oldest.kill();
+        oldest = newest;
+        // What the dead one had in its hands is read again while more comes.
+        control.block_on(sender.send_for(Duration::from_millis(300)));
+    }
+    let sent = sender.next;
+    control.block_on(async {
+        until("all is stored and indexed", || async {
+            let log = &sender.log;
+            [STORAGE_WRITER, SEARCH_INDEXER].iter().all(|group| {
+                (0..8).all(|partition| {
+                    log.committed(*group, partition).unwrap() == log.end(partition).unwrap().next
+                })
+            })
+        })
+        .await;
+        until("all is counted", || async { counted(&stores).await >= sent }).await;
+        check_store(&stores, sent).await;
+    });
+    oldest.stop();
+    // Nothing more was in anybody's hands.
+    assert_eq!(control.block_on(counted(&stores)), sent);
+    assert!(sent > 6 * 20 * TRACES, "{sent} traces are not much of a load");
+}

@@ -1,0 +1,106 @@
+//! A Redis of a test's own, which it may stop and kill, started by the project's script.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use gateway::shared_state::redis::RedisConfig;
+
+/// A server; wiped when the test ends.
+pub(crate) struct Server {
+    settings: Vec<(&'static str, String)>,
+    pub(crate) port: u16,
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/engines/redis.sh")
+}
+
+/// A port that is free, where the system takes none from for a client: it stays free until the
+/// server binds it, also when it is started again.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(7_919);
+    let places = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut ports = places.map(|place| 10_000 + (first.wrapping_add(place) % 15_000) as u16);
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
+impl Server {
+    pub(crate) fn start(name: &str, more: &[(&'static str, String)]) -> Self {
+        let port = free_port();
+        let mut settings = vec![
+            ("REDIS_NAME", format!("test-{name}-{}", std::process::id())),
+            ("REDIS_PORT", port.to_string()),
+        ];
+        settings.extend_from_slice(more);
+        let server = Self { settings, port };
+        server.start_again();
+        server
+    }
+
+    pub(crate) fn start_again(&self) {
+        self.run(&["start"]);
+        self.run(&["wait", "60"]);
+    }
+
+    /// For a gateway that asks it; with timeouts so short that a test can wait for them, and so
+    /// long that a busy machine does not.
+    pub(crate) fn config(&self) -> RedisConfig {
+        RedisConfig {
+            timeout: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(2),
+            heartbeat: Duration::from_millis(300),
+            ..RedisConfig::at("127.0.0.1", self.port)
+        }
+    }
+
+    /// `KILL`: gone without a word. `STOP`: there, and silent. `CONT`: goes on.
+    pub(crate) fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([&format!("-{signal}"), &self.pid()]).status();
+        assert!(done.unwrap().success());
+    }
+
+    fn pid(&self) -> String {
+        let output = self.output(&["status"]);
+        let mut words = output.split_whitespace();
+        words.find(|word| *word == "pid").unwrap();
+        words.next().unwrap().to_owned()
+    }
+
+    /// A stock client's words.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
+        let mut words = vec!["cli"];
+        words.extend(arguments);
+        self.output(&words)
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let done = self.command(arguments).stdout(Stdio::null()).status();
+        assert!(done.unwrap().success(), "{arguments:?}");
+    }
+
+    fn output(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(script());
+        let settings = self.settings.iter().map(|(key, value)| (*key, value.as_str()));
+        command.args(arguments).envs(settings).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // One that is stopped does not hear that it should end.
+        let pid = self.output(&["status"]);
+        if pid.starts_with("pid") {
+            self.signal("CONT");
+        }
+        self.run(&["wipe"]);
+    }
+}

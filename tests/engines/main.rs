@@ -1,0 +1,89 @@
+//! A cell on real engines whose parts are processes of their own. `tests/engines/all.sh` starts the
+//! engines and says where they are; a missing address fails the test.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    dead_code,
+    reason = "a test of processes reads real clocks and its environment; one that panics has failed; \
+              the helpers are those of the system tests"
+)]
+
+mod cell;
+#[path = "../system/fixture.rs"]
+mod fixture;
+#[path = "../system/http.rs"]
+mod http;
+#[path = "../system/process.rs"]
+mod process;
+
+use std::time::Duration;
+
+use crate::cell::Parts;
+use crate::http::{eventually, get};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Every trace is found by id, and every span counted once.
+async fn check(parts: &Parts) {
+    let sent = parts.sent();
+    eventually("everything is counted", 2 * MINUTE, || async {
+        match parts.counted().await? {
+            counted if counted == sent => Ok(()),
+            counted => Err(format!("{counted} of {sent}")),
+        }
+    })
+    .await;
+    for id in parts.trace_ids() {
+        let url = format!("http://{}/api/traces/{id}", parts.gateway);
+        eventually("a trace is found by id", MINUTE, || async {
+            let answer = get(&url).await?;
+            let spans = answer.json()["data"][0]["spans"].as_array().map_or(0, Vec::len);
+            (answer.status == 200 && spans == 1)
+                .then_some(())
+                .ok_or_else(|| format!("{}: {spans} spans of {id}", answer.status))
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_a_cell_run_apart_and_whichever_ingester_dies_nothing_is_lost_or_counted_twice() {
+    let mut parts = Parts::start().await;
+    parts.send(40).await;
+    // An acknowledged span is answered by a process that shares nothing with the one that took it.
+    let url = format!("http://{}/api/traces/{}", parts.gateway, parts.trace_ids().last().unwrap());
+    assert_eq!(get(&url).await.unwrap().status, 200);
+    eventually("two share the partitions", 2 * MINUTE, || async {
+        let held = [
+            parts.assigned(0, "storage-writer").await?,
+            parts.assigned(1, "storage-writer").await?,
+        ];
+        (held == [4, 4]).then_some(()).ok_or_else(|| format!("{held:?}"))
+    })
+    .await;
+    let counting = parts.who_counts().await;
+    parts.send(20).await;
+    parts.kill(counting);
+    parts.send(40).await;
+    let other = 1 - counting;
+    eventually("the other has taken over", 2 * MINUTE, || async {
+        for group in
+            ["storage-writer", "search-indexer", "metrics-aggregator", "metadata-publisher"]
+        {
+            let held = parts.assigned(other, group).await?;
+            if held != 8 {
+                return Err(format!("{held} partitions of {group}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    parts.start_again(counting);
+    parts.send(40).await;
+    check(&parts).await;
+    parts.end();
+    let sent = parts.sent();
+    assert_eq!(parts.counted().await.unwrap(), sent, "nothing was in anybody's hands");
+}
