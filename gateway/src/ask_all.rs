@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use proto::convert::query::region_outcome;
+use proto::convert::query::{optional_time, region_outcome};
 use proto::v1;
+use trace_model::completeness::Promise;
 use trace_model::location::RegionState;
-use trace_model::{Certificate, Region, RegionOutcome, RegionReport};
+use trace_model::{Certificate, Region, RegionOutcome, RegionReport, Watermark, WriterId};
 
 use crate::config::QueryContext;
 use crate::error::GatewayError;
@@ -27,6 +28,8 @@ pub(crate) const SKETCH_FACTOR: u64 = 8;
 pub(crate) struct Part<T> {
     pub(crate) outcome: RegionOutcome,
     pub(crate) items: Vec<T>,
+    /// How far into its log the region looked.
+    pub(crate) reach: Option<v1::Reach>,
     /// About how much memory it takes.
     pub(crate) bytes: u64,
 }
@@ -54,21 +57,23 @@ impl<T> Gathered<T> {
 }
 
 impl Gateway {
-    /// Asks every reachable region the same.
+    /// Asks every reachable region the same; `ask` is given how long it may take. What was promised is
+    /// read before the cells are asked: it must not be younger than their answers.
     pub(crate) async fn ask_all<T, F>(
         &self,
         context: &QueryContext,
-        ask: impl Fn(SharedClient) -> F,
+        ask: impl Fn(SharedClient, Duration) -> F,
     ) -> Result<Gathered<T>, GatewayError>
     where
         F: Future<Output = Result<Part<T>, CellError>>,
     {
-        let time = context.patience.first_frame;
+        let states = self.index_states(context).await;
+        let time = context.left().first_frame;
         let mut share = self.admit(self.reader.clients.len())?;
         let admitted = share.bytes();
         let mut running = FuturesUnordered::new();
         for (region, client) in self.reader.clients.iter() {
-            let asked = ask(Arc::clone(client));
+            let asked = ask(Arc::clone(client), time);
             running.push(async move { (region, in_time(time, asked).await) });
         }
         let (mut parts, mut certificate) = (Vec::new(), Certificate::default());
@@ -77,7 +82,8 @@ impl Gateway {
                 .and_then(|part| share.grow(part.bytes).map(|()| part).map_err(CellError::from));
             match kept {
                 Ok(part) => {
-                    certificate.add(RegionReport::new(region.clone(), part.outcome));
+                    let state = states.iter().find(|state| state.region == *region);
+                    certificate.add(report_reach(region, part.outcome, part.reach, state));
                     parts.push((region.clone(), part.items));
                 }
                 Err(error) => certificate.add(RegionReport {
@@ -89,7 +95,7 @@ impl Gateway {
         share.shrink(admitted);
         // In the order of regions, not of their answers.
         parts.sort_by(|(one, _), (other, _)| one.cmp(other));
-        self.add_unreachable(self.index_states(context).await, &mut certificate);
+        self.add_unreachable(states, &mut certificate);
         Ok(Gathered { parts, certificate, held: Held::from(share) })
     }
 
@@ -97,7 +103,7 @@ impl Gateway {
     /// promises nothing, and the cells' own words count.
     pub(crate) async fn index_states(&self, context: &QueryContext) -> Vec<RegionState> {
         let asked = self.index.regions();
-        let answer = tokio::time::timeout(context.patience.first_frame, asked).await;
+        let answer = tokio::time::timeout(context.index_time(), asked).await;
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
         match answer.unwrap_or_else(|_| Err(late())) {
             Ok(known) => known.regions,
@@ -120,6 +126,66 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Lists and counts follow the log in steps of seconds. One that ends so shortly before the region's
+/// published log is complete, as of its own time.
+const STEP_NANOS: u64 = 30_000_000_000;
+
+/// What a region's list or count amounts to, against what its index had published before it was asked.
+fn report_reach(
+    region: &Region,
+    outcome: RegionOutcome,
+    reach: Option<v1::Reach>,
+    state: Option<&RegionState>,
+) -> RegionReport {
+    let reach = reach.unwrap_or_default();
+    let watermark = state.and_then(|state| state.watermark.as_ref());
+    let mut report = RegionReport {
+        watermark: watermark.map(|watermark| watermark.as_of),
+        covered: reach.coverage.map(Into::into),
+        as_of: optional_time(reach.until_unix_nano),
+        ..RegionReport::new(region.clone(), outcome)
+    };
+    let Some(watermark) = watermark else { return with_a_time(report) };
+    let is_in_step = report.as_of.is_some_and(|as_of| watermark.as_of.since(as_of) <= STEP_NANOS);
+    if !is_in_step {
+        report.promised = promises(watermark);
+        report.forget_kept();
+    }
+    if !report.promised.is_empty() {
+        return report;
+    }
+    // All that was published by then lies below what the region covers.
+    let by_offsets = report.covered.is_some().then_some(watermark.as_of);
+    report.as_of = report.as_of.or(by_offsets);
+    with_a_time(report)
+}
+
+/// Of a region of which nobody knows how far its answer reaches, the answer is given and no more than
+/// that is said: what it lacks may be anything.
+fn with_a_time(report: RegionReport) -> RegionReport {
+    if report.as_of.is_some() || report.outcome != RegionOutcome::Answered {
+        return report;
+    }
+    let reason = Some("it does not say how far its answer reaches".to_owned());
+    RegionReport { outcome: RegionOutcome::Unavailable, reason, ..report }
+}
+
+/// What a watermark promises of a whole log: everything below these offsets was acknowledged and
+/// published. Its holes and the policy that may withhold do not matter here: offsets stay true.
+pub(crate) fn promises(watermark: &Watermark) -> Vec<Promise> {
+    let promise = |(partition, next): (&u32, &u64)| Promise {
+        writer: WriterId {
+            region: watermark.region.clone(),
+            incarnation: watermark.incarnation,
+            partition: *partition,
+        },
+        version: *next,
+        last_append: watermark.as_of,
+        min_start: None,
+    };
+    watermark.next.iter().map(promise).collect()
 }
 
 /// An answer within its time.

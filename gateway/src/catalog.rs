@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -11,7 +12,7 @@ use proto::v1;
 use trace_model::location::{RegionState, SummaryQuery};
 use trace_model::{
     Certificate, Region, RegionOutcome, RegionReport, Sought, SpanKind, TimeRange, TraceEntry,
-    TraceId, UnixNanos,
+    TraceId,
 };
 
 use crate::ask_all::{
@@ -97,14 +98,14 @@ impl Gateway {
         context: &QueryContext,
     ) -> Result<CatalogAnswer<String>, GatewayError> {
         let range = self.last(self.config.catalog_lookback);
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
-        let ask = |client: SharedClient| {
+        let caller = self.caller(context);
+        let ask = |client: SharedClient, time: Duration| {
             let caller = caller.clone();
             async move {
                 let answer = client.services(&caller, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part { outcome, items: answer.services, bytes })
+                Ok(Part { outcome, items: answer.services, reach: answer.reach, bytes })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -119,15 +120,15 @@ impl Gateway {
         service: &str,
     ) -> Result<CatalogAnswer<(String, SpanKind)>, GatewayError> {
         let range = self.last(self.config.catalog_lookback);
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
+        let caller = self.caller(context);
         let service: Arc<str> = service.into();
-        let ask = |client: SharedClient| {
+        let ask = |client: SharedClient, time: Duration| {
             let (caller, service) = (caller.clone(), Arc::clone(&service));
             async move {
                 let answer = client.operations(&caller, &service, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part { outcome, items: answer.operations, bytes })
+                Ok(Part { outcome, items: answer.operations, reach: answer.reach, bytes })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -144,15 +145,15 @@ impl Gateway {
         context: &QueryContext,
         range: TimeRange,
     ) -> Result<CatalogAnswer<DependencyLink>, GatewayError> {
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
-        let ask = |client: SharedClient| {
+        let caller = self.caller(context);
+        let ask = |client: SharedClient, time: Duration| {
             let caller = caller.clone();
             async move {
                 let answer = client.edges(&caller, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
                 let links: Result<Vec<_>, _> = answer.edges.into_iter().map(read_edge).collect();
-                Ok(Part { outcome, items: links?, bytes })
+                Ok(Part { outcome, items: links?, reach: answer.reach, bytes })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -172,11 +173,11 @@ impl Gateway {
         }
         let asked = self.index.list_summaries(query);
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
-        let page = tokio::time::timeout(context.patience.first_frame, asked).await;
+        let page = tokio::time::timeout(context.left().first_frame, asked).await;
         let page = page.unwrap_or_else(|_| Err(late()))?;
         let mut certificate = Certificate::default();
         for state in &page.regions {
-            certificate.add(self.index_report(state, query.range.start));
+            certificate.add(self.index_report(state, query));
         }
         let SummaryPage { traces, rows_scanned, .. } = page;
         Ok(SummaryAnswer { traces, rows_scanned, certificate })
@@ -210,7 +211,7 @@ impl Gateway {
         &self,
         context: &QueryContext,
     ) -> BTreeMap<Region, (Result<v1::GetCellStatusResponse, CellError>, u64)> {
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
+        let (caller, time) = (self.caller(context), context.left().first_frame);
         let mut running = FuturesUnordered::new();
         for (region, client) in self.reader.clients.iter() {
             let caller = &caller;
@@ -231,18 +232,26 @@ impl Gateway {
     }
 
     /// What an answer from the index alone says of a region: as of its watermark, about traces that
-    /// began at `since` or later.
-    fn index_report(&self, state: &RegionState, since: UnixNanos) -> RegionReport {
-        let as_of = state.watermark.as_ref().map(|watermark| watermark.as_of);
-        RegionReport {
-            watermark: as_of,
-            as_of,
-            has_hole: !state
-                .judge_absence(&Sought { began: Some(since), newest: None })
-                .is_proven(),
-            is_not_provable: self.footing.unindexed.contains(&state.region),
+    /// began in the query's range or later. A region whose index gives routes alone withholds what
+    /// the query asks for, unless that is a time and nothing else.
+    fn index_report(&self, state: &RegionState, query: &SummaryQuery) -> RegionReport {
+        let is_not_provable = self.footing.unindexed.contains(&state.region);
+        let watermark = state.watermark.as_ref().map(|watermark| watermark.as_of);
+        let sought = Sought { began: Some(query.range.start), newest: None };
+        let report = RegionReport {
+            watermark,
+            as_of: watermark.filter(|_| !is_not_provable),
+            has_hole: !state.judge_absence(&sought).is_proven(),
+            is_not_provable,
             ..RegionReport::new(state.region.clone(), RegionOutcome::Pruned)
+        };
+        let is_redacted = state.rows_without_detail > 0 && query.needs_detail();
+        if !is_redacted || !report.is_whole() {
+            return report;
         }
+        let reason =
+            "its index gives the routes of traces alone: a search asks its cell".to_owned();
+        RegionReport { outcome: RegionOutcome::Redacted, reason: Some(reason), ..report }
     }
 }
 
@@ -275,3 +284,6 @@ fn join_links(links: impl Iterator<Item = DependencyLink>) -> Vec<DependencyLink
     }
     joined.into_values().collect()
 }
+
+#[cfg(test)]
+mod tests;

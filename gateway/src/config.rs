@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use trace_model::{Region, TenantId};
 
 use crate::room::AnswerRoom;
@@ -129,13 +130,110 @@ pub enum Freshness {
     Now,
 }
 
-/// Who asks, and how.
+/// Who asks, and how. Its time runs from when it was made: every step of the answer takes what is left.
 #[derive(Clone, Debug)]
 pub struct QueryContext {
     /// Whose data.
     pub tenant: TenantId,
     /// How far to trust the index.
     pub freshness: Freshness,
-    /// How long to wait.
-    pub patience: Patience,
+    patience: Patience,
+    /// When regions must have begun to answer.
+    first_by: Instant,
+    /// When the whole answer must be in.
+    all_by: Instant,
+}
+
+/// A step that others follow takes at most so much less than what is left.
+const KEPT_BACK: u32 = 4;
+
+impl QueryContext {
+    /// A question that is asked now.
+    #[must_use]
+    pub fn new(tenant: TenantId, freshness: Freshness, patience: Patience) -> Self {
+        let now = Instant::now();
+        let all_by = after(now, patience.total);
+        let first_by = after(now, patience.first_frame).min(all_by);
+        Self { tenant, freshness, patience, first_by, all_by }
+    }
+
+    /// How long it waits in all.
+    #[must_use]
+    pub const fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// How long it still waits.
+    #[must_use]
+    pub fn left(&self) -> Patience {
+        let now = Instant::now();
+        Patience {
+            first_frame: self.first_by.saturating_duration_since(now),
+            total: self.all_by.saturating_duration_since(now),
+        }
+    }
+
+    /// How long a look at the index may take whose answer the question can do without: a quarter of
+    /// what is left.
+    #[must_use]
+    pub fn index_time(&self) -> Duration {
+        self.left().first_frame / KEPT_BACK
+    }
+
+    /// The same question, with a quarter of what is left kept back for the step that follows.
+    #[must_use]
+    pub fn keeping_back(&self) -> Self {
+        let kept = self.left().first_frame / KEPT_BACK;
+        let first_by = self.first_by.checked_sub(kept).unwrap_or(self.first_by);
+        Self { first_by, ..self.clone() }
+    }
+
+    /// One of several questions of the same kind in a row: regions may take their whole time to
+    /// begin with it, within the time for all of them.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        let first_by = after(Instant::now(), self.patience.first_frame).min(self.all_by);
+        Self { first_by, ..self.clone() }
+    }
+}
+
+/// A day is longer than anyone waits.
+fn after(now: Instant, time: Duration) -> Instant {
+    now + time.min(Duration::from_secs(24 * 3_600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn context() -> QueryContext {
+        let patience = Patience { first_frame: 2 * SECOND, total: 10 * SECOND };
+        QueryContext::new(TenantId::default(), Freshness::Auto, patience)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_step_takes_what_is_left_and_never_more() {
+        let context = context();
+        assert_eq!(context.left(), context.patience());
+        assert_eq!(context.index_time(), SECOND / 2);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(context.left(), Patience { first_frame: SECOND, total: 9 * SECOND });
+        assert_eq!(context.keeping_back().left().first_frame, SECOND * 3 / 4);
+        assert_eq!(context.index_time(), SECOND / 4);
+        tokio::time::advance(2 * SECOND).await;
+        assert_eq!(context.left(), Patience { first_frame: Duration::ZERO, total: 7 * SECOND });
+        assert_eq!(context.keeping_back().left().first_frame, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_in_a_row_share_the_time_for_all_of_them() {
+        let context = context();
+        tokio::time::advance(9 * SECOND).await;
+        assert_eq!(context.anew().left(), Patience { first_frame: SECOND, total: SECOND });
+        let impatient = Patience { first_frame: Duration::MAX, total: SECOND };
+        let impatient = QueryContext::new(TenantId::default(), Freshness::Auto, impatient);
+        assert_eq!(impatient.left(), Patience::exactly(SECOND));
+    }
 }

@@ -1,6 +1,7 @@
 //! Cells and an index for tests: they answer as told, also wrongly.
 #![expect(clippy::wildcard_enum_match_arm, reason = "each place names the manners that it changes")]
 
+mod frames;
 mod index;
 mod spans;
 
@@ -15,15 +16,13 @@ use crate::port::{
     Caller, CellClient, CellError, EdgeTraceAsk, FrameStream, MetadataIndex, RedAsk, TraceAsk,
 };
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
 pub(crate) use index::{FakeIndex, behind, contribution, holed, level, silent};
 use prometheus_client::registry::Registry;
-use proto::convert::query::{FramePacker, id_bytes};
+use proto::convert::query::id_bytes;
 use proto::v1;
 use service_kit::ManualClock;
 use spans::searched;
-pub(crate) use spans::{context, id, region, resource, span, stored};
+pub(crate) use spans::{context, id, region, resource, span, stored, waiting};
 use trace_model::{
     Contribution, Coverage, Region, SearchQuery, StoredSpan, TimeRange, TraceId, UnixNanos,
 };
@@ -41,6 +40,12 @@ pub(crate) enum Manner {
     /// Its stores and tail reach one record less than it published, and miss the last span; its
     /// search reaches three records less.
     Behind,
+    /// Its lists and counts are three records and five seconds behind.
+    InStep,
+    /// Its lists and counts do not say how far they reach.
+    Speechless,
+    /// They say it by offsets alone.
+    Timeless,
     Damaged,
     /// Its trace store does not answer.
     LackingStore,
@@ -62,6 +67,8 @@ pub(crate) enum Manner {
     Endless,
     EndlessEmptyFrames,
     GoingOnAfterTheSummary,
+    /// All is said, and the stream does not end.
+    HangingAfterTheSummary,
 }
 
 /// A cell.
@@ -120,90 +127,29 @@ impl FakeCell {
         *self.manner.lock().unwrap()
     }
 
+    /// How far its stores have the log, and until when.
+    fn reached(&self) -> (Coverage, UnixNanos) {
+        match self.manner() {
+            Manner::Behind => (searched(PUBLISHED - 3), NOW.minus(90_000_000_000)),
+            Manner::InStep => (searched(PUBLISHED - 3), NOW.minus(5_000_000_000)),
+            Manner::Timeless => (searched(PUBLISHED), UnixNanos(0)),
+            _ => (searched(PUBLISHED + 2), NOW.minus(1_000_000)),
+        }
+    }
+
+    fn reach(&self) -> Option<v1::Reach> {
+        if self.manner() == Manner::Speechless {
+            return None;
+        }
+        let (covered, until) = self.reached();
+        Some(v1::Reach { coverage: Some((&covered).into()), until_unix_nano: until.0 })
+    }
+
     fn fail(&self) -> Result<(), CellError> {
         match self.manner() {
             Manner::Unreachable => Err(CellError::Unavailable("gone".to_owned())),
             _ => Ok(()),
         }
-    }
-
-    fn frames(&self, trace_id: TraceId) -> Vec<Result<v1::FindTraceResponse, CellError>> {
-        let manner = self.manner();
-        let mut spans = self.spans.lock().unwrap().get(&trace_id).cloned().unwrap_or_default();
-        let mut coverage = Coverage::none(INCARNATION);
-        coverage.extend(0, spans.len() as u64);
-        if manner == Manner::Behind && spans.pop().is_some() {
-            coverage = Coverage::none(INCARNATION);
-            coverage.extend(0, spans.len() as u64);
-        }
-        if manner == Manner::Expiring {
-            spans.truncate(1);
-        }
-        if manner == Manner::Forbidding {
-            spans.clear();
-        }
-        if manner == Manner::OtherRegionsSpans {
-            spans.push(span(trace_id, 900, &region("elsewhere")));
-        }
-        let count = spans.len() as u64;
-        let mut frames: Vec<_> = FramePacker::new(trace_id, spans.into_iter()).collect();
-        let name =
-            if manner == Manner::OtherRegionsName { "elsewhere" } else { self.region.as_str() };
-        let outcome = match manner {
-            Manner::Forbidding => v1::CellOutcome::Forbidden,
-            _ => v1::CellOutcome::Answered,
-        };
-        frames.push(v1::FindTraceResponse {
-            trace_id: id_bytes(trace_id),
-            summary: Some(v1::FindTraceSummary {
-                outcome: outcome.into(),
-                coverage: Some((&coverage).into()),
-                span_count: if manner == Manner::Miscounting { count + 1 } else { count },
-                is_damaged: matches!(manner, Manner::Damaged | Manner::LackingStore),
-                lacks_store: manner == Manner::LackingStore,
-                region: name.to_owned(),
-                expired_until_unix_nano: if manner == Manner::Expiring { NOW.0 } else { 0 },
-            }),
-            ..v1::FindTraceResponse::default()
-        });
-        frames.into_iter().map(Ok).collect()
-    }
-
-    fn stream(&self, trace_ids: &[TraceId]) -> FrameStream {
-        let frames: Vec<_> = trace_ids.iter().flat_map(|id| self.frames(*id)).collect();
-        let first = trace_ids[0];
-        let one = self.one_frame(first, first);
-        match self.manner() {
-            Manner::HangingAfterAFrame => stream::iter([Ok(one)]).chain(stream::pending()).boxed(),
-            Manner::ResetAfterAFrame => {
-                let reset = CellError::Unavailable("reset".to_owned());
-                stream::iter([Ok(one), Err(reset)]).boxed()
-            }
-            Manner::EndingWithoutSummary => stream::iter([Ok(one)]).boxed(),
-            Manner::OtherTrace => stream::iter([Ok(self.one_frame(id(0xee), id(0xee)))]).boxed(),
-            Manner::OtherTracesSpan => stream::iter([Ok(self.one_frame(first, id(0xee)))]).boxed(),
-            Manner::Garbage => {
-                let mut garbage = one;
-                garbage.spans[0].span = Bytes::from_static(&[0xff; 40]);
-                stream::iter([Ok(garbage)]).boxed()
-            }
-            Manner::Endless => stream::repeat_with(move || Ok(one.clone())).boxed(),
-            Manner::EndlessEmptyFrames => {
-                let empty = v1::FindTraceResponse { spans: vec![], ..one };
-                stream::repeat_with(move || Ok(empty.clone())).boxed()
-            }
-            Manner::GoingOnAfterTheSummary => {
-                stream::iter(frames).chain(stream::iter([Ok(one)])).boxed()
-            }
-            _ => stream::iter(frames).boxed(),
-        }
-    }
-
-    fn one_frame(&self, trace_id: TraceId, spans_of: TraceId) -> v1::FindTraceResponse {
-        let spans = std::iter::once(span(spans_of, 700, &self.region));
-        let mut frame = FramePacker::new(trace_id, spans).next().unwrap();
-        frame.trace_id = id_bytes(trace_id);
-        frame
     }
 }
 
@@ -256,10 +202,7 @@ impl CellClient for FakeCell {
         if self.manner() == Manner::Garbage {
             matches.reverse();
         }
-        let (coverage, searched_until) = match self.manner() {
-            Manner::Behind => (searched(PUBLISHED - 3), NOW.minus(90_000_000_000)),
-            _ => (searched(PUBLISHED + 2), NOW.minus(1_000_000)),
-        };
+        let (coverage, searched_until) = self.reached();
         Ok(v1::SearchTracesResponse {
             outcome: v1::CellOutcome::Answered.into(),
             matches,
@@ -285,6 +228,7 @@ impl CellClient for FakeCell {
                 outcome: v1::CellOutcome::Answered.into(),
                 services: self.services.lock().unwrap().clone(),
                 region: self.region.as_str().to_owned(),
+                reach: self.reach(),
             }),
         }
     }
@@ -305,6 +249,7 @@ impl CellClient for FakeCell {
             outcome: v1::CellOutcome::Answered.into(),
             operations,
             region: self.region.as_str().to_owned(),
+            reach: self.reach(),
         })
     }
 
@@ -319,6 +264,7 @@ impl CellClient for FakeCell {
             outcome: v1::CellOutcome::Answered.into(),
             edges: self.edges.lock().unwrap().clone(),
             region: self.region.as_str().to_owned(),
+            reach: self.reach(),
         })
     }
 
@@ -333,6 +279,7 @@ impl CellClient for FakeCell {
             outcome: v1::CellOutcome::Answered.into(),
             points: self.red.lock().unwrap().clone(),
             region: self.region.as_str().to_owned(),
+            reach: self.reach(),
         })
     }
 
@@ -348,6 +295,7 @@ impl CellClient for FakeCell {
             outcome: v1::CellOutcome::Answered.into(),
             trace_ids,
             region: self.region.as_str().to_owned(),
+            reach: self.reach(),
         })
     }
 

@@ -119,8 +119,7 @@ impl Gateway {
         } else {
             let _room = self.admit(plan.asked.len())?;
             let caller = self.caller(context);
-            let patience = context.patience;
-            Arc::new(self.reader.find_planned(&caller, patience, trace_id, plan).await)
+            Arc::new(self.reader.find_planned(&caller, context.left(), trace_id, plan).await)
         };
         self.metrics.count_answer(&answer);
         Ok(answer)
@@ -141,7 +140,7 @@ impl Gateway {
             .collect();
         let _room = self.admit(self.reader.clients.len())?;
         let caller = self.caller(context);
-        let answers = self.reader.find_many(&caller, context.patience, plans).await;
+        let answers = self.reader.find_many(&caller, context.left(), plans).await;
         answers.iter().for_each(|answer| self.metrics.count_answer(answer));
         Ok(answers)
     }
@@ -169,7 +168,7 @@ impl Gateway {
         trace_ids: &[TraceId],
     ) -> Result<Option<LookUp>, GatewayError> {
         let asked = self.index.look_up(&context.tenant, trace_ids);
-        let answer = tokio::time::timeout(context.patience.first_frame, asked).await;
+        let answer = tokio::time::timeout(context.index_time(), asked).await;
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
         match answer.unwrap_or_else(|_| Err(late())) {
             Ok(look_up) if look_up.entries.len() == trace_ids.len() => Ok(Some(look_up)),
@@ -200,7 +199,7 @@ impl Gateway {
         plan: Plan,
     ) -> Result<Arc<TraceAnswer>, GatewayError> {
         let key = (context.tenant.clone(), trace_id);
-        let patience = context.patience;
+        let patience = context.patience();
         if let Seat::Shared(round) = self.miss_rounds.find_seat(&key, &patience) {
             self.metrics.count_round(RoundKind::Shared);
             return Ok(round.await);
@@ -212,9 +211,10 @@ impl Gateway {
         let room = self.admit(plan.asked.len())?;
         self.metrics.count_round(RoundKind::Own);
         let (reader, caller) = (self.reader.clone(), self.caller(context));
+        let asked = context.clone();
         let work = async move {
             let _room = room;
-            reader.find_planned(&caller, patience, trace_id, plan).await
+            reader.find_planned(&caller, asked.left(), trace_id, plan).await
         };
         Ok(self.miss_rounds.begin(key, patience, work).await)
     }

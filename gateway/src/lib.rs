@@ -28,6 +28,8 @@ mod search;
 pub mod shared_state;
 
 #[cfg(test)]
+mod deadline_tests;
+#[cfg(test)]
 mod fakes;
 #[cfg(test)]
 mod find_trace_tests;

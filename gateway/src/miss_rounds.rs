@@ -57,7 +57,7 @@ impl MissRounds {
     }
 
     /// A new round: it begins at once, or when the running one of the same trace has ended (but
-    /// waits for that no longer than the question's patience).
+    /// waits for that no longer than half of the question's patience: the regions need time too).
     pub(crate) fn begin(
         &self,
         key: RoundKey,
@@ -71,7 +71,7 @@ impl MissRounds {
         let shared_slots = Arc::clone(&self.slots);
         let round = async move {
             if let Some(before) = before {
-                let waited = tokio::time::timeout(patience.first_frame, before).await;
+                let waited = tokio::time::timeout(patience.first_frame / 2, before).await;
                 drop(waited);
             }
             mark_begun(&shared_slots, &key);

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::DurationSketch;
 use proto::v1;
@@ -114,8 +115,8 @@ impl Gateway {
         let minutes = range.end.since(range.start).div_ceil(MINUTE_NANOS);
         check_limit("the minutes of the range", minutes, MINUTES_MAX)?;
         check_limit("the minutes of a step", request.step_minutes, MINUTES_MAX)?;
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
-        let ask = |client: SharedClient| {
+        let caller = self.caller(context);
+        let ask = |client: SharedClient, time: Duration| {
             let caller = caller.clone();
             async move {
                 let answer = client.red(&caller, &request.ask, time).await?;
@@ -123,7 +124,8 @@ impl Gateway {
                 let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
                 let points = answer.points.into_iter();
                 let items = points.map(|point| read_point(point, &request.ask));
-                Ok(Part { outcome, items: items.collect::<Result<_, _>>()?, bytes })
+                let items = items.collect::<Result<_, _>>()?;
+                Ok(Part { outcome, items, reach: answer.reach, bytes })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -144,17 +146,19 @@ impl Gateway {
         ask: &EdgeTraceAsk,
     ) -> Result<EdgeTraceAnswer, GatewayError> {
         check_limit("limit", ask.limit as u64, self.config.search_limit_max as u64)?;
-        let (caller, time) = (self.caller(context), context.patience.first_frame);
-        let asked = |client: SharedClient| {
+        let caller = self.caller(context);
+        let asked = |client: SharedClient, time: Duration| {
             let caller = caller.clone();
             async move {
                 let answer = client.edge_traces(&caller, ask, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part { outcome, items: read_ids(&answer, ask.limit)?, bytes })
+                let items = read_ids(&answer, ask.limit)?;
+                Ok(Part { outcome, items, reach: answer.reach, bytes })
             }
         };
-        let mut gathered = self.ask_all(context, asked).await?;
+        // What the index knows of the traces is looked up behind it.
+        let mut gathered = self.ask_all(&context.keeping_back(), asked).await?;
         let mut found: BTreeMap<TraceId, BTreeSet<Region>> = BTreeMap::new();
         for (region, trace_ids) in std::mem::take(&mut gathered.parts) {
             for trace_id in trace_ids {
@@ -177,7 +181,7 @@ impl Gateway {
     ) -> Vec<EdgeTrace> {
         let ids: Vec<TraceId> = found.keys().copied().collect();
         let looked_up = self.index.look_up(&context.tenant, &ids);
-        let looked_up = tokio::time::timeout(context.patience.first_frame, looked_up).await;
+        let looked_up = tokio::time::timeout(context.left().first_frame, looked_up).await;
         let entries = match looked_up {
             Ok(Ok(known)) => known.entries,
             Ok(Err(_)) | Err(_) => {

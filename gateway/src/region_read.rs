@@ -70,6 +70,8 @@ pub(crate) struct ReadLimits {
 const PACE_SLACK: Duration = Duration::from_secs(4);
 /// What a span takes in memory beside its bytes: its keys, its places in a list and in the merge.
 pub(crate) const SPAN_OVERHEAD_BYTES: u64 = 256;
+/// How long the end of an answer is waited for behind its last summary: a peer sends both together.
+const END_TIME_MAX: Duration = Duration::from_millis(100);
 /// Frames without a span or a summary that are borne: none is ever needed.
 const EMPTY_FRAMES_MAX: usize = 16;
 
@@ -136,7 +138,7 @@ impl Reading {
             let frame = timeout_at(deadline, stream.next()).await.map_err(slow)?;
             self.take_next(frame)?;
         }
-        self.check_end(stream, total).await
+        self.check_end(stream, total.min(Instant::now() + END_TIME_MAX)).await
     }
 
     /// How long the bytes so far may have taken, with room for the next frame.
@@ -202,10 +204,9 @@ impl Reading {
         Ok(self.share.grow(cost)?)
     }
 
-    /// After the last summary the stream must end: an error or a frame behind it is a lie about the
-    /// whole.
-    async fn check_end(&self, mut stream: FrameStream, total: Instant) -> Result<(), CellError> {
-        match timeout_at(total, stream.next()).await {
+    /// After the last summary the stream must end: a frame behind it is a lie about the whole.
+    async fn check_end(&self, mut stream: FrameStream, by: Instant) -> Result<(), CellError> {
+        match timeout_at(by, stream.next()).await {
             Ok(Some(Ok(_))) => Err(invalid("more than was asked for")),
             // All that was promised is here; how the connection ended does not change it.
             Ok(None | Some(Err(_))) | Err(_) => Ok(()),

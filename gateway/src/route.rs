@@ -85,11 +85,18 @@ pub fn route(
                 ..report
             }),
             Decision::LeaveOut(outcome) => {
-                plan.settled.push(RegionReport { outcome, ..report });
+                plan.settled.push(left_out(report, outcome));
             }
         }
     }
     plan
+}
+
+/// A region that is left out is so as of its watermark, where that is what speaks for it.
+fn left_out(report: RegionReport, outcome: RegionOutcome) -> RegionReport {
+    let is_by_watermark = outcome == RegionOutcome::Pruned && !report.is_not_provable;
+    let as_of = report.watermark.filter(|_| is_by_watermark);
+    RegionReport { outcome, as_of, ..report }
 }
 
 enum Decision {

@@ -93,7 +93,7 @@ impl Gateway {
         context: &QueryContext,
         request: &SearchRequest,
     ) -> Result<(SearchPage, Vec<TraceAnswer>), GatewayError> {
-        let page = self.search(context, request).await?;
+        let page = self.search(&context.keeping_back(), request).await?;
         let ids: Vec<TraceId> = page.matches.iter().map(|found| found.trace_id).collect();
         if ids.is_empty() {
             return Ok((page, Vec::new()));
@@ -119,7 +119,7 @@ impl Gateway {
         let caller = self.caller(context);
         // A region that hangs holds up every search: the deadline of a first answer, not of the
         // whole.
-        let time = context.patience.first_frame;
+        let time = context.left().first_frame;
         let mut running = FuturesUnordered::new();
         for (region, client) in self.reader.clients.iter() {
             let caller = &caller;
@@ -195,7 +195,7 @@ impl Gateway {
     ) -> Vec<TraceId> {
         let ids: Vec<TraceId> = matches.iter().map(|found| found.trace_id).collect();
         let looked_up = self.index.look_up(&context.tenant, &ids);
-        let looked_up = tokio::time::timeout(context.patience.first_frame, looked_up).await;
+        let looked_up = tokio::time::timeout(context.index_time(), looked_up).await;
         let Ok(Ok(looked_up)) = looked_up else { return ids };
         let is_in_one = |place: usize, found: &TraceMatch| {
             looked_up.entries.get(place).is_some_and(|entry| {

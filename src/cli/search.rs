@@ -49,8 +49,19 @@ pub(super) struct SearchArguments {
 #[serde(rename_all = "camelCase", default)]
 struct SearchAnswer {
     traces: Vec<TraceSummary>,
+    range: Option<SearchedRange>,
     #[serde(rename = "completeness")]
     certificate: CertificateAnswer,
+}
+
+/// The time range that was applied.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SearchedRange {
+    #[serde(deserialize_with = "number")]
+    start_unix_nano: u64,
+    #[serde(deserialize_with = "number")]
+    end_unix_nano: u64,
 }
 
 /// What a search, or the index, says of a trace.
@@ -182,6 +193,10 @@ fn show(search: &SearchAnswer, is_index: bool, output: &mut Output) -> Result<()
         let trace = index.checked_sub(1).and_then(|index| search.traces.get(index));
         let is_bad = trace.is_some_and(|trace| trace.error_count > 0);
         output.line(&if is_bad { paint.bad(&line) } else { line })?;
+    }
+    if let Some(range) = &search.range {
+        let (start, end) = (moment(range.start_unix_nano), moment(range.end_unix_nano));
+        output.line(&format!("searched {start} to {end}"))?;
     }
     for line in search.certificate.lines() {
         output.line(&line)?;

@@ -44,10 +44,10 @@ pub(super) async fn run(
     };
     let answer = client.ask_ok(&path).await?;
     let listed: ServicesAnswer = answer.read()?;
-    let is_complete = listed.certificate.is_complete();
+    let outcome = outcome(&listed);
     if output.is_json {
         answer.print(output)?;
-        return Ok(if is_complete { Outcome::Done } else { Outcome::Partial });
+        return Ok(outcome);
     }
     for service in &listed.services {
         output.line(&clean(service))?;
@@ -55,12 +55,31 @@ pub(super) async fn run(
     for operation in &listed.operations {
         output.line(&clean(&format!("{}  ({})", operation.name, operation.kind)))?;
     }
-    if is_complete {
-        return Ok(Outcome::Done);
+    if outcome == Outcome::Done {
+        return Ok(outcome);
+    }
+    if outcome == Outcome::NotFound {
+        output.line(&nothing(arguments))?;
     }
     for line in listed.certificate.lines() {
-        let line = output.paint().bad(&line);
+        let line = if outcome == Outcome::Partial { output.paint().bad(&line) } else { line };
         output.line(&line)?;
     }
-    Ok(Outcome::Partial)
+    Ok(outcome)
+}
+
+fn outcome(listed: &ServicesAnswer) -> Outcome {
+    let is_empty = listed.services.is_empty() && listed.operations.is_empty();
+    match (listed.certificate.is_complete(), is_empty) {
+        (false, _) => Outcome::Partial,
+        (true, true) => Outcome::NotFound,
+        (true, false) => Outcome::Done,
+    }
+}
+
+fn nothing(arguments: &ServicesArguments) -> String {
+    match &arguments.service {
+        None => "no services in the last 7 days".to_owned(),
+        Some(service) => clean(&format!("no operations of {service} in the last 7 days")),
+    }
 }

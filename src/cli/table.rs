@@ -84,6 +84,17 @@ pub(crate) fn duration(nanos: u64) -> String {
     format!("{nanos} ns")
 }
 
+/// A time of days, hours or minutes as people say it.
+pub(super) fn long_time(millis: u64) -> String {
+    let seconds = millis / 1_000;
+    for (unit_seconds, unit) in [(86_400, "d"), (3_600, "h"), (60, "min")] {
+        if seconds >= 2 * unit_seconds {
+            return format!("{} {unit}", seconds / unit_seconds);
+        }
+    }
+    duration(millis.saturating_mul(1_000_000))
+}
+
 /// Bytes as people say them.
 pub(crate) fn bytes(bytes: u64) -> String {
     for (shift, unit) in [(30_u32, "GiB"), (20, "MiB"), (10, "KiB")] {
@@ -135,6 +146,19 @@ mod tests {
             (u64::MAX, "18446744073 s"),
         ] {
             assert_eq!(duration(nanos), text);
+        }
+    }
+
+    #[test]
+    fn long_times_are_days_hours_and_minutes() {
+        for (seconds, text) in [
+            (7 * 86_400, "7 d"),
+            (86_400, "24 h"),
+            (3_600, "60 min"),
+            (119, "119 s"),
+            (u64::MAX / 1_000, "213503982334 d"),
+        ] {
+            assert_eq!(long_time(seconds * 1_000), text);
         }
     }
 

@@ -182,6 +182,41 @@ async fn services_and_operations_are_listed() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_not_there_is_not_found() {
+    let url =
+        gateway(|_| (200, json!({"operations": [], "completeness": completeness("complete")})))
+            .await;
+    let (text, ended) = farspan(&url, &["services", "nope"]).await;
+    assert_eq!(ended.unwrap(), Outcome::NotFound);
+    assert_eq!(text, "no operations of nope in the last 7 days\ncomplete: of 3 regions\n");
+    let (_, ended) = farspan(&url, &["services", "nope", "--json"]).await;
+    assert_eq!(ended.unwrap(), Outcome::NotFound);
+    let partial =
+        gateway(|_| (200, json!({"services": [], "completeness": completeness("partial")}))).await;
+    let (text, ended) = farspan(&partial, &["services"]).await;
+    assert_eq!((text.as_str(), ended.unwrap()), ("partial: of 3 regions\n", Outcome::Partial));
+}
+
+#[tokio::test]
+async fn a_search_prints_the_range_that_was_applied() {
+    let nothing = gateway(|_| (200, ranged(&[]))).await;
+    let something = gateway(|_| (200, ranged(&[json!({"traceId": ID})]))).await;
+    for url in [nothing, something] {
+        for line in [&["search"][..], &["search", "--index"]] {
+            let (text, _) = farspan(&url, line).await;
+            let range = "searched 2026-09-21T13:13:20.000Z to 2026-09-21T14:13:20.000Z";
+            assert!(text.lines().any(|line| line == range), "{text}");
+        }
+    }
+}
+
+fn ranged(traces: &[serde_json::Value]) -> serde_json::Value {
+    let range = json!({"startUnixNano": "1789996400000000000",
+        "endUnixNano": "1790000000000000001"});
+    json!({"traces": traces, "range": range, "completeness": completeness("complete")})
+}
+
+#[tokio::test]
 async fn a_faulty_configuration_is_bad_usage_with_every_line() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("cell.yaml");

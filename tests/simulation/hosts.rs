@@ -165,7 +165,7 @@ impl Users {
     async fn ask(&self, trace_id: TraceId, freshness: Freshness) -> bool {
         let Self { world, name, gateway } = self;
         let question = Question::begin(world, region(name), trace_id, freshness);
-        let context = QueryContext { tenant: TenantId::default(), freshness, patience: PATIENCE };
+        let context = QueryContext::new(TenantId::default(), freshness, PATIENCE);
         let answer = match gateway.find_trace(&context, trace_id).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -196,7 +196,7 @@ impl Users {
     async fn search(&self) -> bool {
         let Self { world, name, gateway } = self;
         let freshness = Freshness::Auto;
-        let context = QueryContext { tenant: TenantId::default(), freshness, patience: PATIENCE };
+        let context = QueryContext::new(TenantId::default(), freshness, PATIENCE);
         let request = SearchRequest {
             filter: Filter::All,
             range: Some(TimeRange::ALL),

@@ -5,8 +5,8 @@ use proto::convert::query::{id_bytes, required_range, search_query};
 use proto::v1;
 use proto::v1::cell_query_server::CellQuery;
 use tonic::{Request, Response, Status};
+use trace_model::Coverage;
 use trace_model::query::SearchStats;
-use trace_model::{Coverage, TraceId};
 use trace_store::port::{EdgeKey, EdgeRow, EdgeTraceQuery, RedKey, RedQuery, RedRow};
 
 use crate::caller::{Access, Caller};
@@ -139,13 +139,16 @@ impl Querier {
         let caller = Caller::identify(request.caller)?;
         let range = required_range(request.range)?;
         let access = caller.access(&self.config);
-        let services = match access {
-            Access::Granted => self.ports.catalog.services(&caller.tenant, range).await?,
-            Access::Forbidden => Vec::new(),
+        let (reach, services) = match access {
+            Access::Granted => {
+                let reach = self.reach_of_lists().await;
+                (reach, self.ports.catalog.services(&caller.tenant, range).await?)
+            }
+            Access::Forbidden => (None, Vec::new()),
         };
         let services = services.iter().map(|service| (**service).to_owned()).collect();
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
-        Ok((access, v1::ListServicesResponse { outcome, services, region }))
+        Ok((access, v1::ListServicesResponse { outcome, services, region, reach }))
     }
 
     async fn operations(
@@ -156,9 +159,12 @@ impl Querier {
         let range = required_range(request.range)?;
         let access = caller.access(&self.config);
         let catalog = &self.ports.catalog;
-        let found = match access {
-            Access::Granted => catalog.operations(&caller.tenant, &request.service, range).await?,
-            Access::Forbidden => Vec::new(),
+        let (reach, found) = match access {
+            Access::Granted => {
+                let reach = self.reach_of_lists().await;
+                (reach, catalog.operations(&caller.tenant, &request.service, range).await?)
+            }
+            Access::Forbidden => (None, Vec::new()),
         };
         let operations = found
             .into_iter()
@@ -168,7 +174,7 @@ impl Querier {
             })
             .collect();
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
-        Ok((access, v1::ListOperationsResponse { outcome, operations, region }))
+        Ok((access, v1::ListOperationsResponse { outcome, operations, region, reach }))
     }
 
     async fn edges(
@@ -178,13 +184,16 @@ impl Querier {
         let caller = Caller::identify(request.caller)?;
         let range = required_range(request.range)?;
         let access = caller.access(&self.config);
-        let rows = match access {
-            Access::Granted => self.ports.metrics.edges(&caller.tenant, range).await?,
-            Access::Forbidden => Vec::new(),
+        let (reach, rows) = match access {
+            Access::Granted => {
+                let reach = self.reach_of_counts().await;
+                (reach, self.ports.metrics.edges(&caller.tenant, range).await?)
+            }
+            Access::Forbidden => (None, Vec::new()),
         };
         let edges = rows.into_iter().map(edge_message).collect();
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
-        Ok((access, v1::ListEdgesResponse { outcome, edges, region }))
+        Ok((access, v1::ListEdgesResponse { outcome, edges, region, reach }))
     }
 
     async fn red(
@@ -199,13 +208,16 @@ impl Querier {
             by_operation: request.by_operation,
             range: required_range(request.range)?,
         };
-        let rows = match access {
-            Access::Granted => self.ports.metrics.red(&query).await?,
-            Access::Forbidden => Vec::new(),
+        let (reach, rows) = match access {
+            Access::Granted => {
+                let reach = self.reach_of_counts().await;
+                (reach, self.ports.metrics.red(&query).await?)
+            }
+            Access::Forbidden => (None, Vec::new()),
         };
         let points = rows.into_iter().map(red_message).collect();
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
-        Ok((access, v1::QueryRedResponse { outcome, points, region }))
+        Ok((access, v1::QueryRedResponse { outcome, points, region, reach }))
     }
 
     async fn edge_traces(
@@ -222,13 +234,16 @@ impl Querier {
             range: required_range(request.range)?,
             limit: self.check_limit(request.limit)?,
         };
-        let found: Vec<TraceId> = match access {
-            Access::Granted => self.ports.metrics.edge_traces(&query).await?,
-            Access::Forbidden => Vec::new(),
+        let (reach, found) = match access {
+            Access::Granted => {
+                let reach = self.reach_of_counts().await;
+                (reach, self.ports.metrics.edge_traces(&query).await?)
+            }
+            Access::Forbidden => (None, Vec::new()),
         };
         let trace_ids = found.into_iter().map(id_bytes).collect();
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
-        Ok((access, v1::FindEdgeTracesResponse { outcome, trace_ids, region }))
+        Ok((access, v1::FindEdgeTracesResponse { outcome, trace_ids, region, reach }))
     }
 
     /// Offsets, lags and sizes of the cell: no word of any tenant's data, so open to every region.

@@ -1,7 +1,9 @@
-//! A search, and up to which append time it looked at everything: what makes its answer "complete as
-//! of" a time.
+//! A search, a list or a count, and up to which append time it looked at everything: what makes its
+//! answer "complete as of" a time.
 
+use proto::v1;
 use trace_model::{Coverage, SearchQuery, UnixNanos};
+use trace_store::StoreError;
 use trace_store::port::SearchAnswer;
 
 use crate::port::{LogEnd, PortError};
@@ -30,16 +32,54 @@ impl Querier {
         let expired =
             expired.and_then(|until| self.ports.traces.expired_within(query.range, until));
         answer.expired_until = expired.max(self.ports.tail.lost().expired_until);
-        let until = match self.searched_until(end, &answer.covered).await {
-            Ok(until) => Some(until).filter(|until| until.0 > 0),
-            Err(error) => {
-                tracing::warn!(%error, "a search cannot say how far it reaches");
-                None
-            }
-        };
+        let until = self.reached_until(end, &answer.covered).await;
         Ok(Searched { answer, until })
     }
 
+    /// How far the lists reach that are asked for behind this.
+    pub(crate) async fn reach_of_lists(&self) -> Option<v1::Reach> {
+        let end = self.ports.status.log_end().await;
+        self.reach(end, self.ports.catalog.listed().await).await
+    }
+
+    /// How far the counts reach that are asked for behind this.
+    pub(crate) async fn reach_of_counts(&self) -> Option<v1::Reach> {
+        let end = self.ports.status.log_end().await;
+        self.reach(end, self.ports.metrics.covered().await).await
+    }
+
+    /// `None` where the store cannot say: then nobody believes that it has everything.
+    async fn reach(
+        &self,
+        end: Result<LogEnd, PortError>,
+        covered: Result<Coverage, StoreError>,
+    ) -> Option<v1::Reach> {
+        let covered = match covered {
+            Ok(covered) => covered,
+            Err(error) => {
+                tracing::warn!(%error, "a list or count cannot say how far it reaches");
+                return None;
+            }
+        };
+        let until_unix_nano = self.reached_until(end, &covered).await.map_or(0, |until| until.0);
+        Some(v1::Reach { coverage: Some((&covered).into()), until_unix_nano })
+    }
+
+    async fn reached_until(
+        &self,
+        end: Result<LogEnd, PortError>,
+        covered: &Coverage,
+    ) -> Option<UnixNanos> {
+        match self.searched_until(end, covered).await {
+            Ok(until) => Some(until).filter(|until| until.0 > 0),
+            Err(error) => {
+                tracing::warn!(%error, "an answer cannot say how far it reaches");
+                None
+            }
+        }
+    }
+
+    /// Up to which append time these offsets hold everything, where the log ended there before.
     async fn searched_until(
         &self,
         end: Result<LogEnd, PortError>,

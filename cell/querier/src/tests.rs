@@ -51,6 +51,7 @@ struct Cell {
     failing_with: Mutex<Option<StoreError>>,
     log_end: AtomicU64,
     is_log_closed: AtomicBool,
+    is_uncounted: AtomicBool,
     expired_until: Mutex<Option<UnixNanos>>,
     lost: Mutex<Lost>,
 }
@@ -146,6 +147,10 @@ impl ServiceCatalog for Cell {
         self.touch().await;
         Ok(Vec::new())
     }
+
+    async fn listed(&self) -> Result<Coverage, StoreError> {
+        Ok(cover(4))
+    }
 }
 
 #[async_trait]
@@ -156,6 +161,13 @@ impl MetricsStore for Cell {
 
     async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError> {
         Err(StoreError::Unsupported("read only".to_owned()))
+    }
+
+    async fn covered(&self) -> Result<Coverage, StoreError> {
+        if self.is_uncounted.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("cannot say".to_owned()));
+        }
+        Ok(cover(4))
     }
 
     async fn red(&self, _: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
@@ -355,6 +367,56 @@ async fn a_search_whose_log_does_not_answer_says_no_time_and_answers() {
     cell.is_log_closed.store(true, Ordering::SeqCst);
     let found = search(&querier).await;
     assert_eq!((found.outcome(), found.searched_until_unix_nano), (v1::CellOutcome::Answered, 0));
+}
+
+/// How far each list and count says that it reaches.
+async fn reaches(querier: &Querier, region: &str) -> [Option<v1::Reach>; 5] {
+    let (caller, range) = (caller(region), Some(TimeRange::ALL.into()));
+    let services = v1::ListServicesRequest { caller: caller.clone(), range };
+    let operations =
+        v1::ListOperationsRequest { caller: caller.clone(), range, ..Default::default() };
+    let edges = v1::ListEdgesRequest { caller: caller.clone(), range };
+    let red = v1::QueryRedRequest { caller: caller.clone(), range, ..Default::default() };
+    let traces = v1::FindEdgeTracesRequest { caller, range, limit: 5, ..Default::default() };
+    [
+        querier.list_services(Request::new(services)).await.unwrap().into_inner().reach,
+        querier.list_operations(Request::new(operations)).await.unwrap().into_inner().reach,
+        querier.list_edges(Request::new(edges)).await.unwrap().into_inner().reach,
+        querier.query_red(Request::new(red)).await.unwrap().into_inner().reach,
+        querier.find_edge_traces(Request::new(traces)).await.unwrap().into_inner().reach,
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_list_and_count_says_how_far_it_reaches_and_up_to_when() {
+    let (querier, cell) = querier_with(|_| {});
+    // Four records of the log are listed and counted.
+    for (log_end, until) in [(4, 900), (5, 400), (6_000, 400)] {
+        cell.log_end.store(log_end, Ordering::SeqCst);
+        for reach in reaches(&querier, "us").await {
+            let reach = reach.unwrap();
+            assert_eq!(reach.until_unix_nano, until, "{log_end}");
+            assert_eq!(Coverage::from(reach.coverage.unwrap()), cover(4));
+        }
+    }
+    cell.is_log_closed.store(true, Ordering::SeqCst);
+    for reach in reaches(&querier, "us").await {
+        assert_eq!(reach.unwrap().until_unix_nano, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_that_cannot_say_how_far_they_reach_are_given_without() {
+    let (querier, cell) = querier_with(|_| {});
+    cell.is_uncounted.store(true, Ordering::SeqCst);
+    let said = reaches(&querier, "us").await.map(|reach| reach.is_some());
+    assert_eq!(said, [true, true, false, false, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_cell_does_not_say_how_far_it_reaches() {
+    let (querier, _) = querier_with(|config| config.locality.spans = SpanMode::Closed);
+    assert_eq!(reaches(&querier, "us").await, [const { None }; 5]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -252,6 +252,10 @@ impl MetricsStore for EmbeddedMetricsStore {
         .await
     }
 
+    async fn covered(&self) -> Result<Coverage, StoreError> {
+        Ok(self.shared.view().covered.clone())
+    }
+
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
         let (shared, query) = (Arc::clone(&self.shared), query.clone());
         self.questions.ask(move |go_on| shared.red(&query, go_on)).await

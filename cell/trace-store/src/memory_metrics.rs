@@ -169,6 +169,10 @@ impl MetricsStore for MemoryMetricsStore {
         Ok((state.covered.clone(), state.checkpoint.clone()))
     }
 
+    async fn covered(&self) -> Result<Coverage, StoreError> {
+        Ok(self.lock().covered.clone())
+    }
+
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
         let state = self.lock();
         let rows = state.red.iter().filter(|(key, _)| asks_for(query, key));

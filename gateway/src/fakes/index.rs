@@ -52,6 +52,8 @@ pub(crate) fn silent(name: &str) -> RegionState {
         retention: None,
         kept_for: Duration::MAX,
         forgotten: trace_model::Forgotten::default(),
+        rows_without_detail: 0,
+        is_refused: false,
     }
 }
 
@@ -79,6 +81,7 @@ pub(crate) struct FakeIndex {
     pub(crate) entries: Mutex<BTreeMap<TraceId, TraceEntry>>,
     pub(crate) states: Mutex<Vec<RegionState>>,
     pub(crate) is_down: Mutex<bool>,
+    pub(crate) is_hanging: Mutex<bool>,
 }
 
 impl FakeIndex {
@@ -91,7 +94,11 @@ impl FakeIndex {
         entries.entry(contribution.trace_id).or_default().join(contribution);
     }
 
-    fn check(&self) -> Result<(), IndexError> {
+    async fn check(&self) -> Result<(), IndexError> {
+        let is_hanging = *self.is_hanging.lock().unwrap();
+        if is_hanging {
+            std::future::pending::<()>().await;
+        }
         if *self.is_down.lock().unwrap() {
             return Err(IndexError::Unavailable("down".to_owned()));
         }
@@ -102,7 +109,7 @@ impl FakeIndex {
 #[async_trait]
 impl MetadataIndex for FakeIndex {
     async fn look_up(&self, _: &TenantId, ids: &[TraceId]) -> Result<LookUp, IndexError> {
-        self.check()?;
+        self.check().await?;
         let entries = self.entries.lock().unwrap();
         Ok(LookUp {
             entries: ids.iter().map(|id| entries.get(id).cloned().unwrap_or_default()).collect(),
@@ -111,7 +118,7 @@ impl MetadataIndex for FakeIndex {
     }
 
     async fn list_summaries(&self, query: &SummaryQuery) -> Result<SummaryPage, IndexError> {
-        self.check()?;
+        self.check().await?;
         let entries = self.entries.lock().unwrap();
         let traces = entries.iter().map(|(id, entry)| (*id, entry.clone()));
         Ok(SummaryPage {
@@ -122,7 +129,7 @@ impl MetadataIndex for FakeIndex {
     }
 
     async fn regions(&self) -> Result<IndexRegions, IndexError> {
-        self.check()?;
+        self.check().await?;
         let regions = self.states.lock().unwrap().clone();
         Ok(IndexRegions { regions, traces_held: 1 })
     }

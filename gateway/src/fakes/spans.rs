@@ -74,9 +74,10 @@ pub(super) fn searched(next: u64) -> Coverage {
 }
 
 pub(crate) fn context(freshness: Freshness) -> QueryContext {
-    QueryContext {
-        tenant: TenantId::default(),
-        freshness,
-        patience: Patience { first_frame: Duration::from_secs(2), total: Duration::from_secs(30) },
-    }
+    let (first_frame, total) = (Duration::from_secs(2), Duration::from_secs(30));
+    waiting(freshness, Patience { first_frame, total })
+}
+
+pub(crate) fn waiting(freshness: Freshness, patience: Patience) -> QueryContext {
+    QueryContext::new(TenantId::default(), freshness, patience)
 }

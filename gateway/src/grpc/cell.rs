@@ -10,7 +10,7 @@ use proto::convert::query::{id_bytes, search_request};
 use proto::v1;
 use proto::v1::cell_query_client::CellQueryClient;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, TimeoutExpired};
 use trace_model::{Region, SearchQuery, TimeRange};
 
 use super::MESSAGE_BYTES_MAX;
@@ -68,6 +68,9 @@ fn cell_error(status: &Status) -> CellError {
     if had_no_room(status) {
         return CellError::CutOff;
     }
+    if has_run_out_of_time(status) {
+        return CellError::TimedOut("no answer in time".to_owned());
+    }
     let broken = status.source().is_some();
     match status.code() {
         Code::DeadlineExceeded => CellError::TimedOut("it ran out of time".to_owned()),
@@ -92,6 +95,25 @@ fn cell_error(status: &Status) -> CellError {
         | Code::Internal
         | Code::Unavailable => CellError::Unavailable("it could not be reached".to_owned()),
     }
+}
+
+/// Whether the time that the request carried has passed. tonic cancels such a question: here, with a
+/// cause of its own, or at the peer, whose status then has none. A connection that breaks under a
+/// question cancels it as well; that cause is another, unless it was given up since nothing came over
+/// it any more.
+fn has_run_out_of_time(status: &Status) -> bool {
+    let mut source = status.source();
+    if source.is_none() {
+        return status.code() == Code::Cancelled;
+    }
+    while let Some(cause) = source {
+        let is_silent = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout);
+        if is_silent || cause.is::<TimeoutExpired>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
 }
 
 #[async_trait]
@@ -249,7 +271,8 @@ mod tests {
         use RegionOutcome as Outcome;
         for (code, outcome) in [
             (Code::DeadlineExceeded, Outcome::TimedOut),
-            (Code::Cancelled, Outcome::Unavailable),
+            // Nothing broke: the peer's own timer has cancelled the question.
+            (Code::Cancelled, Outcome::TimedOut),
             (Code::ResourceExhausted, Outcome::Unavailable),
             (Code::Unavailable, Outcome::Unavailable),
             (Code::Unknown, Outcome::Unavailable),

@@ -11,14 +11,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
-use trace_model::{RegionOutcome, TenantId, Verdict};
+use trace_model::{Certificate, Filter, RegionOutcome, TenantId, TimeRange, Verdict};
 
 use super::GrpcCellClient;
-use crate::config::{CellEndpoint, Freshness, GatewayConfig};
-use crate::fakes::{FakeCell, FakeIndex, NOW, context, id, level, region};
+use crate::config::{CellEndpoint, Freshness, GatewayConfig, Patience};
+use crate::error::GatewayError;
+use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, id, level, region, waiting};
 use crate::gateway::Gateway;
 use crate::port::{Caller, CellClient, CellError, TraceAsk};
 use crate::room::AnswerRoom;
+use crate::search::SearchRequest;
 
 /// Serves a fake cell's frames over gRPC.
 #[derive(Debug)]
@@ -35,6 +37,12 @@ fn unused<T>() -> Result<Response<T>, Status> {
 }
 
 impl Wire {
+    async fn hang_if_told(&self) {
+        if *self.cell.manner.lock().unwrap() == Manner::Hanging {
+            std::future::pending::<()>().await;
+        }
+    }
+
     async fn frames(&self, trace_ids: Vec<trace_model::TraceId>) -> Result<Frames, Status> {
         let caller = Caller { tenant: TenantId::default(), region: region("eu") };
         let time = Duration::from_secs(1);
@@ -86,6 +94,7 @@ impl CellQuery for Wire {
         &self,
         _: Request<v1::SearchTracesRequest>,
     ) -> Result<Response<v1::SearchTracesResponse>, Status> {
+        self.hang_if_told().await;
         unused()
     }
 
@@ -93,6 +102,7 @@ impl CellQuery for Wire {
         &self,
         _: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesResponse>, Status> {
+        self.hang_if_told().await;
         unused()
     }
 
@@ -182,10 +192,23 @@ async fn ask_over(kind: Listener) -> (RegionOutcome, Option<String>, usize) {
 }
 
 async fn ask_with(kind: Listener, room: AnswerRoom) -> (RegionOutcome, Option<String>, usize) {
-    let tasks = TaskTracker::new();
-    let (own, other) = (FakeCell::new("eu"), FakeCell::new("us"));
-    own.hold(id(5), 0..2);
+    let other = FakeCell::new("us");
     other.hold(id(5), 2..4);
+    let gateway = gateway_over(kind, other, room).await;
+    let (first_frame, total) = (Duration::from_millis(1_500), Duration::from_secs(30));
+    let context = waiting(Freshness::Auto, Patience { first_frame, total });
+    let answer = gateway.find_trace(&context, id(5)).await.unwrap();
+    let report = &answer.certificate.regions[&region("us")];
+    let is_complete = answer.certificate.verdict() == Verdict::Complete;
+    assert_eq!(is_complete, report.outcome == RegionOutcome::Answered);
+    (report.outcome, report.reason.clone(), answer.spans.len())
+}
+
+/// A gateway of `eu` that reaches `us` over a socket.
+async fn gateway_over(kind: Listener, other: Arc<FakeCell>, room: AnswerRoom) -> Gateway {
+    let tasks = TaskTracker::new();
+    let own = FakeCell::new("eu");
+    own.hold(id(5), 0..2);
     let index = FakeIndex::with_states(vec![level("eu"), level("us")]);
     index.know(own.contribution(id(5)));
     index.know(other.contribution(id(5)));
@@ -197,14 +220,45 @@ async fn ask_with(kind: Listener, room: AnswerRoom) -> (RegionOutcome, Option<St
     let clock = Arc::new(service_kit::ManualClock::at(NOW));
     let cells: Vec<Arc<dyn CellClient>> = vec![own, Arc::new(remote)];
     let mut registry = prometheus_client::registry::Registry::default();
-    let gateway = Gateway::new(config, index, cells, clock, &mut registry);
-    let mut context = context(Freshness::Auto);
-    context.patience.first_frame = Duration::from_millis(1_500);
-    let answer = gateway.find_trace(&context, id(5)).await.unwrap();
-    let report = &answer.certificate.regions[&region("us")];
-    let is_complete = answer.certificate.verdict() == Verdict::Complete;
-    assert_eq!(is_complete, report.outcome == RegionOutcome::Answered);
-    (report.outcome, report.reason.clone(), answer.spans.len())
+    Gateway::new(config, index, cells, clock, &mut registry)
+}
+
+/// A peer that hangs: one whose process has stopped, and one whose handler never ends.
+async fn gateway_over_a_hanging_peer(is_stopped: bool) -> Gateway {
+    let other = FakeCell::new("us");
+    other.hold(id(5), 2..4);
+    other.behave(Manner::Hanging);
+    let kind = if is_stopped { Listener::Silent } else { Listener::Cell { filler: 0 } };
+    gateway_over(kind, other, AnswerRoom::new(1 << 30)).await
+}
+
+fn assert_timed_out(certificate: &Certificate) {
+    let line = certificate.to_string();
+    assert!(line.contains("us (timed_out)"), "{line}");
+}
+
+#[tokio::test]
+async fn a_region_that_hangs_is_timed_out_by_id_in_a_search_and_in_a_list() {
+    for is_stopped in [true, false] {
+        let gateway = gateway_over_a_hanging_peer(is_stopped).await;
+        let asked = || waiting(Freshness::Auto, Patience::exactly(Duration::from_millis(300)));
+        // Over and over: whose timer is first is chance.
+        for _ in 0..4 {
+            let answer = gateway.find_trace(&asked(), id(5)).await.unwrap();
+            assert_timed_out(&answer.certificate);
+            let request =
+                SearchRequest { filter: Filter::All, range: None, limit: 5, cursor: None };
+            let Err(GatewayError::Unproven(certificate)) = gateway.search(&asked(), &request).await
+            else {
+                panic!("nothing was found, and a region is missing");
+            };
+            assert_timed_out(&certificate);
+            let Err(GatewayError::Unproven(certificate)) = gateway.services(&asked()).await else {
+                panic!("nothing was found, and a region is missing");
+            };
+            assert_timed_out(&certificate);
+        }
+    }
 }
 
 #[tokio::test]
@@ -269,4 +323,20 @@ async fn what_was_handed_over_is_counted_once() {
     let frames: Vec<_> = client.find_traces(ask).await.unwrap().collect().await;
     assert!(frames.len() >= 2 && frames.iter().all(Result::is_ok));
     assert_eq!(room.used(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_given_up_for_its_silence_is_timed_out() {
+    let tasks = TaskTracker::new();
+    let url = listen(Listener::Silent, FakeCell::new("us"), &tasks).await;
+    let (soon, patience) = (Duration::from_millis(50), Duration::from_secs(20));
+    let endpoint = super::endpoint(&url).unwrap();
+    let endpoint = endpoint.http2_keep_alive_interval(soon).keep_alive_timeout(soon);
+    let room = AnswerRoom::new(1 << 20);
+    let client = GrpcCellClient::new(region("us"), endpoint.connect_lazy(), room);
+    let caller = Caller { tenant: TenantId::default(), region: region("eu") };
+    let asked = client.services(&caller, TimeRange::ALL, patience);
+    let refused = tokio::time::timeout(patience / 2, asked).await;
+    let refused = refused.expect("the connection is given up first").unwrap_err();
+    assert_eq!(refused.outcome(), RegionOutcome::TimedOut, "{refused}");
 }

@@ -13,7 +13,9 @@ use super::otlp_json::OtlpJson;
 use super::params::{Params, time_of_any_unit, trace_id};
 use super::question::Question;
 use super::render::{Form, render};
-use super::reply::{ApiError, Ours, bytes_of_type, json, put_certificate, put_completeness};
+use super::reply::{
+    ApiError, Ours, bytes_of_type, json, put_certificate, put_completeness, put_range,
+};
 use super::{filter_text, jaeger_filter};
 use crate::assembled::{Standing, TraceAnswer};
 use crate::search::SearchRequest;
@@ -94,6 +96,7 @@ pub(super) async fn search(question: Question<Ours>) -> Reply {
         completeness: CertificateJson::new(&page.certificate),
     });
     put_completeness(&mut response, &page.certificate);
+    put_range(&mut response, page.range);
     Ok(response)
 }
 
@@ -171,6 +174,7 @@ pub(super) async fn summaries(question: Question<Ours>) -> Reply {
         "completeness": CertificateJson::new(&answer.certificate),
     }));
     put_completeness(&mut response, &answer.certificate);
+    put_range(&mut response, range);
     Ok(response)
 }
 

@@ -19,12 +19,18 @@ pub(super) struct RegionJson<'a> {
     reason: Option<String>,
     elapsed_millis: u64,
     is_index_connected: bool,
+    is_index_refused: bool,
     watermark_unix_nano: Option<String>,
     watermark_age_millis: Option<u64>,
     has_hole: bool,
     index_lag_millis: Option<u64>,
     index_lag_records: Option<u64>,
     silent_millis: Option<u64>,
+    index_retention_millis: Option<u64>,
+    index_kept_millis: Option<u64>,
+    index_expired_until_unix_nano: Option<String>,
+    index_evicted_until_unix_nano: Option<String>,
+    index_rows_without_detail: Option<u64>,
     groups: Vec<GroupJson<'a>>,
     spans_stored: Option<u64>,
     bytes_stored: Option<u64>,
@@ -45,6 +51,7 @@ pub(super) fn region_json(health: &RegionHealth, now_millis: u64) -> RegionJson<
     let watermark = index.and_then(|state| state.watermark.as_ref());
     let age = |as_of: trace_model::UnixNanos| now_millis.saturating_sub(as_of.millis());
     let groups = cell.map_or(&[][..], |cell| &cell.groups);
+    let forgotten = index.map(|state| state.forgotten).unwrap_or_default();
     RegionJson {
         region: health.region.as_str(),
         is_configured: health.is_configured,
@@ -52,12 +59,18 @@ pub(super) fn region_json(health: &RegionHealth, now_millis: u64) -> RegionJson<
         reason: health.cell.as_ref().err().map(ToString::to_string),
         elapsed_millis: health.elapsed_millis,
         is_index_connected: index.is_some_and(|state| state.is_connected),
+        is_index_refused: index.is_some_and(|state| state.is_refused),
         watermark_unix_nano: watermark.map(|watermark| watermark.as_of.0.to_string()),
         watermark_age_millis: watermark.map(|watermark| age(watermark.as_of)),
         has_hole: watermark.is_some_and(|watermark| !watermark.holes.is_empty()),
         index_lag_millis: index.map(|state| millis(state.lag)),
         index_lag_records: index.map(|state| state.lag_records),
         silent_millis: index.map(|state| millis(state.silent)),
+        index_retention_millis: index.and_then(|state| state.retention).map(millis),
+        index_kept_millis: index.map(|state| millis(state.kept_for)),
+        index_expired_until_unix_nano: forgotten.expired_until.map(|until| until.0.to_string()),
+        index_evicted_until_unix_nano: forgotten.evicted_until.map(|until| until.0.to_string()),
+        index_rows_without_detail: index.map(|state| state.rows_without_detail),
         groups: groups
             .iter()
             .map(|lag| GroupJson {

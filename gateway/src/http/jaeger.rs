@@ -21,7 +21,7 @@ use super::jaeger_json::JaegerTrace;
 use super::params::{parse_duration, trace_id};
 use super::question::Question;
 use super::render::{Form, render};
-use super::reply::{ApiError, Jaegers, json, put_completeness};
+use super::reply::{ApiError, Jaegers, json, put_completeness, put_range};
 use crate::assembled::{Standing, TraceAnswer};
 use crate::catalog::{CatalogAnswer, DependencyLink};
 use crate::error::GatewayError;
@@ -181,9 +181,12 @@ pub(super) async fn traces(question: Asked) -> Reply {
         Ok(found) => found,
         Err(error) => {
             let nothing: [JaegerTrace; 0] = [];
-            return Ok(certified(nothing, 0, &nothing_of(error)?));
+            let mut response = certified(nothing, 0, &nothing_of(error)?);
+            request.range.into_iter().for_each(|range| put_range(&mut response, range));
+            return Ok(response);
         }
     };
+    let range = page.range;
     let searched = missing_of(&page.certificate);
     let mut certificate = page.certificate;
     for answer in &answers {
@@ -196,6 +199,7 @@ pub(super) async fn traces(question: Asked) -> Reply {
         // What a trace lacks stands in its warnings, what the search lacks here.
         let mut response = envelope(&found, found.len(), searched);
         put_completeness(&mut response, &certificate);
+        put_range(&mut response, range);
         Ok(response)
     };
     let room = &gateway.config.answer_room;
@@ -212,7 +216,7 @@ async fn traces_by_id(question: &Asked, ids: &[&str]) -> Reply {
     let mut certificate = Certificate::default();
     let trace_ids = ids.iter().map(|id| trace_id(id)).collect::<Result<Vec<_>, _>>()?;
     let answers: Vec<Arc<TraceAnswer>> = stream::iter(trace_ids)
-        .map(|trace_id| gateway.find_trace(context, trace_id))
+        .map(|trace_id| async move { gateway.find_trace(&context.anew(), trace_id).await })
         .buffered(TRACES_AT_ONCE)
         .try_collect()
         .await?;

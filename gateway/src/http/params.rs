@@ -121,11 +121,8 @@ pub(super) fn query_context(
     params: &Params,
     config: &GatewayConfig,
 ) -> Result<QueryContext, ApiError> {
-    Ok(QueryContext {
-        tenant: tenant(headers)?,
-        freshness: freshness(params)?,
-        patience: patience(params, config)?,
-    })
+    let patience = patience(params, config)?;
+    Ok(QueryContext::new(tenant(headers)?, freshness(params)?, patience))
 }
 
 fn tenant(headers: &HeaderMap) -> Result<TenantId, ApiError> {

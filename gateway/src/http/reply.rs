@@ -6,7 +6,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
-use trace_model::Certificate;
+use trace_model::{Certificate, TimeRange};
 
 use super::certificate_json::CertificateJson;
 use crate::error::GatewayError;
@@ -16,6 +16,9 @@ use crate::room::NoRoom;
 pub const COMPLETENESS_HEADER: HeaderName = HeaderName::from_static("farspan-completeness");
 /// The whole certificate as compact JSON, on answers whose body has no place for it.
 pub(super) const CERTIFICATE_HEADER: HeaderName = HeaderName::from_static("farspan-certificate");
+
+/// The time range that a search was made over: its start and its end, which is not in it.
+pub(super) const RANGE_HEADER: HeaderName = HeaderName::from_static("farspan-range");
 
 /// Headers are kept below what proxies take by default.
 const CERTIFICATE_HEADER_BYTES_MAX: usize = 6 << 10;
@@ -206,6 +209,13 @@ pub(super) fn bytes_of_type(media_type: &'static str, bytes: Vec<u8>) -> Respons
 pub(super) fn put_completeness(response: &mut Response<Body>, certificate: &Certificate) {
     if let Ok(value) = HeaderValue::from_str(&certificate.to_string()) {
         response.headers_mut().insert(COMPLETENESS_HEADER, value);
+    }
+}
+
+/// Says in a header which time range was searched.
+pub(super) fn put_range(response: &mut Response<Body>, range: TimeRange) {
+    if let Ok(value) = HeaderValue::from_str(&format!("{}/{}", range.start, range.end)) {
+        response.headers_mut().insert(RANGE_HEADER, value);
     }
 }
 

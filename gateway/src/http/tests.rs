@@ -1,6 +1,7 @@
 //! The HTTP surface, from the request to the bytes of the answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::request::Builder;
@@ -10,6 +11,8 @@ use prost::Message;
 use proto::v1;
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use trace_model::location::RegionState;
+use trace_model::{Forgotten, UnixNanos};
 
 use crate::config::GatewayConfig;
 use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, gateway_with, id, level};
@@ -287,6 +290,31 @@ async fn regions_show_health_watermark_and_lags() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn regions_show_a_refused_stream_and_what_the_index_keeps() {
+    let hour = Duration::from_secs(3_600);
+    let forgotten = Forgotten { expired_until: Some(UnixNanos(7)), evicted_until: None };
+    let refused = RegionState {
+        is_refused: true,
+        retention: Some(2 * hour),
+        kept_for: hour,
+        forgotten,
+        rows_without_detail: 4,
+        ..level("eu")
+    };
+    let index = FakeIndex::with_states(vec![refused]);
+    let cells = vec![FakeCell::new("eu")];
+    let router = super::router(gateway_with(&cells, &index, |_| {}));
+    let (_, body) = Site { cells, router }.json("/api/farspan/v1/regions").await;
+    let eu = &body["regions"][0];
+    assert_eq!((&eu["isIndexRefused"], &eu["watermarkAgeMillis"]), (&json!(true), &json!(0)));
+    assert_eq!(eu["indexRetentionMillis"], 7_200_000);
+    assert_eq!(eu["indexKeptMillis"], 3_600_000);
+    assert_eq!(eu["indexExpiredUntilUnixNano"], "7");
+    assert_eq!(eu["indexEvictedUntilUnixNano"], Value::Null);
+    assert_eq!(eu["indexRowsWithoutDetail"], 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn summaries_come_from_the_index_without_asking_a_cell() {
     let site = site();
     let (status, body) = site.json("/api/farspan/v1/summaries").await;
@@ -305,6 +333,24 @@ async fn a_search_shows_its_range_and_pages() {
     assert_eq!(body["traces"][0]["regions"], json!(["eu", "us"]));
     assert_eq!(body["range"]["endUnixNano"], (NOW.0 + 1).to_string());
     assert_eq!(body["nextCursor"], Value::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_search_says_in_a_header_which_range_was_applied() {
+    let site = site();
+    let (end, hour) = (NOW.plus(1), 3_600_000_000_000);
+    let last_hour = format!("{}/{end}", NOW.minus(hour));
+    for path in ["/api/farspan/v1/search", "/api/farspan/v1/summaries", "/api/traces"] {
+        let response = site.ask(path).await;
+        assert_eq!(response.headers()["farspan-range"], last_hour, "{path}");
+    }
+    let asked = "/api/traces?start=1000000&end=2500000";
+    for manner in [Manner::Honest, Manner::Unreachable] {
+        site.cells[1].behave(manner);
+        let response = site.ask(asked).await;
+        let range = "1970-01-01T00:00:01.000Z/1970-01-01T00:00:02.500Z";
+        assert_eq!(response.headers()["farspan-range"], range, "{manner:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -422,7 +468,10 @@ async fn red_edges_and_traces_of_a_call_are_json_with_a_certificate() {
         let response = site.ask(path).await;
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         let line = response.headers()["farspan-completeness"].to_str().unwrap();
-        assert_eq!(line, "partial: 1 of 2 regions; missing us (unavailable)", "{path}");
+        assert!(
+            line.starts_with("partial: 1 of 2 regions; missing us (unavailable); as of "),
+            "{line}"
+        );
     }
 }
 

@@ -9,13 +9,11 @@ use std::collections::BTreeSet;
 
 use proto::convert::query::{optional_time, region_outcome, trace_match};
 use proto::v1;
-use trace_model::completeness::Promise;
 use trace_model::location::RegionState;
 use trace_model::query::SearchStats;
-use trace_model::{
-    Region, RegionOutcome, RegionReport, SearchQuery, TraceMatch, Watermark, WriterId,
-};
+use trace_model::{Region, RegionOutcome, RegionReport, SearchQuery, TraceMatch};
 
+use crate::ask_all::promises;
 use crate::port::CellError;
 
 /// What one region found.
@@ -61,9 +59,7 @@ impl RegionMatches {
             spans: matches.iter().map(|found| u64::from(found.matched_spans)).sum(),
             ..RegionReport::new(region.clone(), outcome)
         };
-        // Of a log with many partitions nobody wants to read but those that are behind.
-        let unkept = |promise: &Promise| !report.keeps(promise);
-        report.promised = report.promised.iter().filter(|held| unkept(held)).cloned().collect();
+        report.forget_kept();
         let expired_until = optional_time(answer.expired_until_unix_nano);
         let report = report.with_expiry_since(expired_until, query.range.start);
         let stats = answer.stats.map(Into::into).unwrap_or_default();
@@ -78,22 +74,6 @@ impl RegionMatches {
         };
         Self { report, matches: Vec::new(), stats: SearchStats::default() }
     }
-}
-
-/// What a watermark promises of a whole log: everything below these offsets was acknowledged and
-/// published. Its holes and the policy that may withhold do not matter here: offsets stay true.
-fn promises(watermark: &Watermark) -> Vec<Promise> {
-    let promise = |(partition, next): (&u32, &u64)| Promise {
-        writer: WriterId {
-            region: watermark.region.clone(),
-            incarnation: watermark.incarnation,
-            partition: *partition,
-        },
-        version: *next,
-        last_append: watermark.as_of,
-        min_start: None,
-    };
-    watermark.next.iter().map(promise).collect()
 }
 
 fn check_order(matches: &[TraceMatch], query: &SearchQuery) -> Result<(), CellError> {

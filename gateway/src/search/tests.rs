@@ -110,7 +110,7 @@ async fn a_region_that_hangs_stalls_a_search_no_longer_than_the_deadline_and_is_
     cells[1].behave(Manner::Hanging);
     let (gateway, context, asked) =
         (gateway(&cells, &index), context(Freshness::Auto), request(10, None));
-    let deadline = context.patience.first_frame + std::time::Duration::from_millis(10);
+    let deadline = context.patience().first_frame + std::time::Duration::from_millis(10);
     let searched = tokio::time::timeout(deadline, gateway.search(&context, &asked)).await;
     let page = searched.expect("the search outlasts its deadline").unwrap();
     let order: Vec<_> = page.matches.iter().map(|found| found.trace_id).collect();

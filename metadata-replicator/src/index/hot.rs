@@ -43,6 +43,8 @@ pub struct HotIndex {
     rows_max: usize,
     /// By region number.
     forgotten: Vec<Forgotten>,
+    /// Rows that give the route alone, by region number.
+    bare: Vec<u64>,
 }
 
 /// Why a row is let go.
@@ -85,6 +87,7 @@ impl HotIndex {
             arrivals: Arrivals::default(),
             rows_max: rows_max.clamp(1, u32::MAX as usize),
             forgotten: Vec::new(),
+            bare: Vec::new(),
         }
     }
 
@@ -115,6 +118,35 @@ impl HotIndex {
     pub fn forgotten(&self, region: &Region) -> Forgotten {
         let number = self.names.region_id_of(region);
         number.and_then(|number| self.forgotten.get(number)).copied().unwrap_or_default()
+    }
+
+    /// Rows of a region that give the route alone.
+    #[must_use]
+    pub fn rows_without_detail(&self, region: &Region) -> u64 {
+        let number = self.names.region_id_of(region);
+        number.and_then(|number| self.bare.get(number)).copied().unwrap_or(0)
+    }
+
+    /// The count of a row's region, where the row gives the route alone.
+    fn bare_count_of(&mut self, id: u32) -> Option<&mut u64> {
+        let row = self.rows.view(id).filter(row::RowView::is_bare)?;
+        let region = self.names.region_of(row.writer)? as usize;
+        if self.bare.len() <= region {
+            self.bare.resize(region.saturating_add(1), 0);
+        }
+        self.bare.get_mut(region)
+    }
+
+    fn count_bare(&mut self, id: u32) {
+        if let Some(count) = self.bare_count_of(id) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    fn uncount_bare(&mut self, id: u32) {
+        if let Some(count) = self.bare_count_of(id) {
+            *count = count.saturating_sub(1);
+        }
     }
 
     /// Notes that rows of a region are not held.
@@ -150,6 +182,7 @@ impl HotIndex {
                 if self.minute_of_row(id) != Some(minute) {
                     self.note_arrival(writer, minute, id);
                 }
+                self.uncount_bare(id);
                 self.rows.replace(id, row);
                 id
             }
@@ -159,6 +192,7 @@ impl HotIndex {
                 id
             }
         };
+        self.count_bare(id);
         let after = self.rows.place(first.unwrap_or(id));
         self.orders.move_trace(before.as_ref(), after.as_ref());
         self.evict();
@@ -265,6 +299,7 @@ impl HotIndex {
         let Some(row) = self.rows.view(id) else { return };
         let Some(first) = self.rows.first_of(row.tenant, &row.trace_id) else { return };
         let before = self.rows.place(first);
+        self.uncount_bare(id);
         let left = self.rows.remove(id, first);
         let after = left.and_then(|left| self.rows.place(left));
         self.orders.move_trace(before.as_ref(), after.as_ref());

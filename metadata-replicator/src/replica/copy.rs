@@ -78,6 +78,12 @@ impl Copy {
         index.forgotten(self.store.region()).join(self.store.terms().forgotten)
     }
 
+    /// Rows of the origin that give the route alone.
+    pub(super) fn rows_without_detail(&self) -> u64 {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.rows_without_detail(self.store.region())
+    }
+
     /// Whether a sender's terms say what is not noted yet.
     pub(super) fn has_news(&self, terms: &Terms) -> bool {
         let noted = self.store.terms();

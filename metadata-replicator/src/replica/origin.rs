@@ -46,6 +46,8 @@ struct Heard {
     /// Monotonic time of the last frame, or of the start.
     at: Duration,
     is_connected: bool,
+    /// The last stream broke the contract, and no good frame has come since.
+    is_refused: bool,
     lag: Duration,
     /// The log is being taken back from peers: until that has ended it is not served.
     is_mending: bool,
@@ -108,7 +110,11 @@ impl Origin {
             retention: self.copy.store.terms().retention,
             kept_for: self.copy.keeping().0,
             forgotten: self.copy.forgotten(),
+            rows_without_detail: 0,
+            is_refused: heard.is_refused,
         };
+        // Behind the watermark: of what it vouches for nothing is left out of the count.
+        state.rows_without_detail = self.copy.rows_without_detail();
         state.show_forgotten();
         state
     }
@@ -205,6 +211,7 @@ impl Origin {
     fn note_frame(&self, end: Option<Cursor>, cursor: Option<Cursor>, lag: Option<Duration>) {
         let mut heard = self.heard();
         heard.at = self.clock.monotonic();
+        heard.is_refused = false;
         heard.end = end;
         heard.cursor = cursor.or(heard.cursor);
         if let Some(lag) = lag {
@@ -291,6 +298,7 @@ impl FeedSink for Origin {
     }
 
     fn note_refused(&self) {
+        self.heard().is_refused = true;
         self.metrics.refused.get_or_create(&self.label).inc();
     }
 }

@@ -160,6 +160,30 @@ async fn a_contribution_reaches_a_replica_and_outlives_its_restart() {
 }
 
 #[tokio::test]
+async fn a_refused_stream_is_told_until_a_good_frame_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let nobody = ("eu-west-1", "http://127.0.0.1:1".to_owned());
+    let replica = open("us-east-1", directory.path(), &[nobody]);
+    let is_refused = || replica.list_regions()[0].is_refused;
+    assert!(!is_refused());
+    let origin = Arc::clone(&replica.origins[&region("eu-west-1")]);
+    origin.note_refused();
+    // A stream that is up again has not been good yet.
+    origin.note_connected(true);
+    assert!(is_refused());
+    let log = memory_log("eu-west-1");
+    let cell = Process::serve(vec![log.clone()], None).await;
+    let other = tempfile::tempdir().unwrap();
+    let replica = open("us-east-1", other.path(), &[("eu-west-1", cell.url())]);
+    replica.origins[&region("eu-west-1")].note_refused();
+    let process = Process::serve(vec![], Some(&replica)).await;
+    log.append(&[row("eu-west-1", 1, 3)], None).await.unwrap();
+    until("a good frame", || !replica.list_regions()[0].is_refused).await;
+    process.stop().await;
+    cell.stop().await;
+}
+
+#[tokio::test]
 async fn a_replica_serves_on_what_it_holds_and_answers_over_grpc() {
     let log = memory_log("eu-west-1");
     let cell = Process::serve(vec![log.clone()], None).await;

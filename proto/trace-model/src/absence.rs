@@ -166,6 +166,8 @@ mod tests {
             retention: None,
             kept_for: Duration::ZERO,
             forgotten,
+            rows_without_detail: 0,
+            is_refused: false,
         }
     }
 

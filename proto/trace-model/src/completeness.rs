@@ -2,9 +2,9 @@
 //!
 //! An answer is complete or says what is missing; empty never stands for failed.
 
-use std::borrow::Cow;
+mod line;
+
 use std::collections::BTreeMap;
-use std::fmt;
 
 use crate::location::WriterId;
 use crate::names::Region;
@@ -142,8 +142,8 @@ pub struct RegionReport {
     pub promised: Vec<Promise>,
     /// How far the region's stores and live tail reach.
     pub covered: Option<Coverage>,
-    /// Of a search, or an answer from the index: everything that the region's log appended at or
-    /// before this time was looked at. `None`: not said.
+    /// Everything that the region's log appended at or before this time was looked at, or lies below
+    /// the watermark under which it was left out. `None`: not said.
     pub as_of: Option<UnixNanos>,
     /// Records that the region set aside as damaged or dead and that may belong to the trace.
     pub is_damaged: bool,
@@ -190,6 +190,13 @@ impl RegionReport {
         let position = LogPosition { partition: promise.writer.partition, offset: last };
         let covers = |covered: &Coverage| covered.covers(promise.writer.incarnation, position);
         self.covered.as_ref().is_some_and(covers)
+    }
+
+    /// Leaves of what was promised what was not delivered: of a log with many partitions nobody wants
+    /// to read but those that are behind.
+    pub fn forget_kept(&mut self) {
+        let promised = std::mem::take(&mut self.promised);
+        self.promised = promised.into_iter().filter(|promise| !self.keeps(promise)).collect();
     }
 
     /// Records of the region's log between what it delivered and what was promised of the whole
@@ -322,6 +329,14 @@ impl Certificate {
         self.regions.values().filter(|report| report.outcome.is_withheld())
     }
 
+    /// The regions that were not asked though they publish no index: nobody says what they hold.
+    pub fn not_provable(&self) -> impl Iterator<Item = &RegionReport> {
+        let is_unknown = |report: &&RegionReport| {
+            report.outcome == RegionOutcome::Pruned && report.is_not_provable
+        };
+        self.regions.values().filter(is_unknown)
+    }
+
     /// Up to when nothing is missing that was appended: the earliest time that a whole region says.
     /// `None` where none of them says any.
     #[must_use]
@@ -340,60 +355,6 @@ impl Certificate {
     #[must_use]
     pub fn has_failed_region(&self) -> bool {
         self.regions.values().any(|report| report.outcome.is_failed())
-    }
-}
-
-/// The line that people read: `complete: 3 of 3 regions`, or
-/// `partial: 2 of 3 regions; missing ap-southeast-1 (timed_out)`; of searches with
-/// `; as of 2026-11-21T12:00:00.250Z` behind it.
-impl fmt::Display for Certificate {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = self.regions.len();
-        let whole = self.regions.values().filter(|report| report.is_whole()).count();
-        match self.verdict() {
-            Verdict::Complete => write!(formatter, "complete: {whole} of {all} regions")?,
-            Verdict::Partial => write!(formatter, "partial: {whole} of {all} regions")?,
-        }
-        for (word, reports) in [
-            ("missing", self.missing().collect::<Vec<_>>()),
-            ("withheld by", self.withheld().collect()),
-        ] {
-            for (index, report) in reports.into_iter().enumerate() {
-                let lead = if index == 0 { format!("; {word} ") } else { ", ".to_owned() };
-                write!(formatter, "{lead}{} ({})", report.region, report.short_reason())?;
-            }
-        }
-        match self.as_of() {
-            Some(as_of) => write!(formatter, "; as of {as_of}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl RegionReport {
-    fn short_reason(&self) -> Cow<'static, str> {
-        let is_answered = self.outcome == RegionOutcome::Answered;
-        if is_answered && (self.lacks_store || self.is_damaged) {
-            return if self.lacks_store { "its trace store is away" } else { "damaged" }.into();
-        }
-        if is_answered && !self.kept_promises() {
-            return self.how_far_behind();
-        }
-        if self.outcome == RegionOutcome::Pruned && self.has_hole {
-            return "not provable: a hole in its watermark".into();
-        }
-        self.outcome.word().into()
-    }
-
-    /// Records can be counted where the promise was about the whole log and not about one trace.
-    fn how_far_behind(&self) -> Cow<'static, str> {
-        match (self.as_of, self.records_behind()) {
-            (Some(as_of), Some(records)) => {
-                format!("behind its promise by {records} records, as of {as_of}").into()
-            }
-            (Some(as_of), None) => format!("behind its promise, as of {as_of}").into(),
-            (None, _) => "behind its promise".into(),
-        }
     }
 }
 
@@ -590,6 +551,20 @@ mod tests {
         same.add_question(page);
         assert_eq!(same.verdict(), Verdict::Partial);
         assert!(same.has_failed_region());
+    }
+
+    #[test]
+    fn a_region_without_an_index_that_is_not_asked_is_named_in_the_line() {
+        let mut certificate = Certificate::default();
+        certificate.add(answered("eu", 1, 1));
+        let unindexed = RegionReport::new(region("us"), RegionOutcome::Pruned);
+        certificate.add(RegionReport { is_not_provable: true, has_hole: true, ..unindexed });
+        let line = "complete: 2 of 2 regions; not provable us (publishes no index)";
+        assert_eq!(certificate.to_string(), line);
+        // Where it was asked, it has spoken for itself.
+        let mut asked = Certificate::default();
+        asked.add(RegionReport { is_not_provable: true, ..answered("us", 1, 1) });
+        assert_eq!(asked.to_string(), "complete: 1 of 1 regions");
     }
 
     #[test]

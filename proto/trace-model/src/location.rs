@@ -296,6 +296,11 @@ pub struct RegionState {
     pub kept_for: Duration,
     /// Which rows of the region the replica no longer has, or never got.
     pub forgotten: Forgotten,
+    /// Rows of the region that give the route alone, since its policy withholds the rest: whether
+    /// their traces answer a query that [needs detail](SummaryQuery::needs_detail), nobody here knows.
+    pub rows_without_detail: u64,
+    /// The last stream from the region broke the contract, and no good frame has come since.
+    pub is_refused: bool,
 }
 
 /// A question for traces that the index alone can answer. All parts must hold of the joined trace.

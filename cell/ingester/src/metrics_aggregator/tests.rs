@@ -483,6 +483,10 @@ impl MetricsStore for Unreliable {
         self.inner.checkpoint().await
     }
 
+    async fn covered(&self) -> Result<Coverage, StoreError> {
+        self.inner.covered().await
+    }
+
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
         self.inner.red(query).await
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use scylla::response::PagingState;
-use trace_model::{SpanKind, TenantId, TimeRange, TraceId, UnixNanos};
+use trace_model::{Coverage, SpanKind, TenantId, TimeRange, TraceId, UnixNanos};
 
 use super::announce::MORE;
 use super::engine::{Engine, at_once};
@@ -140,6 +140,11 @@ impl ServiceCatalog for CassandraStore {
             }
         }
         Ok(operations.into_iter().collect())
+    }
+
+    async fn listed(&self) -> Result<Coverage, StoreError> {
+        let engine = self.engine().await?;
+        self.progress.covered(&engine).await
     }
 }
 

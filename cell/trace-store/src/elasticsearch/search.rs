@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use trace_model::query::SearchStats;
-use trace_model::{SearchQuery, TimeRange, TraceId, TraceMatch, UnixNanos};
+use trace_model::{Coverage, SearchQuery, TimeRange, TraceId, TraceMatch, UnixNanos};
 
 use super::plan::Plan;
 use super::scan::{Cost, Found, Scan};
@@ -51,13 +51,19 @@ impl Traces {
 }
 
 impl ElasticsearchStore {
-    /// Refreshes what this process wrote, then searches.
-    pub(super) async fn find(&self, query: &SearchQuery) -> Result<SearchAnswer, StoreError> {
-        query.filter.check_size().map_err(|error| StoreError::Unsupported(error.to_string()))?;
+    /// Refreshes what this process wrote; gives how far the log is found from then on.
+    pub(super) async fn searchable(&self) -> Result<Coverage, StoreError> {
         let own = self.state.progress().written;
         self.refresh_own().await?;
         let mut covered = self.progress_of_all().await?;
         covered.join(&own);
+        Ok(covered)
+    }
+
+    /// Refreshes what this process wrote, then searches.
+    pub(super) async fn find(&self, query: &SearchQuery) -> Result<SearchAnswer, StoreError> {
+        query.filter.check_size().map_err(|error| StoreError::Unsupported(error.to_string()))?;
+        let covered = self.searchable().await?;
         let mut cost = Cost::default();
         let matches = self.find_traces(query, &mut cost).await?;
         self.metrics.candidates.inc_by(cost.candidates);

@@ -145,6 +145,10 @@ impl ServiceCatalog for ElasticsearchStore {
     ) -> Result<Vec<Operation>, StoreError> {
         self.list_operations(tenant, service, range).await
     }
+
+    async fn listed(&self) -> Result<Coverage, StoreError> {
+        self.searchable().await
+    }
 }
 
 #[async_trait]

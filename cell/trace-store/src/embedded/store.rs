@@ -214,6 +214,10 @@ impl ServiceCatalog for EmbeddedStore {
             move |go_on: GoOn<'_>| catalog::operations(&state, &tenant, &service, range, go_on);
         self.searches.ask(list).await
     }
+
+    async fn listed(&self) -> Result<Coverage, StoreError> {
+        Ok(self.state.view().accepted.clone())
+    }
 }
 
 #[async_trait]

@@ -238,6 +238,10 @@ impl ServiceCatalog for MemoryStore {
         });
         Ok(found.into_iter().collect())
     }
+
+    async fn listed(&self) -> Result<Coverage, StoreError> {
+        Ok(self.state().covered.clone())
+    }
 }
 
 #[async_trait]

@@ -85,4 +85,7 @@ pub trait ServiceCatalog: Send + Sync + fmt::Debug {
         service: &str,
         range: TimeRange,
     ) -> Result<Vec<Operation>, StoreError>;
+
+    /// How far the log is in the lists: whoever asks for one afterwards is given all of that.
+    async fn listed(&self) -> Result<Coverage, StoreError>;
 }

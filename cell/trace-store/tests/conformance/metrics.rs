@@ -151,6 +151,7 @@ pub(crate) async fn everything(store: &dyn MetricsStore) -> String {
         found.push_str(&format!("{key:?} {} {} {:?}\n", row.seen, row.estimated, row.traces));
     }
     let (covered, checkpoint) = store.checkpoint().await.unwrap();
+    assert_eq!(store.covered().await.unwrap(), covered);
     found.push_str(&format!("{covered:?} {checkpoint:?}"));
     found
 }
@@ -284,6 +285,7 @@ pub(crate) async fn the_checkpoint_is_replaced_or_extended(open: Open) {
     assert_eq!(store.checkpoint().await.unwrap(), (covered(4), b"state at 1+a+b".to_vec()));
     store.apply(delta(5, vec![], vec![])).await.unwrap();
     assert_eq!(store.checkpoint().await.unwrap(), (covered(5), b"state at 5".to_vec()));
+    assert_eq!(store.covered().await.unwrap(), covered(5));
 }
 
 pub(crate) async fn an_erased_trace_leaves_exemplars_and_edges_and_no_count_and_does_not_come_back(

@@ -98,7 +98,8 @@ pub(crate) async fn durable_says_how_far_and_holds_after_reopening(adapter: Adap
     harness.write(&Request::of("web", &[span(1, 0, "a"), span(2, 0, "b")])).await;
     harness.seal().await;
     let harness = harness.reopen().await;
-    for covered in [harness.store.durable(), harness.store.indexed()] {
+    let listed = harness.store.listed().await.unwrap();
+    for covered in [harness.store.durable(), harness.store.indexed(), listed] {
         assert!(covered.covers(INCARNATION, LogPosition { partition: 0, offset: 1 }));
         assert!(!covered.covers(INCARNATION, LogPosition { partition: 0, offset: 2 }));
     }

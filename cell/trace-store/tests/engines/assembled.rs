@@ -130,4 +130,8 @@ impl ServiceCatalog for Assembled {
     ) -> Result<Vec<Operation>, StoreError> {
         self.catalog.operations(tenant, service, range).await
     }
+
+    async fn listed(&self) -> Result<Coverage, StoreError> {
+        self.catalog.listed().await
+    }
 }

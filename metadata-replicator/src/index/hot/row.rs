@@ -162,6 +162,12 @@ impl<'a> RowView<'a> {
         self.has(ERASED)
     }
 
+    /// Whether spans are held that the row says nothing of but the route.
+    pub(super) const fn is_bare(&self) -> bool {
+        let is_sampled_out = self.flags & KEEP_MASK == Keep::SampledOut as u8;
+        !self.has(DETAIL) && !self.is_erased() && !is_sampled_out
+    }
+
     /// Start, length, spans, errors, and the reader behind them.
     fn head(&self) -> Option<(UnixNanos, u64, u32, u32, Reader<'a>)> {
         if !self.has(DETAIL) {

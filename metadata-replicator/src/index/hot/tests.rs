@@ -108,10 +108,23 @@ fn index_of(rows: &[Contribution]) -> HotIndex {
     index
 }
 
+/// Rows of a region that hold spans and say no more than the route.
+fn bare_rows(oracle: &Oracle, region: &Region) -> u64 {
+    let rows = oracle.values().flat_map(|entry| entry.contributions.values());
+    let is_bare = |row: &&Contribution| {
+        let holds_spans = !row.is_erased && row.keep != Keep::SampledOut;
+        row.writer.region == *region && holds_spans && row.detail.is_none()
+    };
+    rows.filter(is_bare).count() as u64
+}
+
 fn agree(index: &HotIndex, oracle: &Oracle) -> Result<(), TestCaseError> {
     prop_assert_eq!(index.traces(), oracle.len());
     let rows: usize = oracle.values().map(|entry| entry.contributions.len()).sum();
     prop_assert_eq!(index.rows(), rows);
+    for region in (0..3).map(|number| writer(number).region) {
+        prop_assert_eq!(index.rows_without_detail(&region), bare_rows(oracle, &region));
+    }
     for ((tenant, trace_id), entry) in oracle {
         prop_assert_eq!(&index.look_up(tenant, *trace_id), entry);
     }
@@ -235,7 +248,9 @@ proptest! {
         prop_assert_eq!(index.orders.entries(), fresh.orders.entries());
         prop_assert_eq!(index.digest(), fresh.digest());
         for region in (0..3).map(|number| writer(number).region) {
+            prop_assert_eq!(index.rows_without_detail(&region), fresh.rows_without_detail(&region));
             index.expire(&region, UnixNanos::MAX, LetGo::Expired, usize::MAX);
+            prop_assert_eq!(index.rows_without_detail(&region), 0);
         }
         prop_assert_eq!((index.rows(), index.traces(), index.orders.entries()), (0, 0, 0));
         prop_assert_eq!((index.orders.bytes(), index.arrivals.bytes()), (0, 0));

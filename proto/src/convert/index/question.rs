@@ -72,6 +72,8 @@ pub fn region_state_to_wire(state: &RegionState) -> v1::RegionState {
         lag_millis: millis(state.lag),
         terms: Some(terms_to_wire(state.retention, state.forgotten)),
         kept_millis: millis(state.kept_for),
+        rows_without_detail: state.rows_without_detail,
+        is_refused: state.is_refused,
     }
 }
 
@@ -118,6 +120,8 @@ pub fn region_state_from_wire(wire: &v1::RegionState) -> Result<RegionState, Inv
         retention,
         kept_for: Duration::from_millis(wire.kept_millis),
         forgotten,
+        rows_without_detail: wire.rows_without_detail,
+        is_refused: wire.is_refused,
     })
 }
 

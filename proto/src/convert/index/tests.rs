@@ -214,6 +214,8 @@ fn a_regions_state_comes_back_as_it_was_sent() {
                 expired_until: expired.map(UnixNanos),
                 evicted_until: evicted.map(UnixNanos),
             },
+            rows_without_detail: 8,
+            is_refused: true,
         };
         assert_eq!(region_state_from_wire(&region_state_to_wire(&sent)), Ok(sent));
     }

@@ -1,0 +1,146 @@
+use trace_model::location::{RegionState, SummaryQuery};
+use trace_model::{Certificate, RegionOutcome, TenantId, TimeRange};
+
+use crate::config::Freshness;
+use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, context, gateway, holed, id, level, region};
+use crate::gateway::Gateway;
+use crate::port::{EdgeTraceAsk, RedAsk};
+use crate::red::RedRequest;
+
+fn all_summaries() -> SummaryQuery {
+    SummaryQuery {
+        tenant: TenantId::default(),
+        range: TimeRange::ALL,
+        service: None,
+        root_service: None,
+        root_operation: None,
+        duration_nanos_min: 0,
+        duration_nanos_max: None,
+        only_errors: false,
+        limit: 20,
+    }
+}
+
+async fn summary_line(other: RegionState, query: &SummaryQuery) -> (RegionOutcome, String) {
+    let index = FakeIndex::with_states(vec![level("eu"), other]);
+    let gateway = gateway(&[FakeCell::new("eu")], &index);
+    let answer = gateway.summaries(&context(Freshness::Auto), query).await.unwrap();
+    let report = &answer.certificate.regions[&region("us")];
+    (report.outcome, answer.certificate.to_string())
+}
+
+#[tokio::test]
+async fn a_region_whose_index_gives_routes_alone_withholds_what_needs_detail() {
+    let routing = RegionState { rows_without_detail: 1, ..level("us") };
+    let needing = |change: fn(&mut SummaryQuery)| {
+        let mut query = all_summaries();
+        change(&mut query);
+        query
+    };
+    for query in [
+        needing(|query| query.service = Some("secret".into())),
+        needing(|query| query.root_service = Some("secret".into())),
+        needing(|query| query.root_operation = Some("op".into())),
+        needing(|query| query.duration_nanos_min = 1),
+        needing(|query| query.duration_nanos_max = Some(9)),
+        needing(|query| query.only_errors = true),
+    ] {
+        let (outcome, line) = summary_line(routing.clone(), &query).await;
+        assert_eq!(outcome, RegionOutcome::Redacted, "{query:?}");
+        assert!(line.contains("withheld by us (redacted)"), "{line}");
+        let (outcome, line) = summary_line(level("us"), &query).await;
+        assert_eq!(outcome, RegionOutcome::Pruned);
+        assert!(!line.contains("withheld"), "{line}");
+    }
+    let (outcome, _) = summary_line(routing, &all_summaries()).await;
+    assert_eq!(outcome, RegionOutcome::Pruned, "a time alone is told by routes as well");
+}
+
+#[tokio::test]
+async fn what_is_withheld_excuses_no_hole() {
+    let query = SummaryQuery { only_errors: true, range: TimeRange::ALL, ..all_summaries() };
+    let routing = RegionState { rows_without_detail: 1, ..holed("us") };
+    let (outcome, line) = summary_line(routing, &query).await;
+    assert_eq!(outcome, RegionOutcome::Pruned);
+    assert!(line.starts_with("partial: 1 of 2 regions; missing us (not provable"), "{line}");
+}
+
+/// The certificate of every kind of list and count.
+async fn certificates(gateway: &Gateway) -> Vec<Certificate> {
+    let context = context(Freshness::Auto);
+    let range = TimeRange { start: NOW, end: NOW.plus(1) };
+    let ask = RedAsk { service: None, by_operation: false, range };
+    let edge = EdgeTraceAsk {
+        caller: "a".into(),
+        callee: "b".into(),
+        only_errors: false,
+        range,
+        limit: 5,
+    };
+    let red = RedRequest { ask, step_minutes: 1 };
+    vec![
+        gateway.services(&context).await.unwrap().certificate,
+        gateway.operations(&context, "web").await.unwrap().certificate,
+        gateway.dependencies(&context, range).await.unwrap().certificate,
+        gateway.red(&context, &red).await.unwrap().certificate,
+        gateway.edge_traces(&context, &edge).await.unwrap().certificate,
+    ]
+}
+
+async fn lines(manner: Manner) -> Vec<String> {
+    let cells = ["eu", "us"].map(FakeCell::new);
+    *cells[0].edge_traces.lock().unwrap() = vec![id(5)];
+    cells[1].behave(manner);
+    let index = FakeIndex::with_states(vec![level("eu"), level("us")]);
+    let certificates = certificates(&gateway(&cells, &index)).await;
+    certificates.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_and_counts_are_complete_as_of_the_earliest_time_that_a_region_says() {
+    for (manner, ago) in [(Manner::Honest, 1_000_000), (Manner::InStep, 5_000_000_000)] {
+        for line in lines(manner).await {
+            assert_eq!(line, format!("complete: 2 of 2 regions; as of {}", NOW.minus(ago)));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_whose_lists_and_counts_lag_or_do_not_say_is_behind() {
+    let ago = NOW.minus(90_000_000_000);
+    for line in lines(Manner::Behind).await {
+        let us = format!("missing us (behind its promise by 3 records, as of {ago})");
+        assert!(line.starts_with(&format!("partial: 1 of 2 regions; {us}")), "{line}");
+    }
+    for line in lines(Manner::Speechless).await {
+        assert!(line.starts_with("partial: 1 of 2 regions; missing us (behind its"), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_index_the_regions_own_times_count() {
+    let cells = ["eu", "us"].map(FakeCell::new);
+    cells[1].behave(Manner::Behind);
+    let index = FakeIndex::with_states(Vec::new());
+    let gateway = gateway(&cells, &index);
+    *index.is_down.lock().unwrap() = true;
+    let line = gateway.services(&context(Freshness::Auto)).await.unwrap().certificate.to_string();
+    let ago = NOW.minus(90_000_000_000);
+    assert_eq!(line, format!("complete: 2 of 2 regions; as of {ago}"));
+    cells[1].behave(Manner::Speechless);
+    *cells[1].services.lock().unwrap() = vec!["web".to_owned()];
+    let answer = gateway.services(&context(Freshness::Auto)).await.unwrap();
+    assert_eq!(answer.found, ["web"]);
+    let line = answer.certificate.to_string();
+    assert!(line.starts_with("partial: 1 of 2 regions; missing us (unavailable)"), "{line}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_that_reach_the_watermark_hold_all_until_its_time() {
+    let cells = ["eu", "us"].map(FakeCell::new);
+    cells.iter().for_each(|cell| cell.behave(Manner::Timeless));
+    let index = FakeIndex::with_states(vec![level("eu"), level("us")]);
+    let gateway = gateway(&cells, &index);
+    let line = gateway.services(&context(Freshness::Auto)).await.unwrap().certificate.to_string();
+    assert_eq!(line, format!("complete: 2 of 2 regions; as of {NOW}"));
+}
