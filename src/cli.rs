@@ -58,6 +58,17 @@ struct Global {
     width: Option<usize>,
 }
 
+/// This program as it was called, to be pasted into the same shell: who ran it with `cargo run` has
+/// no `farspan` in the path.
+pub(crate) fn program() -> String {
+    let called = std::env::args().next().filter(|called| !called.is_empty());
+    let called = called.unwrap_or_else(|| "farspan".to_owned());
+    if called.contains(|letter: char| letter.is_whitespace() || "'\"$\\".contains(letter)) {
+        return format!("'{}'", called.replace('\'', r"'\''"));
+    }
+    called
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start three regions in this process, with traffic.

@@ -37,6 +37,8 @@ use traffic::Traffic;
 use wan::WanMode;
 
 /// Everything must have ended this long after the first Ctrl-C.
+const END_TIMEOUT: Duration = Duration::from_millis(9_500);
+/// What draining may take of it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often the display changes on a terminal, and when no person watches.
 const REFRESH: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -92,39 +94,44 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs the demo until it is interrupted or its time is over.
+/// Runs the demo until it is interrupted or its time is over. Whatever it does when the first
+/// signal comes (starting, showing, reading back), it ends that and drains; the second ends it at
+/// once.
 pub(crate) async fn run(arguments: DemoArguments, output: &mut Output) -> Result<Outcome, Failure> {
+    let signals = Signals::install()?;
     let telemetry =
         TelemetryConfig { level: arguments.log_level.clone(), ..TelemetryConfig::default() };
     service_kit::telemetry::check_level(&telemetry.level).map_err(Failure::Usage)?;
     service_kit::telemetry::init(&telemetry).map_err(anyhow::Error::from)?;
-    let mut signals = Signals::install()?;
     let usual = || default_data_dir(arguments.engines.directory());
     let data_dir = arguments.data_dir.clone().unwrap_or_else(usual);
     let (regions, base) = (&arguments.regions, arguments.base_port);
     let plan =
         DemoPlan::new(regions, data_dir, base, &arguments.engines).map_err(Failure::Usage)?;
-    let mut running = tokio::select! {
-        started = Demo::start(&arguments, plan) => started?,
-        () = signals.next() => return Ok(Outcome::Interrupted),
+    let time_over = async {
+        signals.asked().await;
+        tokio::time::sleep(END_TIMEOUT).await;
     };
-    for line in running.federation.welcome() {
-        output.line(&line)?;
+    tokio::select! {
+        ended = run_to_the_end(&arguments, plan, &signals, output) => ended,
+        () = signals.insisted() => Ok(Outcome::Interrupted),
+        () = time_over => Err(anyhow::anyhow!("not ended within {END_TIMEOUT:?}").into()),
     }
-    let watched = running.watch(arguments.seconds, &mut signals, output).await;
-    let checked = match (&watched, arguments.seconds) {
-        (Ok(Ended::InTime), Some(_)) => running.check(output).await,
-        _ => Ok(Outcome::Done),
-    };
-    let drained = tokio::select! {
-        drained = running.drain(output) => drained,
-        () = signals.next() => Ok(Outcome::Interrupted),
-    };
-    watched?;
-    match (checked?, drained?) {
-        (Outcome::Done, outcome) => Ok(outcome),
-        (outcome, _) => Ok(outcome),
-    }
+}
+
+/// Starts, shows, reads back where that was asked for, and drains.
+async fn run_to_the_end(
+    arguments: &DemoArguments,
+    plan: DemoPlan,
+    signals: &Signals,
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    let mut running = Demo::start(arguments, plan, signals).await?;
+    let used = running.be_used(arguments.seconds, signals, output).await;
+    let drained = running.drain(output).await;
+    let outcome = used?;
+    drained?;
+    Ok(outcome)
 }
 
 /// Why watching ended.
@@ -145,10 +152,15 @@ struct Demo {
 }
 
 impl Demo {
-    async fn start(arguments: &DemoArguments, plan: DemoPlan) -> Result<Self, Failure> {
+    /// Starts everything; no more than was begun when a signal comes.
+    async fn start(
+        arguments: &DemoArguments,
+        plan: DemoPlan,
+        signals: &Signals,
+    ) -> Result<Self, Failure> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let federation = Federation::start(plan, arguments.wan).await?;
-        let traffic = if arguments.no_traffic {
+        let federation = Federation::start(plan, arguments.wan, signals).await?;
+        let traffic = if arguments.no_traffic || signals.is_asked() {
             None
         } else {
             let settings = traffic::Settings { rate: arguments.rate, seed: arguments.seed };
@@ -158,11 +170,34 @@ impl Demo {
         Ok(Self { clock, federation, traffic })
     }
 
+    /// What lies between start and drain.
+    async fn be_used(
+        &mut self,
+        seconds: Option<u64>,
+        signals: &Signals,
+        output: &mut Output,
+    ) -> Result<Outcome, Failure> {
+        if signals.is_asked() {
+            return Ok(Outcome::Done);
+        }
+        for line in self.federation.welcome() {
+            output.line(&line)?;
+        }
+        if self.watch(seconds, signals, output).await? == Ended::Interrupted {
+            return Ok(Outcome::Done);
+        }
+        output.line("reading a sample back")?;
+        tokio::select! {
+            checked = self.check(output) => checked,
+            () = signals.asked() => Ok(Outcome::Done),
+        }
+    }
+
     /// Shows how everything is until a signal comes or the time is over.
     async fn watch(
         &self,
         seconds: Option<u64>,
-        signals: &mut Signals,
+        signals: &Signals,
         output: &mut Output,
     ) -> Result<Ended, Failure> {
         let time_over = async {
@@ -179,7 +214,7 @@ impl Demo {
         let mut display = Display::new(self.federation.plan(), Arc::clone(&self.clock));
         loop {
             tokio::select! {
-                () = signals.next() => return Ok(Ended::Interrupted),
+                () = signals.asked() => return Ok(Ended::Interrupted),
                 () = &mut time_over => return Ok(Ended::InTime),
                 _ = ticks.tick() => {
                     let sent = self.traffic.as_ref().map(Traffic::sent);
@@ -198,7 +233,7 @@ impl Demo {
     }
 
     /// Stops the shop, then every role, then the wires between them.
-    async fn drain(&mut self, output: &mut Output) -> Result<Outcome, Failure> {
+    async fn drain(&mut self, output: &mut Output) -> Result<(), Failure> {
         output.line("draining; what was acknowledged stays in the data directory")?;
         let everything = async {
             if let Some(traffic) = &mut self.traffic {
@@ -211,6 +246,6 @@ impl Demo {
             Err(_) => return Err(anyhow::anyhow!("not drained within {DRAIN_TIMEOUT:?}").into()),
         }
         output.line("drained")?;
-        Ok(Outcome::Done)
+        Ok(())
     }
 }

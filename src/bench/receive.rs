@@ -38,10 +38,10 @@ pub(super) async fn run(
         return Err(Failure::Usage("not a cell".to_owned()));
     };
     let drain_timeout = config.drain_timeout;
-    let mut signals = Signals::install()?;
+    let signals = Signals::install()?;
     let role = wiring::start_receiver(*config, RoleContext::new("--listen")).await?;
     output.line(&format!("pid {} receives on {}", std::process::id(), arguments.listen))?;
-    signals.next().await;
+    signals.asked().await;
     role.drain.drain(drain_timeout).await.map_err(anyhow::Error::from)?;
     Ok(Outcome::Done)
 }

@@ -82,34 +82,27 @@ async fn run_role(
     start: impl Future<Output = anyhow::Result<RunningRole>>,
 ) -> Result<Outcome, Failure> {
     service_kit::telemetry::init(telemetry).map_err(anyhow::Error::from)?;
-    let mut signals = Signals::install()?;
-    let started = tokio::select! {
+    let signals = Signals::install()?;
+    let role = tokio::select! {
         started = start => started?,
-        () = signals.next() => {
-            // Still waiting for an engine: what serves already stops in order.
+        () = signals.asked() => {
+            // Perhaps it waits for an engine: what serves already stops in order.
             tracing::info!(role = name, "stopped while it was starting");
-            starting.drain(drain_timeout).await.map_err(anyhow::Error::from)?;
+            tokio::select! {
+                drained = starting.drain(drain_timeout) => drained.map_err(anyhow::Error::from)?,
+                () = signals.insisted() => return Ok(Outcome::Interrupted),
+            }
             return Ok(Outcome::Done);
         }
     };
-    for (what, address) in &started.endpoints {
+    for (what, address) in &role.endpoints {
         tracing::info!(role = name, what, %address, "listening");
     }
-    until_drained(name, &started, drain_timeout, &mut signals).await
-}
-
-/// Waits for a signal and drains; a second signal ends the process at once.
-async fn until_drained(
-    name: &'static str,
-    role: &RunningRole,
-    drain_timeout: Duration,
-    signals: &mut Signals,
-) -> Result<Outcome, Failure> {
-    signals.next().await;
+    signals.asked().await;
     tracing::info!(role = name, "draining");
     tokio::select! {
         drained = role.drain.drain(drain_timeout) => drained.map_err(anyhow::Error::from)?,
-        () = signals.next() => return Ok(Outcome::Interrupted),
+        () = signals.insisted() => return Ok(Outcome::Interrupted),
     }
     Ok(Outcome::Done)
 }

@@ -11,7 +11,7 @@ use super::federation::RegionSnapshot;
 use super::plan::DemoPlan;
 use super::sent::SentTraces;
 use crate::cli::output::Output;
-use crate::cli::{bytes, duration};
+use crate::cli::{bytes, duration, program};
 use crate::seam::{GroupLag, IndexLag};
 
 /// A trace is shown as an example when it has had this long to arrive everywhere.
@@ -83,7 +83,7 @@ impl Display {
         Some(vec![
             String::new(),
             format!("a trace over {} regions: {id}", self.regions.min(3)),
-            format!("  farspan trace {id} --gateway {gateway}"),
+            format!("  {} trace {id} --gateway {gateway}", program()),
             format!("  curl {gateway}/api/farspan/v1/traces/{id}"),
             String::new(),
         ])

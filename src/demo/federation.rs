@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::StreamExt;
 use service_kit::config::{Config, parse};
+use service_kit::signals::Signals;
 use service_kit::{Drain, Stage};
 use trace_model::Region;
 
@@ -47,13 +48,21 @@ pub(crate) struct RegionSnapshot {
 }
 
 impl Federation {
-    /// Starts the distance between the regions, then every role.
-    pub(crate) async fn start(plan: DemoPlan, mode: WanMode) -> anyhow::Result<Self> {
+    /// Starts the distance between the regions, then every role; no further region once a signal
+    /// came.
+    pub(crate) async fn start(
+        plan: DemoPlan,
+        mode: WanMode,
+        signals: &Signals,
+    ) -> anyhow::Result<Self> {
         check_ports(&plan).await?;
         let wires = Drain::default();
         let stage = wires.stage("wan");
         let mut regions = Vec::new();
         for own in &plan.regions {
+            if signals.is_asked() {
+                break;
+            }
             let peers = connect_peers(own, &plan, mode, &stage).await?;
             make_directory(own)?;
             match start_region(own, &peers).await {
@@ -235,7 +244,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let plan =
             DemoPlan::new(&regions, directory.path().into(), Some(port), &engines(&[])).unwrap();
-        let error = Federation::start(plan, WanMode::Off).await.unwrap_err();
+        let signals = Signals::install().unwrap();
+        let error = Federation::start(plan, WanMode::Off, &signals).await.unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains(&format!("port {port} on 127.0.0.1 is taken")), "{text}");
         assert!(text.contains("--base-port"), "{text}");

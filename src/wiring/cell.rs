@@ -183,9 +183,9 @@ fn collector(
     settings.connections.head_timeout = receiver.connections.header_timeout;
     settings.connections.idle_timeout = receiver.connections.idle_timeout;
     settings.body_timeout = receiver.request_timeout;
-    if !receiver.cors_origins.is_empty() {
-        settings.cors_origins.clone_from(&receiver.cors_origins);
-    }
+    // A request that its sender does not end must leave time for the stages behind the receivers.
+    settings.drain_timeout = (config.drain_timeout / 4).min(settings.drain_timeout);
+    settings.cors_origins.clone_from(&receiver.cors_origins);
     let rules = HeadRules { rate: config.head.rate, honour_flags: config.head.is_honouring_flags };
     let sampler = Arc::new(RateSampler::new(rules)?);
     let clock = Arc::clone(&context.clock);

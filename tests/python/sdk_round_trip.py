@@ -8,12 +8,14 @@ what left the SDK.
 """
 
 import argparse
+import base64
 import json
 import sys
 import time
 import urllib.error
 import urllib.request
 
+from google.protobuf import json_format
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
@@ -52,14 +54,17 @@ def shop(web, cart):
 
 
 def spans_of(data):
-    """Every span with its resource and scope, as comparable bytes, by span id."""
+    """Every span with its resource, its scope and their schemas, as comparable bytes, by span id."""
     found = {}
     for resource in data.resource_spans:
         for scope in resource.scope_spans:
             for span in scope.spans:
+                assert span.span_id.hex() not in found, f"twice: {span}"
                 found[span.span_id.hex()] = (
                     resource.resource.SerializeToString(deterministic=True),
+                    resource.schema_url,
                     scope.scope.SerializeToString(deterministic=True),
+                    scope.schema_url,
                     span.SerializeToString(deterministic=True),
                 )
     return found
@@ -104,49 +109,86 @@ def check_sdk(options):
     print(f"ok: {len(sent)} spans of the Python SDK over gRPC and HTTP came back equal")
 
 
-def check_json(options):
-    """OTLP JSON: ids in both cases, numbers as texts and numbers, unknown fields."""
-    trace_id, start = "5B8EFFF798038103D269B633813FC60C", time.time_ns()
-    suffix = f"{start:016x}"
-    trace_id = trace_id[:16] + suffix
+def decoded(export):
+    """What an export in OTLP JSON stands for. Its ids are hex, where proto3 JSON has base64."""
+
+    def with_base64_ids(node):
+        if isinstance(node, list):
+            return [with_base64_ids(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        return {
+            key: base64.b64encode(bytes.fromhex(value)).decode()
+            if key in ("traceId", "spanId", "parentSpanId")
+            else with_base64_ids(value)
+            for key, value in node.items()
+        }
+
+    return json_format.ParseDict(with_base64_ids(export), TracesData(), ignore_unknown_fields=True)
+
+
+def json_export(trace_id, start):
+    """One span with everything that a span has, to the letter of OTLP JSON."""
+    value = lambda key, of: {"key": key, "value": of}
+    nested = {"kvlistValue": {"values": [value("x", {"arrayValue": {"values": [
+        {"boolValue": True}, {"stringValue": ""}, {}]}})]}}
     span = {
         "traceId": trace_id,
-        "spanId": "eee19b7ec3c1b174",
+        "spanId": "eee19B7EC3C1B174",
+        "parentSpanId": "EEE19b7ec3c1b173",
+        "traceState": "a=b",
+        "flags": 257,
         "name": "json",
         "kind": 2,
         "startTimeUnixNano": str(start),
         "endTimeUnixNano": start + 1000,
         "attributes": [
-            {"key": "n", "value": {"intValue": "9007199254740993"}},
-            {"key": "m", "value": {"intValue": 7}},
-            {"key": "b", "value": {"bytesValue": "AAEC"}},
+            value("n", {"intValue": "9007199254740993"}),
+            value("m", {"intValue": 7}),
+            value("d", {"doubleValue": 2.5}),
+            value("b", {"bytesValue": "AAEC"}),
+            value("deep", nested),
         ],
+        "droppedAttributesCount": 1,
+        "events": [{"timeUnixNano": str(start + 1), "name": "e",
+                    "attributes": [value("k", {"stringValue": "v"})]}],
+        "links": [{"traceId": "5b8efff798038103d269b633813fc60d", "spanId": "EEE19B7EC3C1B175",
+                   "traceState": "c=d", "flags": 1,
+                   "attributes": [value("why", {"stringValue": "follows"})]}],
         "status": {"code": 2, "message": "bad"},
         "aFieldOfTheFuture": {"x": [1, 2, {"y": None}]},
     }
-    body = {"resourceSpans": [{"resource": {"attributes": [
-        {"key": "service.name", "value": {"stringValue": "json-service"}}]},
-        "scopeSpans": [{"scope": {"name": "s"}, "spans": [span]}]}]}
+    scope = {"name": "s", "version": "1", "attributes": [value("a", {"boolValue": False})]}
+    service = value("service.name", {"stringValue": "json-service"})
+    return {"resourceSpans": [{
+        "resource": {"attributes": [service], "droppedAttributesCount": 2},
+        "scopeSpans": [{"scope": scope, "spans": [span], "schemaUrl": "https://schema.example/s"}],
+        "schemaUrl": "https://schema.example/r",
+    }]}
+
+
+def check_json(options):
+    """OTLP JSON: ids in both cases, numbers as texts and numbers, unknown fields."""
+    start = time.time_ns()
+    trace_id = f"5B8EFFF798038103{start:016x}"
+    export = json_export(trace_id, start)
     request = urllib.request.Request(
         f"{options.json}/v1/traces",
-        data=json.dumps(body).encode(),
+        data=json.dumps(export).encode(),
         headers={"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.status == 200 and json.loads(answer.read() or b"{}") == {}, "full success"
+    sent = spans_of(decoded(export))
 
-    def found():
-        body = read(options.gateway, trace_id.lower(), "application/json")
-        return body and json.loads(body).get("resourceSpans")
+    def is_equal():
+        body = read(options.gateway, trace_id.lower(), "application/x-protobuf")
+        return body is not None and spans_of(TracesData.FromString(body)) == sent
 
-    spans = eventually("the JSON span comes back", found)
-    back = spans[0]["scopeSpans"][0]["spans"][0]
-    assert back["traceId"] == trace_id.lower(), back
-    values = {item["key"]: item["value"] for item in back["attributes"]}
-    assert values["n"] == {"intValue": "9007199254740993"}, values
-    assert values["b"] == {"bytesValue": "AAEC"}, values
-    assert back["startTimeUnixNano"] == str(start) and back["status"]["code"] == 2, back
-    print("ok: OTLP JSON came back to the letter")
+    eventually("the JSON span comes back equal as protobuf", is_equal)
+    shown = json.loads(read(options.gateway, trace_id.lower(), "application/json"))
+    assert spans_of(decoded({"resourceSpans": shown["resourceSpans"]})) == sent, shown
+    print("ok: OTLP JSON came back to the letter, as protobuf and as JSON")
 
 
 def main():

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use collector::{Collector, CollectorConfig, ExportRequest};
+use collector::{Collector, CollectorConfig, ExportRequest, Rejections};
 use ingester::metadata_publisher::{
     FixedPolicy, PublisherConfig, PublisherMaker, PublisherMetrics,
 };
@@ -60,7 +60,8 @@ impl TraceService for Receiver {
         let refused = |error: collector::ExportError| Status::unavailable(error.to_string());
         let admitted = pipeline.admit(body.len()).map_err(refused)?;
         let (tenant, digest) = (TenantId::default(), digest.finish());
-        let request = ExportRequest { tenant, body, digest, admitted };
+        let request =
+            ExportRequest { tenant, body, rejected: Rejections::default(), digest, admitted };
         pipeline.export(request).await.map_err(refused)?;
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }

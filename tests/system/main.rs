@@ -10,6 +10,7 @@
 )]
 
 mod crash;
+mod demo;
 mod edges;
 mod federation;
 mod fixture;
@@ -20,3 +21,4 @@ mod one_trace;
 mod process;
 mod regions;
 mod sdk;
+mod whole;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::trace::v1::TracesData;
+
 use crate::federation::{Federation, PATIENCE};
-use crate::fixture::{hex, now_nanos, random_trace_id, span};
+use crate::fixture::{encode, hex, now_nanos, random_trace_id, request, span};
 use crate::http::{eventually, get};
+use crate::whole::{compare, spans_by_id};
 
 const REGIONS: [&str; 3] = ["eu-west-1", "us-east-1", "ap-southeast-1"];
 
@@ -75,6 +78,73 @@ async fn a_fresh_trace_is_read_at_once_through_its_own_region() {
         federation.send_spans(0, "web", vec![span(trace, 1, 0, "GET /")]).await;
         let (line, found) = federation.certified(0, &trace).await.unwrap();
         assert_eq!((line.as_str(), found), ("complete: 1 of 1 regions", ids(&[1])));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_of_10008_spans_is_stored_and_read_back_whole() {
+    let mut federation = Federation::start(&REGIONS[..2], &[]).await;
+    let trace = random_trace_id();
+    let wide = (2..=10_006).map(|id| span(trace, id, 1, "item"));
+    let here = request("web", std::iter::once(span(trace, 1, 0, "GET /")).chain(wide).collect());
+    let there =
+        request("cart", vec![span(trace, 10_007, 9, "a"), span(trace, 10_008, 10_007, "b")]);
+    federation.export(0, encode(&here)).await.unwrap();
+    federation.export(1, encode(&there)).await.unwrap();
+    let sent =
+        TracesData { resource_spans: [here, there].map(|sent| sent.resource_spans).concat() };
+    assert_eq!(spans_by_id(&sent).len(), 10_008);
+    let is_whole = async |federation: &Federation, gateway: usize| {
+        eventually("the whole trace", PATIENCE, || async {
+            compare(&sent, &federation.trace_spans(gateway, &trace).await?)
+        })
+        .await;
+        let (line, found) = federation.certified(gateway, &trace).await.unwrap();
+        assert_eq!((line.as_str(), found.len()), ("complete: 2 of 2 regions", 10_008));
+    };
+    is_whole(&federation, 0).await;
+    eventually("the store has taken them in", PATIENCE, || async {
+        let regions = format!("{}/api/farspan/v1/regions", federation.gateway_url(0));
+        let regions = get(&regions).await?.json();
+        let lag = |region: &serde_json::Value| {
+            let groups = region["groups"].as_array().cloned().unwrap_or_default();
+            let stored = groups.iter().find(|group| group["group"] == "storage-writer");
+            stored.map(|group| group["lagRecords"] == 0)
+        };
+        let lags: Vec<_> = regions["regions"].as_array().unwrap().iter().map(lag).collect();
+        if lags == [Some(true), Some(true)] { Ok(()) } else { Err(regions.to_string()) }
+    })
+    .await;
+    federation.kill_cell(0);
+    federation.start_cell(0);
+    federation.wait_ready(0).await;
+    for gateway in 0..2 {
+        is_whole(&federation, gateway).await;
+    }
+    let jaeger = format!("{}/api/traces/{}", federation.gateway_url(1), hex(&trace));
+    let shown = get(&jaeger).await.unwrap().json();
+    assert_eq!(shown["data"][0]["spans"].as_array().unwrap().len(), 10_008);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_was_back_filled_is_in_the_lists_with_its_operations() {
+    let federation = Federation::start(&REGIONS[..2], &[]).await;
+    let mut old = span(random_trace_id(), 1, 0, "an operation of old");
+    old.start_time_unix_nano = 1_400_000_000_000_000_000;
+    old.end_time_unix_nano = old.start_time_unix_nano + 1_000;
+    federation.send_spans(0, "back-filled", vec![old]).await;
+    let gateway = federation.gateway_url(1);
+    for (path, name) in [
+        ("/api/farspan/v1/services", "back-filled"),
+        ("/api/services", "back-filled"),
+        ("/api/farspan/v1/operations?service=back-filled", "an operation of old"),
+        ("/api/services/back-filled/operations", "an operation of old"),
+    ] {
+        eventually(path, PATIENCE, || async {
+            let listed = get(&format!("{gateway}{path}")).await?.json().to_string();
+            if listed.contains(&format!("\"{name}\"")) { Ok(()) } else { Err(listed) }
+        })
+        .await;
     }
 }
 

@@ -22,14 +22,19 @@ const PORTS: std::ops::Range<u16> = 10_000..30_000;
 
 /// Ports that were free a moment ago; no two calls of this process give the same one.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    std::iter::repeat_with(|| free_run(1)).take(count).collect()
+}
+
+/// The first of so many such ports in a row.
+pub(crate) fn free_run(count: u16) -> u16 {
     static NEXT: OnceLock<AtomicU32> = OnceLock::new();
     // Test processes that run at once begin at different places.
     let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(7_919)));
-    let span = u32::from(PORTS.end - PORTS.start);
-    let candidates = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed) % span);
-    let ports = candidates.map(|place| PORTS.start + u16::try_from(place).unwrap());
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    ports.take(usize::from(PORTS.end)).filter(is_free).take(count).collect()
+    let span = u32::from(PORTS.end - PORTS.start - count);
+    let candidates = std::iter::repeat_with(|| next.fetch_add(count.into(), Ordering::Relaxed));
+    let mut firsts = candidates.map(|place| PORTS.start + u16::try_from(place % span).unwrap());
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    firsts.find(|first| (*first..*first + count).all(is_free)).unwrap()
 }
 
 impl Process {
@@ -55,13 +60,31 @@ impl Process {
 
     /// SIGTERM; gives the exit code within the deadline.
     pub(crate) fn terminate(&mut self, at_most: Duration) -> Option<i32> {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-        self.ended(at_most)
+        self.signal(rustix::process::Signal::TERM);
+        self.code(at_most)
     }
 
-    /// The exit code, once it has ended by itself within the deadline.
-    pub(crate) fn ended(&mut self, at_most: Duration) -> Option<i32> {
+    /// SIGINT, as Ctrl-C.
+    pub(crate) fn interrupt(&self) {
+        self.signal(rustix::process::Signal::INT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// Whether it has a handler of SIGINT, the second bit of `SigCgt` (proc(5)).
+    pub(crate) fn catches_interrupts(&self) -> bool {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask & 2 != 0)
+    }
+
+    /// The exit code, if it ends within the deadline.
+    pub(crate) fn code(&mut self, at_most: Duration) -> Option<i32> {
         let deadline = Instant::now() + at_most;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().unwrap() {

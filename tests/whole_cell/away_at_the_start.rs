@@ -106,7 +106,7 @@ async fn a_schema_of_a_newer_release_ends_the_start_with_words() {
     let file = file.display().to_string();
     let mut cell = Process::start("newer", directory.path(), &["cell", "--config", &file]);
     let ended =
-        tokio::task::spawn_blocking(move || (cell.ended(Duration::from_secs(30)), cell.output()));
+        tokio::task::spawn_blocking(move || (cell.code(Duration::from_secs(30)), cell.output()));
     let (code, words) = ended.await.unwrap();
     assert!(code.is_some_and(|code| code != 0), "{code:?} {words}");
     assert!(words.contains("opening ClickHouse") && words.contains("version 99"), "{words}");

@@ -29,7 +29,7 @@ pub struct CollectorConfig {
     /// How long requests in flight may take after the listeners were told to stop.
     pub drain_timeout: Duration,
     /// Origins of web pages whose browser may send spans: exact (`https://shop.example`), any port
-    /// (`http://localhost:*`) or any (`*`).
+    /// (`http://localhost:*`) or any (`*`). By default none.
     pub cors_origins: Vec<String>,
 }
 
@@ -48,18 +48,9 @@ impl CollectorConfig {
             body_timeout: Duration::from_secs(30),
             acknowledge_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(5),
-            cors_origins: loopback_origins(),
+            cors_origins: Vec::new(),
         }
     }
-}
-
-/// Pages that are served from the same machine: what a browser SDK needs during development, and
-/// nothing that a foreign page could use.
-fn loopback_origins() -> Vec<String> {
-    ["http://localhost", "http://127.0.0.1", "http://[::1]", "https://localhost"]
-        .into_iter()
-        .flat_map(|origin| [origin.into(), format!("{origin}:*")])
-        .collect()
 }
 
 /// What a request and its spans may hold. All are checked before anything is allocated for them.
@@ -77,6 +68,9 @@ pub struct SpanLimits {
     /// Events, links, attributes and nested values of one span together: what a reader has to
     /// allocate for it.
     pub parts_max: usize,
+    /// Bytes of one span with its resource and its scope. Readers get them in one message, of at
+    /// most 24 MiB.
+    pub span_bytes_max: usize,
 }
 
 impl Default for SpanLimits {
@@ -87,6 +81,7 @@ impl Default for SpanLimits {
             value_bytes_max: 1 << 20,
             depth_max: 32,
             parts_max: 65_536,
+            span_bytes_max: 20 << 20,
         }
     }
 }

@@ -17,9 +17,18 @@ pub enum ExportError {
     /// The body is not an export request.
     #[error("the body is not an OTLP trace export request")]
     Malformed(#[source] WireError),
-    /// The body is not JSON of an export request.
-    #[error("the body is not JSON of a trace export request: {0}")]
-    MalformedJson(String),
+    /// The body is not JSON of what is taken here.
+    #[error("the body is not {0}: {1}")]
+    MalformedJson(&'static str, String),
+    /// Not one span was good, of a request in a protocol that has no partial success.
+    #[error("{0}")]
+    NoGoodSpan(String),
+    /// Nothing is served under this path.
+    #[error("there is nothing here: OTLP is sent to /v1/traces, Zipkin's spans to /api/v2/spans")]
+    UnknownPath,
+    /// Spans are sent with POST.
+    #[error("spans are sent with POST")]
+    UnknownMethod,
     /// The body is not one gRPC message.
     #[error("the body is not one gRPC message: {0}")]
     Framing(&'static str),
@@ -30,8 +39,13 @@ pub enum ExportError {
     #[error("content encoding {0} is not supported; gzip, zstd, deflate and identity are")]
     UnknownEncoding(String),
     /// A content type that is not known.
-    #[error("content type {0} is not supported; application/x-protobuf and application/json are")]
-    UnknownContentType(String),
+    #[error("content type {sent} is not supported; {known}")]
+    UnknownContentType {
+        /// What was sent.
+        sent: String,
+        /// Which are supported, as the end of the sentence.
+        known: &'static str,
+    },
     /// The body is larger than the limit, after decompression.
     #[error("the body is larger than {bytes_max} bytes after decompression")]
     TooLarge {
@@ -74,11 +88,14 @@ impl ExportError {
             Self::Tenant(_)
             | Self::AmbiguousTenant
             | Self::Malformed(_)
-            | Self::MalformedJson(_)
+            | Self::MalformedJson(..)
+            | Self::NoGoodSpan(_)
+            | Self::UnknownPath
+            | Self::UnknownMethod
             | Self::Framing(_)
             | Self::Compression(_)
             | Self::UnknownEncoding(_)
-            | Self::UnknownContentType(_)
+            | Self::UnknownContentType { .. }
             | Self::TooLarge { .. }
             | Self::TooManySpans { .. }
             | Self::Batch(_) => false,

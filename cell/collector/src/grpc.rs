@@ -23,7 +23,7 @@ use crate::collector::Collector;
 use crate::decompress::{Encoding, decompress};
 use crate::error::ExportError;
 use crate::pipeline::ExportRequest;
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, Rejections};
 use crate::status::refusal;
 
 /// The body of an answer: a message and trailers, or nothing.
@@ -89,7 +89,8 @@ async fn export(collector: &Collector, request: Request<Incoming>) -> Result<Rec
         }
     };
     let digest = xxh3_64(&message);
-    collector.pipeline().export(ExportRequest { tenant, body: message, digest, admitted }).await
+    let (body, rejected) = (message, Rejections::default());
+    collector.pipeline().export(ExportRequest { tenant, body, rejected, digest, admitted }).await
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

@@ -19,7 +19,7 @@ use crate::collector::Collector;
 use crate::decompress::{Encoding, decompress};
 use crate::error::ExportError;
 use crate::pipeline::ExportRequest;
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, Rejections};
 use crate::status::refusal;
 use crate::{otlp_json, zipkin};
 
@@ -52,36 +52,54 @@ async fn answer_to(
     head: &Parts,
     body: &mut Incoming,
 ) -> Response<Full<Bytes>> {
+    let answered = match read_head(head) {
+        Ok(sent_as) => export(collector, &head.headers, body, sent_as)
+            .await
+            .and_then(|receipt| accept(&receipt, sent_as)),
+        Err(error) => Err(error),
+    };
+    match answered {
+        Ok(response) => {
+            collector.note_success();
+            response
+        }
+        Err(error) => {
+            collector.note_refusal(&error);
+            refuse(&error, known_format(&head.headers).unwrap_or(BodyFormat::Json))
+        }
+    }
+}
+
+/// What the request says of itself before its body.
+fn read_head(head: &Parts) -> Result<(Endpoint, BodyFormat), ExportError> {
     let endpoint = match head.uri.path() {
         "/v1/traces" => Endpoint::Otlp,
         "/api/v2/spans" => Endpoint::Zipkin,
-        _ => return empty(StatusCode::NOT_FOUND),
+        _ => return Err(ExportError::UnknownPath),
     };
     if head.method != Method::POST {
-        let mut response = empty(StatusCode::METHOD_NOT_ALLOWED);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        return response;
+        return Err(ExportError::UnknownMethod);
     }
-    let format = match format(endpoint, &head.headers) {
-        Ok(format) => format,
-        Err(error) => {
-            collector.note_refusal(&error);
-            return refuse(&error, BodyFormat::Json);
-        }
+    Ok((endpoint, format(endpoint, &head.headers)?))
+}
+
+/// The answer to what was taken. Zipkin has no partial success: its senders are told in words, and
+/// a request of which nothing was good is refused.
+fn accept(
+    receipt: &Receipt,
+    (endpoint, format): (Endpoint, BodyFormat),
+) -> Result<Response<Full<Bytes>>, ExportError> {
+    if endpoint == Endpoint::Otlp {
+        return Ok(answer(StatusCode::OK, success_body(receipt, format), format));
+    }
+    let Some(rejections) = receipt.rejection_message() else {
+        return Ok(empty(StatusCode::ACCEPTED));
     };
-    match export(collector, &head.headers, body, (endpoint, format)).await {
-        Ok(receipt) => {
-            collector.note_success();
-            match endpoint {
-                Endpoint::Otlp => answer(StatusCode::OK, success_body(&receipt, format), format),
-                Endpoint::Zipkin => empty(StatusCode::ACCEPTED),
-            }
-        }
-        Err(error) => {
-            collector.note_refusal(&error);
-            refuse(&error, format)
-        }
+    if receipt.accepted == 0 {
+        return Err(ExportError::NoGoodSpan(rejections));
     }
+    let told = serde_json::json!({ "code": 0, "message": rejections }).to_string();
+    Ok(answer(StatusCode::ACCEPTED, told.into(), BodyFormat::Json))
 }
 
 async fn export(
@@ -100,25 +118,53 @@ async fn export(
     let sent = receive(body, limits, &mut admitted).await?;
     let body = decompress(sent, encoding, bytes_max, &mut admitted)?;
     let digest = xxh3_64(&body);
-    let body = match sent_as {
-        (Endpoint::Otlp, BodyFormat::Protobuf) => body,
-        (Endpoint::Otlp, BodyFormat::Json) => otlp_json::transcode(&body)?,
-        (Endpoint::Zipkin, _) => zipkin::translate(&body, config.limits.spans_max)?,
+    let (body, rejected) = match sent_as {
+        (Endpoint::Otlp, BodyFormat::Protobuf) => (body, Rejections::default()),
+        // Room for what is made of the body is taken before it is made.
+        (Endpoint::Otlp, BodyFormat::Json) => {
+            admitted.take(body.len())?;
+            (otlp_json::transcode(&body, config.limits.depth_max)?, Rejections::default())
+        }
+        (Endpoint::Zipkin, _) => {
+            admitted.take(body.len().saturating_mul(zipkin::GROWTH_MAX))?;
+            let translated = zipkin::translate(&body, &config.limits)?;
+            (translated.body, translated.rejected)
+        }
     };
-    collector.pipeline().export(ExportRequest { tenant, body, digest, admitted }).await
+    collector.pipeline().export(ExportRequest { tenant, body, rejected, digest, admitted }).await
 }
 
+/// The encoding of a request that may be sent here.
 fn format(endpoint: Endpoint, headers: &HeaderMap) -> Result<BodyFormat, ExportError> {
+    let known = match endpoint {
+        Endpoint::Otlp => "application/x-protobuf and application/json are",
+        Endpoint::Zipkin => "application/json is",
+    };
+    match known_format(headers) {
+        Some(BodyFormat::Json) => Ok(BodyFormat::Json),
+        Some(BodyFormat::Protobuf) if endpoint == Endpoint::Otlp => Ok(BodyFormat::Protobuf),
+        Some(BodyFormat::Protobuf) | None => {
+            let sent = content_type(headers).chars().take(80).collect();
+            Err(ExportError::UnknownContentType { sent, known })
+        }
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = content_type.unwrap_or("(none)");
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(BodyFormat::Json);
+    content_type.unwrap_or("(none)")
+}
+
+fn known_format(headers: &HeaderMap) -> Option<BodyFormat> {
+    let essence = content_type(headers).split(';').next().unwrap_or_default().trim();
+    for (name, format) in
+        [("application/json", BodyFormat::Json), ("application/x-protobuf", BodyFormat::Protobuf)]
+    {
+        if essence.eq_ignore_ascii_case(name) {
+            return Some(format);
+        }
     }
-    if endpoint == Endpoint::Otlp && essence.eq_ignore_ascii_case("application/x-protobuf") {
-        return Ok(BodyFormat::Protobuf);
-    }
-    Err(ExportError::UnknownContentType(content_type.chars().take(80).collect()))
+    None
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, ExportError> {
@@ -140,6 +186,9 @@ fn refuse(error: &ExportError, format: BodyFormat) -> Response<Full<Bytes>> {
     if matches!(error, ExportError::UnknownEncoding(_)) {
         let known = HeaderValue::from_static("gzip, zstd, deflate");
         response.headers_mut().insert(ACCEPT_ENCODING, known);
+    }
+    if matches!(error, ExportError::UnknownMethod) {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
     }
     response
 }

@@ -2,8 +2,9 @@
 //!
 //! What is not JSON at all is refused. A value that does not fit its field is written as a field of
 //! the wrong wire type instead, so that the deep check rejects that span and its siblings are kept.
-//! Nothing is built in between: the output is never much longer than the input, and nesting ends
-//! where `serde_json` ends it (128 levels).
+//! Nothing is built in between: the output is never much longer than the input. Values are nested
+//! here as deep as they may be; of one that is deeper only so much is written as the deep check
+//! needs to reject its span as too deep, and the rest is skipped without recursion.
 //! Source: OpenTelemetry Protocol specification, *JSON Protobuf Encoding*; proto3 JSON mapping.
 
 mod scalar;
@@ -18,20 +19,28 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use self::schema::{Field, Kind, Message, REQUEST};
 use crate::error::ExportError;
 
-/// The request as protobuf.
-pub(crate) fn transcode(json: &[u8]) -> Result<Bytes, ExportError> {
+/// What is wanted, as the end of "the body is not".
+const WANTED: &str = "JSON of a trace export request";
+
+/// The request as protobuf; values deeper than `depth_max` are cut there, one level too deep.
+pub(crate) fn transcode(json: &[u8], depth_max: usize) -> Result<Bytes, ExportError> {
     let mut output = Vec::with_capacity(json.len() / 2);
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    MessageReader { message: &REQUEST, output: &mut output }
+    // Only attribute values nest without an end, and these are counted here. What is not known is
+    // skipped without recursion.
+    deserializer.disable_recursion_limit();
+    MessageReader { message: &REQUEST, depth_left: depth_max, output: &mut output }
         .deserialize(&mut deserializer)
         .and_then(|()| deserializer.end())
-        .map_err(|error| ExportError::MalformedJson(error.to_string()))?;
+        .map_err(|error| ExportError::MalformedJson(WANTED, error.to_string()))?;
     Ok(Bytes::from(output))
 }
 
 /// Reads an object into the fields of a message.
 struct MessageReader<'o> {
     message: &'static Message,
+    /// Levels that attribute values below may still have.
+    depth_left: usize,
     output: &'o mut Vec<u8>,
 }
 
@@ -57,6 +66,7 @@ impl<'de> Visitor<'de> for MessageReader<'_> {
                     map.next_value_seed(ValueReader {
                         field,
                         is_element: false,
+                        depth_left: self.depth_left,
                         output: self.output,
                     })?;
                 }
@@ -94,6 +104,7 @@ impl Visitor<'_> for FieldName {
 struct ValueReader<'o> {
     field: &'static Field,
     is_element: bool,
+    depth_left: usize,
     output: &'o mut Vec<u8>,
 }
 
@@ -135,7 +146,14 @@ impl<'de> Visitor<'de> for ValueReader<'_> {
             put_misfit(self.field, self.output);
         }
         let start = self.output.len();
-        MessageReader { message, output: self.output }.visit_map(map)?;
+        // Each value is one level deeper than the one that it stands in.
+        let depth_left = self.depth_left.checked_sub(usize::from(message.is_any_value()));
+        match depth_left {
+            Some(depth_left) => {
+                MessageReader { message, depth_left, output: self.output }.visit_map(map)?;
+            }
+            None => while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {},
+        }
         frame(self.output, self.field.number, start);
         Ok(())
     }
@@ -146,9 +164,10 @@ impl<'de> Visitor<'de> for ValueReader<'_> {
             while list.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(());
         }
-        let field = self.field;
+        let Self { field, depth_left, output, .. } = self;
+        let is_element = true;
         while list
-            .next_element_seed(ValueReader { field, is_element: true, output: self.output })?
+            .next_element_seed(ValueReader { field, is_element, depth_left, output: &mut *output })?
             .is_some()
         {}
         Ok(())

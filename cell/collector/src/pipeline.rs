@@ -17,7 +17,7 @@ use crate::config::{CollectorConfig, SpanLimits};
 use crate::enrich::enrich;
 use crate::error::ExportError;
 use crate::metrics::CollectorMetrics;
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, Rejections};
 use crate::sample::sample;
 use crate::validate::validate;
 
@@ -28,6 +28,8 @@ pub struct ExportRequest {
     pub tenant: TenantId,
     /// `ExportTraceServiceRequest` in protobuf, whatever it was sent as.
     pub body: Bytes,
+    /// Spans that were rejected on the way to this body, and are not in it.
+    pub rejected: Rejections,
     /// xxh3-64 of the body as sent, uncompressed.
     pub digest: u64,
     /// Its part of the account of what is in flight.
@@ -80,9 +82,10 @@ impl Pipeline {
     /// durable, or was left out by head sampling.
     pub async fn export(&self, request: ExportRequest) -> Result<Receipt, ExportError> {
         let started = self.clock.monotonic();
-        let ExportRequest { tenant, body, digest, mut admitted } = request;
+        let ExportRequest { tenant, body, rejected, digest, mut admitted } = request;
         let (batch, receipt) = {
-            let validated = validate(&body, &self.limits)?;
+            let mut validated = validate(&body, &self.limits)?;
+            validated.rejected.add_all(&rejected);
             let enriched = enrich(validated, self.source(tenant, digest));
             let misplaced = u64::from(enriched.placed_at_receive_time);
             self.metrics.placed_at_receive_time_spans.inc_by(misplaced);

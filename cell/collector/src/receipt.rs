@@ -25,11 +25,13 @@ pub enum RejectReason {
     TooManyParts,
     /// The span's resource or scope is unreadable or over a limit.
     BadContext,
+    /// The span with its resource and scope is larger than readers take.
+    SpanTooLarge,
 }
 
 impl RejectReason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::BadTraceId,
         Self::BadSpanId,
         Self::Unreadable,
@@ -39,6 +41,7 @@ impl RejectReason {
         Self::TooDeep,
         Self::TooManyParts,
         Self::BadContext,
+        Self::SpanTooLarge,
     ];
 
     /// The label of metrics.
@@ -54,6 +57,7 @@ impl RejectReason {
             Self::TooDeep => "too_deep",
             Self::TooManyParts => "too_many_parts",
             Self::BadContext => "bad_context",
+            Self::SpanTooLarge => "span_too_large",
         }
     }
 
@@ -70,6 +74,7 @@ impl RejectReason {
             Self::TooDeep => "a value nested too deeply",
             Self::TooManyParts => "too many events, links and nested values",
             Self::BadContext => "a resource or scope that is unreadable or over a limit",
+            Self::SpanTooLarge => "more bytes, resource and scope included, than can be read back",
         }
     }
 
@@ -102,6 +107,13 @@ impl Rejections {
     pub fn add(&mut self, reason: RejectReason, spans: u32) {
         if let Some(count) = self.counts.get_mut(reason.place()) {
             *count = count.saturating_add(spans);
+        }
+    }
+
+    /// Counts those of another stage too.
+    pub fn add_all(&mut self, other: &Self) {
+        for (reason, spans) in other.occurred() {
+            self.add(reason, spans);
         }
     }
 
@@ -174,6 +186,11 @@ mod tests {
             "3 of 12 spans were rejected: 2 with a trace id that is not 16 bytes or is all zero, \
              1 with a value nested too deeply"
         );
+        let mut rejected = Rejections::default();
+        rejected.add(RejectReason::TooDeep, 4);
+        receipt.rejected.add_all(&rejected);
+        assert_eq!(receipt.rejected.of(RejectReason::TooDeep), 5);
+        assert_eq!(receipt.rejected.total(), 7);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub enum RefuseReason {
     Tenant,
     /// The body is not what it should be.
     Malformed,
-    /// Content type or encoding is not known.
+    /// Path, method, content type or encoding is not known.
     Unsupported,
     /// The body, or the number of its spans, is over the limit.
     TooLarge,
@@ -76,13 +76,22 @@ pub(crate) const fn refusal(error: &ExportError) -> Refusal {
             permanent(StatusCode::BAD_REQUEST, Code::InvalidArgument, RefuseReason::Tenant)
         }
         ExportError::Malformed(_)
-        | ExportError::MalformedJson(_)
+        | ExportError::MalformedJson(..)
+        | ExportError::NoGoodSpan(_)
         | ExportError::Framing(_)
         | ExportError::Compression(_) => {
             permanent(StatusCode::BAD_REQUEST, Code::InvalidArgument, RefuseReason::Malformed)
         }
-        ExportError::UnknownEncoding(_) | ExportError::UnknownContentType(_) => permanent(
+        ExportError::UnknownEncoding(_) | ExportError::UnknownContentType { .. } => permanent(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Code::Unimplemented,
+            RefuseReason::Unsupported,
+        ),
+        ExportError::UnknownPath => {
+            permanent(StatusCode::NOT_FOUND, Code::Unimplemented, RefuseReason::Unsupported)
+        }
+        ExportError::UnknownMethod => permanent(
+            StatusCode::METHOD_NOT_ALLOWED,
             Code::Unimplemented,
             RefuseReason::Unsupported,
         ),
@@ -178,11 +187,18 @@ mod tests {
             (ExportError::Tenant(InvalidName::Tenant), 400, Code::InvalidArgument),
             (ExportError::AmbiguousTenant, 400, Code::InvalidArgument),
             (ExportError::Malformed(WireError::Truncated), 400, Code::InvalidArgument),
-            (ExportError::MalformedJson(unknown()), 400, Code::InvalidArgument),
+            (ExportError::MalformedJson("x", unknown()), 400, Code::InvalidArgument),
+            (ExportError::NoGoodSpan(unknown()), 400, Code::InvalidArgument),
+            (ExportError::UnknownPath, 404, Code::Unimplemented),
+            (ExportError::UnknownMethod, 405, Code::Unimplemented),
             (ExportError::Framing("x"), 400, Code::InvalidArgument),
             (ExportError::Compression("gzip"), 400, Code::InvalidArgument),
             (ExportError::UnknownEncoding(unknown()), 415, Code::Unimplemented),
-            (ExportError::UnknownContentType(unknown()), 415, Code::Unimplemented),
+            (
+                ExportError::UnknownContentType { sent: unknown(), known: "x" },
+                415,
+                Code::Unimplemented,
+            ),
             (ExportError::TooLarge { bytes_max: 1 }, 413, Code::ResourceExhausted),
             (ExportError::TooManySpans { spans_max: 1 }, 413, Code::ResourceExhausted),
             (ExportError::SlowBody, 503, Code::Unavailable),

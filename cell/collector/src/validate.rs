@@ -109,7 +109,7 @@ impl<'a> Walk<'a, '_> {
     fn resource_spans(&mut self, resource_spans: &'a [u8]) -> Result<(), WireError> {
         let frame = frame_without(resource_spans, is_scope_spans)?;
         let is_good = check_resource_frame(&frame, self.limits).is_ok();
-        let mut resource = Context { frame, place: None, is_good };
+        let mut resource = Context { bytes: frame.len(), frame, place: None, is_good };
         for field in fields(resource_spans) {
             let field = field?;
             if is_scope_spans(&field) {
@@ -126,7 +126,8 @@ impl<'a> Walk<'a, '_> {
     ) -> Result<(), WireError> {
         let frame = frame_without(scope_spans, |field| field.number == tags::SCOPE_SPANS_SPANS)?;
         let is_good = resource.is_good && check_scope_frame(&frame, self.limits).is_ok();
-        let mut scope = Context { frame, place: None, is_good };
+        let bytes = resource.bytes.saturating_add(frame.len());
+        let mut scope = Context { bytes, frame, place: None, is_good };
         for field in fields(scope_spans) {
             let field = field?;
             if field.number == tags::SCOPE_SPANS_SPANS {
@@ -138,15 +139,28 @@ impl<'a> Walk<'a, '_> {
 
     #[inline]
     fn span(&mut self, bytes: &'a [u8], resource: &mut Context, scope: &mut Context) {
-        let judged =
-            if scope.is_good { judge(bytes, self.limits) } else { Err(RejectReason::BadContext) };
-        match judged {
+        match self.judge_within(bytes, scope) {
             Ok(span) => {
                 let scope = self.place_of(scope, resource);
                 self.validated.spans.push(ValidSpan { scope, ..span });
             }
             Err(reason) => self.validated.rejected.add(reason, 1),
         }
+    }
+
+    #[inline]
+    fn judge_within(
+        &self,
+        bytes: &'a [u8],
+        scope: &Context,
+    ) -> Result<ValidSpan<'a>, RejectReason> {
+        if !scope.is_good {
+            return Err(RejectReason::BadContext);
+        }
+        if scope.bytes.saturating_add(bytes.len()) > self.limits.span_bytes_max {
+            return Err(RejectReason::SpanTooLarge);
+        }
+        judge(bytes, self.limits)
     }
 
     /// The place of a scope, which it and its resource get with their first good span: contexts
@@ -169,6 +183,8 @@ impl<'a> Walk<'a, '_> {
 /// A resource or a scope on the way.
 struct Context {
     frame: Vec<u8>,
+    /// Of its frame, and of those around it.
+    bytes: usize,
     place: Option<u32>,
     is_good: bool,
 }

@@ -3,52 +3,78 @@
 //!
 //! Follows what users of the OpenTelemetry Collector's Zipkin receiver are used to, but that an
 //! `error` tag of any value marks an error, as Zipkin defines it, and stays readable as the status
-//! message. A span that cannot be translated becomes an empty one, which validation rejects and
-//! counts like any other.
+//! message. Each span is written as protobuf before the next one is read: nothing is built that
+//! would be much larger than the JSON, and what is over a limit is not built at all. A span that
+//! cannot be translated is rejected alone.
 //! Source: Zipkin API v2 (`zipkin2-api.yaml`); OpenTelemetry, *Transformation to Zipkin*.
+
+mod parts;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::span::{Event, SpanKind};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 use prost::Message;
+use proto::wire::{bytes_field_len, put_bytes_field, put_field_start, tags as wire};
 use serde::Deserialize;
 use serde::de::{Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use trace_model::{SpanId, TraceId};
 
+use self::parts::{read_events, read_tags};
+use crate::config::SpanLimits;
 use crate::error::ExportError;
+use crate::receipt::{RejectReason, Rejections};
 
-/// Spans by the service that sent them; "" where none is named.
-type ByService = BTreeMap<String, Vec<Span>>;
+/// What is wanted, as the end of "the body is not".
+const WANTED: &str = "a JSON list of Zipkin spans";
+
+/// Spans by the service that sent them, as fields of a `ScopeSpans`; "" where none is named.
+type ByService = BTreeMap<String, Vec<u8>>;
+
+/// A request as OTLP protobuf.
+#[derive(Debug, Default)]
+pub(crate) struct Translated {
+    /// `ExportTraceServiceRequest`.
+    pub(crate) body: Bytes,
+    /// The spans that are not in it.
+    pub(crate) rejected: Rejections,
+}
+
+/// How much longer than the JSON what is made of it can be, at most.
+pub(crate) const GROWTH_MAX: usize = 2;
 
 /// The request as OTLP protobuf. More spans than allowed are refused as soon as they are met.
-pub(crate) fn translate(json: &[u8], spans_max: usize) -> Result<Bytes, ExportError> {
-    let mut reader = ListReader { by_service: ByService::new(), spans: 0, spans_max };
+pub(crate) fn translate(json: &[u8], limits: &SpanLimits) -> Result<Translated, ExportError> {
+    let (by_service, rejected) = (ByService::new(), Rejections::default());
+    let mut reader = ListReader { limits, by_service, rejected, spans: 0 };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let read = deserializer.deserialize_seq(&mut reader).and_then(|()| deserializer.end());
-    if reader.spans > spans_max {
-        return Err(ExportError::TooManySpans { spans_max });
+    if reader.spans > limits.spans_max {
+        return Err(ExportError::TooManySpans { spans_max: limits.spans_max });
     }
-    read.map_err(|error| ExportError::MalformedJson(error.to_string()))?;
-    let resource_spans = reader.by_service.into_iter().map(resource_spans).collect();
-    Ok(ExportTraceServiceRequest { resource_spans }.encode_to_vec().into())
+    read.map_err(|error| ExportError::MalformedJson(WANTED, error.to_string()))?;
+    let mut body = Vec::new();
+    for (service, spans) in reader.by_service {
+        put_resource_spans(&mut body, service, &spans);
+    }
+    Ok(Translated { body: body.into(), rejected: reader.rejected })
 }
 
 /// Reads the list span by span: a span is translated before the next one is looked at.
-struct ListReader {
+struct ListReader<'l> {
+    limits: &'l SpanLimits,
     by_service: ByService,
+    rejected: Rejections,
     spans: usize,
-    spans_max: usize,
 }
 
-impl<'de> Visitor<'de> for &mut ListReader {
+impl<'de> Visitor<'de> for &mut ListReader<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,20 +84,25 @@ impl<'de> Visitor<'de> for &mut ListReader {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while let Some(raw) = list.next_element::<&RawValue>()? {
             self.spans += 1;
-            if self.spans > self.spans_max {
+            if self.spans > self.limits.spans_max {
                 return Err(serde::de::Error::custom("too many spans"));
             }
-            let (service, span) = read_span(raw.get()).unwrap_or_default();
-            self.by_service.entry(service).or_default().push(span);
+            match read_span(raw.get(), self.limits) {
+                Ok((service, span)) => {
+                    let spans = self.by_service.entry(service).or_default();
+                    put_bytes_field(spans, wire::SCOPE_SPANS_SPANS, &span);
+                }
+                Err(reason) => self.rejected.add(reason, 1),
+            }
         }
         Ok(())
     }
 }
 
-/// A span of Zipkin's API. What it does not name is ignored.
+/// A span of Zipkin's API. What it does not name is ignored; what may be long is read apart.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ZipkinSpan {
+struct ZipkinSpan<'a> {
     trace_id: String,
     id: String,
     parent_id: Option<String>,
@@ -83,8 +114,10 @@ struct ZipkinSpan {
     duration: Option<u64>,
     local_endpoint: Option<Endpoint>,
     remote_endpoint: Option<Endpoint>,
-    annotations: Option<Vec<Annotation>>,
-    tags: Option<BTreeMap<String, String>>,
+    #[serde(borrow)]
+    annotations: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tags: Option<&'a RawValue>,
     debug: Option<bool>,
     shared: Option<bool>,
 }
@@ -98,23 +131,18 @@ struct Endpoint {
     port: Option<u16>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Annotation {
-    /// Microseconds since the epoch.
-    timestamp: u64,
-    value: String,
-}
-
-/// The service and the span; `None` where it cannot be one.
-fn read_span(json: &str) -> Option<(String, Span)> {
-    let mut sent: ZipkinSpan = serde_json::from_str(json).ok()?;
-    let trace_id: TraceId = sent.trace_id.parse().ok()?;
-    let span_id = padded_span_id(&sent.id)?;
+/// The service and the span as protobuf.
+fn read_span(json: &str, limits: &SpanLimits) -> Result<(String, Vec<u8>), RejectReason> {
+    let unreadable = RejectReason::Unreadable;
+    let mut sent: ZipkinSpan<'_> = serde_json::from_str(json).map_err(|_| unreadable)?;
+    let trace_id: TraceId = sent.trace_id.parse().map_err(|_| RejectReason::BadTraceId)?;
+    let span_id = padded_span_id(&sent.id).ok_or(RejectReason::BadSpanId)?;
     let parent = match sent.parent_id.as_deref() {
         None | Some("") => None,
-        Some(parent) => Some(padded_span_id(parent)?),
+        Some(parent) => Some(padded_span_id(parent).ok_or(unreadable)?),
     };
-    let mut tags = sent.tags.take().unwrap_or_default();
+    let mut tags = read_tags(sent.tags.take(), limits.attributes_max)?;
+    let events = read_events(sent.annotations.take(), limits.parts_max)?;
     let start = sent.timestamp.unwrap_or(0).saturating_mul(1_000);
     let service = sent.local_endpoint.as_mut().and_then(|local| local.service_name.take());
     let span = Span {
@@ -126,12 +154,13 @@ fn read_span(json: &str) -> Option<(String, Span)> {
         kind: kind(sent.kind.as_deref(), &mut tags) as i32,
         start_time_unix_nano: start,
         end_time_unix_nano: start.saturating_add(sent.duration.unwrap_or(0).saturating_mul(1_000)),
-        events: sent.annotations.take().unwrap_or_default().into_iter().map(event).collect(),
         status: status(&mut tags),
         attributes: attributes(sent, tags),
         ..Span::default()
     };
-    Some((service.unwrap_or_default(), span))
+    let mut span = span.encode_to_vec();
+    span.extend_from_slice(&events);
+    Ok((service.unwrap_or_default(), span))
 }
 
 /// Ids of up to 16 hex digits; Zipkin senders may leave leading zeros away.
@@ -172,7 +201,7 @@ fn status(tags: &mut BTreeMap<String, String>) -> Option<Status> {
     is_said.then_some(Status { message, code: code as i32 })
 }
 
-fn attributes(sent: ZipkinSpan, tags: BTreeMap<String, String>) -> Vec<KeyValue> {
+fn attributes(sent: ZipkinSpan<'_>, tags: BTreeMap<String, String>) -> Vec<KeyValue> {
     let mut attributes: Vec<_> = tags.into_iter().map(|(key, value)| text(&key, value)).collect();
     let local = sent.local_endpoint.unwrap_or_default();
     let remote = sent.remote_endpoint.unwrap_or_default();
@@ -186,20 +215,21 @@ fn attributes(sent: ZipkinSpan, tags: BTreeMap<String, String>) -> Vec<KeyValue>
     attributes
 }
 
-fn event(annotation: Annotation) -> Event {
-    let time_unix_nano = annotation.timestamp.saturating_mul(1_000);
-    Event { time_unix_nano, name: annotation.value, ..Event::default() }
-}
-
-fn resource_spans((service, spans): (String, Vec<Span>)) -> ResourceSpans {
+/// A `ResourceSpans` with one scope, around spans that are fields already.
+fn put_resource_spans(output: &mut Vec<u8>, service: String, spans: &[u8]) {
     let is_named = !service.is_empty();
     let attributes = is_named.then(|| text("service.name", service)).into_iter().collect();
+    let resource = Resource { attributes, ..Resource::default() }.encode_to_vec();
     let scope = InstrumentationScope { name: "zipkin".into(), ..InstrumentationScope::default() };
-    ResourceSpans {
-        resource: Some(Resource { attributes, ..Resource::default() }),
-        scope_spans: vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }],
-        ..ResourceSpans::default()
-    }
+    let scope = scope.encode_to_vec();
+    let in_scope = bytes_field_len(wire::SCOPE_SPANS_SCOPE, scope.len()) + spans.len();
+    let in_resource = bytes_field_len(wire::RESOURCE_SPANS_RESOURCE, resource.len())
+        + bytes_field_len(wire::RESOURCE_SPANS_SCOPE_SPANS, in_scope);
+    put_field_start(output, wire::REQUEST_RESOURCE_SPANS, in_resource);
+    put_bytes_field(output, wire::RESOURCE_SPANS_RESOURCE, &resource);
+    put_field_start(output, wire::RESOURCE_SPANS_SCOPE_SPANS, in_scope);
+    put_bytes_field(output, wire::SCOPE_SPANS_SCOPE, &scope);
+    output.extend_from_slice(spans);
 }
 
 fn text(key: &str, value: String) -> KeyValue {

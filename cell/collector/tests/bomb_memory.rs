@@ -17,7 +17,7 @@ mod running;
 use tonic::Code;
 
 use crate::requests::{empty_spans, encoded};
-use crate::running::Running;
+use crate::running::{JSON, Running};
 
 /// The largest resident memory of this process so far, in bytes.
 #[cfg(test)]
@@ -28,11 +28,14 @@ fn peak() -> usize {
 }
 
 #[tokio::test]
-async fn two_million_empty_spans_cost_at_most_32_mebibytes() {
+async fn bombs_of_each_kind_cost_at_most_32_mebibytes() {
     let running = Running::start().await;
     let bombs: Vec<_> = ["gzip", "zstd", "deflate"]
         .map(|codec| (codec, encoded(codec, &empty_spans(2_000_000))))
         .into();
+    let note = r#"{"timestamp":1,"value":""},"#.repeat(700_000);
+    let noted = format!(r#"[{{"traceId":"1","id":"1","annotations":[{note}{{}}]}}]"#);
+    let noted = encoded("gzip", noted.as_bytes());
     let zeros: Vec<_> = bombs.iter().map(|(codec, _)| encoded(codec, &vec![0; 64 << 20])).collect();
     for ((_, bomb), zeros) in bombs.iter().zip(&zeros) {
         assert!(bomb.len() < 20_000 && zeros.len() < 100_000);
@@ -49,6 +52,12 @@ async fn two_million_empty_spans_cost_at_most_32_mebibytes() {
             assert_eq!(running.export_http(codec, body).await.status, 413, "{codec}");
         }
     }
+    // Seven hundred thousand annotations of Zipkin: they are counted while they are read.
+    let headers = [("content-type", JSON), ("content-encoding", "gzip")];
+    assert!(noted.len() < 100_000);
+    let answer = running.post("/api/v2/spans", &headers, noted).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.json()["message"].as_str().unwrap().contains("too many events"), "{answer:?}");
     let grown = peak().saturating_sub(before);
     assert!(grown <= 32 << 20, "grew by {grown} bytes");
 }

@@ -11,6 +11,7 @@ mod caller;
 mod config;
 mod deadline;
 mod find_trace;
+mod lists;
 mod losses;
 mod metrics;
 mod port;

@@ -11,6 +11,7 @@ use trace_store::port::{EdgeKey, EdgeRow, EdgeTraceQuery, RedKey, RedQuery, RedR
 
 use crate::caller::{Access, Caller};
 use crate::deadline::allowed_time;
+use crate::lists;
 use crate::metrics::Query;
 use crate::querier::Querier;
 use crate::search::Searched;
@@ -142,7 +143,8 @@ impl Querier {
         let (reach, services) = match access {
             Access::Granted => {
                 let reach = self.reach_of_lists().await;
-                (reach, self.ports.catalog.services(&caller.tenant, range).await?)
+                let services = lists::services(&*self.ports.catalog, &caller.tenant, range);
+                (reach, services.await?)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -158,11 +160,13 @@ impl Querier {
         let caller = Caller::identify(request.caller)?;
         let range = required_range(request.range)?;
         let access = caller.access(&self.config);
-        let catalog = &self.ports.catalog;
+        let catalog = &*self.ports.catalog;
         let (reach, found) = match access {
             Access::Granted => {
                 let reach = self.reach_of_lists().await;
-                (reach, catalog.operations(&caller.tenant, &request.service, range).await?)
+                let found =
+                    lists::operations(catalog, &caller.tenant, &request.service, range).await?;
+                (reach, found)
             }
             Access::Forbidden => (None, Vec::new()),
         };

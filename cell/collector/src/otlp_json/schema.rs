@@ -53,6 +53,11 @@ pub(super) enum Kind {
 }
 
 impl Message {
+    /// Whether this is `AnyValue`, the one message that can hold itself.
+    pub(super) fn is_any_value(&self) -> bool {
+        std::ptr::eq(self, &raw const ANY_VALUE)
+    }
+
     /// The field of a name.
     pub(super) fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.json == name || field.proto == name)

@@ -10,8 +10,12 @@ use crate::config::SpanLimits;
 use crate::receipt::RejectReason;
 use crate::validate::validate;
 
+fn transcode_to_32(json: &[u8]) -> Result<Bytes, ExportError> {
+    transcode(json, 32)
+}
+
 fn decoded(json: &str) -> ExportTraceServiceRequest {
-    ExportTraceServiceRequest::decode(transcode(json.as_bytes()).unwrap()).unwrap()
+    ExportTraceServiceRequest::decode(transcode_to_32(json.as_bytes()).unwrap()).unwrap()
 }
 
 fn request(span: &serde_json::Value) -> String {
@@ -63,7 +67,7 @@ fn the_specifications_example_is_read_field_by_field() {
     assert_eq!(span.events[0].dropped_attributes_count, 2);
     assert_eq!((span.links[0].flags, span.links[0].span_id.len()), (1, 8));
     assert_eq!(span.status.as_ref().unwrap().message, "bad");
-    let body = transcode(EXAMPLE.as_bytes()).unwrap();
+    let body = transcode_to_32(EXAMPLE.as_bytes()).unwrap();
     assert_eq!(validate(&body, &SpanLimits::default()).unwrap().spans.len(), 1);
 }
 
@@ -153,7 +157,7 @@ fn a_value_that_does_not_fit_rejects_its_span_alone() {
         (json!(null), RejectReason::BadTraceId),
     ] {
         let sent = json!({ "resourceSpans": [{ "scopeSpans": [{ "spans": [good, bad, good] }] }] });
-        let body = transcode(sent.to_string().as_bytes()).unwrap();
+        let body = transcode_to_32(sent.to_string().as_bytes()).unwrap();
         let validated = validate(&body, &SpanLimits::default()).unwrap();
         assert_eq!((validated.spans.len(), validated.rejected.of(reason)), (2, 1), "{bad}");
     }
@@ -173,12 +177,12 @@ fn what_is_not_json_of_a_request_is_refused_whole() {
         "{\"resourceSpans\":[{\"schemaUrl\":\"\\ud800\"}]}",
         &deep,
     ] {
-        assert!(transcode(json.as_bytes()).is_err(), "{json}");
+        assert!(transcode_to_32(json.as_bytes()).is_err(), "{json}");
     }
-    assert!(transcode(b"{\"resourceSpans\":[{\"schemaUrl\":\"\xff\"}]}").is_err());
+    assert!(transcode_to_32(b"{\"resourceSpans\":[{\"schemaUrl\":\"\xff\"}]}").is_err());
     for json in [r#"{"resourceSpans":5}"#, r#"{"resourceSpans":[{"scopeSpans":[{"spans":[1]}]}]}"#]
     {
-        let body = transcode(json.as_bytes()).unwrap();
+        let body = transcode_to_32(json.as_bytes()).unwrap();
         assert!(validate(&body, &SpanLimits::default()).is_err(), "{json}");
     }
 }
@@ -186,23 +190,69 @@ fn what_is_not_json_of_a_request_is_refused_whole() {
 #[test]
 fn unknown_fields_of_any_depth_are_ignored_without_recursion() {
     let deep = format!("{{\"x\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    assert_eq!(transcode(deep.as_bytes()).unwrap().len(), 0);
+    assert_eq!(transcode_to_32(deep.as_bytes()).unwrap().len(), 0);
+}
+
+/// A request of a span with an attribute of so many levels, and of a good one.
+fn deep_and_good(depth: usize, is_map: bool) -> String {
+    let (open, close) = if is_map {
+        (r#"{"kvlistValue":{"values":[{"key":"k","value":"#, "}]}}")
+    } else {
+        (r#"{"arrayValue":{"values":["#, "]}}")
+    };
+    let value = format!("{}{{\"intValue\":1}}{}", open.repeat(depth - 1), close.repeat(depth - 1));
+    let span = |id: &str, rest: &str| {
+        format!("{{\"traceId\":\"{}\",\"spanId\":\"{}\"{rest}}}", "01".repeat(16), id.repeat(8))
+    };
+    let deep = span("02", &format!(",\"attributes\":[{{\"key\":\"k\",\"value\":{value}}}]"));
+    let spans = format!("{},{}", deep, span("03", ""));
+    format!("{{\"resourceSpans\":[{{\"scopeSpans\":[{{\"spans\":[{spans}]}}]}}]}}")
 }
 
 #[test]
-fn known_values_nested_beyond_what_the_parser_takes_are_refused() {
-    let value = |depth: usize| {
-        let open = r#"{"arrayValue":{"values":["#.repeat(depth);
-        request(&json!({ "attributes": ["VALUE"] }))
-            .replace("\"VALUE\"", &format!("{{\"value\":{open}{}}}", "]}}".repeat(depth)))
+fn depth_is_counted_as_in_protobuf_and_a_value_that_is_too_deep_rejects_its_span_alone() {
+    let too_deep = |depth: usize, is_map: bool| {
+        let body = transcode_to_32(deep_and_good(depth, is_map).as_bytes()).unwrap();
+        let validated = validate(&body, &SpanLimits::default()).unwrap();
+        let rejected = validated.rejected;
+        let counts = (validated.spans.len(), rejected.total());
+        assert!([(2, 0), (1, 1)].contains(&counts), "{depth}: {counts:?}");
+        rejected.of(RejectReason::TooDeep)
     };
-    assert!(transcode(value(30).as_bytes()).is_ok());
-    assert!(transcode(value(100_000).as_bytes()).is_err());
+    for is_map in [true, false] {
+        for depth in [1, 30, 31, 32] {
+            assert_eq!(too_deep(depth, is_map), 0, "{depth}");
+        }
+        for depth in [33, 34, 40, 128, 200_000] {
+            assert_eq!(too_deep(depth, is_map), 1, "{depth}");
+        }
+    }
+}
+
+#[test]
+fn a_value_that_may_just_be_so_deep_comes_through_whole() {
+    for is_map in [true, false] {
+        let body = transcode_to_32(deep_and_good(32, is_map).as_bytes()).unwrap();
+        let request = ExportTraceServiceRequest::decode(body).unwrap();
+        let span = &request.resource_spans[0].scope_spans[0].spans[0];
+        let mut value = span.attributes[0].value.clone().unwrap().value.unwrap();
+        let mut depth = 1;
+        while value != Any::IntValue(1) {
+            let inner = if let Any::ArrayValue(mut list) = value {
+                list.values.remove(0)
+            } else {
+                let Any::KvlistValue(mut map) = value else { panic!("{value:?}") };
+                map.values.remove(0).value.unwrap()
+            };
+            (value, depth) = (inner.value.unwrap(), depth + 1);
+        }
+        assert_eq!(depth, 32);
+    }
 }
 
 #[test]
 fn an_empty_object_is_an_empty_request() {
-    assert_eq!(transcode(b"{}").unwrap().len(), 0);
+    assert_eq!(transcode_to_32(b"{}").unwrap().len(), 0);
 }
 
 #[test]
@@ -212,14 +262,14 @@ fn the_output_is_not_longer_than_twice_the_input() {
         format!("{{\"resourceSpans\":[{}]}}", vec!["0"; 10_000].join(",")),
         EXAMPLE.into(),
     ] {
-        assert!(transcode(json.as_bytes()).unwrap().len() <= json.len() * 2);
+        assert!(transcode_to_32(json.as_bytes()).unwrap().len() <= json.len() * 2);
     }
 }
 
 proptest! {
     #[test]
     fn any_text_is_a_request_or_an_error(text in any::<String>()) {
-        drop(transcode(text.as_bytes()));
+        drop(transcode_to_32(text.as_bytes()));
     }
 
     #[test]
@@ -231,7 +281,7 @@ proptest! {
             let place = place.index(json.len());
             json[place] = value;
         }
-        let Ok(body) = transcode(&json) else { return Ok(()) };
+        let Ok(body) = transcode_to_32(&json) else { return Ok(()) };
         let Ok(validated) = validate(&body, &SpanLimits::default()) else { return Ok(()) };
         for span in &validated.spans {
             prop_assert!(Span::decode(span.bytes).is_ok());

@@ -100,6 +100,19 @@ fn contexts_without_good_spans_take_no_place() {
 }
 
 #[test]
+fn a_span_that_no_reader_takes_is_rejected_alone_its_resource_and_scope_counted() {
+    let span = message(&[(2, &span(1).encode_to_vec())]);
+    let resource = message(&[(1, &message(&[(77, &[0; 100])])), (2, &span)]);
+    let body = message(&[(1, &resource), (1, &message(&[(2, &span)]))]);
+    let judged = |span_bytes_max| {
+        let limits = SpanLimits { span_bytes_max, ..SpanLimits::default() };
+        let validated = validate(&body, &limits).unwrap();
+        (validated.spans.len(), validated.rejected.of(RejectReason::SpanTooLarge))
+    };
+    assert_eq!([judged(200), judged(100), judged(20)], [(2, 0), (1, 1), (0, 2)]);
+}
+
+#[test]
 fn an_empty_request_is_a_request() {
     assert_eq!(judged(b"").spans.len(), 0);
     assert_eq!(judged(b"").rejected.total(), 0);

@@ -1,11 +1,17 @@
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 
+fn limits(spans_max: usize) -> SpanLimits {
+    SpanLimits { spans_max, ..SpanLimits::default() }
+}
+
 fn translated(spans: &serde_json::Value) -> Vec<ResourceSpans> {
-    let body = translate(spans.to_string().as_bytes(), 100).unwrap();
-    ExportTraceServiceRequest::decode(body).unwrap().resource_spans
+    let translated = translate(spans.to_string().as_bytes(), &limits(100)).unwrap();
+    ExportTraceServiceRequest::decode(translated.body).unwrap().resource_spans
 }
 
 fn one(span: &serde_json::Value) -> Span {
@@ -109,47 +115,79 @@ fn spans_are_grouped_by_their_service() {
 }
 
 #[test]
-fn a_span_that_is_none_becomes_an_empty_one_which_validation_rejects() {
-    let good = minimal();
-    for bad in [
-        json!(5),
-        json!(null),
-        json!({}),
-        with("id", json!("")),
-        with("id", json!("0")),
-        with("traceId", json!("xyz")),
-        with("parentId", json!("zz")),
-        with("timestamp", json!("soon")),
-        with("tags", json!([1])),
+fn a_span_that_cannot_be_translated_is_rejected_alone_for_what_is_wrong_with_it() {
+    let unreadable = RejectReason::Unreadable;
+    let tags: BTreeMap<_, _> = (0..1_025).map(|place| (place.to_string(), "x")).collect();
+    let annotations = vec![json!({ "timestamp": 1, "value": "" }); 65_537];
+    for (bad, reason) in [
+        (json!(5), unreadable),
+        (json!(null), unreadable),
+        (json!({}), unreadable),
+        (with("id", json!("")), RejectReason::BadSpanId),
+        (with("id", json!("0")), RejectReason::BadSpanId),
+        (with("traceId", json!("xyz")), RejectReason::BadTraceId),
+        (with("traceId", json!("0")), RejectReason::BadTraceId),
+        (with("parentId", json!("zz")), unreadable),
+        (with("timestamp", json!("soon")), unreadable),
+        (with("tags", json!([1])), unreadable),
+        (with("annotations", json!([{ "timestamp": "soon", "value": "" }])), unreadable),
+        (with("tags", json!(tags)), RejectReason::TooManyAttributes),
+        (with("annotations", json!(annotations)), RejectReason::TooManyParts),
     ] {
-        let body = translate(json!([good, bad, good]).to_string().as_bytes(), 100).unwrap();
-        let limits = crate::config::SpanLimits::default();
-        let validated = crate::validate::validate(&body, &limits).unwrap();
-        assert_eq!((validated.spans.len(), validated.rejected.total()), (2, 1), "{bad}");
+        let sent = json!([minimal(), bad, minimal()]).to_string();
+        let translated = translate(sent.as_bytes(), &limits(100)).unwrap();
+        assert_eq!((translated.rejected.total(), translated.rejected.of(reason)), (1, 1), "{bad}");
+        let validated = crate::validate::validate(&translated.body, &limits(100)).unwrap();
+        assert_eq!((validated.spans.len(), validated.rejected.total()), (2, 0), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_made_of_a_request_is_bounded_by_its_length_whatever_it_holds() {
+    let short = json!({ "traceId": "1", "id": "1" });
+    let of_a_service = |place: usize| {
+        let mut span = short.clone();
+        span["localEndpoint"] = json!({ "serviceName": place.to_string() });
+        span
+    };
+    let mut noted = minimal();
+    noted["annotations"] = json!(vec![json!({ "timestamp": 1, "value": "" }); 60_000]);
+    noted["tags"] = json!({ "": "" });
+    let mut marked = short.clone();
+    (marked["debug"], marked["shared"]) = (json!(true), json!(true));
+    let services: Vec<_> = (0..1_000).map(of_a_service).collect();
+    for sent in
+        [json!(vec![short; 1_000]), json!(services), json!([noted]), json!(vec![marked; 99])]
+    {
+        let sent = sent.to_string();
+        let translated = translate(sent.as_bytes(), &limits(10_000)).unwrap();
+        assert_eq!(translated.rejected.total(), 0);
+        let (made, room) = (translated.body.len(), GROWTH_MAX * sent.len());
+        assert!(made <= room, "{made} of {room} bytes of {} JSON", sent.len());
     }
 }
 
 #[test]
 fn what_is_no_list_is_refused_and_so_are_too_many() {
     for json in ["", "{}", "[", "[{}", "[]x", "5"] {
-        let error = translate(json.as_bytes(), 10).unwrap_err();
-        assert!(matches!(error, ExportError::MalformedJson(_)), "{json}");
+        let error = translate(json.as_bytes(), &limits(10)).unwrap_err();
+        assert!(error.to_string().starts_with("the body is not a JSON list of Zipkin"), "{json}");
     }
     let many = format!("[{}]", ["{}"; 11].join(","));
-    let error = translate(many.as_bytes(), 10).unwrap_err();
+    let error = translate(many.as_bytes(), &limits(10)).unwrap_err();
     assert!(matches!(error, ExportError::TooManySpans { spans_max: 10 }));
 }
 
 proptest! {
     #[test]
     fn any_text_is_a_list_of_spans_or_an_error(text in any::<String>()) {
-        drop(translate(text.as_bytes(), 10));
+        drop(translate(text.as_bytes(), &limits(10)));
     }
 
     #[test]
     fn ids_and_tags_of_any_text_never_fail_the_list(id in any::<String>(), tag in any::<String>()) {
         let mut sent = with("tags", json!({ "error": tag, "otel.status_code": "ERROR" }));
         sent["id"] = json!(id);
-        prop_assert!(translate(json!([sent]).to_string().as_bytes(), 10).is_ok());
+        prop_assert!(translate(json!([sent]).to_string().as_bytes(), &limits(10)).is_ok());
     }
 }

@@ -97,6 +97,16 @@ async fn wrong_paths_methods_types_and_encodings_have_their_codes() {
     ] {
         let answer = running.post(path, &headers, request(spans(1))).await;
         assert_eq!(answer.status, status, "{path} {headers:?}");
+        let is_protobuf = headers.contains(&protobuf);
+        let told = if is_protobuf {
+            Status::decode(answer.body).unwrap().message
+        } else {
+            answer.json()["message"].as_str().unwrap().to_owned()
+        };
+        assert!(told.len() > 10, "{path} {headers:?}: {told}");
+        if path == "/api/v2/spans" {
+            assert!(told.ends_with("is not supported; application/json is"), "{told}");
+        }
     }
     let get = Request::builder().method(Method::GET).uri("/v1/traces");
     let answer = running.send(get.body(Full::default()).unwrap()).await;
@@ -153,13 +163,55 @@ async fn zipkin_spans_are_accepted_and_logged() {
     let body = encoded("gzip", spans.to_string().as_bytes());
     let headers = [("content-type", JSON), ("content-encoding", "gzip")];
     let answer = running.post("/api/v2/spans", &headers, body).await;
-    assert_eq!((answer.status, answer.body.len()), (202, 0));
+    assert_eq!(answer.status, 202);
+    assert!(answer.json()["message"].as_str().unwrap().starts_with("1 of 2 spans were rejected: "));
     let batch = running.log.batches().pop().unwrap();
     assert_eq!(batch.spans().len(), 1);
     assert_eq!(batch.service_of(&batch.spans()[0]), "shop");
-    assert!(running.metrics().contains("rejected_spans_total{reason=\"bad_trace_id\"} 1"));
+    assert!(running.metrics().contains("rejected_spans_total{reason=\"bad_span_id\"} 1"));
     let answer = running.post("/api/v2/spans", &[("content-type", JSON)], b"{}".to_vec()).await;
     assert_eq!(answer.status, 400);
+    assert!(answer.json()["message"].as_str().unwrap().contains("Zipkin"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_zipkin_request_of_which_no_span_is_good_is_refused_with_the_reasons() {
+    let running = Running::start().await;
+    let post = |spans: serde_json::Value| {
+        let body = spans.to_string().into_bytes();
+        running.post("/api/v2/spans", &[("content-type", JSON)], body)
+    };
+    let answer = post(json!([{ "traceId": "0", "id": "2" }, 5])).await;
+    assert_eq!(answer.status, 400);
+    let told = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(told.starts_with("2 of 2 spans were rejected: 1 with a trace id"), "{told}");
+    let answer = post(json!([])).await;
+    assert_eq!((answer.status, answer.body.len()), (202, 0));
+    let good = json!([{ "traceId": "1", "id": "2" }]);
+    let answer = post(good).await;
+    assert_eq!((answer.status, answer.body.len()), (202, 0));
+    assert!(running.metrics().contains("rejected_spans_total{reason=\"bad_trace_id\"} 1"));
+}
+
+#[tokio::test]
+async fn room_for_what_is_made_of_json_is_taken_before_it_is_made() {
+    let mut config = config();
+    config.admission.in_flight_bytes_max = 20_000;
+    let running = Running::with(config, sampling::HeadRules::default()).await;
+    let note = json!({ "timestamp": 1, "value": "" });
+    let of = |notes: usize| {
+        let span = json!({ "traceId": "1", "id": "2", "annotations": vec![note.clone(); notes] });
+        json!([span]).to_string().into_bytes()
+    };
+    let headers = [("content-type", JSON)];
+    // Both are received whole; of the larger one more would be made than there is room for.
+    for (notes, status) in [(100, 202), (400, 429), (100, 202)] {
+        let body = of(notes);
+        assert!(body.len() < 13_000);
+        assert_eq!(running.post("/api/v2/spans", &headers, body).await.status, status, "{notes}");
+    }
+    let body = vec![b' '; 15_000];
+    assert_eq!(running.post("/v1/traces", &headers, body).await.status, 429);
 }
 
 fn preflight(origin: &str) -> Request<Full<bytes::Bytes>> {
@@ -176,7 +228,7 @@ fn preflight(origin: &str) -> Request<Full<bytes::Bytes>> {
 #[tokio::test]
 async fn browsers_may_send_from_allowed_origins_only() {
     let mut config = config();
-    config.cors_origins.push("https://shop.example".into());
+    config.cors_origins = vec!["http://localhost:*".into(), "https://shop.example".into()];
     let running = Running::with(config, sampling::HeadRules::default()).await;
     for origin in ["http://localhost:3000", "https://shop.example"] {
         let answer = running.send(preflight(origin)).await;
@@ -189,4 +241,7 @@ async fn browsers_may_send_from_allowed_origins_only() {
     }
     let foreign = running.send(preflight("https://evil.example")).await;
     assert_eq!(foreign.header("access-control-allow-origin"), "");
+    let closed = Running::start().await;
+    let local = closed.send(preflight("http://localhost:3000")).await;
+    assert_eq!(local.header("access-control-allow-origin"), "", "none is allowed");
 }

@@ -184,4 +184,16 @@ mod tests {
         assert!(matches!(error, CursorFileError::NewerVersion { found: 2, .. }), "{error}");
         assert!(!error.is_retryable());
     }
+
+    #[test]
+    fn the_golden_cursor_of_version_1_is_read_and_is_what_is_written_today() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/border-v1");
+        let directory = tempfile::tempdir().unwrap();
+        let file = file(directory.path());
+        file.write(cursor(0x0102_0304)).unwrap();
+        let written = fs::read(&file.path).unwrap();
+        fs::copy(golden.join("us-east-1.cursor"), &file.path).unwrap();
+        assert_eq!(file.read().unwrap(), Some(cursor(0x0102_0304)));
+        assert_eq!(fs::read(&file.path).unwrap(), written);
+    }
 }

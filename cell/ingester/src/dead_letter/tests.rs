@@ -278,3 +278,61 @@ fn an_erased_trace_leaves_every_letter_and_other_traces_and_tenants_stay() {
     assert_eq!(traces, [trace(1), trace(3)]);
     assert_eq!(open(&directory).figures(), letters.figures());
 }
+
+/// The directory as the first released format wrote it. A directory of a released version is never
+/// replaced: another version gets one of its own.
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dead-letters-v1")
+}
+
+/// Letters with everything that the format has a part for.
+fn write_golden(directory: &TempDir) {
+    let mut span = Vec::new();
+    proto::wire::put_bytes_field(&mut span, 1, &[7; 16]);
+    proto::wire::put_bytes_field(&mut span, 2, &[8; 8]);
+    let mut resource = Vec::new();
+    proto::wire::put_bytes_field(&mut resource, 3, b"https://schema.example");
+    let mut logged = batch(300);
+    let source = logged.batch.source().clone();
+    let mut builder = SpanBatchBuilder::new();
+    let resource = builder.add_resource(resource);
+    let scope = builder.add_scope(resource, Vec::new());
+    let trace_id = TraceId::from_bytes([7; 16]).unwrap();
+    let keep_all = trace_model::sampling_threshold::Threshold::KEEP_ALL;
+    builder.add_span(trace_id, keep_all, scope, &span);
+    logged.batch = Arc::new(builder.finish(source).unwrap());
+    let letters = open(directory);
+    letters.put(GROUP, "no such tenant: \u{fc}", &logged).unwrap();
+    letters.put(GroupId("search-indexer"), "", &batch(4)).unwrap();
+}
+
+#[test]
+fn the_golden_letters_of_version_1_are_read_and_are_what_is_written_today() {
+    let directory = TempDir::new().unwrap();
+    write_golden(&directory);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(golden()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_owned();
+        assert_eq!(fs::read(&path).unwrap(), fs::read(directory.path().join(&name)).unwrap());
+        names.push(name);
+    }
+    assert_eq!(names.len(), 2);
+    let copy = TempDir::new().unwrap();
+    for name in names {
+        fs::copy(golden().join(&name), copy.path().join(&name)).unwrap();
+    }
+    let letters = open(&copy);
+    let letter = letters.take_for_retry(1).unwrap().unwrap();
+    assert_eq!(
+        (letter.group.as_str(), letter.reason.as_str()),
+        (GROUP.0, "no such tenant: \u{fc}")
+    );
+    assert_eq!((letter.incarnation, letter.range.first, letter.range.next), (3, 300, 302));
+    assert_eq!((letter.range.partition, letter.append_time), (1, UnixNanos(301)));
+    let read = SpanBatch::decode(letter.encoded).unwrap();
+    assert_eq!((read.traces().len(), read.spans().len()), (1, 1));
+    assert_eq!(read.traces()[0].trace_id, TraceId::from_bytes([7; 16]).unwrap());
+    let listed = letters.list(2, 10).unwrap();
+    assert_eq!(listed[0].as_ref().unwrap().group, "search-indexer");
+}

@@ -9,7 +9,8 @@ use service_kit::ManualClock;
 use trace_model::query::Field;
 use trace_model::{Filter, LogPosition, TenantId, TimeRange};
 use trace_store::{
-    EmbeddedStore, Eraser, SearchIndexer, ServiceCatalog, SpanWriter, TraceReader, TraceSearch,
+    EmbeddedStore, EmbeddedStoreConfig, Eraser, SearchIndexer, ServiceCatalog, SpanWriter,
+    TraceReader, TraceSearch,
 };
 
 use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
@@ -64,6 +65,23 @@ async fn write(directory: &Path) {
     store.erase(&TenantId::default(), trace_id(12)).await.unwrap();
 }
 
+/// What version 2 says and version 1 cannot: what retention has removed, and of which times.
+async fn write_2(directory: &Path) {
+    write(directory).await;
+    let clock = Arc::new(ManualClock::at(NOW));
+    let retention = std::time::Duration::from_secs(3_600);
+    let config = EmbeddedStoreConfig { retention, ..small_config(directory) };
+    let store = EmbeddedStore::open(config, clock.clone()).unwrap();
+    let mut log = Log { next: 52, append_time: NOW.plus(2 * HOUR_NANOS) };
+    let late = Request::of("late", &[span(70, 0, "late")]);
+    store.write(&[log.append(&late)]).await.unwrap();
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    clock.set_wall(NOW.plus(2 * HOUR_NANOS));
+    store.maintain().await.unwrap();
+}
+
+const HOUR_NANOS: u64 = 3_600 * 1_000_000_000;
+
 /// A copy to open: opening locks, and may tidy.
 fn copy_of(version: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
@@ -114,31 +132,67 @@ async fn version_1_opens_and_answers() {
     assert!(store.indexed().covers(INCARNATION, LogPosition { partition: 0, offset: 51 }));
 }
 
-/// Leaves `golden-store` among cargo's temporary files: a release that changes the format copies it
-/// to `tests/golden` under the new version's name. A directory of a released version is never
-/// replaced.
 #[tokio::test]
-async fn what_is_written_today_is_of_the_newest_golden_version() {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("golden-store");
-    if directory.exists() {
-        std::fs::remove_dir_all(&directory).unwrap();
+async fn version_2_opens_and_answers_also_what_has_expired() {
+    let directory = copy_of("v2");
+    let clock = Arc::new(ManualClock::at(NOW.plus(2 * HOUR_NANOS)));
+    let store = EmbeddedStore::open(small_config(directory.path()), clock).unwrap();
+    let tenant = TenantId::default();
+    let gone = store.read_trace(&tenant, trace_id(1)).await.unwrap();
+    assert_eq!((gone.spans.len(), gone.expired_until), (0, Some(NOW)));
+    assert_eq!(store.read_trace(&tenant, trace_id(70)).await.unwrap().spans.len(), 1);
+    let day = 24 * HOUR_NANOS;
+    for (start, expected) in [(NOW, Some(NOW)), (NOW.minus(day), None), (NOW.plus(day), None)] {
+        let range = TimeRange { start, end: start.plus(1_000_000_000) };
+        assert_eq!(store.expired_within(range, NOW), expected, "{start:?}");
     }
-    std::fs::create_dir_all(&directory).unwrap();
-    write(&directory).await;
-    std::fs::remove_file(directory.join("lock")).unwrap();
-    let read = |directory: &Path, name: &str| std::fs::read(directory.join(name)).unwrap();
-    let mut compared = 0;
-    for entry in std::fs::read_dir(golden("v1")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".seg") || name.ends_with(".idx") {
-            let (then, now) = (read(&golden("v1"), &name), read(&directory, &name));
-            assert_eq!(
-                then[..12],
-                now[..12],
-                "{name}: another version needs a directory of its own"
-            );
-            compared += 1;
+    assert!(store.indexed().covers(INCARNATION, LogPosition { partition: 0, offset: 52 }));
+}
+
+/// Leaves `golden-store-v1` and `-v2` among cargo's temporary files: a release that changes the
+/// format copies such a directory to `tests/golden` under the new version's name. A directory of a
+/// released version is never replaced.
+///
+/// Segments and indexes are compared by magic and version, since what they compress to may change;
+/// the manifest as a whole: each of its fields is part of the format.
+#[tokio::test]
+async fn what_is_written_today_is_of_the_golden_versions() {
+    for version in ["v1", "v2"] {
+        let directory =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("golden-store-{version}"));
+        if directory.exists() {
+            std::fs::remove_dir_all(&directory).unwrap();
         }
+        std::fs::create_dir_all(&directory).unwrap();
+        if version == "v1" {
+            write(&directory).await;
+        } else {
+            write_2(&directory).await;
+        }
+        std::fs::remove_file(directory.join("lock")).unwrap();
+        compare(version, &directory);
     }
-    assert!(compared >= 6);
+}
+
+fn compare(version: &str, directory: &Path) {
+    let names = |directory: &Path| {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&golden(version)), names(directory), "{version}");
+    for name in names(directory) {
+        let (mut then, mut now) = (
+            std::fs::read(golden(version).join(&name)).unwrap(),
+            std::fs::read(directory.join(&name)).unwrap(),
+        );
+        if name != "manifest" {
+            then.truncate(12);
+            now.truncate(12);
+        }
+        let what = "another version needs a directory of its own";
+        assert_eq!(then, now, "{version}/{name}: {what}");
+    }
 }

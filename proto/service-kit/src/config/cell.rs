@@ -19,6 +19,14 @@ const GIB: u64 = 1 << 30;
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Largest body: twice as much, which is what its batch takes at worst, is what the log takes at
+/// once (64 MiB).
+const BODY_MAX: Bytes = Bytes(32 * MIB);
+/// Largest value: a span of it is well below what readers take in one message (24 MiB).
+const VALUE_MAX: Bytes = Bytes(16 * MIB);
+/// Deepest value: one level more and decoders of protobuf meet their recursion limit.
+const DEPTH_MAX: u32 = 32;
+
 /// A named set of defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -159,7 +167,8 @@ pub struct ReceiverConfig {
     pub in_flight_bytes_max: u64,
     /// Until a request must be answered.
     pub request_timeout: Duration,
-    /// Origins of browser SDKs that may send (CORS); `*` is any.
+    /// Origins of browser SDKs that may send (CORS): exact, with any port (`…:*`) or any (`*`). None
+    /// where it is empty; by default the pages of the same machine.
     pub cors_origins: Vec<String>,
     /// Limits of connections.
     pub connections: ConnectionLimits,
@@ -319,14 +328,14 @@ fn read_listen(root: &mut Section<'_>, is_insecure: bool) -> CellListen {
 
 fn read_receiver(root: &mut Section<'_>) -> ReceiverConfig {
     let mut section = root.section("receiver");
-    let body = Bytes(KIB)..=Bytes(GIB);
+    let body = Bytes(KIB)..=BODY_MAX;
     let grpc_body = section.within("grpc_body_max", Bytes(16 * MIB), body.clone());
     let http_body = section.within("http_body_max", Bytes(20 * MIB), body);
     let in_flight = section.within("in_flight_max", Bytes(256 * MIB), Bytes(MIB)..=Bytes(1 << 40));
     if in_flight < grpc_body || in_flight < http_body {
         section.refuse("in_flight_max", "is smaller than the largest body: none would fit");
     }
-    let value = Bytes(16)..=Bytes(64 * MIB);
+    let value = Bytes(16)..=VALUE_MAX;
     let seconds = Duration::from_secs;
     let receiver = ReceiverConfig {
         grpc_body_bytes_max: grpc_body.0,
@@ -334,14 +343,23 @@ fn read_receiver(root: &mut Section<'_>) -> ReceiverConfig {
         spans_max: section.within("spans_max", 100_000, 1..=10_000_000),
         attributes_max: section.within("attributes_max", 1_024, 1..=65_536),
         value_bytes_max: section.within("value_max", Bytes(MIB), value).0,
-        depth_max: section.within("depth_max", 32, 1..=128),
+        depth_max: section.within("depth_max", 32, 1..=DEPTH_MAX),
         in_flight_bytes_max: in_flight.0,
         request_timeout: section.within("request_timeout", seconds(10), seconds(1)..=seconds(300)),
-        cors_origins: section.value("cors_origins", Vec::new()),
+        cors_origins: section.value("cors_origins", loopback_origins()),
         connections: read_limits(&mut section),
     };
     section.finish();
     receiver
+}
+
+/// Pages that are served from the same machine: what a browser SDK needs during development, and
+/// nothing that a foreign page could use.
+fn loopback_origins() -> Vec<String> {
+    ["http://localhost", "http://127.0.0.1", "http://[::1]", "https://localhost"]
+        .into_iter()
+        .flat_map(|origin| [origin.to_owned(), format!("{origin}:*")])
+        .collect()
 }
 
 fn read_head(root: &mut Section<'_>, profile: Profile) -> HeadConfig {

@@ -62,7 +62,24 @@ impl<'a> Section<'a> {
                 Vec::new()
             }
         };
-        Self { path, location, entries, asked: BTreeMap::new(), list }
+        let mut section =
+            Self { path, location, entries: Vec::new(), asked: BTreeMap::new(), list };
+        section.keep_each_key_once(entries);
+        section
+    }
+
+    /// The first of each key counts; each further one is a fault.
+    fn keep_each_key_once(&mut self, entries: Vec<(Spanned<String>, Spanned<Node>)>) {
+        for (key, node) in entries {
+            let first = self.entries.iter().find(|(held, _)| held.value == key.value);
+            let Some((first, _)) = first else {
+                self.entries.push((key, node));
+                continue;
+            };
+            let line = first.referenced.line();
+            let message = format!("is written twice; it is in line {line} already");
+            self.list.add(key.referenced, self.path_of(&key.value), message);
+        }
     }
 
     /// The key's value; the default where it is not written or faulty.

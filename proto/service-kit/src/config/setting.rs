@@ -309,6 +309,13 @@ impl Setting for Properties {
             };
             Ok((key.value.clone(), text))
         };
+        let mut lines = std::collections::BTreeMap::new();
+        for (key, _) in entries {
+            let line = key.referenced.line();
+            if let Some(first) = lines.insert(key.value.as_str(), line) {
+                return Err(format!("has `{}` twice, in lines {first} and {line}", key.value));
+            }
+        }
         entries.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 

@@ -82,6 +82,37 @@ fn values_are_read_with_their_units() {
 }
 
 #[test]
+fn limits_under_which_what_is_acknowledged_could_not_be_read_back_are_refused() {
+    let text = |depth: &str, value: &str, body: &str| {
+        format!(
+            "kind: cell\nregion: a\nreceiver:\n  depth_max: {depth}\n  value_max: {value}\n  \
+             http_body_max: {body}\n  grpc_body_max: {body}\n"
+        )
+    };
+    let largest = cell(&text("32", "16MiB", "32MiB")).receiver;
+    assert_eq!((largest.depth_max, largest.value_bytes_max), (32, 16 << 20));
+    let lines: Vec<_> = faults(&text("33", "17MiB", "33MiB")).into_iter().map(|at| at.0).collect();
+    assert_eq!(lines, [4, 5, 6, 7]);
+}
+
+#[test]
+fn browsers_may_send_from_the_own_machine_unless_another_list_or_none_is_written() {
+    let of = |text: &str| {
+        let loaded = parse("cell.yaml", &format!("kind: cell\nregion: a\n{text}")).unwrap();
+        let shown = loaded.effective.values().find(|(key, ..)| *key == "receiver.cors_origins");
+        let shown = shown.unwrap().1.to_owned();
+        let Config::Cell(config) = loaded.config else { panic!("not a cell") };
+        (config.receiver.cors_origins, shown)
+    };
+    let (origins, shown) = of("");
+    assert!(origins.contains(&"http://localhost:*".to_owned()), "{origins:?}");
+    assert!(shown.starts_with("[http://localhost, http://localhost:*, "), "{shown}");
+    assert_eq!(of("receiver: {cors_origins: []}\n"), (Vec::new(), "[]".to_owned()));
+    let one = vec!["https://a.example".to_owned()];
+    assert_eq!(of("receiver: {cors_origins: ['https://a.example']}\n").0, one);
+}
+
+#[test]
 fn a_cell_may_name_its_replicator_and_does_not_have_to() {
     let address = |text: &str| cell(text).replicator.map(|url| url.as_str().to_owned());
     assert_eq!(address("kind: cell\nregion: a\n"), None);
@@ -262,14 +293,43 @@ fn addresses_of_services_are_checked() {
 
 #[test]
 fn what_is_not_yaml_says_where_reading_stopped() {
-    for (text, line) in [("kind: cell\nregion: [a\n", 2..=3), ("kind: cell\nkind: cell\n", 2..=2)] {
-        let found = faults(text);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(line.contains(&found[0].0), "{found:?}");
-    }
+    let found = faults("kind: cell\nregion: [a\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!((2..=3).contains(&found[0].0), "{found:?}");
     for text in ["", "- a\n", "just words\n"] {
         assert!(!faults(text).is_empty(), "{text}");
     }
+}
+
+#[test]
+fn keys_that_are_written_twice_are_faults_among_all_others() {
+    let found = faults(
+        "kind: cell
+region: a
+listen:
+  admin: 127.0.0.1:1
+  admin: 127.0.0.1:2
+  wrong: 1
+kind: gateway
+head:
+  rate: 7
+listen: {}
+kafka: {brokers: ['k:9092'], properties: {a: b, a: c}}
+stores: {log: kafka}
+",
+    );
+    let expected = [
+        (5, "listen.admin: is written twice; it is in line 4 already"),
+        (6, "listen.wrong: is not known"),
+        (7, "kind: is written twice; it is in line 1 already"),
+        (9, "head.rate: 7 is not within 0 to 1"),
+        (10, "listen: is written twice; it is in line 3 already"),
+        (11, "kafka.properties: has `a` twice, in lines 11 and 11"),
+    ];
+    for ((line, text), (at, said)) in expected.iter().zip(&found) {
+        assert!(line == at && said.contains(text), "{text}: {found:?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:?}");
 }
 
 #[test]

@@ -46,9 +46,14 @@ pub(super) fn place(location: Location) -> (u64, u64) {
     (location.line(), location.column())
 }
 
-/// Reads a document. A key that is written twice is a fault of the document.
+/// Reads a document. A key that is written twice is there twice: whoever reads the group tells of
+/// it, as of any other fault.
 pub(super) fn parse(text: &str) -> Result<Spanned<Node>, Fault> {
-    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        strict_booleans: true,
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
+    };
     let read = serde_saphyr::from_str_with_options::<Option<Spanned<Node>>>(text, options);
     match read {
         Ok(Some(root)) => Ok(root),
