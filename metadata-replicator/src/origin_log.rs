@@ -4,6 +4,8 @@
 //! Port [`ContributionLog`]; adapters [`OriginLog`] (files, durable) and [`MemoryOriginLog`] (tests).
 
 mod embedded;
+#[cfg(test)]
+mod golden;
 mod history;
 mod memory;
 mod recover;

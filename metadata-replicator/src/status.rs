@@ -19,6 +19,11 @@ pub(crate) fn of(error: &ReplicatorError) -> Status {
         ReplicatorError::TooLarge { .. } => Code::ResourceExhausted,
         ReplicatorError::NewerVersion { .. } | ReplicatorError::Record => Code::DataLoss,
     };
+    if matches!(error, ReplicatorError::Mending) {
+        // So begins every fresh region: it asks its peers for a log that there never was.
+        tracing::debug!(%error, "a subscriber was not served yet");
+        return Status::new(code, error.to_string());
+    }
     if matches!(code, Code::Unavailable | Code::DataLoss) {
         tracing::warn!(%error, "a subscriber or reader was not served");
         return Status::new(code, "the metadata index cannot read its records");

@@ -5,6 +5,7 @@
 //! gives back bytes whose checksum does not hold, never steps over a damaged run in silence, and
 //! never lets go of a row before it is noted that rows of that time may be missing.
 
+mod batch;
 mod files;
 mod framer;
 mod loading;

@@ -88,20 +88,29 @@ async fn run_role(
         () = signals.asked() => {
             // Perhaps it waits for an engine: what serves already stops in order.
             tracing::info!(role = name, "stopped while it was starting");
-            tokio::select! {
-                drained = starting.drain(drain_timeout) => drained.map_err(anyhow::Error::from)?,
-                () = signals.insisted() => return Ok(Outcome::Interrupted),
-            }
-            return Ok(Outcome::Done);
+            return until_drained(&starting, drain_timeout, &signals).await;
         }
     };
+    announce(name, &role);
+    signals.asked().await;
+    tracing::info!(role = name, "draining");
+    until_drained(&role.drain, drain_timeout, &signals).await
+}
+
+fn announce(name: &str, role: &RunningRole) {
     for (what, address) in &role.endpoints {
         tracing::info!(role = name, what, %address, "listening");
     }
-    signals.asked().await;
-    tracing::info!(role = name, "draining");
+}
+
+/// Drains; a second signal ends the process at once.
+async fn until_drained(
+    drain: &Drain,
+    at_most: Duration,
+    signals: &Signals,
+) -> Result<Outcome, Failure> {
     tokio::select! {
-        drained = role.drain.drain(drain_timeout) => drained.map_err(anyhow::Error::from)?,
+        drained = drain.drain(at_most) => drained.map_err(anyhow::Error::from)?,
         () = signals.insisted() => return Ok(Outcome::Interrupted),
     }
     Ok(Outcome::Done)

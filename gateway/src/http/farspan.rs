@@ -63,16 +63,22 @@ pub(super) fn protobuf(answer: &TraceAnswer) -> Response<Body> {
 #[serde(rename_all = "camelCase")]
 struct TraceBody<'a> {
     resource_spans: OtlpJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
     completeness: CertificateJson<'a>,
 }
 
 fn otlp_json(answer: &TraceAnswer) -> Result<Response<Body>, ApiError> {
-    let resource_spans = OtlpJson::read(&answer.spans).map_err(|error| {
-        tracing::error!(%error, "stored spans are not OTLP");
-        ApiError::internal("stored spans cannot be read; ask for application/x-protobuf")
-    })?;
+    let resource_spans = OtlpJson::read(&answer.spans);
+    let unreadable = resource_spans.unreadable;
+    let warning = (unreadable > 0).then(|| {
+        tracing::error!(spans = unreadable, "stored spans are not OTLP");
+        format!(
+            "{unreadable} spans cannot be read and are not shown; ask for application/x-protobuf"
+        )
+    });
     let completeness = CertificateJson::new(&answer.certificate);
-    let mut response = json(&TraceBody { resource_spans, completeness });
+    let mut response = json(&TraceBody { resource_spans, warning, completeness });
     put_completeness(&mut response, &answer.certificate);
     Ok(response)
 }

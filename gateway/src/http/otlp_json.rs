@@ -24,29 +24,42 @@ pub(super) struct RegionSpans {
 
 /// All `ResourceSpans` of a trace, region by region.
 #[derive(Debug)]
-pub(super) struct OtlpJson(Vec<RegionSpans>);
+pub(super) struct OtlpJson {
+    regions: Vec<RegionSpans>,
+    /// Spans whose bytes are no OTLP: they are left out, and the answer says how many.
+    pub(super) unreadable: usize,
+}
 
 impl OtlpJson {
-    /// Reads the spans; bytes that are not OTLP are an error, since leaving them out would be a
-    /// silent loss.
-    pub(super) fn read(spans: &TraceSpans) -> Result<Self, prost::DecodeError> {
+    /// Reads the spans.
+    pub(super) fn read(spans: &TraceSpans) -> Self {
         let mut by_region: BTreeMap<&Region, Vec<&StoredSpan>> = BTreeMap::new();
         for span in spans.iter() {
             by_region.entry(&span.envelope.region).or_default().push(span);
         }
-        let mut regions = Vec::with_capacity(by_region.len());
+        let (mut regions, mut unreadable) = (Vec::with_capacity(by_region.len()), 0);
         for (region, spans) in by_region {
-            let bytes = proto::resplice::traces_data(&spans);
-            let resource_spans = TracesData::decode(bytes.as_slice())?.resource_spans;
+            let resource_spans = decode(&spans).unwrap_or_else(|_| {
+                let is_good = |span: &&StoredSpan| decode(&[*span]).is_ok();
+                let good: Vec<&StoredSpan> = spans.iter().copied().filter(is_good).collect();
+                unreadable += spans.len().saturating_sub(good.len());
+                // What is read one by one is read together.
+                decode(&good).unwrap_or_default()
+            });
             regions.push(RegionSpans { region: region.clone(), resource_spans });
         }
-        Ok(Self(regions))
+        Self { regions, unreadable }
     }
+}
+
+fn decode(spans: &[&StoredSpan]) -> Result<Vec<ResourceSpans>, prost::DecodeError> {
+    let bytes = proto::resplice::traces_data(spans);
+    Ok(TracesData::decode(bytes.as_slice())?.resource_spans)
 }
 
 impl Serialize for OtlpJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().flat_map(|held| {
+        serializer.collect_seq(self.regions.iter().flat_map(|held| {
             let region = held.region.as_str();
             held.resource_spans.iter().map(move |spans| HeldResource { region, spans })
         }))

@@ -4,8 +4,8 @@ use prost::Message as _;
 use proto::v1;
 use proto::v1::origin_record::Record;
 
+use super::batch::Batch;
 use super::segment::PAYLOAD_BYTES_MAX;
-use super::segments::Batch;
 use crate::error::ReplicatorError;
 
 /// The append time that a record vouches for; 0 for a name.

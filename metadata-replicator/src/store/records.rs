@@ -11,10 +11,11 @@ use proto::v1::origin_record::Record;
 use trace_model::location::{Cursor, Epoch};
 use trace_model::{Contribution, Forgotten, Region, UnixNanos, Watermark};
 
+use super::batch::Batch;
 use super::framer::{Framer, stamp_of};
 use super::loading::{Loading, Words};
 use super::segment::Location;
-use super::segments::{Batch, Segments, Sieve};
+use super::segments::{Segments, Sieve};
 use super::terms::Sheet;
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, Terms};

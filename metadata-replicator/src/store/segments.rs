@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trace_model::location::{Cursor, Epoch};
 
+use super::batch::Batch;
 use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
 use super::packed::{Body, Packer};
-use super::part::{MARK_BYTES, Part, Segment};
+use super::part::{Part, Segment};
 use super::segment::{
     HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, record_at,
 };
@@ -24,40 +25,6 @@ pub(crate) enum Met<'a> {
     Record { cursor: Cursor, location: Location, payload: &'a [u8] },
     /// Bytes that should be records and are none.
     Damaged { path: &'a Path, bytes: usize },
-}
-
-/// Records to append together, framed.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    bytes: Vec<u8>,
-    first: u64,
-    last: u64,
-    /// Where a read can enter, ascending: a sequence and the offset of its first record.
-    marks: Vec<(u64, usize)>,
-    /// Newest append time in it, nanoseconds; 0 where it holds names alone.
-    pub(crate) stamp: u64,
-}
-
-impl Batch {
-    /// Adds a record; gives its offset within the batch.
-    pub(crate) fn put(&mut self, sequence: u64, payload: &[u8]) -> usize {
-        let offset = self.bytes.len();
-        if offset == 0 {
-            self.first = sequence;
-        }
-        let entered = self.marks.last().map_or(0, |(_, at)| *at);
-        let is_new = offset == 0 || sequence != self.last;
-        if is_new && (offset == 0 || offset.saturating_sub(entered) as u64 >= MARK_BYTES) {
-            self.marks.push((sequence, offset));
-        }
-        self.last = sequence;
-        put_record(&mut self.bytes, sequence, payload);
-        offset
-    }
-
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
 }
 
 /// Records read from one segment.

@@ -14,7 +14,7 @@ fn attribute(key: &str, value: Value) -> KeyValue {
 fn render(span: &Span) -> serde_json::Value {
     let mut spans = TraceSpans::new(id(0xab));
     spans.insert(stored(span, &resource("web"), &region("eu")));
-    serde_json::to_value(OtlpJson::read(&spans).unwrap()).unwrap()
+    serde_json::to_value(OtlpJson::read(&spans)).unwrap()
 }
 
 fn span() -> Span {
@@ -88,8 +88,22 @@ fn each_resource_says_which_region_holds_it() {
         let span = Span { name: name.to_owned(), ..span() };
         spans.insert(stored(&span, &resource("web"), &region(name)));
     }
-    let json = serde_json::to_value(OtlpJson::read(&spans).unwrap()).unwrap();
+    let json = serde_json::to_value(OtlpJson::read(&spans)).unwrap();
     let regions: Vec<_> = (0..2).map(|place| json[place]["farspanRegion"].clone()).collect();
     assert_eq!(regions, ["eu", "us"]);
     assert_eq!(json[0]["resource"]["attributes"][0]["value"]["stringValue"], "web");
+}
+
+#[test]
+fn a_span_that_cannot_be_read_is_left_out_and_counted() {
+    let mut spans = TraceSpans::new(id(0xab));
+    let mut bad = stored(&span(), &resource("web"), &region("eu"));
+    bad.span = bytes::Bytes::from_static(b"\x4a\xff");
+    bad.key.content = 7;
+    spans.insert(bad);
+    spans.insert(stored(&span(), &resource("web"), &region("eu")));
+    let read = OtlpJson::read(&spans);
+    assert_eq!(read.unreadable, 1);
+    let json = serde_json::to_value(&read).unwrap();
+    assert_eq!(json[0]["scopeSpans"][0]["spans"].as_array().unwrap().len(), 1);
 }
