@@ -9,6 +9,7 @@ pub mod effective;
 pub mod engines;
 pub mod fault;
 pub mod gateway;
+mod groups;
 pub mod home;
 pub mod listen;
 pub mod redis;

@@ -8,6 +8,8 @@ use trace_model::Region;
 use trace_model::locality::{IndexMode, Locality, SpanMode};
 
 use super::engines::{StoresConfig, read_stores};
+pub use super::groups::GroupKind;
+use super::groups::read_groups;
 use super::home::default_data_dir;
 use super::listen::{ConnectionLimits, Listeners, TelemetryConfig, read_limits, read_telemetry};
 use super::section::Section;
@@ -196,32 +198,6 @@ pub struct LogConfig {
     pub when_full: WhenFull,
 }
 
-/// A consumer group of a cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum GroupKind {
-    /// Spans by trace id.
-    StorageWriter,
-    /// Search.
-    SearchIndexer,
-    /// Counts.
-    MetricsAggregator,
-    /// The metadata index.
-    MetadataPublisher,
-    /// Raw spans for dashboards, where ClickHouse keeps them.
-    AnalyticsWriter,
-}
-
-impl GroupKind {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::StorageWriter,
-        Self::SearchIndexer,
-        Self::MetricsAggregator,
-        Self::MetadataPublisher,
-        Self::AnalyticsWriter,
-    ];
-}
-
 /// The querier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuerierConfig {
@@ -278,33 +254,6 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
         drain_timeout,
         telemetry,
     })
-}
-
-/// Which groups a process takes part in: all of them, unless other processes share the log.
-fn read_groups(root: &mut Section<'_>, is_shared: bool, has_replicator: bool) -> Vec<GroupKind> {
-    let mut section = root.section("ingester");
-    let groups = section.value("groups", GroupKind::ALL.to_vec());
-    let has = |kind: GroupKind| groups.contains(&kind);
-    if groups.is_empty() {
-        section.refuse("groups", "names no group; a process that is to run none has another role");
-    }
-    let mut needed = GroupKind::ALL.into_iter().filter(|kind| *kind != GroupKind::AnalyticsWriter);
-    if !is_shared && !needed.all(has) {
-        section.refuse(
-            "groups",
-            "leaves a group out, and no other process can read the embedded log: `stores.log: \
-             kafka` is needed for that",
-        );
-    }
-    if has_replicator && has(GroupKind::MetricsAggregator) != has(GroupKind::MetadataPublisher) {
-        section.refuse(
-            "groups",
-            "has one of metrics-aggregator and metadata-publisher: with `replicator`, calls across \
-             regions are found by the rows of the one and counted by the other, in one process",
-        );
-    }
-    section.finish();
-    groups
 }
 
 pub(super) fn read_drain_timeout(root: &mut Section<'_>) -> Duration {
