@@ -26,7 +26,7 @@ struct OwnBroker {
 impl OwnBroker {
     fn start() -> Self {
         let port = free_port();
-        let broker = Self { name: format!("restart-{}", std::process::id()), port };
+        let broker = Self { name: format!("restart-{}-{port}", std::process::id()), port };
         broker.script(&["start"]);
         broker.script(&["wait", "180"]);
         broker
@@ -62,15 +62,15 @@ impl Drop for OwnBroker {
     }
 }
 
-/// A port of which the one 100 higher is free as well: the controller takes it.
+/// A free port of which the one 100 higher, the controller's, is free as well. The system gives none
+/// of them to a client: a broker that is started again finds its ports free.
 fn free_port() -> u16 {
-    for _ in 0..100 {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < u16::MAX - 200 && TcpListener::bind(("127.0.0.1", port + 100)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no two free ports")
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let first = u64::from(std::process::id()) * 7;
+    let places = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut ports = places.map(|place| 10_000 + ((first + place) % 70) as u16 * 200);
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    ports.find(|port| is_free(*port) && is_free(*port + 100)).unwrap()
 }
 
 /// What the senders have been told.
