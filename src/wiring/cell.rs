@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use collector::{Collector, CollectorConfig};
-use ingester::metadata_publisher::{FixedPolicy, LetOut, PublisherMetrics};
+use ingester::metadata_publisher::{LetOut, PublisherMetrics};
 use ingester::{LagBoard, Retries};
 use metadata_replicator::feed::grpc::{ReplicationServer, ServerLimits};
 use querier::{Querier, QuerierConfig, QuerierPorts};
@@ -243,8 +243,7 @@ fn internal_routes(
         routes.add_service(querier::server(querier(config, keepers, lag, context)));
     }
     if let Some(origin) = &keepers.origin {
-        let policy = Arc::new(FixedPolicy(config.locality.index));
-        let let_out = LetOut::under(policy, Arc::clone(origin) as _);
+        let let_out = LetOut::under(groups::index_policy(config), Arc::clone(origin) as _);
         let feed = PublishersFeed::of(config, let_out, lag.clone());
         let clock = Arc::clone(&context.clock);
         let limits = ServerLimits::default();

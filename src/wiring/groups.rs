@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ingester::metadata_publisher::{
-    FixedPolicy, PublisherConfig, PublisherMaker, PublisherMetrics,
+    FixedPolicy, IndexPolicy, PublisherConfig, PublisherMaker, PublisherMetrics,
 };
 use ingester::metrics_aggregator::CrossBorder;
 use ingester::{
@@ -62,6 +62,12 @@ pub(super) async fn start(
     Ok(Groups { publishing, calls, retries })
 }
 
+/// What the index may carry out of the region: asked where rows are published, and again where what was
+/// published is served.
+pub(super) fn index_policy(config: &CellConfig) -> Arc<dyn IndexPolicy> {
+    Arc::new(FixedPolicy(config.locality.index))
+}
+
 fn makers(
     config: &CellConfig,
     keepers: &Keepers,
@@ -85,7 +91,7 @@ fn makers(
         span_log: Arc::clone(&keepers.log),
         origin: Arc::clone(origin) as _,
         peer: replicators_copy(config),
-        policy: Arc::new(FixedPolicy(config.locality.index)),
+        policy: index_policy(config),
         clock: Arc::clone(&context.clock),
         metrics: publishing.clone(),
     });

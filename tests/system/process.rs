@@ -1,12 +1,14 @@
 //! A `farspan` process that is killed when the test ends.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+#[path = "ports.rs"]
+mod ports;
+
+pub(crate) use ports::free_run;
 
 /// A running process; killed with SIGKILL when dropped.
 #[derive(Debug)]
@@ -16,25 +18,9 @@ pub(crate) struct Process {
     log: PathBuf,
 }
 
-/// Where the system takes no port from for a connection: one that is free now is not taken by a
-/// client of another test before its process has bound it.
-const PORTS: std::ops::Range<u16> = 10_000..30_000;
-
 /// Ports that were free a moment ago; no two calls of this process give the same one.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     std::iter::repeat_with(|| free_run(1)).take(count).collect()
-}
-
-/// The first of so many such ports in a row.
-pub(crate) fn free_run(count: u16) -> u16 {
-    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
-    // Test processes that run at once begin at different places.
-    let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(7_919)));
-    let span = u32::from(PORTS.end - PORTS.start - count);
-    let candidates = std::iter::repeat_with(|| next.fetch_add(count.into(), Ordering::Relaxed));
-    let mut firsts = candidates.map(|place| PORTS.start + u16::try_from(place % span).unwrap());
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    firsts.find(|first| (*first..*first + count).all(is_free)).unwrap()
 }
 
 impl Process {

@@ -75,7 +75,7 @@ impl LetOut {
     /// One that was published before anything was withheld proves too much by now.
     fn watermark(&self, mut mark: v1::Watermark) -> Record {
         let TimeRange { start, end } = TimeRange::ALL;
-        if self.policy.narrowest() == IndexMode::None {
+        if self.policy.may_withhold() {
             mark.holes = vec![v1::Hole { start_unix_nano: start.0, end_unix_nano: end.0 }];
         }
         Record::Watermark(mark)

@@ -7,7 +7,7 @@ use gateway::shared_state::{Away, FillOutcome, Quota, Reading, SharedStateMetric
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, timeout};
 
-use super::server::{Server, free_port};
+use super::server::{Server, free_run};
 use super::{Gateway, PATIENCE, eventually};
 use crate::laws::{address, key, put, text, ticket, value};
 
@@ -23,7 +23,7 @@ async fn is_away(gateway: &Gateway) {
 
 #[tokio::test]
 async fn one_that_was_never_there_costs_nothing() {
-    let config = RedisConfig::at("127.0.0.1", free_port());
+    let config = RedisConfig::at("127.0.0.1", free_run(1));
     let gateway = Gateway::start(config).await.in_front();
     let started = Instant::now();
     for _ in 0..100 {

@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use gateway::shared_state::redis::RedisConfig;
+
+#[path = "../../../../tests/system/ports.rs"]
+mod ports;
+
+pub(crate) use ports::free_run;
 
 /// A server; wiped when the test ends.
 pub(crate) struct Server {
@@ -17,19 +21,9 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/engines/redis.sh")
 }
 
-/// A port that is free, where the system takes none from for a client: it stays free until the
-/// server binds it, also when it is started again.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let first = std::process::id().wrapping_mul(7_919);
-    let places = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut ports = places.map(|place| 10_000 + (first.wrapping_add(place) % 15_000) as u16);
-    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
-}
-
 impl Server {
     pub(crate) fn start(name: &str, more: &[(&'static str, String)]) -> Self {
-        let port = free_port();
+        let port = free_run(1);
         let mut settings = vec![
             ("REDIS_NAME", format!("test-{name}-{}", std::process::id())),
             ("REDIS_PORT", port.to_string()),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Gateway;
-use super::server::{Server, free_port};
+use super::server::{Server, free_run};
 use crate::laws::{key, put, text};
 
 /// Where the script keeps its authority.
@@ -32,7 +32,7 @@ async fn refused(config: RedisConfig) -> RedisFault {
 
 #[tokio::test]
 async fn a_private_authority_and_a_password_from_a_file() {
-    let (directory, port) = (TempDir::new().unwrap(), free_port());
+    let (directory, port) = (TempDir::new().unwrap(), free_run(1));
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);
         std::fs::write(&path, text).unwrap();

@@ -61,6 +61,19 @@ impl Bench {
             log.append(&[self.row(trace)], Some(&mark)).await.unwrap();
         }
     }
+
+    /// A replica that has followed the origin through these traces, and follows nobody any more.
+    async fn alone(&self, traces: std::ops::Range<u8>) -> Arc<Replica> {
+        let log = self.origin(7 * DAY);
+        let cell = Process::serve(vec![log.clone()], None).await;
+        let replica = self.replica("us-east-1", &cell.url(), 7 * DAY);
+        let process = Process::serve(vec![], Some(&replica)).await;
+        self.write(&log, traces).await;
+        until_level(&replica, &log).await;
+        process.stop().await;
+        cell.stop().await;
+        replica
+    }
 }
 
 fn state(replica: &Replica) -> RegionState {
@@ -204,14 +217,7 @@ async fn a_copy_that_kept_less_than_the_origin_says_so_to_who_reads_it_from_ther
 #[tokio::test]
 async fn where_it_cannot_be_read_what_was_let_go_anything_may_have_been() {
     let bench = Bench::new();
-    let log = bench.origin(7 * DAY);
-    let cell = Process::serve(vec![log.clone()], None).await;
-    let replica = bench.replica("us-east-1", &cell.url(), 7 * DAY);
-    let process = Process::serve(vec![], Some(&replica)).await;
-    bench.write(&log, 1..4).await;
-    until_level(&replica, &log).await;
-    process.stop().await;
-    cell.stop().await;
+    let replica = bench.alone(1..4).await;
     drop(replica);
     let terms = bench.directory.path().join("us-east-1/origins/eu-west-1/terms");
     let mut bytes = std::fs::read(&terms).unwrap();
@@ -226,14 +232,7 @@ async fn where_it_cannot_be_read_what_was_let_go_anything_may_have_been() {
 #[tokio::test]
 async fn damage_that_was_compacted_away_is_a_hole_over_restarts() {
     let bench = Bench::new();
-    let log = bench.origin(7 * DAY);
-    let cell = Process::serve(vec![log.clone()], None).await;
-    let replica = bench.replica("us-east-1", &cell.url(), 7 * DAY);
-    let process = Process::serve(vec![], Some(&replica)).await;
-    bench.write(&log, 1..9).await;
-    until_level(&replica, &log).await;
-    process.stop().await;
-    cell.stop().await;
+    let replica = bench.alone(1..9).await;
     drop(replica);
     let directory = bench.directory.path().join("us-east-1/origins/eu-west-1");
     let entries = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
@@ -256,14 +255,7 @@ async fn damage_that_was_compacted_away_is_a_hole_over_restarts() {
 #[tokio::test]
 async fn rows_that_go_between_a_state_and_a_look_up_are_not_vouched_for() {
     let bench = Bench::new();
-    let log = bench.origin(7 * DAY);
-    let cell = Process::serve(vec![log.clone()], None).await;
-    let replica = bench.replica("us-east-1", &cell.url(), 7 * DAY);
-    let process = Process::serve(vec![], Some(&replica)).await;
-    bench.write(&log, 1..4).await;
-    until_level(&replica, &log).await;
-    process.stop().await;
-    cell.stop().await;
+    let replica = bench.alone(1..4).await;
     let mut states = replica.list_regions();
     assert!(states[0].judge_absence(&Sought::UNKNOWN).is_proven());
     bench.clock.advance(8 * DAY);

@@ -172,13 +172,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 async fn until_level(replica: &Replica, log: &OriginLog) {
-    let is_level = || replica.list_regions()[0].cursor == log.end();
-    let until_level = until("the replica is level", is_level);
-    let watched = async {
-        tokio::time::sleep(WAIT / 2).await;
-        panic!("not level: {:?} of {:?}", replica.list_regions(), log.end());
-    };
-    tokio::select! { () = until_level => {}, () = watched => {} }
+    until("the replica is level", || replica.list_regions()[0].cursor == log.end()).await;
 }
 
 fn spans_in(replica: &Replica, trace: u8) -> u64 {

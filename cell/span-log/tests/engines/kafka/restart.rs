@@ -1,7 +1,6 @@
 //! A broker that is killed in the middle of appends. It is a broker of this test's own.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -17,6 +16,11 @@ use super::ledger::{Ledger as Handled, follow};
 use super::members::quick;
 use crate::batches::{batch_of, tenant, trace};
 
+#[path = "../../../../../tests/system/ports.rs"]
+mod ports;
+
+use ports::free_run;
+
 /// A broker that a test may kill.
 struct OwnBroker {
     name: String,
@@ -25,7 +29,8 @@ struct OwnBroker {
 
 impl OwnBroker {
     fn start() -> Self {
-        let port = free_port();
+        // The controller takes the port that is 100 higher.
+        let port = free_run(101);
         let broker = Self { name: format!("restart-{}-{port}", std::process::id()), port };
         broker.script(&["start"]);
         broker.script(&["wait", "180"]);
@@ -60,17 +65,6 @@ impl Drop for OwnBroker {
     fn drop(&mut self) {
         self.script(&["wipe"]);
     }
-}
-
-/// A free port of which the one 100 higher, the controller's, is free as well. The system gives none
-/// of them to a client: a broker that is started again finds its ports free.
-fn free_port() -> u16 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let first = u64::from(std::process::id()) * 7;
-    let places = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut ports = places.map(|place| 10_000 + ((first + place) % 70) as u16 * 200);
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    ports.find(|port| is_free(*port) && is_free(*port + 100)).unwrap()
 }
 
 /// What the senders have been told.
