@@ -8,6 +8,7 @@
 mod batch;
 mod files;
 mod framer;
+mod gaps;
 mod loading;
 mod packed;
 mod part;

@@ -495,6 +495,75 @@ async fn a_packed_file_is_smaller_and_damage_to_it_makes_a_hole_that_stays() {
 }
 
 #[tokio::test]
+async fn damage_that_comes_after_opening_makes_a_hole_for_readers_and_for_what_follows() {
+    for (is_packed, is_whole_file) in [(false, false), (false, true), (true, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = clock();
+        let log = open_files(directory.path(), &clock);
+        fill(&log, 60, 1).await;
+        log.append(&[row(60, 1, "web")], Some(&watermark(2))).await.unwrap();
+        let path = newest_file(directory.path(), 1);
+        if is_packed {
+            log.maintain().await.unwrap();
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        // In the middle, or all that the file holds behind its header.
+        let from = if is_whole_file { 64 } else { bytes.len() / 2 };
+        let until = if is_whole_file { bytes.len() } else { from + 1 };
+        bytes[from..until].iter_mut().for_each(|byte| *byte ^= 0x10);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(log.published().unwrap().holes.is_empty());
+        let reader = read_all(&log).await;
+        assert!(reader.rows.len() < 61, "{} rows, packed: {is_packed}", reader.rows.len());
+        let published = log.published().unwrap();
+        let [hole] = published.holes[..] else { panic!("{published:?}") };
+        assert!(hole.start < hole.end && hole.end <= NOW.plus(5), "{hole:?}");
+        // A second reader meets the same and adds nothing; what is published next says it.
+        let rows = read_all(&log).await.rows.len();
+        assert_eq!(rows, reader.rows.len());
+        log.append(&[], Some(&watermark(3))).await.unwrap();
+        let told = log.published().unwrap();
+        assert_eq!((told.as_of, told.holes), (watermark(3).as_of, vec![hole]));
+        let mut last = None;
+        let mut at = None;
+        loop {
+            let chunk = log.read_from(at, 1 << 20).await.unwrap();
+            if chunk.records.is_empty() {
+                break;
+            }
+            at = Some(chunk.next);
+            for record in chunk.records {
+                if let Some(Record::Watermark(mark)) = record.record {
+                    last = Some(mark);
+                }
+            }
+        }
+        assert_eq!(last.unwrap().holes.len(), 1, "readers are told");
+    }
+}
+
+#[tokio::test]
+async fn damage_that_compaction_meets_first_is_noted_before_it_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let log = open_files(directory.path(), &clock);
+    fill(&log, 60, 1).await;
+    log.append(&[row(60, 1, "web")], Some(&watermark(2))).await.unwrap();
+    let path = newest_file(directory.path(), 1);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&path, bytes).unwrap();
+    log.maintain().await.unwrap();
+    assert_eq!(log.published().unwrap().holes.len(), 1);
+    drop(log);
+    // The files are whole again, and lack rows.
+    let log = open_files(directory.path(), &clock);
+    assert!(read_all(&log).await.rows.len() < 61);
+    assert!(log.terms().forgotten.evicted_until.is_some(), "{:?}", log.terms());
+}
+
+#[tokio::test]
 async fn a_file_of_a_newer_release_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let clock = clock();

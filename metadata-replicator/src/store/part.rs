@@ -7,7 +7,7 @@ use trace_model::location::Cursor;
 
 use super::packed::Body;
 use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Scan, Scanned};
-use super::segments::RawChunk;
+use super::segments::{Damage, RawChunk};
 use crate::error::ReplicatorError;
 
 /// Distance of the places at which a read can enter a file.
@@ -57,7 +57,8 @@ impl Segment {
         }
     }
 
-    pub(super) fn part(&self, first: Cursor, sequence: u64) -> Part {
+    /// The part from a sequence on; `earlier` is the latest append before this file.
+    pub(super) fn part(&self, first: Cursor, sequence: u64, earlier: u64) -> Part {
         let place = self.marks.partition_point(|(held, _)| *held <= sequence);
         let mark = place.checked_sub(1).and_then(|place| self.marks.get(place));
         Part {
@@ -67,6 +68,7 @@ impl Segment {
             length: self.length,
             first: Cursor { epoch: first.epoch, sequence },
             next_sequence: self.next_sequence,
+            stamps: (earlier, self.stamp),
         }
     }
 }
@@ -80,6 +82,8 @@ pub(super) struct Part {
     pub(super) length: u64,
     pub(super) first: Cursor,
     pub(super) next_sequence: u64,
+    /// The latest append before the file, and within it.
+    pub(super) stamps: (u64, u64),
 }
 
 impl Part {
@@ -117,12 +121,18 @@ impl Part {
         let length = usize::try_from(left.min(reach)).unwrap_or(usize::MAX);
         let bytes = self.body.read_range(self.offset, length);
         let bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
-        let mut chunk = RawChunk { first: self.first, next: self.first, records: Vec::new() };
+        let mut chunk = RawChunk::empty(self.first);
         let mut taken = 0_usize;
         let mut behind = None;
+        let (mut before, mut is_damaged) = (None, false);
         for scanned in Scan::new(&bytes, 0, 0) {
-            let Scanned::Record(record) = scanned else { continue };
+            let Scanned::Record(record) = scanned else {
+                // Behind what was read the record may go on.
+                is_damaged = matches!(scanned, Scanned::Damaged { .. }) || left <= reach;
+                continue;
+            };
             if record.sequence < self.first.sequence {
+                (before, is_damaged) = (Some(record.payload), false);
                 continue;
             }
             let last = chunk.records.last().map(|(sequence, _)| *sequence);
@@ -130,8 +140,15 @@ impl Part {
                 behind = last;
                 break;
             }
+            if std::mem::take(&mut is_damaged) {
+                chunk.damage.push(self.damage(before, Some(record.payload)));
+            }
+            before = Some(record.payload);
             taken = taken.saturating_add(record.payload.len());
             chunk.records.push((record.sequence, record.payload.to_vec()));
+        }
+        if behind.is_none() && left <= reach && (is_damaged || bytes.len() < length) {
+            chunk.damage.push(self.damage(before, None));
         }
         if behind.is_none() && left > reach {
             // The last run may go on behind what was read.
@@ -145,5 +162,10 @@ impl Part {
         chunk.next.sequence =
             behind.map_or(self.next_sequence, |sequence| sequence.saturating_add(1));
         Ok(Some(chunk))
+    }
+
+    fn damage(&self, before: Option<&[u8]>, after: Option<&[u8]>) -> Damage {
+        let neighbours = (before.map(<[u8]>::to_vec), after.map(<[u8]>::to_vec));
+        Damage { neighbours, stamps: self.stamps }
     }
 }

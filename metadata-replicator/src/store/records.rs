@@ -9,13 +9,14 @@ use proto::convert::index::{ServiceDictionary, contribution_from_wire, watermark
 use proto::v1;
 use proto::v1::origin_record::Record;
 use trace_model::location::{Cursor, Epoch};
-use trace_model::{Contribution, Forgotten, Region, UnixNanos, Watermark};
+use trace_model::{Contribution, Forgotten, Region, TimeRange, UnixNanos, Watermark};
 
 use super::batch::Batch;
 use super::framer::{Framer, stamp_of};
+use super::gaps::Gaps;
 use super::loading::{Loading, Words};
 use super::segment::Location;
-use super::segments::{Segments, Sieve};
+use super::segments::{Damage, Segments, Sieve};
 use super::terms::Sheet;
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, Terms};
@@ -151,10 +152,18 @@ impl RecordStore {
 
     /// The newest watermark, with the holes that damage to this store has made.
     pub(crate) fn watermark(&self) -> Option<Watermark> {
-        let words = self.words();
-        let mut watermark = words.watermark.clone()?;
-        watermark.holes.extend_from_slice(&words.holes);
-        Some(watermark)
+        let watermark = self.words().watermark.clone()?;
+        Some(self.with_damage(watermark))
+    }
+
+    /// A watermark with the holes that damage to this store has made.
+    pub(crate) fn with_damage(&self, mut watermark: Watermark) -> Watermark {
+        for hole in &self.words().holes {
+            if !watermark.holes.contains(hole) {
+                watermark.holes.push(*hole);
+            }
+        }
+        watermark
     }
 
     /// The service names of an epoch from an id on.
@@ -212,6 +221,9 @@ impl RecordStore {
         bytes_max: usize,
     ) -> Result<Chunk, ReplicatorError> {
         let raw = self.segments.read(from, bytes_max)?;
+        for damage in &raw.damage {
+            self.note_hole(hole_of(damage));
+        }
         let mut records = Vec::with_capacity(raw.records.len());
         let words = self.words();
         let services = words.dictionaries.get(&raw.first.epoch);
@@ -226,6 +238,16 @@ impl RecordStore {
             records.push(v1::OriginRecord { record: Some(record), sequence });
         }
         Ok(Chunk { first: raw.first, next: raw.next, records })
+    }
+
+    /// Notes that records of these append times cannot be read any more.
+    fn note_hole(&self, hole: TimeRange) {
+        let holes = &mut self.words().holes;
+        let is_known = holes.iter().any(|held| held.start <= hole.start && hole.end <= held.end);
+        if !is_known {
+            tracing::error!(?hole, directory = %self.config.directory.display(), "damaged records were set aside");
+            holes.push(hole);
+        }
     }
 
     /// The contribution at a location; `None` where it is gone.
@@ -260,9 +282,13 @@ impl RecordStore {
             horizon,
             why,
             gone: None,
-            is_damaged: false,
+            gaps: Gaps::default(),
         };
+        let mut earlier = UnixNanos(0);
         for segment in self.segments.older() {
+            let last = UnixNanos(segment.stamp);
+            sieve.gaps = Gaps::behind(earlier, last);
+            earlier = earlier.max(last);
             let is_expired = segment.stamp > 0 && segment.stamp < horizon;
             if segment.is_compacted && !is_expired {
                 continue;
@@ -301,13 +327,14 @@ struct RowSieve<'a> {
     why: LetGo,
     /// The latest append among rows that go with nothing standing for them.
     gone: Option<UnixNanos>,
-    is_damaged: bool,
+    gaps: Gaps,
 }
 
 impl Sieve for RowSieve<'_> {
     fn keep(&mut self, location: Location, payload: &[u8]) -> Option<u64> {
         let record = record_of(payload).ok()?;
         let stamp = stamp_of(&record);
+        self.gaps.meet(stamp);
         let is_kept = match &record {
             Record::ServiceName(_) => true,
             Record::Watermark(mark) => self.newest_watermark.as_ref() == Some(mark),
@@ -323,15 +350,19 @@ impl Sieve for RowSieve<'_> {
     }
 
     fn meet_damage(&mut self) {
-        self.is_damaged = true;
+        self.gaps.open();
     }
 
     fn before_swap(&mut self) -> Result<(), ReplicatorError> {
         if let Some(append) = self.gone {
             self.store.forget(self.why.mark(append))?;
         }
-        if !std::mem::take(&mut self.is_damaged) {
+        let met = std::mem::take(&mut self.gaps).finish().0;
+        if met.is_empty() {
             return Ok(());
+        }
+        for hole in met {
+            self.store.note_hole(hole);
         }
         // The damage will not be there to be met at the next open.
         let holes = self.store.words().holes.clone();
@@ -339,6 +370,18 @@ impl Sieve for RowSieve<'_> {
         let last = ends.max().map(|end| LetGo::Evicted.mark(end.minus(1)));
         last.map_or(Ok(()), |forgotten| self.store.forget(forgotten))
     }
+}
+
+/// The append times between the neighbours of what is damaged.
+fn hole_of(damage: &Damage) -> TimeRange {
+    let stamp_of = |payload: &Option<Vec<u8>>| {
+        let record = payload.as_deref().and_then(|payload| record_of(payload).ok());
+        record.map(|record| stamp_of(&record)).filter(|stamp| *stamp > 0)
+    };
+    let (before, after) = &damage.neighbours;
+    let start = UnixNanos(stamp_of(before).unwrap_or(damage.stamps.0));
+    let end = UnixNanos(stamp_of(after).unwrap_or(damage.stamps.1));
+    TimeRange { start, end: start.max(end).plus(1) }
 }
 
 pub(super) fn record_of(payload: &[u8]) -> Result<Record, ReplicatorError> {

@@ -27,12 +27,28 @@ pub(crate) enum Met<'a> {
     Damaged { path: &'a Path, bytes: usize },
 }
 
-/// Records read from one segment.
+/// Records read from one segment, and where on the way to them some could not be read.
 #[derive(Debug, Default)]
 pub(crate) struct RawChunk {
     pub(crate) first: Cursor,
     pub(crate) next: Cursor,
     pub(crate) records: Vec<(u64, Vec<u8>)>,
+    pub(crate) damage: Vec<Damage>,
+}
+
+impl RawChunk {
+    pub(super) const fn empty(at: Cursor) -> Self {
+        Self { first: at, next: at, records: Vec::new(), damage: Vec::new() }
+    }
+}
+
+/// Bytes that were records and cannot be read any more.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    /// The good record before, and the one behind.
+    pub(crate) neighbours: (Option<Vec<u8>>, Option<Vec<u8>>),
+    /// The latest append before their file, and within it.
+    pub(crate) stamps: (u64, u64),
 }
 
 /// What maintenance needs to know about a segment.
@@ -66,6 +82,12 @@ impl State {
     fn end(&self) -> Option<Cursor> {
         let (first, segment) = self.segments.last_key_value()?;
         Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
+    }
+
+    /// The latest append in the files before one.
+    fn stamp_before(&self, first: Cursor) -> u64 {
+        let earlier = self.segments.range(..first).map(|(_, segment)| segment.stamp);
+        earlier.max().unwrap_or_default()
     }
 }
 
@@ -222,14 +244,15 @@ impl Segments {
         bytes_max: usize,
     ) -> Result<RawChunk, ReplicatorError> {
         let mut from = from.unwrap_or_default();
+        let mut damage = Vec::new();
         loop {
-            let part = match self.part_at(from) {
-                Ok(part) => part,
-                Err(end) => return Ok(RawChunk { first: end, next: end, records: Vec::new() }),
+            let mut chunk = match self.part_at(from) {
+                Ok(part) => part.read(bytes_max)?,
+                Err(end) => return Ok(RawChunk { damage, ..RawChunk::empty(end) }),
             };
-            let chunk = part.read(bytes_max)?;
+            damage.append(&mut chunk.damage);
             if !chunk.records.is_empty() {
-                return Ok(chunk);
+                return Ok(RawChunk { damage, ..chunk });
             }
             from = chunk.next;
         }
@@ -243,13 +266,15 @@ impl Segments {
             first.epoch == from.epoch && segment.next_sequence > from.sequence
         };
         if let Some((first, segment)) = state.segments.range(..=from).next_back().filter(holds) {
-            return Ok(segment.part(*first, from.sequence));
+            return Ok(segment.part(*first, from.sequence, state.stamp_before(*first)));
         }
         let behind = (Bound::Excluded(from), Bound::Unbounded);
         let filled =
             |(first, segment): &(&Cursor, &Segment)| segment.next_sequence > first.sequence;
         match state.segments.range(behind).find(filled) {
-            Some((first, segment)) => Ok(segment.part(*first, first.sequence)),
+            Some((first, segment)) => {
+                Ok(segment.part(*first, first.sequence, state.stamp_before(*first)))
+            }
             // A file that was begun and holds nothing yet is passed, or a waiting reader would not
             // wait.
             None => Err(state.end().map_or(from, |end| end.max(from))),
@@ -324,7 +349,7 @@ impl Segments {
         let (number, path, part) = {
             let state = self.state();
             let Some(segment) = state.segments.get(&first) else { return Ok(Vec::new()) };
-            (segment.number, segment.path.clone(), segment.part(first, first.sequence))
+            (segment.number, segment.path.clone(), segment.part(first, first.sequence, 0))
         };
         let bytes = part.bytes()?;
         let failed = || ReplicatorError::disk("pack", &path);
