@@ -87,8 +87,13 @@ impl RecordStore {
             lineage: None,
         };
         let sheet = Sheet::load(&config.directory)?.unwrap_or_else(everything);
+        let ends = words.holes.iter().map(|hole| hole.end.min(newest.plus(1))).max();
         let (words, sheet) = (Mutex::new(words), Mutex::new(sheet));
-        Ok(Self { segments, words, sheet, config })
+        let store = Self { segments, words, sheet, config };
+        if let Some(end) = ends {
+            store.forget(LetGo::Evicted.mark(end.minus(1)))?;
+        }
+        Ok(store)
     }
 
     fn sheet(&self) -> MutexGuard<'_, Sheet> {
@@ -221,9 +226,8 @@ impl RecordStore {
         bytes_max: usize,
     ) -> Result<Chunk, ReplicatorError> {
         let raw = self.segments.read(from, bytes_max)?;
-        for damage in &raw.damage {
-            self.note_hole(hole_of(damage));
-        }
+        let holes: Vec<_> = raw.damage.iter().map(hole_of).collect();
+        self.note_damage(&holes)?;
         let mut records = Vec::with_capacity(raw.records.len());
         let words = self.words();
         let services = words.dictionaries.get(&raw.first.epoch);
@@ -240,7 +244,16 @@ impl RecordStore {
         Ok(Chunk { first: raw.first, next: raw.next, records })
     }
 
-    /// Notes that records of these append times cannot be read any more.
+    /// Notes that records of these append times cannot be read any more: for whoever asks here, and
+    /// durably in the terms, for whoever copies from here and is told those with the next records.
+    fn note_damage(&self, holes: &[TimeRange]) -> Result<(), ReplicatorError> {
+        let last = holes.iter().map(|hole| hole.end).max();
+        for hole in holes {
+            self.note_hole(*hole);
+        }
+        last.map_or(Ok(()), |end| self.forget(LetGo::Evicted.mark(end.minus(1))))
+    }
+
     fn note_hole(&self, hole: TimeRange) {
         let holes = &mut self.words().holes;
         let is_known = holes.iter().any(|held| held.start <= hole.start && hole.end <= held.end);
@@ -255,7 +268,14 @@ impl RecordStore {
         &self,
         location: Location,
     ) -> Result<Option<Contribution>, ReplicatorError> {
-        let Some((epoch, payload)) = self.segments.payload(location)? else { return Ok(None) };
+        let found = self.segments.payload(location);
+        if matches!(found, Err(ReplicatorError::Record)) {
+            let (before, own) = self.segments.stamps_of(location);
+            let hole =
+                TimeRange { start: UnixNanos(before), end: UnixNanos(before.max(own)).plus(1) };
+            self.note_damage(&[hole])?;
+        }
+        let Some((epoch, payload)) = found? else { return Ok(None) };
         let Record::Contribution(wire) = record_of(&payload)? else {
             return Err(ReplicatorError::Record);
         };
@@ -309,8 +329,12 @@ impl RecordStore {
         };
         for segment in &older {
             let epoch = segment.first.epoch;
-            if Some(epoch) != current && !holds_rows(epoch) {
+            let is_over = Some(epoch) != current && !holds_rows(epoch);
+            let has_names_alone = segment.is_compacted && segment.stamp == 0;
+            if is_over || (has_names_alone && segment.is_repeated) {
                 self.segments.remove(segment.first)?;
+            }
+            if is_over {
                 self.words().dictionaries.remove(&epoch);
             }
         }
@@ -358,17 +382,8 @@ impl Sieve for RowSieve<'_> {
             self.store.forget(self.why.mark(append))?;
         }
         let met = std::mem::take(&mut self.gaps).finish().0;
-        if met.is_empty() {
-            return Ok(());
-        }
-        for hole in met {
-            self.store.note_hole(hole);
-        }
         // The damage will not be there to be met at the next open.
-        let holes = self.store.words().holes.clone();
-        let ends = holes.iter().map(|hole| hole.end).filter(|end| *end < UnixNanos::MAX);
-        let last = ends.max().map(|end| LetGo::Evicted.mark(end.minus(1)));
-        last.map_or(Ok(()), |forgotten| self.store.forget(forgotten))
+        self.store.note_damage(&met)
     }
 }
 
