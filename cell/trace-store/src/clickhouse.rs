@@ -16,6 +16,7 @@ mod metrics;
 mod row_binary;
 mod schema;
 mod spans;
+mod swap;
 mod table;
 mod tables;
 
@@ -23,3 +24,4 @@ pub use config::{ClickhouseConfig, StorageTiers};
 pub use metrics::ClickhouseMetricsStore;
 pub use schema::{SCHEMA_VERSION, ddl, init, schema_version};
 pub use spans::ClickhouseSpans;
+pub use swap::copy_erasures;
