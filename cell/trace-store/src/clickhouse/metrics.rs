@@ -51,6 +51,11 @@ impl ClickhouseMetricsStore {
     }
 }
 
+/// How far the log is counted in a database.
+pub(super) async fn counted(engine: &Engine) -> Result<Coverage, StoreError> {
+    Ok(progress::position(engine).await?.covered)
+}
+
 #[async_trait]
 impl MetricsStore for ClickhouseMetricsStore {
     async fn apply(&self, delta: MetricsDelta) -> Result<(), StoreError> {
@@ -68,7 +73,7 @@ impl MetricsStore for ClickhouseMetricsStore {
     }
 
     async fn covered(&self) -> Result<Coverage, StoreError> {
-        Ok(progress::position(&self.engine).await?.covered)
+        counted(&self.engine).await
     }
 
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
