@@ -113,6 +113,11 @@ pub(super) async fn run(
 ) -> Result<Outcome, Failure> {
     let request = arguments.request()?;
     let config = arguments.cell()?;
+    if let (true, Some(into)) = (arguments.swap, &arguments.into)
+        && wiring::is_swap_begun(&config, into).await?
+    {
+        return swap(&config, into, arguments.yes, output).await;
+    }
     let (signals, stop) = (Signals::install()?, CancellationToken::new());
     let preparing = Box::pin(wiring::prepare_replay(&config, &request, stop.clone()));
     let prepared = tokio::select! {
@@ -150,7 +155,16 @@ pub(super) async fn run(
     if !is_whole || !arguments.swap {
         return Ok(if is_whole { Outcome::Done } else { Outcome::Partial });
     }
-    let swapped = wiring::swap_counts(&config, &shown.into, arguments.yes).await?;
+    swap(&config, &shown.into, arguments.yes, output).await
+}
+
+async fn swap(
+    config: &CellConfig,
+    into: &str,
+    is_confirmed: bool,
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    let swapped = wiring::swap_counts(config, into, is_confirmed).await?;
     match output.is_json {
         true => output.line(&json!({ "swapped": true, "notes": swapped }).to_string())?,
         false => swapped.iter().try_for_each(|line| output.line(line))?,

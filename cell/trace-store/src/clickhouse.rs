@@ -26,4 +26,4 @@ pub use metrics::ClickhouseMetricsStore;
 pub use schema::{SCHEMA, SCHEMA_VERSION, ddl, init, migrate, schema_version};
 pub use spans::ClickhouseSpans;
 pub use status::status;
-pub use swap::copy_erasures;
+pub use swap::{CountsCompared, SwapState, compare_counts, copy_erasures, swap_counts, swap_state};

@@ -154,6 +154,10 @@ async fn database(place: &Place<'_>) -> Result<trace_store::ClickhouseConfig, Re
     let own = engines::clickhouse::settings(place.config, clickhouse);
     let mut settings = own.clone();
     settings.database = place.view_or_new(&own.database, "database")?;
+    if Box::pin(super::is_swap_begun(place.config, &settings.database)).await? {
+        let words = "its swap was begun and is not done: with --swap it is finished";
+        return Err(ReplayRefusal::Usage(format!("--into {}: {words}", settings.database)));
+    }
     init(&settings).await.context("making the database")?;
     copy_erasures(&own, &settings).await.context("copying what was erased")?;
     Ok(settings)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
-use trace_model::{Clock, Coverage, TenantId, TimeRange, TraceId};
+use trace_model::{Clock, Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 use super::client::Engine;
 use super::config::ClickhouseConfig;
@@ -49,6 +49,12 @@ impl ClickhouseMetricsStore {
         schema::check(&engine).await?;
         Ok(Self { engine, clock, writer: Mutex::new(Writer::default()) })
     }
+}
+
+/// Closes the counts of a database: nobody goes on with them, and nobody opens them.
+pub(super) async fn close_counts(engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
+    let position = progress::position(engine).await?;
+    progress::note(engine, progress::CLOSED, progress::Step::Opened, &position, now).await
 }
 
 /// How far the log is counted in a database.
