@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use ingester::{LeftOut, ReplayReport};
+use ingester::{LeftOut, Replay, ReplayReport};
 use serde_json::json;
 use service_kit::SystemClock;
 use service_kit::config::{CellConfig, Config};
@@ -127,35 +127,44 @@ pub(super) async fn run(
     let shown = announce(&request, &prepared, output)?;
     let PreparedReplay { log, replay, ranges, .. } = prepared;
     let began = SystemClock::new();
-    let mut progress = replay.progress();
-    let report = {
-        let mut running = Box::pin(replay.run());
-        let mut bar = Bar::default();
-        let (every, mut drawn) = (if output.is_terminal { DRAW_EVERY } else { WRITE_EVERY }, false);
-        let mut stopping = false;
-        loop {
-            tokio::select! {
-                report = &mut running => break Some(report),
-                () = tokio::time::sleep(every) => {}
-                () = signals.asked(), if !stopping => {
-                    stopping = true;
-                    stop.cancel();
-                }
-                () = signals.insisted() => break None,
-            }
-            let line =
-                bar.line(&progress.borrow_and_update(), began.monotonic(), output.is_terminal);
-            draw(&line, &mut drawn, output)?;
-        }
-    };
+    let report = Box::pin(watch(replay, (&signals, &stop), &began, output)).await;
     drop(log.close().await);
-    let Some(report) = report else { return Ok(Outcome::Interrupted) };
+    let Some(report) = report? else { return Ok(Outcome::Interrupted) };
     finish(&request, &ranges, &report, (&shown, began.monotonic()), output)?;
     let is_whole = report.is_whole();
     if !is_whole || !arguments.swap {
         return Ok(if is_whole { Outcome::Done } else { Outcome::Partial });
     }
     swap(&config, &shown.into, arguments.yes, output).await
+}
+
+/// Runs it and shows how far it is. The first signal stops it in order, the second at once.
+async fn watch(
+    replay: Replay,
+    (signals, stop): (&Signals, &CancellationToken),
+    began: &SystemClock,
+    output: &mut Output,
+) -> Result<Option<ReplayReport>, Failure> {
+    let mut progress = replay.progress();
+    let mut running = Box::pin(replay.run());
+    let every = if output.is_terminal { DRAW_EVERY } else { WRITE_EVERY };
+    let (mut bar, mut is_drawn) = (Bar::default(), false);
+    loop {
+        let report = tokio::select! {
+            report = &mut running => Some(report),
+            () = tokio::time::sleep(every) => None,
+            () = signals.asked(), if !stop.is_cancelled() => {
+                stop.cancel();
+                None
+            }
+            () = signals.insisted() => return Ok(None),
+        };
+        let line = bar.line(&progress.borrow_and_update(), began.monotonic(), output.is_terminal);
+        draw(&line, &mut is_drawn, output)?;
+        if report.is_some() {
+            return Ok(report);
+        }
+    }
 }
 
 async fn swap(

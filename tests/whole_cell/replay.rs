@@ -35,11 +35,11 @@ async fn clickhouse(sql: &str) -> String {
     text
 }
 
-/// All series and all edges of a database.
+/// All series and all edges of a database. Of slowest spans that are equally slow, either may be named.
 async fn counts(database: &str) -> [String; 2] {
     let red = format!(
         "SELECT tenant, service, operation, minute, kind, status, sum(seen), sum(estimated), \
-         sumMap(buckets), max(exemplar) FROM {database}.red_operations GROUP BY ALL ORDER BY ALL"
+         sumMap(buckets), max(exemplar.nanos) FROM {database}.red_operations GROUP BY ALL ORDER BY ALL"
     );
     let edges = format!(
         "SELECT tenant, bucket, caller, callee, is_error, sum(seen), sumMap(buckets) \

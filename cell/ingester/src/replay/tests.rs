@@ -157,7 +157,7 @@ async fn a_store_that_is_away_is_waited_for_and_the_reason_is_told() {
     let replay =
         Replay::new(parts(&log, Box::new(handler.clone()), range(0, 3)), CancellationToken::new());
     let mut progress = replay.progress();
-    let running = tokio::spawn(replay.run());
+    let running = tokio_util::task::TaskTracker::new().spawn(replay.run());
     let waits = progress.wait_for(|told| told.waits.is_some()).await.unwrap().waits.clone();
     assert_eq!(waits.as_deref(), Some("the store is away"));
     assert!(running.await.unwrap().is_whole());

@@ -18,8 +18,6 @@ use crate::port::{PartSize, SearchIndexer as _, StoreError, StoreStatus};
 
 #[derive(Deserialize)]
 struct IndexRow {
-    #[serde(rename = "docs.count", default)]
-    documents: Option<String>,
     #[serde(rename = "store.size", default)]
     bytes: Option<String>,
 }
@@ -110,7 +108,7 @@ async fn send(client: &Client, statement: &str) -> Result<(), StoreError> {
 /// Documents and bytes of the indices of a pattern, copies included.
 async fn size(client: &Client, pattern: &str) -> Result<Option<PartSize>, StoreError> {
     let path = format!("/_cat/indices/{pattern}");
-    let query = [("format", "json"), ("bytes", "b"), ("h", "docs.count,store.size")];
+    let query = [("format", "json"), ("bytes", "b"), ("h", "store.size")];
     let answer = client.read(Method::Get, &path, &query, Bytes::new()).await?;
     if answer.status == 404 {
         return Ok(None);
@@ -119,15 +117,17 @@ async fn size(client: &Client, pattern: &str) -> Result<Option<PartSize>, StoreE
         return Err(answer.failure());
     }
     let rows: Vec<IndexRow> = answer.json()?;
-    let sum = |of: fn(&IndexRow) -> &Option<String>| {
-        let numbers = rows.iter().filter_map(|row| of(row).as_ref()?.parse::<u64>().ok());
-        numbers.fold(0_u64, u64::saturating_add)
-    };
-    let (documents, bytes) = (sum(|row| &row.documents), sum(|row| &row.bytes));
-    Ok((!rows.is_empty()).then(|| PartSize {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    // What the engine lists counts nested parts as documents of their own.
+    let path = format!("/{pattern}/_count");
+    let counted: Value = client.read(Method::Get, &path, &[], Bytes::new()).await?.json()?;
+    let bytes = rows.iter().filter_map(|row| row.bytes.as_ref()?.parse::<u64>().ok());
+    Ok(Some(PartSize {
         name: pattern.to_owned(),
-        rows: Some(documents),
-        bytes,
+        rows: counted.get("count").and_then(Value::as_u64),
+        bytes: bytes.fold(0_u64, u64::saturating_add),
     }))
 }
 
@@ -139,13 +139,13 @@ pub(super) fn lacking(wanted: &Value, found: &Value) -> Option<String> {
             lacking(value, held)
                 .map(|path| if path.is_empty() { key.clone() } else { format!("{key}.{path}") })
         }),
-        // Engines keep settings as texts.
-        (Value::String(wanted), Value::String(found)) if wanted == found => None,
-        (Value::String(_), _) | (_, Value::Object(_)) if wanted != found => Some(String::new()),
-        (wanted, Value::String(found)) if wanted.to_string() == *found => None,
-        (wanted, found) if wanted == found => None,
-        _ => Some(String::new()),
+        (wanted, found) => (plain(wanted) != plain(found)).then(String::new),
     }
+}
+
+/// Engines keep settings as texts.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
