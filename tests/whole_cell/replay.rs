@@ -226,10 +226,12 @@ async fn counts_take_the_place_of_the_cells(parts: &mut Parts) {
     for ingester in 0..2 {
         parts.end_ingester(ingester);
     }
-    let marked =
-        format!("INSERT INTO {}.red_services (service, seen) VALUES ('marked', 1)", parts.name());
+    let marked = format!(
+        "INSERT INTO {}.red_services (service, minute, arrived) SELECT 'marked', now() - 7200, now()",
+        parts.name()
+    );
     clickhouse(&marked).await;
-    // The mark is of 1970: what the cell counts begins earlier.
+    // What the cell counts begins earlier now.
     refused(parts, &swap, "With --yes it is done").await;
     let output = parts.farspan(&[&swap[..], &["--yes"]].concat()).await;
     assert_eq!(output.status.code(), Some(0), "{}", words(&output));
