@@ -9,6 +9,7 @@ pub(crate) mod gateway_client;
 mod otlp_json;
 pub(crate) mod output;
 mod regions;
+mod replay;
 mod roles;
 mod search;
 mod services;
@@ -23,7 +24,7 @@ use crate::{bench, demo};
 use failure::{Failure, Outcome};
 use gateway_client::GatewayClient;
 use output::{ColorChoice, Output};
-pub(crate) use table::{bytes, duration};
+pub(crate) use table::{bytes, duration, moment};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 not found, 2 bad usage, 3 partial (the answer \
                           says what is missing), 4 failed, 130 interrupted twice.";
@@ -95,6 +96,8 @@ enum Command {
     /// Set up what a cell needs in its engines.
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Do the work of a consumer group again over a part of the log, beside the running cell.
+    Replay(replay::ReplayArguments),
     /// Measure a cell or a gateway.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -131,6 +134,7 @@ async fn dispatch(
         Command::DeadLetters(arguments) => dead_letters::run(&arguments, output).await,
         Command::Config(command) => config::run(&command, output),
         Command::Store(command) => Box::pin(store::run(&command, output)).await,
+        Command::Replay(arguments) => Box::pin(replay::run(&arguments, output)).await,
         Command::Bench(command) => bench::run(command, &client()?, output).await,
     }
 }

@@ -107,7 +107,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 /// A moment as RFC 3339 in UTC, to the millisecond.
-pub(super) fn moment(unix_nanos: u64) -> String {
+pub(crate) fn moment(unix_nanos: u64) -> String {
     let millis = i64::try_from(unix_nanos / 1_000_000).unwrap_or(i64::MAX);
     match jiff::Timestamp::from_millisecond(millis) {
         Ok(timestamp) => format!("{timestamp:.3}"),

@@ -30,6 +30,7 @@ mod poison;
 #[path = "../system/process.rs"]
 mod process;
 mod processes;
+mod replay;
 mod running_engines;
 mod stopped_engines;
 mod whole_cell;

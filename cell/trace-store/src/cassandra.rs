@@ -10,6 +10,7 @@
 //! | writing | `plan` `batches` `rows` `entries` `announce` `overflow` `write` `progress` |
 //! | reading | `read` `question` `hours` `gather` `search` `catalog` |
 //! | erasing | `erased` `erase` |
+//! | operating | `upkeep` |
 
 mod announce;
 mod batches;
@@ -36,8 +37,10 @@ mod search;
 mod session;
 mod statements;
 mod store;
+mod upkeep;
 mod write;
 
 pub use config::{CassandraConfig, CassandraConsistency, CassandraCredentials, CassandraTls};
 pub use read::{TracePage, TracePages};
+pub use schema::SCHEMA;
 pub use store::CassandraStore;

@@ -16,10 +16,14 @@ mod metrics;
 mod row_binary;
 mod schema;
 mod spans;
+mod status;
+mod swap;
 mod table;
 mod tables;
 
 pub use config::{ClickhouseConfig, StorageTiers};
 pub use metrics::ClickhouseMetricsStore;
-pub use schema::{SCHEMA_VERSION, ddl, init, schema_version};
+pub use schema::{SCHEMA, SCHEMA_VERSION, ddl, init, migrate, schema_version};
 pub use spans::ClickhouseSpans;
+pub use status::status;
+pub use swap::{CountsCompared, SwapState, compare_counts, copy_erasures, swap_counts, swap_state};

@@ -30,6 +30,7 @@ mod scan;
 mod search;
 mod send;
 mod source;
+mod standing;
 mod state;
 mod store;
 mod templates;
@@ -38,4 +39,4 @@ mod upkeep;
 
 pub use config::{ElasticsearchConfig, EngineCredentials, Lifecycle};
 pub use store::ElasticsearchStore;
-pub use templates::{EngineInfo, InitReport};
+pub use templates::{EngineInfo, InitReport, SCHEMA};

@@ -19,6 +19,7 @@ pub mod embedded_metrics;
 pub mod memory;
 pub mod memory_metrics;
 mod metrics;
+pub mod migration;
 pub mod port;
 mod questions;
 
@@ -41,9 +42,10 @@ pub use metrics::ClickhouseSpansMetrics;
 #[cfg(feature = "elasticsearch")]
 pub use metrics::SearchEngineMetrics;
 pub use metrics::{QuestionMetrics, StoreMetrics};
+pub use migration::{Migration, MigrationReport, Schema};
 pub use port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,
-    Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
-    StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
+    Operation, PartSize, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog,
+    SpanWriter, StoreError, StoreFigures, StoreStatus, TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;

@@ -3,12 +3,14 @@
 mod metrics_store;
 mod search;
 mod spans;
+mod status;
 
 pub use metrics_store::{
     EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
 };
 pub use search::{Operation, SearchAnswer, SearchIndexer, ServiceCatalog, TraceSearch};
 pub use spans::{Eraser, ErasureReceipt, SpanWriter, StoreFigures, TraceRead, TraceReader};
+pub use status::{PartSize, StoreStatus};
 
 /// Why a store did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use super::client::{Voice, base};
 use super::config::{KafkaConfig, KafkaTopic};
 use super::error::KafkaOpenError;
 use super::questions::{Questions, TopicShape};
+use crate::port::GroupId;
 
 /// How the topics of a cell are set up.
 #[derive(Clone, Debug)]
@@ -220,15 +221,41 @@ impl KafkaLog {
         let mut reports = Vec::new();
         for topic in [KafkaTopic::SpansRaw, KafkaTopic::SpansSampled] {
             let config = KafkaConfig { topic, ..config.clone() };
-            reports.push(init_topic(&config, settings, &admin, &voice).await?);
+            reports.push(init_topic(&config, (settings, true), &admin, &voice).await?);
         }
         Ok(reports)
+    }
+
+    /// As [`Self::init`], but makes nothing: a topic that is missing is a difference.
+    pub async fn look(
+        config: &KafkaConfig,
+        settings: &TopicSettings,
+    ) -> Result<Vec<TopicReport>, KafkaOpenError> {
+        config.check()?;
+        let voice = Voice::default();
+        let admin = Admin::open(config, &voice)?;
+        let mut reports = Vec::new();
+        for topic in [KafkaTopic::SpansRaw, KafkaTopic::SpansSampled] {
+            let config = KafkaConfig { topic, ..config.clone() };
+            reports.push(init_topic(&config, (settings, false), &admin, &voice).await?);
+        }
+        Ok(reports)
+    }
+
+    /// How many members a consumer group of the cell has: processes that read it, or stand by to.
+    pub async fn members(config: &KafkaConfig, group: GroupId) -> Result<usize, KafkaOpenError> {
+        config.check()?;
+        let questions = Questions::new(config, config.topic_name(), &Voice::default())?;
+        let name = config.group_name(group);
+        let asked = tokio::task::spawn_blocking(move || questions.members(&name)).await;
+        let asked = asked.map_err(|error| KafkaOpenError::Client(error.to_string()))?;
+        asked.map_err(|error| KafkaOpenError::Unreachable(error.to_string()))
     }
 }
 
 async fn init_topic(
     config: &KafkaConfig,
-    settings: &TopicSettings,
+    (settings, may_create): (&TopicSettings, bool),
     admin: &Admin,
     voice: &Voice,
 ) -> Result<TopicReport, KafkaOpenError> {
@@ -243,7 +270,11 @@ async fn init_topic(
              broker loses may be lost"
         ));
     }
-    let is_created = before.is_none();
+    let is_created = before.is_none() && may_create;
+    if before.is_none() && !may_create {
+        let differences = vec!["the topic is missing".to_owned()];
+        return Ok(TopicReport { topic, is_created, differences, warnings });
+    }
     if is_created {
         admin.create(&topic, settings, copies).await?;
     }

@@ -105,6 +105,12 @@ impl Questions {
         Ok(answered.first().map(|(_, offset)| *offset))
     }
 
+    /// How many members a consumer group has.
+    pub(crate) fn members(&self, group: &str) -> Result<usize, KafkaError> {
+        let found = self.consumer.fetch_group_list(Some(group), self.timeout)?;
+        Ok(found.groups().iter().map(|group| group.members().len()).sum())
+    }
+
     /// Lets the client say what it has to say.
     pub(crate) fn serve(&self) {
         drop(self.consumer.poll(Duration::ZERO));

@@ -109,6 +109,10 @@ impl SearchIndexer for ElasticsearchStore {
         self.put_batches(std::slice::from_ref(batch)).await
     }
 
+    async fn index_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        self.put_batches(batches).await
+    }
+
     /// Lets what was written be found and writes the progress: at most once a second where `force`
     /// is not set.
     async fn flush(&self, _now: UnixNanos, force: bool) -> Result<(), StoreError> {

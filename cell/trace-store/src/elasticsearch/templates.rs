@@ -8,10 +8,14 @@ use serde_json::{Value, json};
 use super::client::{Answer, Client, json as body, unavailable};
 use super::config::{ElasticsearchConfig, Lifecycle};
 use super::names::{Kind, Names};
+use super::standing::lacking;
+use crate::migration::{Schema, expect};
 use crate::port::StoreError;
 
 /// Version of the templates and of the documents.
-pub(super) const VERSION: u32 = 1;
+const VERSION: u32 = 1;
+/// The same, and the steps from older ones.
+pub static SCHEMA: Schema = Schema { version: VERSION, steps: &[] };
 /// Above Jaeger's own (500): a day that a Jaeger begins has our fields as well. Patterns that might
 /// meet need priorities of their own.
 const PRIORITY: u32 = 700;
@@ -60,20 +64,19 @@ pub(super) async fn engine(client: &Client) -> Result<EngineInfo, StoreError> {
 /// Refuses a cluster that was not set up, or by a newer release.
 pub(super) async fn check(client: &Client, names: &Names) -> Result<(), StoreError> {
     match found_version(client, names).await? {
-        Some(found) if found <= VERSION => Ok(()),
-        Some(found) => Err(newer(names, found)),
         None => Err(unavailable(format!(
             "the index template {} is missing: the store was not set up (farspan store init)",
             names.own("span")
         ))),
+        found => expect(&names.own("span"), found, VERSION),
     }
 }
 
-fn newer(names: &Names, found: u32) -> StoreError {
-    StoreError::NewerFormat { file: names.own("span"), found, known: VERSION }
-}
-
-async fn found_version(client: &Client, names: &Names) -> Result<Option<u32>, StoreError> {
+/// The version of the templates; `None` where the cluster was not set up.
+pub(super) async fn found_version(
+    client: &Client,
+    names: &Names,
+) -> Result<Option<u32>, StoreError> {
     let path = format!("/_index_template/{}", names.own("span"));
     let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
     if answer.status == 404 {
@@ -92,26 +95,15 @@ pub(super) async fn init(
     names: &Names,
 ) -> Result<InitReport, StoreError> {
     let engine = engine(client).await?;
-    if let Some(found) = found_version(client, names).await?.filter(|found| *found > VERSION) {
-        return Err(newer(names, found));
+    let found = found_version(client, names).await?;
+    if found.is_some() {
+        // An older one is a person's to migrate: days that are there would keep what they have.
+        expect(&names.own("span"), found, VERSION)?;
     }
-    let health: Value =
-        client.read(Method::Get, "/_cluster/health", &[], body_of_none()).await?.json()?;
-    let is_alone = health.pointer("/number_of_data_nodes").and_then(Value::as_u64) == Some(1);
-    let replicas = config.replicas.unwrap_or(u32::from(!is_alone));
+    let replicas = put_all(client, config, names, VERSION).await?;
     let mut warnings = Vec::new();
     if replicas == 0 {
         warnings.push("no replicas: what the one node for data loses is lost".to_owned());
-    }
-    if let Lifecycle::Ilm { .. } = config.lifecycle {
-        let path = format!("/_ilm/policy/{}", names.own("days"));
-        put(client, &path, &lifecycle_policy(config)).await?;
-    }
-    for (name, component) in components(config, names, replicas) {
-        put(client, &format!("/_component_template/{}", names.own(name)), &component).await?;
-    }
-    for (name, template) in index_templates(names) {
-        put(client, &format!("/_index_template/{}", names.own(name)), &template).await?;
     }
     make_state_index(client, names).await?;
     for warning in &warnings {
@@ -120,10 +112,65 @@ pub(super) async fn init(
     Ok(InitReport { engine, replicas, warnings })
 }
 
+/// Puts policy and templates under this version. Gives the copies of each shard.
+pub(super) async fn put_all(
+    client: &Client,
+    config: &ElasticsearchConfig,
+    names: &Names,
+    version: u32,
+) -> Result<u32, StoreError> {
+    let replicas = replicas(client, config).await?;
+    if let Lifecycle::Ilm { .. } = config.lifecycle {
+        let path = format!("/_ilm/policy/{}", names.own("days"));
+        put(client, &path, &lifecycle_policy(config)).await?;
+    }
+    for (name, component) in components(config, names, replicas, version) {
+        put(client, &format!("/_component_template/{}", names.own(name)), &component).await?;
+    }
+    for (name, template) in index_templates(names, version) {
+        put(client, &format!("/_index_template/{}", names.own(name)), &template).await?;
+    }
+    Ok(replicas)
+}
+
+/// Copies of each shard: none where there is one node to keep them.
+async fn replicas(client: &Client, config: &ElasticsearchConfig) -> Result<u32, StoreError> {
+    let health: Value =
+        client.read(Method::Get, "/_cluster/health", &[], body_of_none()).await?.json()?;
+    let is_alone = health.pointer("/number_of_data_nodes").and_then(Value::as_u64) == Some(1);
+    Ok(config.replicas.unwrap_or(u32::from(!is_alone)))
+}
+
+/// Component templates that are missing, or lack what this configuration puts into them.
+pub(super) async fn differences(
+    client: &Client,
+    config: &ElasticsearchConfig,
+    names: &Names,
+) -> Result<Vec<String>, StoreError> {
+    let replicas = replicas(client, config).await?;
+    let mut differences = Vec::new();
+    for (name, component) in components(config, names, replicas, VERSION) {
+        let name = names.own(name);
+        let path = format!("/_component_template/{name}");
+        let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
+        if answer.status == 404 {
+            differences.push(format!("the component template {name} is missing"));
+            continue;
+        }
+        let found: Value = answer.json()?;
+        let found = found.pointer("/component_templates/0/component_template");
+        if let Some(path) = found.and_then(|found| lacking(&component, found)) {
+            differences.push(format!("the component template {name} differs at {path}"));
+        }
+    }
+    Ok(differences)
+}
+
 fn components(
     config: &ElasticsearchConfig,
     names: &Names,
     replicas: u32,
+    version: u32,
 ) -> Vec<(&'static str, Value)> {
     let mut settings = parsed(include_str!("templates/settings.json"));
     if let Some(index) = settings.pointer_mut("/settings/index").and_then(Value::as_object_mut) {
@@ -134,7 +181,7 @@ fn components(
     if let Lifecycle::Ilm { .. } = config.lifecycle {
         days = json!({ "settings": { "index": { "lifecycle": { "name": names.own("days") } } } });
     }
-    let component = |template: Value| json!({ "template": template, "version": VERSION });
+    let component = |template: Value| json!({ "template": template, "version": version });
     vec![
         ("settings", component(settings)),
         ("days", component(days)),
@@ -144,15 +191,15 @@ fn components(
     ]
 }
 
-fn index_templates(names: &Names) -> Vec<(&'static str, Value)> {
+fn index_templates(names: &Names, version: u32) -> Vec<(&'static str, Value)> {
     let template = |place: u32, pattern: String, parts: &[&str]| {
         let parts: Vec<String> = parts.iter().map(|part| names.own(part)).collect();
         json!({
             "index_patterns": [pattern],
             "priority": PRIORITY + place,
             "composed_of": parts,
-            "version": VERSION,
-            "_meta": { "farspan": VERSION },
+            "version": version,
+            "_meta": { "farspan": version },
         })
     };
     let state = json!({ "settings": { "index": { "number_of_shards": 1 } } });
@@ -262,7 +309,7 @@ mod tests {
             }
         }
         let names = Names::new("eu".to_owned());
-        let components = components(&config(30, None), &names, 1);
+        let components = components(&config(30, None), &names, 1, VERSION);
         assert_eq!(components.len(), 5);
         for (name, component) in &components {
             assert!(component.get("template").unwrap().is_object(), "{name}");
@@ -298,10 +345,11 @@ mod tests {
     #[test]
     fn a_lifecycle_is_named_only_where_the_engine_has_it() {
         let names = Names::new("eu".to_owned());
-        let days = |config: &ElasticsearchConfig| components(config, &names, 0)[1].1.clone();
+        let days =
+            |config: &ElasticsearchConfig| components(config, &names, 0, VERSION)[1].1.clone();
         let with = days(&config(30, None));
         assert_eq!(with["template"]["settings"]["index"]["lifecycle"]["name"], "eu-farspan-days");
-        let outlying = index_templates(&names);
+        let outlying = index_templates(&names, VERSION);
         let of =
             |wanted: &str| outlying.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
         for name in ["outlying-span", "outlying-service"] {

@@ -40,6 +40,15 @@ pub trait SearchIndexer: Send + Sync + fmt::Debug {
         Err(StoreError::Unsupported("records beside the order of the log".to_owned()))
     }
 
+    /// [`Self::index_again`] for many batches, in any order of their offsets: a part of the log that is
+    /// replayed.
+    async fn index_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        for batch in batches {
+            self.index_again(batch).await?;
+        }
+        Ok(())
+    }
+
     /// Makes due parts of the index durable.
     async fn flush(&self, now: UnixNanos, force: bool) -> Result<(), StoreError>;
 

@@ -51,6 +51,15 @@ pub trait SpanWriter: Send + Sync + fmt::Debug {
         Err(StoreError::Unsupported("records beside the order of the log".to_owned()))
     }
 
+    /// [`Self::write_again`] for many batches, in any order of their offsets: a part of the log that is
+    /// replayed.
+    async fn write_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        for batch in batches {
+            self.write_again(batch).await?;
+        }
+        Ok(())
+    }
+
     /// Makes durable what is due: by size, by age, or everything where `force` is set.
     async fn flush(&self, now: UnixNanos, force: bool) -> Result<(), StoreError>;
 

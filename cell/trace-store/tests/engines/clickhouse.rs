@@ -21,6 +21,7 @@ mod proxy;
 mod schema;
 mod span_runs;
 mod spans;
+mod swap;
 mod tls;
 
 /// The address of an engine that runs.

@@ -5,6 +5,7 @@ mod documents;
 mod engine;
 mod hostile;
 mod kills;
+mod schema;
 mod tiers;
 
 use proptest::collection::vec;
