@@ -60,8 +60,14 @@ impl TraceService for Receiver {
         let refused = |error: collector::ExportError| Status::unavailable(error.to_string());
         let admitted = pipeline.admit(body.len()).map_err(refused)?;
         let (tenant, digest) = (TenantId::default(), digest.finish());
-        let request =
-            ExportRequest { tenant, body, rejected: Rejections::default(), digest, admitted };
+        let request = ExportRequest {
+            tenant,
+            body,
+            rejected: Rejections::default(),
+            digest,
+            received: None,
+            admitted,
+        };
         pipeline.export(request).await.map_err(refused)?;
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
