@@ -99,7 +99,8 @@ async fn run(
     }
     let mut retries = Retries::default();
     if role.consumes() {
-        let groups = groups::start(config, &keepers, lag.clone(), context, &stages.groups).await?;
+        let noted = (lag.clone(), &stepped_over);
+        let groups = groups::start(config, &keepers, noted, context, &stages.groups).await?;
         (*publishing, retries) = (groups.publishing, groups.retries);
         join_calls(config, &keepers, (groups.calls, lag), context, &stages.border)?;
     }

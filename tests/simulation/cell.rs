@@ -155,6 +155,7 @@ pub(crate) async fn run_cell(world: World, name: &'static str) -> Fallible {
     let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
     let lag = LagBoard::default();
     let runner = RunnerParts {
+        stepped_over: None,
         log: opened.log(),
         dead_letters: Arc::clone(&opened.dead_letters),
         clock: Arc::clone(&opened.clock),

@@ -87,7 +87,7 @@ impl Pipeline {
         let ExportRequest { tenant, body, rejected, digest, received, mut admitted } = request;
         let receive_time = received.unwrap_or_else(|| self.clock.now());
         let (batch, receipt) = {
-            let mut validated = validate(&body, &self.limits)?;
+            let mut validated = validate(&body, &self.limits())?;
             validated.rejected.add_all(&rejected);
             let enriched = enrich(validated, self.source(tenant, digest, receive_time));
             let misplaced = u64::from(enriched.placed_at_receive_time);
@@ -105,6 +105,13 @@ impl Pipeline {
         self.metrics.count_receipt(&receipt);
         self.metrics.observe_acknowledgement(self.clock.monotonic().saturating_sub(started));
         Ok(receipt)
+    }
+
+    /// The limits of a span: a larger one than the log can keep is rejected alone.
+    fn limits(&self) -> SpanLimits {
+        let log_max = self.log.span_bytes_max().unwrap_or(usize::MAX);
+        let span_bytes_max = self.limits.span_bytes_max.min(log_max);
+        SpanLimits { span_bytes_max, ..self.limits }
     }
 
     async fn append(&self, batch: SpanBatch) -> Result<(), ExportError> {

@@ -56,6 +56,7 @@ use self::lanes::batches_of;
 use self::membership::Membership;
 use self::open::upkeep;
 use self::questions::ask;
+use self::record::span_bytes_max;
 use self::tail::Tail;
 use self::upkeep::tell_lost;
 use crate::assignment::{Assignment, Hold, Sharing};
@@ -188,6 +189,10 @@ impl SpanLog for KafkaLog {
 
     fn identity(&self) -> LogIdentity {
         self.core.identity
+    }
+
+    fn span_bytes_max(&self) -> Option<usize> {
+        Some(span_bytes_max(self.core.config.record_bytes_max))
     }
 
     async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use trace_model::{Coverage, LogRange, StoredSpan, TenantId, TraceId, UnixNanos};
 
 use crate::assignment::{Assignment, Hold, Sharing};
+use crate::stepped_over::Stranger;
 
 /// What an adapter can do. A test's opt-outs, not the adapter's word, decide what is skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,6 +167,8 @@ pub struct DamagedRange {
     pub append_times: (UnixNanos, UnixNanos),
     /// What is wrong.
     pub reason: String,
+    /// What is known of a record that was never ours, where it is one.
+    pub stranger: Option<Stranger>,
 }
 
 /// Why the log did not do what was asked.
@@ -277,6 +280,12 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// Appends a batch. Many callers are committed together (group commit); a lone one does not
     /// wait for company.
     async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError>;
+
+    /// Bytes of the largest span, with its resource and its scope, that the log can keep; a batch with
+    /// a larger one is refused as a whole. `None`: whatever a batch can hold.
+    fn span_bytes_max(&self) -> Option<usize> {
+        None
+    }
 
     /// Batches from an offset on, at most about `bytes_max` of encoded bytes but at least one
     /// batch; empty where the log ends there. The first batch may start below `from` (a batch is
