@@ -19,6 +19,7 @@ mod counts;
 mod federation;
 #[path = "../system/fixture.rs"]
 mod fixture;
+mod foreign;
 #[path = "../system/http.rs"]
 mod http;
 mod killed_cell;

@@ -232,7 +232,7 @@ mod tests {
         let list = SteppedOver::open(path.clone()).unwrap();
         assert_eq!(list.list(), [run("a", 5), run("b", 5)]);
         list.note(run("c", 9));
-        assert_eq!(SteppedOver::open(path.clone()).unwrap().list().len(), 3);
+        assert_eq!(SteppedOver::open(path).unwrap().list().len(), 3);
     }
 
     #[test]
