@@ -19,7 +19,7 @@ use crate::whole_cell::{REGION, SERVICE, set_up, until_all_is_read_back, yaml};
 const RECORDS: usize = 12;
 const TRACES: usize = 8;
 /// Kills, each while records are taken.
-const KILLS: u64 = 3;
+const KILLS: usize = 3;
 
 /// An export as a line of OTLP JSON: many traces, as a collector's exporter writes them.
 fn export(ledger: &Ledger, more: Option<serde_json::Value>) -> String {
@@ -69,17 +69,17 @@ async fn foreign_records_are_in_every_store_once_though_the_cell_dies_while_it_t
     }
     turn.engines.produce(&topic, &lines).await;
     let mut federation = Federation::start(&[REGION], &[(REGION, &extra)]).await;
-    for kill in 0..KILLS {
+    for pause in (0..).map(|kill| Duration::from_millis(40 + 130 * kill)).take(KILLS) {
         let lines = (0..RECORDS).map(|_| export(&ledger, None) + "\n");
         turn.engines.produce(&topic, &lines.collect::<String>()).await;
-        tokio::time::sleep(Duration::from_millis(40 + 130 * kill)).await;
+        tokio::time::sleep(pause).await;
         federation.kill_cell(0);
         federation.start_cell(0);
         federation.wait_ready(0).await;
     }
     until_all_is_read_back(&federation, &ledger, since).await;
     let spans = (ledger.len() * SPANS.len()) as u64;
-    assert_eq!(ledger.len(), (1 + RECORDS + RECORDS * KILLS as usize) * TRACES);
+    assert_eq!(ledger.len(), (1 + RECORDS + RECORDS * KILLS) * TRACES);
     until_each_holds(&turn.engines, &names, spans).await;
     let metrics = format!("http://127.0.0.1:{}/metrics", federation.regions[0].ports.cell_admin);
     eventually("nothing lags", PATIENCE, || async {

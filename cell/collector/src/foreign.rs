@@ -71,7 +71,6 @@ impl ForeignTenant {
         };
         match header {
             [] => without.clone().ok_or(DeadReason::NoTenant),
-            // All values of a proxy that adds one and keeps what a sender wrote must agree.
             [name] => {
                 let name = std::str::from_utf8(name).map_err(|_| DeadReason::BadTenant)?;
                 TenantId::new(name).map_err(|_| DeadReason::BadTenant)

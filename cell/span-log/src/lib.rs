@@ -9,6 +9,7 @@
 
 pub mod assignment;
 pub mod embedded;
+mod eraser;
 pub mod foreign;
 #[cfg(feature = "kafka")]
 pub mod kafka;

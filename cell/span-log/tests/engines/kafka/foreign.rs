@@ -180,6 +180,39 @@ async fn without_room_reading_rests_and_goes_on_where_it_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_come_while_reading_rests_rest_as_well() {
+    let foreign = Foreign::new(2).await;
+    let other = foreign.open(ForeignLimits::default());
+    at_last("the other has all", || async { other.figures().partitions == 2 }).await;
+    let one = foreign.open(ForeignLimits { records_max: 2, bytes_max: 1 << 20 });
+    at_last("each has one", || async {
+        one.figures().partitions == 1 && other.figures().partitions == 1
+    })
+    .await;
+    let producer = foreign.producer("none");
+    for number in 0..60 {
+        foreign.write(&producer, &request(number, 1)).await;
+    }
+    let mut held = vec![next(&one).await, next(&one).await];
+    at_last("it rests", || async { one.figures().is_paused }).await;
+    other.close().await;
+    at_last("it has all", || async { one.figures().partitions == 2 }).await;
+    at_last("all rests", || async { one.figures().is_paused }).await;
+    let more = tokio::time::timeout(Duration::from_millis(500), one.next()).await;
+    assert!(more.is_err(), "{more:?}");
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(record) = held.pop() {
+        assert!(seen.insert((record.place.partition, record.place.offset)), "{}", record.place);
+        one.settle(&record.place);
+        if seen.len() + held.len() < 60 {
+            held.push(next(&one).await);
+        }
+    }
+    at_last("all are committed", || async { foreign.committed(2) == 60 }).await;
+    one.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn processes_share_the_partitions_and_a_topic_that_comes_later_is_read() {
     let mut foreign = Foreign::new(4).await;
     let written = foreign.topic.clone();
