@@ -8,6 +8,7 @@ mod cell;
 mod claim;
 mod engines;
 mod feed;
+mod foreign;
 mod gateway;
 mod groups;
 mod house;

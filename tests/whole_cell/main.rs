@@ -7,6 +7,7 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::excessive_nesting,
     clippy::panic,
     dead_code,
     reason = "a test of processes reads real clocks and says what it does; one that panics has failed; \
@@ -19,6 +20,7 @@ mod counts;
 mod federation;
 #[path = "../system/fixture.rs"]
 mod fixture;
+mod foreign;
 #[path = "../system/http.rs"]
 mod http;
 mod killed_cell;

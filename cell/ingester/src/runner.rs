@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_ok;
-use span_log::{Assignment, CommitError, GroupId, Hold, Sharing, SpanLog};
+use span_log::{Assignment, CommitError, GroupId, Hold, Sharing, SpanLog, SteppedOver};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trace_model::{Clock, UnixNanos};
@@ -74,6 +74,8 @@ pub struct RunnerParts {
     pub log: Arc<dyn SpanLog>,
     /// Where poison goes.
     pub dead_letters: Arc<DeadLetters>,
+    /// Where records are listed that were never ours; `None`: they are logged and counted alone.
+    pub stepped_over: Option<Arc<SteppedOver>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where its lag is posted.

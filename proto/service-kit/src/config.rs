@@ -8,6 +8,7 @@ pub mod cell;
 pub mod effective;
 pub mod engines;
 pub mod fault;
+mod foreign;
 pub mod gateway;
 mod groups;
 pub mod home;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::LoggedBatch;
 use span_log::port::STORAGE_WRITER;
-use span_log::{DamagedRange, LogError};
+use span_log::{DamagedRange, LogError, SteppedRun};
 use trace_model::{LogRange, UnixNanos};
 
 use super::RunnerParts;
@@ -104,6 +104,7 @@ impl Desk {
                     first = damaged.range.first, next = damaged.range.next,
                     reason = %damaged.reason, "records are damaged and set aside"
                 );
+                self.list(&damaged).await;
                 reader.set_aside = Some(damaged);
             }
             Err(LogError::Expired { wanted, first }) if first > reader.next() => {
@@ -131,6 +132,25 @@ impl Desk {
         Ok(())
     }
 
+    /// Lists records that were never ours, for whoever looks for their writer.
+    async fn list(&mut self, damaged: &DamagedRange) {
+        let (Some(list), Some(stranger)) = (&self.parts.stepped_over, &damaged.stranger) else {
+            return;
+        };
+        let range = damaged.range;
+        let run = SteppedRun::new(
+            self.handler.group().0,
+            ("", range.partition),
+            (range.first, range.next),
+            &damaged.reason,
+            stranger,
+            self.parts.clock.now(),
+        );
+        let list = Arc::clone(list);
+        // A note that is not made stops nobody.
+        drop(tokio::task::spawn_blocking(move || list.note(run)).await);
+    }
+
     /// The run that is no longer kept: from the position to the oldest record, between the append
     /// times of their neighbours.
     async fn expired(
@@ -149,7 +169,12 @@ impl Desk {
         };
         let range = LogRange { partition: reader.partition, first: reader.next(), next: first };
         let reason = "no longer kept by the span log".to_owned();
-        Ok(DamagedRange { range, append_times: (reader.last_append(), until), reason })
+        Ok(DamagedRange {
+            range,
+            append_times: (reader.last_append(), until),
+            reason,
+            stranger: None,
+        })
     }
 
     /// Hands over what is held, or the part of it in which poison is looked for.
@@ -186,6 +211,7 @@ impl Desk {
             range: batch.range,
             append_times: (batch.append_time, batch.append_time),
             reason: reason.clone(),
+            stranger: None,
         };
         if group == STORAGE_WRITER {
             // Before the letter: other processes that answer cannot see into this one's.

@@ -32,7 +32,8 @@ pub struct SearchAnswer {
 #[async_trait]
 pub trait SearchIndexer: Send + Sync + fmt::Debug {
     /// Takes batches. An adapter whose index is built from its own sealed segments may look at
-    /// their ranges alone.
+    /// their ranges alone. One without traces stands for records that were stepped over and will not
+    /// come: the cover goes on over them.
     async fn index(&self, batches: &[LoggedBatch]) -> Result<(), StoreError>;
 
     /// Takes a batch of a dead letter again, as [`super::SpanWriter::write_again`] does.

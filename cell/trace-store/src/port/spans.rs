@@ -41,7 +41,8 @@ pub struct StoreFigures {
 /// **Order.** Batches of a partition come in the order of their offsets.
 #[async_trait]
 pub trait SpanWriter: Send + Sync + fmt::Debug {
-    /// Takes batches. They may become durable at once or later.
+    /// Takes batches. They may become durable at once or later. One without traces stands for records
+    /// that were stepped over and will not come: the cover goes on over them.
     async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError>;
 
     /// Takes a batch that was set aside as a dead letter and is tried again: its offsets may lie below

@@ -107,6 +107,27 @@ pub(crate) async fn durable_says_how_far_and_holds_after_reopening(adapter: Adap
     assert_eq!(read.covered, harness.store.durable());
 }
 
+pub(crate) async fn the_cover_goes_on_over_records_that_were_stepped_over(adapter: Adapter) {
+    let mut harness = Harness::new(adapter).await;
+    harness.write(&Request::of("web", &[span(1, 0, "a")])).await;
+    // A run of three at the end of the log, where nothing comes behind it.
+    let mut stepped_over =
+        harness.log.append(&Request { groups: Vec::new(), ..Request::of("", &[]) });
+    assert!(stepped_over.batch.traces().is_empty());
+    stepped_over.range.next += 3;
+    harness.store.write(std::slice::from_ref(&stepped_over)).await.unwrap();
+    harness.store.index(&[stepped_over]).await.unwrap();
+    harness.seal().await;
+    let harness = harness.reopen().await;
+    let searched = harness.search(Filter::All).await;
+    assert_eq!((searched.matches.len(), searched.is_damaged), (1, false));
+    let listed = harness.store.listed().await.unwrap();
+    for covered in [harness.store.durable(), harness.store.indexed(), listed, searched.covered] {
+        assert_eq!(covered.next_in(INCARNATION, 0), 4);
+    }
+    assert_eq!(harness.read(trace_id(1)).await.len(), 1);
+}
+
 pub(crate) async fn a_long_trace_is_whole(adapter: Adapter) {
     let mut harness = Harness::new(adapter).await;
     let spans: Vec<_> = (0..150)
@@ -282,6 +303,7 @@ macro_rules! every_fact {
             a_span_exported_twice_is_one_and_differing_twins_are_two,
             a_replayed_batch_is_not_visible_twice,
             durable_says_how_far_and_holds_after_reopening,
+            the_cover_goes_on_over_records_that_were_stepped_over,
             a_long_trace_is_whole,
             a_trace_of_large_spans_is_whole,
             what_is_written_is_found_before_and_after_it_is_sealed,

@@ -59,7 +59,7 @@ async fn hostile_names_keys_and_values_are_stored_found_and_listed() {
             ]);
         }
         for filter in filters {
-            assert_eq!(bench.find(filter).await, [trace_id(at)], "{:.40}", nasty);
+            assert_eq!(bench.find(filter).await, [trace_id(at)], "{nasty:.40}");
         }
     }
     let count = nasty().len();
