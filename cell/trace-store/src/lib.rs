@@ -3,7 +3,7 @@
 //! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments), `cassandra` (spans
 //! by id over many machines), `elasticsearch` (search on Elasticsearch and OpenSearch), `clickhouse`
 //! (counts, and raw spans for dashboards) and `memory` (the oracle that the conformance suite
-//! trusts). An adapter that cannot serve a question refuses it: an empty answer that means "cannot"
+//! trusts). `cold` keeps old segments of `embedded` in objects. An adapter that cannot serve a question refuses it: an empty answer that means "cannot"
 //! looks like a correct one.
 #![warn(missing_docs)]
 
@@ -11,6 +11,8 @@
 pub mod cassandra;
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
+#[cfg(feature = "object-storage")]
+pub mod cold;
 pub mod disk;
 #[cfg(feature = "elasticsearch")]
 pub mod elasticsearch;
@@ -28,9 +30,11 @@ pub use crate::cassandra::{CassandraConfig, CassandraStore};
 pub use crate::clickhouse::{
     ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers,
 };
+#[cfg(feature = "object-storage")]
+pub use crate::cold::{ColdConfig, ColdCredentials, ColdLimits, ObjectStorage};
 #[cfg(feature = "elasticsearch")]
 pub use crate::elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
-pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
+pub use embedded::{ColdTier, EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;
 pub use memory_metrics::MemoryMetricsStore;
@@ -40,10 +44,10 @@ pub use metrics::CassandraMetrics;
 pub use metrics::ClickhouseSpansMetrics;
 #[cfg(feature = "elasticsearch")]
 pub use metrics::SearchEngineMetrics;
-pub use metrics::{QuestionMetrics, StoreMetrics};
+pub use metrics::{ColdMetrics, QuestionMetrics, StoreMetrics};
 pub use port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,
-    Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
-    StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
+    ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta,
+    MetricsStore, ObjectFound, Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer,
+    ServiceCatalog, SpanWriter, StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;

@@ -10,6 +10,12 @@
 )]
 
 mod again;
+#[cfg(feature = "object-storage")]
+mod cold;
+#[cfg(feature = "object-storage")]
+mod cold_faults;
+#[cfg(feature = "object-storage")]
+mod cold_store;
 mod differential;
 mod failing_disk;
 mod files;
