@@ -51,7 +51,9 @@ pub(crate) fn open(
     }
     let parts =
         StateParts { config, clock, disk, manifest, segments, damaged, directory_lock, cold };
-    Ok(State::new(parts))
+    let state = State::new(parts);
+    state.refresh_gauges();
+    Ok(state)
 }
 
 /// Spans in objects are not left out in silence because a configuration does not name them any more.
