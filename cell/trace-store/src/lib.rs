@@ -2,17 +2,15 @@
 //!
 //! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments), `cassandra` (spans
 //! by id over many machines), `elasticsearch` (search on Elasticsearch and OpenSearch), `clickhouse`
-//! (counts, and raw spans for dashboards) and `memory` (the oracle that the conformance suite
-//! trusts). `cold` keeps old segments of `embedded` in objects. An adapter that cannot serve a question refuses it: an empty answer that means "cannot"
-//! looks like a correct one.
+//! (counts, and raw spans for dashboards), `object_storage` (old segments of `embedded`) and `memory`
+//! (the oracle that the conformance suite trusts). An adapter that cannot serve a question refuses it:
+//! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
 #[cfg(feature = "cassandra")]
 pub mod cassandra;
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
-#[cfg(feature = "object-storage")]
-pub mod cold;
 pub mod disk;
 #[cfg(feature = "elasticsearch")]
 pub mod elasticsearch;
@@ -21,6 +19,8 @@ pub mod embedded_metrics;
 pub mod memory;
 pub mod memory_metrics;
 mod metrics;
+#[cfg(feature = "object-storage")]
+pub mod object_storage;
 pub mod port;
 mod questions;
 
@@ -30,10 +30,10 @@ pub use crate::cassandra::{CassandraConfig, CassandraStore};
 pub use crate::clickhouse::{
     ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StorageTiers,
 };
-#[cfg(feature = "object-storage")]
-pub use crate::cold::{ColdConfig, ColdCredentials, ColdLimits, ObjectStorage};
 #[cfg(feature = "elasticsearch")]
 pub use crate::elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
+#[cfg(feature = "object-storage")]
+pub use crate::object_storage::{ColdConfig, ColdCredentials, ColdLimits, ObjectStorage};
 pub use embedded::{ColdTier, EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;

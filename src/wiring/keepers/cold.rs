@@ -23,7 +23,7 @@ pub(super) fn tier(
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<ColdTier> {
     use metadata_replicator::Entropy;
-    use trace_store::cold::{ColdCredentials, ColdLimits, ObjectStorage};
+    use trace_store::object_storage::{ColdCredentials, ColdLimits, ObjectStorage};
 
     let credentials = match (&cold.access_key_id, &cold.secret_access_key_file) {
         (Some(key), Some(file)) => ColdCredentials::Keys {
@@ -39,7 +39,7 @@ pub(super) fn tier(
             (None, None) => ColdCredentials::Machine,
         },
     };
-    let settings = trace_store::cold::ColdConfig {
+    let settings = trace_store::object_storage::ColdConfig {
         url: cold.url.clone(),
         region: config.region.to_string(),
         endpoint: cold.endpoint.as_ref().map(|url| url.as_str().to_owned()),

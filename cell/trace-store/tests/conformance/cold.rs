@@ -27,7 +27,7 @@ use crate::fixture::{Log, NOW, Request, attribute, span, text, trace_id};
 use crate::harness::{Adapter, files_with, query, ready, small_config, tag};
 
 /// Files of the store and objects side by side: what must be in no file is in no object either.
-const COLD: Adapter = Adapter {
+pub(crate) const COLD: Adapter = Adapter {
     open: |directory, clock| {
         let objects = directory.join("objects");
         std::fs::create_dir_all(&objects).unwrap();
@@ -36,8 +36,6 @@ const COLD: Adapter = Adapter {
     },
     is_durable: true,
 };
-
-crate::suite::every_fact!(COLD);
 
 const IN_MEMORY: Adapter = Adapter {
     open: |directory, clock| {

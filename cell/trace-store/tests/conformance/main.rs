@@ -45,3 +45,10 @@ mod embedded {
 
     crate::suite::every_fact!(EMBEDDED);
 }
+
+#[cfg(feature = "object-storage")]
+mod object_storage {
+    use crate::cold::COLD;
+
+    crate::suite::every_fact!(COLD);
+}

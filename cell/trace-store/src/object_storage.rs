@@ -1,4 +1,4 @@
-//! The adapter `cold`: objects in S3, GCS, Azure or a directory, by the crate `object_store`.
+//! The adapter `object_storage`: objects in S3, GCS, Azure or a directory, by the crate `object_store`.
 //!
 //! Every request has a deadline, and so many are under way at once at most. When one has failed, those
 //! that would read are refused for a moment without being sent: a search that meets a hundred objects
