@@ -190,8 +190,15 @@ impl ColdObjects for ObjectStorage {
     fn read(&self, name: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
         self.check_away()?;
         let path = self.path_of(name);
-        let read = self.wait(self.limits.read_timeout, self.store.get_ranges(&path, ranges));
-        let read = read.and_then(|parts| {
+        let read = self.wait(self.limits.read_timeout, async {
+            match self.store.get_ranges(&path, ranges).await {
+                Ok(parts) => Ok(Some(parts)),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        let gone = || StoreError::Damaged(format!("the object {path} is gone"));
+        let read = read.and_then(|parts| parts.ok_or_else(gone)).and_then(|parts| {
             let is_whole = parts.len() == ranges.len()
                 && parts.iter().zip(ranges).all(|(part, range)| {
                     part.len() as u64 == range.end.saturating_sub(range.start)
@@ -227,13 +234,8 @@ impl ColdObjects for ObjectStorage {
     }
 }
 
-/// What the objects' keeper said, in the store's words.
+/// What the keeper of the objects said, in the store's words. Wrong keys, no such bucket, no rights: a
+/// person mends it, and then the same call succeeds.
 fn fault(error: &object_store::Error) -> StoreError {
-    match error {
-        object_store::Error::NotFound { path, .. } => {
-            StoreError::Damaged(format!("the object {path} is gone"))
-        }
-        // Wrong keys, wrong names, no rights: a person mends it, and then the same call succeeds.
-        _ => StoreError::Unavailable(format!("objects: {error}")),
-    }
+    StoreError::Unavailable(format!("objects: {error}"))
 }

@@ -34,11 +34,10 @@ pub(crate) enum Doomed {
     Settled,
 }
 
-/// Begins a round: the prefix is ours, objects that nobody needs go, lost indexes are built anew.
-pub(crate) fn prepare(state: &State) -> Result<(), StoreError> {
+/// Objects that nobody needs go, lost indexes are built anew.
+pub(crate) fn tidy(state: &State) -> Result<(), StoreError> {
     let Some(tier) = &state.cold else { return Ok(()) };
     let _one_at_a_time = lock(&state.moving);
-    claim(state, tier)?;
     delete_doomed(state, Doomed::Settled)?;
     delete_orphans(state, tier)?;
     repair_indexes(state)

@@ -101,12 +101,14 @@ impl EmbeddedStore {
     /// enough, one segment after the other. Gives their number. A round that fails is made good by the
     /// next. Segments are moved one a call of the pool, so that a caller who goes away ends the round.
     pub async fn move_cold(&self) -> Result<u64, StoreError> {
-        self.blocking(cold_moves::prepare).await?;
+        self.claim_cold().await?;
+        let tidied = self.blocking(cold_moves::tidy).await;
         let mut moved = 0;
         while self.blocking(cold_moves::move_next).await? {
             moved += 1;
         }
-        Ok(moved)
+        // What could not be deleted does not hold up what is to be moved.
+        tidied.map(|()| moved)
     }
 
     async fn blocking<T: Send + 'static>(

@@ -44,8 +44,9 @@ impl<'a> Source<'a> {
     }
 }
 
+/// A file here that cannot be read holds up no other.
 fn local(path: &FilePath, error: &std::io::Error) -> StoreError {
-    StoreError::Unavailable(format!("{}: {error}", path.display()))
+    StoreError::Damaged(format!("{}: {error}", path.display()))
 }
 
 /// Writes the file's content under the name and compares what stands there then. Gives its size.

@@ -114,7 +114,8 @@ fn request(first: u64, count: u64) -> Request {
 
 fn noise(trace: u64, at: u64) -> u8 {
     let mixed = (trace << 16 ^ at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    u8::try_from((mixed >> 40) % 26).unwrap()
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    u8::try_from((mixed ^ (mixed >> 27)) % 26).unwrap()
 }
 
 /// Seals one segment with so many traces.

@@ -77,7 +77,7 @@ fn read(section: &mut Section<'_>, retention: Duration) -> Option<ColdConfig> {
     let (millis, seconds) = (Duration::from_millis, Duration::from_secs);
     let config = ColdConfig {
         url: String::new(),
-        after: section.within("after", DAY * 2, seconds(60)..=DAY * 3_650),
+        after: section.within("after", DAY * 2, seconds(1)..=DAY * 3_650),
         every: section.within("every", seconds(600), seconds(1)..=DAY),
         endpoint: section.optional("endpoint"),
         bucket_region: section.optional("region"),
