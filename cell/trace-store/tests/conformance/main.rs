@@ -21,6 +21,8 @@ mod failing_disk;
 mod files;
 mod fixture;
 mod golden;
+#[cfg(feature = "object-storage")]
+mod golden_cold;
 mod harness;
 mod kills;
 mod metrics;
