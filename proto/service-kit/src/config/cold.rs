@@ -184,10 +184,10 @@ mod tests {
 
     fn parsed(text: &str) -> Result<CellConfig, Vec<(u64, String)>> {
         match parse("c.yaml", &format!("kind: cell\nregion: eu\n{text}")) {
-            Ok(parsed) => match parsed.config {
-                Config::Cell(config) => Ok(*config),
-                other => panic!("{other:?}"),
-            },
+            Ok(parsed) => {
+                let Config::Cell(config) = parsed.config else { panic!("not a cell") };
+                Ok(*config)
+            }
             Err(faults) => {
                 Err(faults.list().iter().map(|fault| (fault.line, fault.to_string())).collect())
             }
