@@ -44,6 +44,7 @@ pub(crate) async fn set_up(config: &CellConfig) -> anyhow::Result<Vec<SetUp>> {
     feature = "cassandra",
     feature = "elasticsearch",
     feature = "clickhouse",
+    feature = "object-storage",
     feature = "redis"
 )))]
 pub(super) fn lacking(key: &str, feature: &str) -> anyhow::Error {

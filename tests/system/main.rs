@@ -9,6 +9,7 @@
     reason = "a test of processes reads real clocks and says its seed; one that panics has failed"
 )]
 
+mod cold;
 mod crash;
 mod demo;
 mod edges;

@@ -52,6 +52,8 @@ struct Cell {
     log_end: AtomicU64,
     is_log_closed: AtomicBool,
     is_uncounted: AtomicBool,
+    /// A part of the store does not answer.
+    is_partly_away: AtomicBool,
     expired_until: Mutex<Option<UnixNanos>>,
     lost: Mutex<Lost>,
 }
@@ -104,7 +106,8 @@ impl TraceReader for Cell {
         }
         let (spans, _, committed, _) = self.split();
         let expired_until = *self.expired_until.lock().unwrap();
-        Ok(TraceRead { spans, covered: cover(committed), is_damaged: false, expired_until })
+        let (is_damaged, is_away) = (false, self.is_partly_away.load(Ordering::SeqCst));
+        Ok(TraceRead { spans, covered: cover(committed), is_damaged, is_away, expired_until })
     }
 
     fn figures(&self) -> StoreFigures {

@@ -5,6 +5,9 @@
 //! the index is gathered on the way (`index_build`, `directory`). The manifest names what there
 //! is. Reading: a trace by id (`read`), a search (`search`), the catalogue (`catalog`).
 //!
+//! Where there is a cold tier, segments move to objects as they age (`cold_moves`); their tables and
+//! indexes stay, and their blocks are read by ranges (`cold_segment`).
+//!
 //! Nothing sealed is ever changed in place; what is damaged is said and never passed over. Readers
 //! take one short lock to see a consistent set of segments and then no lock at all.
 
@@ -13,6 +16,8 @@ mod block_encode;
 mod bloom;
 mod cache;
 mod catalog;
+mod cold_moves;
+mod cold_segment;
 mod column;
 mod commit;
 mod config;
@@ -51,5 +56,6 @@ mod template;
 mod texts;
 mod tokens;
 
+pub use cold_segment::ColdTier;
 pub use config::EmbeddedStoreConfig;
 pub use store::EmbeddedStore;

@@ -1,10 +1,12 @@
 //! The ports of the stores, one file each, and the error that they share.
 
+mod cold_objects;
 mod metrics_store;
 mod search;
 mod spans;
 mod status;
 
+pub use cold_objects::{ColdObjects, ObjectFound};
 pub use metrics_store::{
     EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
 };

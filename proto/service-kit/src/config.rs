@@ -5,6 +5,7 @@
 //! never accept a key that nothing reads.
 
 pub mod cell;
+pub mod cold;
 pub mod effective;
 pub mod engines;
 pub mod fault;

@@ -261,6 +261,7 @@ impl TraceReader for CassandraStore {
             spans: Vec::new(),
             covered,
             is_damaged: false,
+            is_away: false,
             expired_until: self.expired_until(),
         };
         let Some(mut pages) = self.pages(tenant, trace_id).await? else { return Ok(read) };

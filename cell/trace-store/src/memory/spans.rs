@@ -145,7 +145,7 @@ impl TraceReader for MemoryStore {
         let spans = state.traces.get(&(tenant.clone(), trace_id));
         let spans = spans.map(|spans| spans.iter().cloned().collect()).unwrap_or_default();
         let covered = state.covered.clone();
-        Ok(TraceRead { spans, covered, is_damaged: false, expired_until: None })
+        Ok(TraceRead { spans, covered, is_damaged: false, is_away: false, expired_until: None })
     }
 
     fn figures(&self) -> StoreFigures {

@@ -17,6 +17,9 @@ pub struct TraceRead {
     pub covered: Coverage,
     /// A file that may hold a part could not be read.
     pub is_damaged: bool,
+    /// A part of the store that may hold a part of the trace does not answer for now: cold spans whose
+    /// objects are away. The spans are those of the rest.
+    pub is_away: bool,
     /// Retention has removed spans: those that the log appended at or before this time may be gone,
     /// though `covered` reaches over them. `None`: it has removed nothing yet.
     pub expired_until: Option<UnixNanos>,

@@ -16,12 +16,12 @@ use trace_store::{
 use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
 use crate::harness::{equals, query, small_config, tag};
 
-fn golden(version: &str) -> PathBuf {
+pub(crate) fn golden(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)
 }
 
 /// Spans with everything that a format has a part for.
-fn requests() -> Vec<Request> {
+pub(crate) fn requests() -> Vec<Request> {
     let mut rich = span(1, 1, "GET /cart");
     rich.parent_span_id = 1_u64.to_be_bytes().to_vec();
     rich.trace_state = "ot=th:8".to_owned();
@@ -83,7 +83,7 @@ async fn write_2(directory: &Path) {
 const HOUR_NANOS: u64 = 3_600 * 1_000_000_000;
 
 /// A copy to open: opening locks, and may tidy.
-fn copy_of(version: &str) -> tempfile::TempDir {
+pub(crate) fn copy_of(version: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden(version)).unwrap() {
         let path = entry.unwrap().path();
@@ -174,7 +174,7 @@ async fn what_is_written_today_is_of_the_golden_versions() {
     }
 }
 
-fn compare(version: &str, directory: &Path) {
+pub(crate) fn compare(version: &str, directory: &Path) {
     let names = |directory: &Path| {
         let entries = std::fs::read_dir(directory).unwrap();
         let mut names: Vec<_> =

@@ -157,6 +157,10 @@ pub(crate) fn files_with(directory: &Path, needle: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, needle));
+            continue;
+        }
         let bytes = std::fs::read(&path).unwrap();
         let frames = (0..bytes.len())
             .filter(|at| bytes[*at..].starts_with(&[0x28, 0xb5, 0x2f, 0xfd]))

@@ -23,6 +23,9 @@
 mod assembled;
 mod cassandra;
 mod clickhouse;
+#[cfg(feature = "object-storage")]
+#[path = "../conformance/cold_store.rs"]
+mod cold_store;
 #[path = "../conformance/differential.rs"]
 mod differential;
 #[cfg(feature = "elasticsearch")]
@@ -33,6 +36,8 @@ mod fixture;
 mod harness;
 #[path = "../conformance/metrics.rs"]
 mod metrics;
+#[cfg(feature = "object-storage")]
+mod objects;
 #[path = "../conformance/suite.rs"]
 mod suite;
 #[path = "../conformance/workload.rs"]
