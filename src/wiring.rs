@@ -8,6 +8,7 @@ mod cell;
 mod claim;
 mod engines;
 mod feed;
+pub(crate) mod figures;
 mod gateway;
 mod groups;
 mod house;

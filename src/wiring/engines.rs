@@ -89,17 +89,24 @@ pub(super) mod kafka {
         })
     }
 
-    pub(super) async fn set_up(
+    /// How the cell's topics are to be.
+    pub(in crate::wiring) fn topics(
         config: &CellConfig,
         kafka: &raw::KafkaConfig,
-    ) -> anyhow::Result<Vec<SetUp>> {
-        let topics = TopicSettings {
+    ) -> TopicSettings {
+        TopicSettings {
             partitions: kafka.partitions,
             replication: kafka.replication,
             retention: config.log.retention,
             ..TopicSettings::default()
-        };
-        let made = KafkaLog::init(&settings(config, kafka)?, &topics).await;
+        }
+    }
+
+    pub(super) async fn set_up(
+        config: &CellConfig,
+        kafka: &raw::KafkaConfig,
+    ) -> anyhow::Result<Vec<SetUp>> {
+        let made = KafkaLog::init(&settings(config, kafka)?, &topics(config, kafka)).await;
         let made = made.context("setting Kafka's topics up")?;
         let report = |topic: span_log::kafka::TopicReport| {
             let is_different = !topic.differences.is_empty();

@@ -15,6 +15,7 @@ mod core;
 mod ends;
 mod envelope;
 mod error;
+mod figures;
 mod group_offsets;
 mod identity;
 mod identity_text;
@@ -66,6 +67,7 @@ use crate::port::{
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
 pub use self::error::KafkaOpenError;
+pub use self::figures::{GroupFigures, KafkaFigures, TopicFigures, figures};
 pub use self::init::{TopicReport, TopicSettings};
 
 /// An open log. Close it with [`SpanLog::close`], which brings appends and commits to the brokers;

@@ -10,6 +10,7 @@
 //! | writing | `plan` `batches` `rows` `entries` `announce` `overflow` `write` `progress` |
 //! | reading | `read` `question` `hours` `gather` `search` `catalog` |
 //! | erasing | `erased` `erase` |
+//! | how the nodes are | `figures` |
 
 mod announce;
 mod batches;
@@ -20,6 +21,7 @@ mod entries;
 mod erase;
 mod erased;
 mod fault;
+mod figures;
 mod gather;
 mod hours;
 mod init;
@@ -39,5 +41,6 @@ mod store;
 mod write;
 
 pub use config::{CassandraConfig, CassandraConsistency, CassandraCredentials, CassandraTls};
+pub use figures::{CassandraFigures, CassandraNodeFigures, LocalFigures, figures};
 pub use read::{TracePage, TracePages};
 pub use store::CassandraStore;

@@ -1,6 +1,7 @@
 //! Apache Kafka: the port's laws, and what is Kafka's own.
 
 mod cluster;
+mod figures;
 mod groups;
 mod ledger;
 mod lost;
