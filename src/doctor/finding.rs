@@ -253,6 +253,8 @@ pub(crate) fn words(value: f64, unit: Unit) -> String {
         Unit::Ratio => format!("{} %", short(value * 100.0)),
         Unit::Bytes => bytes(value as u64),
         Unit::Count => short(value),
+        Unit::Seconds if value == 0.0 => "0 s".to_owned(),
+        Unit::Seconds if value >= 7_200.0 => format!("{} h", short(value / 3_600.0)),
         Unit::Seconds if value >= 120.0 => format!("{} min", short(value / 60.0)),
         Unit::Seconds => duration((value * 1e9) as u64),
     }

@@ -148,8 +148,10 @@ impl Asked<'_> {
     }
 
     async fn p99(&self, table: &str) -> Result<Option<Duration>, StoreError> {
-        let millis = worst(&self.table(table, "p99th_ms").await?);
-        Ok(millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1_000.0).ok()))
+        // The column says milliseconds and holds seconds: the server's timers count microseconds, and
+        // the view takes them for nanoseconds (Cassandra 5.0, `LatencyTableMetric`).
+        let seconds = worst(&self.table(table, "p99th_ms").await?);
+        Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
     }
 
     /// Rows of a histogram by table, of our keyspace.
