@@ -95,7 +95,7 @@ const MIB: f64 = 1_048_576.0;
 
 /// A limit of the guide: to act at, and from nine tenths of it on to look at.
 const fn up_to(edge: f64) -> (Option<Edge>, Option<Edge>) {
-    (Some(Edge::Above(edge * 0.9)), Some(Edge::Above(edge)))
+    (Some(Edge::Above(edge / 10.0 * 9.0)), Some(Edge::Above(edge)))
 }
 
 const fn limit(
