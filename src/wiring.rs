@@ -9,6 +9,7 @@ mod claim;
 mod engines;
 mod feed;
 mod foreign;
+pub(crate) mod figures;
 mod gateway;
 mod groups;
 mod house;

@@ -4,7 +4,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Text from outside as it may be shown: no control characters, so that a span's name cannot move
 /// the cursor or change the terminal.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let fits = |character: char| !character.is_control() && !is_bidi_control(character);
     text.chars().map(|character| if fits(character) { character } else { '\u{fffd}' }).collect()
 }

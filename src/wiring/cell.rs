@@ -70,6 +70,7 @@ pub(crate) async fn start_cell(
         let running = (&mut endpoints, &lag, &mut publishing, stepped_over);
         run(&config, role, keepers, running, &mut context, &stages).await?;
     }
+    crate::doctor::watch(&config, role, &mut context.registry, &stages.house);
     metrics.show(context.registry);
     endpoints.push(("admin", admin));
     ready.pass();

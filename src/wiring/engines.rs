@@ -90,7 +90,7 @@ pub(super) mod kafka {
         })
     }
 
-    /// The topics as they are to be.
+    /// How the cell's topics are to be.
     pub(in crate::wiring) fn topics(
         config: &CellConfig,
         kafka: &raw::KafkaConfig,

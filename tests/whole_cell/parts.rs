@@ -174,6 +174,17 @@ impl Parts {
         assert!(made.status.success(), "{made:?}");
     }
 
+    /// What `farspan doctor` finds of the engines, with the file of the first ingester.
+    pub(crate) fn doctor(&self) -> serde_json::Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
+        let only = ["--json", "--only", "cell,kafka,cassandra,elasticsearch,clickhouse"];
+        command.args(["doctor", "--config", &self.file("cell2")]).args(only);
+        let output = command.output().unwrap();
+        // The disks of a machine of tests may be full.
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     async fn wait_until_ready(&self, admin: u16) {
         let url = format!("http://127.0.0.1:{admin}/readyz");
         eventually("a process is ready", STARTUP, || async {

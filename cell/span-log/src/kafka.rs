@@ -16,6 +16,7 @@ mod ends;
 mod envelope;
 mod error;
 mod foreign;
+mod figures;
 mod group_offsets;
 mod identity;
 mod identity_text;
@@ -69,6 +70,7 @@ use crate::port::{
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
 pub use self::error::KafkaOpenError;
 pub use self::foreign::{ForeignLimits, ForeignTopics, KafkaForeign};
+pub use self::figures::{GroupFigures, KafkaFigures, TopicFigures, figures};
 pub use self::init::{TopicReport, TopicSettings};
 
 /// An open log. Close it with [`SpanLog::close`], which brings appends and commits to the brokers;

@@ -11,6 +11,7 @@
 //! | reading | `read` `question` `hours` `gather` `search` `catalog` |
 //! | erasing | `erased` `erase` |
 //! | operating | `upkeep` |
+//! | how the nodes are | `figures` |
 
 mod announce;
 mod batches;
@@ -21,6 +22,7 @@ mod entries;
 mod erase;
 mod erased;
 mod fault;
+mod figures;
 mod gather;
 mod hours;
 mod init;
@@ -41,6 +43,7 @@ mod upkeep;
 mod write;
 
 pub use config::{CassandraConfig, CassandraConsistency, CassandraCredentials, CassandraTls};
+pub use figures::{CassandraFigures, CassandraNodeFigures, LocalFigures, figures};
 pub use read::{TracePage, TracePages};
 pub use schema::SCHEMA;
 pub use store::CassandraStore;

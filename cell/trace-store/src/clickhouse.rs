@@ -12,6 +12,7 @@ mod block;
 mod client;
 mod config;
 mod error;
+mod figures;
 mod metrics;
 mod row_binary;
 mod schema;
@@ -22,6 +23,9 @@ mod table;
 mod tables;
 
 pub use config::{ClickhouseConfig, StorageTiers};
+pub use figures::{
+    ClickhouseFigures, DiskFigures, Latency, MutationFigures, ReplicaFigures, figures,
+};
 pub use metrics::ClickhouseMetricsStore;
 pub use schema::{SCHEMA, SCHEMA_VERSION, ddl, init, migrate, schema_version};
 pub use spans::ClickhouseSpans;

@@ -19,6 +19,7 @@ mod document;
 mod encode;
 mod erase;
 mod expunge;
+mod figures;
 mod hits;
 mod identity;
 mod json;
@@ -38,5 +39,6 @@ mod tombstones;
 mod upkeep;
 
 pub use config::{ElasticsearchConfig, EngineCredentials, Lifecycle};
+pub use figures::{ElasticsearchFigures, PoolFigures, SearchNodeFigures, ShardFigures, figures};
 pub use store::ElasticsearchStore;
 pub use templates::{EngineInfo, InitReport, SCHEMA};

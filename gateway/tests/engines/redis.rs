@@ -1,6 +1,7 @@
 //! Redis: both suites, alone and behind the local cache, and its absence.
 
 mod away;
+mod figures;
 mod invalidation;
 mod limit;
 mod server;

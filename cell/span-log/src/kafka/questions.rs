@@ -23,6 +23,8 @@ pub(crate) struct TopicShape {
     pub(crate) leaders: Vec<i32>,
     /// Replicas of its partitions, at least.
     pub(crate) replicas: usize,
+    /// Of each partition, in no order: replicas in sync, and all.
+    pub(crate) in_sync: Vec<(usize, usize)>,
 }
 
 /// Asks the brokers.
@@ -56,12 +58,15 @@ impl Questions {
         leaders.sort_unstable();
         let leaders = leaders.into_iter().map(|(_, leader)| leader).collect();
         let replicas = topic.partitions().iter().map(|one| one.replicas().len()).min().unwrap_or(0);
-        Ok(Some(TopicShape { leaders, replicas }))
+        let in_sync = topic.partitions().iter();
+        let in_sync = in_sync.map(|one| (one.isr().len(), one.replicas().len())).collect();
+        Ok(Some(TopicShape { leaders, replicas, in_sync }))
     }
 
-    /// How many brokers the cluster has.
-    pub(crate) fn brokers(&self) -> Result<usize, KafkaError> {
-        Ok(self.consumer.fetch_metadata(None, self.timeout)?.brokers().len())
+    /// The hosts of the brokers that the cluster has.
+    pub(crate) fn brokers(&self) -> Result<Vec<String>, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(None, self.timeout)?;
+        Ok(metadata.brokers().iter().map(|broker| broker.host().to_owned()).collect())
     }
 
     /// For each of these partitions the offset that answers to `at`: `Offset::End`,

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod foreign;
+mod figures;
 mod groups;
 mod ledger;
 mod lost;

@@ -80,7 +80,7 @@ where
     Ok(rows.filter_map(Result::ok).collect())
 }
 
-async fn dialect(session: &Session) -> Result<Dialect, StoreError> {
+pub(super) async fn dialect(session: &Session) -> Result<Dialect, StoreError> {
     let text = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = 'system' \
                 AND table_name = 'scylla_local'";
     let found = rows::<(String,)>(session, text.to_owned(), &[]).await;

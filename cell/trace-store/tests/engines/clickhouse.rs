@@ -17,6 +17,7 @@ use crate::metrics::Bench;
 mod agreement;
 mod crashes;
 mod faults;
+mod figures;
 mod proxy;
 mod schema;
 mod span_runs;

@@ -3,6 +3,7 @@
 
 mod documents;
 mod engine;
+mod figures;
 mod hostile;
 mod kills;
 mod schema;
