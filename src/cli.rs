@@ -6,6 +6,7 @@ mod config;
 mod dead_letters;
 pub(crate) mod failure;
 pub(crate) mod gateway_client;
+mod needed;
 mod otlp_json;
 pub(crate) mod output;
 mod regions;

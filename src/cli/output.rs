@@ -26,6 +26,8 @@ pub(crate) struct Output {
     writer: Box<dyn Write + Send>,
     /// Columns.
     pub(crate) width: usize,
+    /// Whether the columns were asked for.
+    pub(crate) is_width_given: bool,
     /// Whether the answer is wanted as JSON.
     pub(crate) is_json: bool,
     /// Whether a person watches.
@@ -43,6 +45,7 @@ impl Output {
         Self {
             writer: Box::new(stdout),
             width: width.or(measured).unwrap_or(WIDTH_DEFAULT).max(WIDTH_MIN),
+            is_width_given: width.is_some(),
             is_json,
             is_terminal,
             is_colored: match color {
@@ -60,6 +63,7 @@ impl Output {
         let output = Self {
             writer: Box::new(buffer.clone()),
             width: WIDTH_DEFAULT,
+            is_width_given: false,
             is_json,
             is_terminal: false,
             is_colored: false,

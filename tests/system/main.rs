@@ -11,6 +11,7 @@
 
 mod crash;
 mod demo;
+mod descriptors;
 mod edges;
 mod federation;
 mod fixture;
