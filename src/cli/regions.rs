@@ -71,17 +71,12 @@ pub(super) async fn run(client: &GatewayClient, output: &mut Output) -> Result<O
         regions.regions.iter().map(|region| row(region, &regions.gateway_region)).collect();
     let head = ["REGION", "HEALTH", "INDEX", "INDEX LAG", "WATERMARK", "INDEX KEEPS", "LOG LAG"];
     let paint = output.paint();
-    for (index, line) in table(&head, &rows, columns(output)).into_iter().enumerate() {
+    for (index, line) in table(&head, &rows, output.cut_at).into_iter().enumerate() {
         let state = index.checked_sub(1).and_then(|index| regions.regions.get(index));
         let is_bad = state.is_some_and(|state| !state.is_healthy || state.is_index_refused);
         output.line(&if is_bad { paint.bad(&line) } else { line })?;
     }
     Ok(Outcome::Done)
-}
-
-/// Lines are cut for a person's terminal, or where a width was asked for; what a pipe takes is whole.
-fn columns(output: &Output) -> usize {
-    if output.is_terminal || output.is_width_given { output.width } else { usize::MAX }
 }
 
 fn row(region: &RegionState, own: &str) -> Vec<String> {
@@ -168,14 +163,6 @@ mod tests {
             {"group":"h","lagRecords":3,"lagMillis":40,"failingMillis":180000}]}"#;
         let region: RegionState = serde_json::from_str(json).unwrap();
         assert_eq!(row(&region, "b")[6], "g 3 (40.0 ms), h 3 (40.0 ms, failing for 3 min)");
-    }
-
-    #[test]
-    fn what_a_pipe_takes_is_not_cut() {
-        let (mut output, _) = Output::to_buffer(false);
-        assert_eq!(columns(&output), usize::MAX);
-        output.is_width_given = true;
-        assert_eq!(columns(&output), output.width);
     }
 
     #[test]
