@@ -7,6 +7,7 @@ mod dead_letters;
 mod doctor;
 pub(crate) mod failure;
 pub(crate) mod gateway_client;
+mod needed;
 mod otlp_json;
 pub(crate) mod output;
 mod regions;

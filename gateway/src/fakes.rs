@@ -314,6 +314,7 @@ impl CellClient for FakeCell {
                     records: 3,
                     age_millis: 40,
                     dead_letters: 0,
+                    failing_millis: 0,
                 }],
                 ..v1::GetCellStatusResponse::default()
             }),

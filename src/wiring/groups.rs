@@ -58,8 +58,9 @@ pub(super) async fn start(
     let parts = IngesterParts { runner, groups };
     let service = IngesterService::start(&stage.tracker, &stage.stopping, parts).await?;
     for group in service.groups().to_vec() {
-        let service = service.clone();
-        context.readiness.probe(group.0, move || service.check(group));
+        let (checked, warned) = (service.clone(), service.clone());
+        context.readiness.probe(group.0, move || checked.check(group));
+        context.readiness.warn(group.0, move || warned.warning(group));
     }
     Ok(Groups { publishing, calls, retries })
 }

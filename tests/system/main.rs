@@ -12,6 +12,7 @@
 mod cold;
 mod crash;
 mod demo;
+mod descriptors;
 mod edges;
 mod federation;
 mod fixture;

@@ -235,7 +235,7 @@ impl ConsumerRunner {
         match ticked {
             Ok(()) => {
                 if self.tick_backoff.tries() > 0 {
-                    self.desk.failing = None;
+                    self.desk.note_success();
                 }
                 self.tick_backoff.succeed();
                 self.commit().await;
@@ -358,6 +358,10 @@ impl ConsumerRunner {
         }
         lag.partitions = self.readers.len();
         lag.retrying = self.desk.failing.clone();
+        let failing = self.desk.failing_for();
+        lag.failing_ms = u64::try_from(failing.as_millis()).unwrap_or(u64::MAX);
+        let failing_seconds = parts.metrics.failing_seconds.get_or_create(&self.group.into());
+        failing_seconds.set(failing.as_secs_f64());
         let label = GroupLabel::from(self.group);
         let records = i64::try_from(lag.records).unwrap_or(i64::MAX);
         parts.metrics.lag_records.get_or_create(&label).set(records);

@@ -264,6 +264,7 @@ impl Querier {
             records: lag.records,
             age_millis: lag.age_millis,
             dead_letters: lag.dead_letters,
+            failing_millis: lag.failing_millis,
         });
         let response = v1::GetCellStatusResponse {
             region: self.region_name(),

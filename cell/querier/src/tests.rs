@@ -196,8 +196,13 @@ impl MetricsStore for Cell {
 #[async_trait]
 impl CellStatus for Cell {
     async fn log_status(&self) -> Result<LogStatus, PortError> {
-        let lag =
-            GroupLag { group: "storage-writer".into(), records: 2, age_millis: 3, dead_letters: 4 };
+        let lag = GroupLag {
+            group: "storage-writer".into(),
+            records: 2,
+            age_millis: 3,
+            dead_letters: 4,
+            failing_millis: 5,
+        };
         Ok(LogStatus { log_end: cover(6), groups: vec![lag] })
     }
 
@@ -583,6 +588,7 @@ async fn the_status_shows_the_log_and_the_lag_of_each_group() {
     assert_eq!(status.region, "eu");
     assert_eq!(Coverage::from(status.log_end.unwrap()), cover(6));
     assert_eq!((status.groups[0].records, status.groups[0].dead_letters), (2, 4));
+    assert_eq!(status.groups[0].failing_millis, 5);
     assert_eq!((status.spans_stored, status.now_unix_nano), (7, 99));
     let nobody = querier.get_cell_status(Request::new(v1::GetCellStatusRequest::default())).await;
     assert_eq!(nobody.err().unwrap().code(), Code::Unauthenticated);

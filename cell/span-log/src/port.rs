@@ -186,6 +186,9 @@ pub enum LogError {
     /// log tries by itself.
     #[error("the span log's disk failed: {0}")]
     Disk(String),
+    /// The process may open no more files. Nothing of the batch is acknowledged. Passes.
+    #[error("the span log needs a file, and the process has too many open")]
+    NoDescriptors,
     /// Whoever keeps the log (brokers) cannot be reached or did not answer in time. Nothing of the
     /// batch is acknowledged. Passes.
     #[error("the span log is not available: {0}")]
@@ -223,9 +226,12 @@ impl LogError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Full | Self::Overloaded | Self::Disk(_) | Self::Unavailable(_) | Self::Closed => {
-                true
-            }
+            Self::Full
+            | Self::Overloaded
+            | Self::Disk(_)
+            | Self::NoDescriptors
+            | Self::Unavailable(_)
+            | Self::Closed => true,
             Self::TooLarge { .. }
             | Self::Expired { .. }
             | Self::NoPartition(_)

@@ -30,6 +30,8 @@ pub(super) struct Desk {
     pub(super) parts: RunnerParts,
     /// The last error, while it is retried.
     pub(super) failing: Option<String>,
+    /// Since when it is, on the monotonic clock.
+    failing_since: Option<Duration>,
 }
 
 /// Tries after which a failing group is worth a person's look, logged once.
@@ -37,7 +39,7 @@ const TRIES_UNTIL_WARNING: u32 = 5;
 
 impl Desk {
     pub(super) const fn new(handler: Box<dyn GroupHandler>, parts: RunnerParts) -> Self {
-        Self { handler, parts, failing: None }
+        Self { handler, parts, failing: None, failing_since: None }
     }
 
     pub(super) fn monotonic(&self) -> Duration {
@@ -53,7 +55,7 @@ impl Desk {
         match stepped {
             Ok(step) => {
                 if reader.backoff.tries() > 0 {
-                    self.failing = None;
+                    self.note_success();
                 }
                 reader.backoff.succeed();
                 step
@@ -120,6 +122,7 @@ impl Desk {
                 error @ (LogError::Full
                 | LogError::Overloaded
                 | LogError::Disk(_)
+                | LogError::NoDescriptors
                 | LogError::Unavailable(_)
                 | LogError::Closed
                 | LogError::TooLarge { .. }
@@ -245,11 +248,23 @@ impl Desk {
         self.handler.tick(now, log_end, is_closing).await
     }
 
+    /// What failed goes well again.
+    pub(super) fn note_success(&mut self) {
+        (self.failing, self.failing_since) = (None, None);
+    }
+
+    /// How long the group has been failing; zero where it is not.
+    pub(super) fn failing_for(&self) -> Duration {
+        self.failing_since.map_or(Duration::ZERO, |since| self.monotonic().saturating_sub(since))
+    }
+
     /// Counts a failure; the log hears of it when it lasts.
     pub(super) fn note_retry(&mut self, what: &'static str, error: &HandleError, tries: u32) {
         let group = self.handler.group();
         self.parts.metrics.retries.get_or_create(&group.into()).inc();
         self.failing = Some(format!("cannot {what}: {error}"));
+        let now = self.monotonic();
+        self.failing_since.get_or_insert(now);
         if tries == TRIES_UNTIL_WARNING {
             tracing::warn!(%group, %error, what, "a consumer group keeps failing and lags");
         }
