@@ -2,7 +2,7 @@
 //!
 //! Writing: batches wait in memory (`pending`), are sealed into a segment (`seal`,
 //! `segment_write`) whose blocks keep spans column by column (`template`, `block_encode`), and
-//! the index is gathered on the way (`index_build`, `directory`). The manifest names what there
+//! the index is gathered on the way (`index_build`, `catalog_build`, `directory`). The manifest names what there
 //! is. Reading: a trace by id (`read`), a search (`search`), the catalogue (`catalog`).
 //!
 //! Nothing sealed is ever changed in place; what is damaged is said and never passed over. Readers
@@ -13,6 +13,8 @@ mod block_encode;
 mod bloom;
 mod cache;
 mod catalog;
+mod catalog_build;
+mod catalog_read;
 mod column;
 mod commit;
 mod config;

@@ -42,7 +42,7 @@ pub use metrics::ClickhouseSpansMetrics;
 pub use metrics::SearchEngineMetrics;
 pub use metrics::{QuestionMetrics, StoreMetrics};
 pub use port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,
+    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore, NameList,
     Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
     StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
 };

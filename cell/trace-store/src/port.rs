@@ -1,12 +1,15 @@
 //! The ports of the stores, one file each, and the error that they share.
 
 mod metrics_store;
+mod names;
 mod search;
 mod spans;
 
 pub use metrics_store::{
     EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
 };
+pub(crate) use names::NamesFound;
+pub use names::{NAME_BYTES_MAX, NAMES_MAX, NameList};
 pub use search::{Operation, SearchAnswer, SearchIndexer, ServiceCatalog, TraceSearch};
 pub use spans::{Eraser, ErasureReceipt, SpanWriter, StoreFigures, TraceRead, TraceReader};
 
