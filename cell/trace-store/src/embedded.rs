@@ -2,7 +2,7 @@
 //!
 //! Writing: batches wait in memory (`pending`), are sealed into a segment (`seal`,
 //! `segment_write`) whose blocks keep spans column by column (`template`, `block_encode`), and
-//! the index is gathered on the way (`index_build`, `directory`). The manifest names what there
+//! the index is gathered on the way (`index_build`, `catalog_build`, `directory`). The manifest names what there
 //! is. Reading: a trace by id (`read`), a search (`search`), the catalogue (`catalog`).
 //!
 //! Where there is a cold tier, segments move to objects as they age (`cold_moves`); their tables and
@@ -16,6 +16,8 @@ mod block_encode;
 mod bloom;
 mod cache;
 mod catalog;
+mod catalog_build;
+mod catalog_read;
 mod cold_moves;
 mod cold_segment;
 mod column;

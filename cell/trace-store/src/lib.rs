@@ -49,8 +49,8 @@ pub use metrics::{ColdMetrics, QuestionMetrics, StoreMetrics};
 pub use migration::{Migration, MigrationReport, Schema};
 pub use port::{
     ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta,
-    MetricsStore, ObjectFound, Operation, PartSize, RedKey, RedQuery, RedRow, SearchAnswer,
-    SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures, StoreStatus, TraceRead,
-    TraceReader, TraceSearch,
+    MetricsStore, NameList, ObjectFound, Operation, PartSize, RedKey, RedQuery, RedRow,
+    SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures, StoreStatus,
+    TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;

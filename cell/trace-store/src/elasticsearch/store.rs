@@ -14,8 +14,8 @@ use super::state::State;
 use super::templates::{self, EngineInfo, InitReport};
 use crate::metrics::SearchEngineMetrics;
 use crate::port::{
-    Eraser, ErasureReceipt, Operation, SearchAnswer, SearchIndexer, ServiceCatalog, StoreError,
-    TraceSearch,
+    Eraser, ErasureReceipt, NameList, Operation, SearchAnswer, SearchIndexer, ServiceCatalog,
+    StoreError, TraceSearch,
 };
 
 /// Search, catalogue and erasure on Elasticsearch or OpenSearch. Cheap to share; any number of
@@ -137,7 +137,7 @@ impl ServiceCatalog for ElasticsearchStore {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<NameList<Arc<str>>, StoreError> {
         self.list_services(tenant, range).await
     }
 
@@ -146,7 +146,7 @@ impl ServiceCatalog for ElasticsearchStore {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         self.list_operations(tenant, service, range).await
     }
 

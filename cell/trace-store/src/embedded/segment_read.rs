@@ -35,6 +35,14 @@ pub(crate) struct Segment {
     far: Option<FarBlocks>,
 }
 
+/// What lists say of a tenant in a segment ([`super::catalog_read`] reads it).
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub(crate) bytes: Arc<Vec<u8>>,
+    /// It has more services than are kept.
+    pub(crate) is_cut: bool,
+}
+
 impl Segment {
     pub(crate) fn open(id: u64, path: &Path) -> Result<Self, StoreError> {
         let (file, footer) = SealedFile::open::<SegmentFooter>(path, SEGMENT_FORMAT)?;
@@ -217,6 +225,25 @@ impl Segment {
         }
         cache.insert(PartOf::Directory(self.id), Cached::Directory(Arc::clone(&directory)));
         Ok(directory)
+    }
+
+    /// The names of the tenant at a place, unless the index is of a version that has none.
+    pub(crate) fn names(
+        &self,
+        index: &IndexFile,
+        tenant: u32,
+        cache: &SegmentCache,
+    ) -> Result<Option<Names>, StoreError> {
+        let Some(sections) = &index.footer.names else { return Ok(None) };
+        let section = sections.get(tenant as usize);
+        let section = section.ok_or_else(|| self.damaged(&"an index without a tenant"))?;
+        let (part, is_cut) = (PartOf::Names(self.id, tenant), section.is_cut);
+        if let Some(Cached::Names(bytes)) = cache.get(&part) {
+            return Ok(Some(Names { bytes, is_cut }));
+        }
+        let bytes = Arc::new(index.names(section)?);
+        cache.insert(part, Cached::Names(Arc::clone(&bytes)));
+        Ok(Some(Names { bytes, is_cut }))
     }
 
     /// The spans of a trace in this segment.

@@ -15,8 +15,8 @@ use super::{catalog, cold_moves, commit, erase, index_repair, maintain, open, re
 use crate::disk::{Disk, LocalDisk};
 use crate::metrics::StoreMetrics;
 use crate::port::{
-    Eraser, ErasureReceipt, Operation, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
-    StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
+    Eraser, ErasureReceipt, NameList, Operation, SearchAnswer, SearchIndexer, ServiceCatalog,
+    SpanWriter, StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
 };
 use crate::questions::{GoOn, Questions};
 
@@ -244,7 +244,7 @@ impl ServiceCatalog for EmbeddedStore {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<NameList<Arc<str>>, StoreError> {
         let (state, tenant) = (Arc::clone(&self.state), tenant.clone());
         self.searches.ask(move |go_on| catalog::services(&state, &tenant, range, go_on)).await
     }
@@ -254,7 +254,7 @@ impl ServiceCatalog for EmbeddedStore {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         let (state, tenant) = (Arc::clone(&self.state), tenant.clone());
         let service = service.to_owned();
         let list =

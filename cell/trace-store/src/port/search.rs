@@ -8,7 +8,7 @@ use proto::LoggedBatch;
 use trace_model::query::SearchStats;
 use trace_model::{Coverage, SearchQuery, SpanKind, TenantId, TimeRange, TraceMatch, UnixNanos};
 
-use super::StoreError;
+use super::{NameList, StoreError};
 
 /// What a search found.
 #[derive(Clone, Debug)]
@@ -78,6 +78,9 @@ pub struct Operation {
 }
 
 /// Which services and operations there are.
+///
+/// A list that lacks some is cut and says so ([`NameList::is_cut`]), whether the answer would have been
+/// too long or the store did not keep every name. What one tenant sends cuts no other tenant's list.
 #[async_trait]
 pub trait ServiceCatalog: Send + Sync + fmt::Debug {
     /// Services with a span placed in the range (bucket-exact: 10 minutes), in order.
@@ -85,16 +88,16 @@ pub trait ServiceCatalog: Send + Sync + fmt::Debug {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError>;
+    ) -> Result<NameList<Arc<str>>, StoreError>;
 
-    /// Operations of a service with a span placed in the range, in order; bounded by the adapter
-    /// (at least 10,000 a service).
+    /// Operations of a service with a span placed in the range, in order. An adapter keeps at least
+    /// 10,000 a service.
     async fn operations(
         &self,
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError>;
+    ) -> Result<NameList<Operation>, StoreError>;
 
     /// How far the log is in the lists: whoever asks for one afterwards is given all of that.
     async fn listed(&self) -> Result<Coverage, StoreError>;
