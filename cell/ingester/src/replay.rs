@@ -160,7 +160,8 @@ impl Replay {
                 let range = LogRange { partition, first: from, next: first.min(until) };
                 let reason = "no longer kept by the span log".to_owned();
                 let append = self.slots.get(place).map_or(UnixNanos(0), |slot| slot.last_append);
-                let damaged = DamagedRange { range, append_times: (append, append), reason };
+                let damaged =
+                    DamagedRange { range, append_times: (append, append), reason, stranger: None };
                 self.tally.expired(&damaged);
                 self.step_over(place, damaged).await
             }
@@ -196,7 +197,8 @@ impl Replay {
                 Err(HandleError::Poison(reason)) => {
                     let Some(refused) = batches.pop_front() else { break };
                     let (range, time) = (refused.range, refused.append_time);
-                    let damaged = DamagedRange { range, append_times: (time, time), reason };
+                    let damaged =
+                        DamagedRange { range, append_times: (time, time), reason, stranger: None };
                     self.tally.refused(&damaged);
                     self.step_over(place, damaged).await?;
                     chunk = batches.len();

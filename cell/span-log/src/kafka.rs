@@ -15,8 +15,8 @@ mod core;
 mod ends;
 mod envelope;
 mod error;
-mod foreign;
 mod figures;
+mod foreign;
 mod group_offsets;
 mod identity;
 mod identity_text;
@@ -69,8 +69,8 @@ use crate::port::{
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
 pub use self::error::KafkaOpenError;
-pub use self::foreign::{ForeignLimits, ForeignTopics, KafkaForeign};
 pub use self::figures::{GroupFigures, KafkaFigures, TopicFigures, figures};
+pub use self::foreign::{ForeignLimits, ForeignTopics, KafkaForeign};
 pub use self::init::{TopicReport, TopicSettings};
 
 /// An open log. Close it with [`SpanLog::close`], which brings appends and commits to the brokers;

@@ -1,8 +1,8 @@
 //! Apache Kafka: the port's laws, and what is Kafka's own.
 
 mod cluster;
-mod foreign;
 mod figures;
+mod foreign;
 mod groups;
 mod ledger;
 mod lost;

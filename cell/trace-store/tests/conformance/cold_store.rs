@@ -11,9 +11,9 @@ use object_store::path::Path as ObjectPath;
 use proto::LoggedBatch;
 use trace_model::{Clock, Coverage, SearchQuery, TenantId, TimeRange, TraceId, UnixNanos};
 use trace_store::{
-    ColdLimits, ColdTier, EmbeddedStore, Eraser, ErasureReceipt, ObjectStorage, Operation,
-    SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures, TraceRead,
-    TraceReader, TraceSearch,
+    ColdLimits, ColdTier, EmbeddedStore, Eraser, ErasureReceipt, NameList, ObjectStorage,
+    Operation, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures,
+    TraceRead, TraceReader, TraceSearch,
 };
 
 use crate::harness::small_config;
@@ -115,7 +115,7 @@ impl ServiceCatalog for AlwaysCold {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<NameList<Arc<str>>, StoreError> {
         self.0.services(tenant, range).await
     }
 
@@ -124,7 +124,7 @@ impl ServiceCatalog for AlwaysCold {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         self.0.operations(tenant, service, range).await
     }
 
