@@ -31,7 +31,9 @@ mod redis;
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
 use service_kit::config::{CellConfig, GatewayConfig};
 use trace_model::Clock as _;
 
@@ -136,11 +138,17 @@ fn of_gateway(config: &GatewayConfig) -> Vec<Question<'_>> {
 
 /// Asks all at once, and gives the findings in the order of the questions.
 async fn ask(questions: Vec<Question<'_>>) -> Vec<Finding> {
-    let asked = questions.into_iter().map(|Question { part, answer }| async move {
+    let answered = questions.into_iter().map(|Question { part, answer }| async move {
         let answered = tokio::time::timeout(PART_TIMEOUT, answer).await;
         answered.unwrap_or_else(|_| late(part))
     });
-    join_all(asked).await.into_iter().flatten().collect()
+    // As many as there are parts.
+    let mut answered: FuturesOrdered<_> = answered.collect();
+    let mut findings = Vec::new();
+    while let Some(found) = answered.next().await {
+        findings.extend(found);
+    }
+    findings
 }
 
 fn late(part: Part) -> Vec<Finding> {
@@ -168,7 +176,12 @@ fn hosts(config: &CellConfig) -> Vec<String> {
 }
 
 async fn is_any_here(hosts: &[String]) -> bool {
-    join_all(hosts.iter().map(|host| machine::is_here(host))).await.contains(&true)
+    for host in hosts {
+        if machine::is_here(host).await {
+            return true;
+        }
+    }
+    false
 }
 
 /// The date of UTC, as in the names of indices.

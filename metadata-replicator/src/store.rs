@@ -6,6 +6,7 @@
 //! never lets go of a row before it is noted that rows of that time may be missing.
 
 mod batch;
+mod chunk;
 mod files;
 mod framer;
 mod gaps;
@@ -15,6 +16,7 @@ mod part;
 mod records;
 mod segment;
 mod segments;
+mod sieve;
 mod terms;
 
 pub(crate) use framer::Framer;

@@ -221,6 +221,10 @@ async fn counts_take_the_place_of_the_cells(parts: &mut Parts) {
     assert_eq!(counts(&view).await, counts_of_the_cell);
     let swap = ["replay", "--group", "metrics-aggregator", "--into", &view, "--swap"];
     refused(parts, &swap, "running process(es) take part in metrics-aggregator").await;
+    swap_is_done_once_and_counted_on(parts, &view, &swap).await;
+}
+
+async fn swap_is_done_once_and_counted_on(parts: &mut Parts, view: &str, swap: &[&str]) {
     parts.send(5).await;
     until_all_is_stored(parts).await;
     for ingester in 0..2 {
@@ -232,15 +236,15 @@ async fn counts_take_the_place_of_the_cells(parts: &mut Parts) {
     );
     clickhouse(&marked).await;
     // What the cell counts begins earlier now.
-    refused(parts, &swap, "With --yes it is done").await;
-    let output = parts.farspan(&[&swap[..], &["--yes"]].concat()).await;
+    refused(parts, swap, "With --yes it is done").await;
+    let output = parts.farspan(&[swap, &["--yes"]].concat()).await;
     assert_eq!(output.status.code(), Some(0), "{}", words(&output));
     let marks = |database: &str| {
         format!("SELECT count() FROM {database}.red_services WHERE service = 'marked'")
     };
-    let found = [clickhouse(&marks(parts.name())).await, clickhouse(&marks(&view)).await];
+    let found = [clickhouse(&marks(parts.name())).await, clickhouse(&marks(view)).await];
     assert_eq!(found, ["0\n", "1\n"]);
-    refused(parts, &swap, "in use since a swap").await;
+    refused(parts, swap, "in use since a swap").await;
     for ingester in 0..2 {
         parts.start_again(ingester);
     }

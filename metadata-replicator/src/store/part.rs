@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use trace_model::location::Cursor;
 
+use super::chunk::{Damage, RawChunk};
 use super::packed::{Blocks, Body};
 use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Scan, Scanned};
-use super::segments::{Damage, RawChunk};
 use crate::error::ReplicatorError;
 
 /// Distance of the places at which a read can enter a file.

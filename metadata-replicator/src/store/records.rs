@@ -12,11 +12,13 @@ use trace_model::location::{Cursor, Epoch};
 use trace_model::{Contribution, Forgotten, Region, TimeRange, UnixNanos, Watermark};
 
 use super::batch::Batch;
+use super::chunk::Damage;
 use super::framer::{Framer, stamp_of};
 use super::gaps::Gaps;
 use super::loading::{Loading, Words};
 use super::segment::Location;
-use super::segments::{Damage, Segments, Sieve};
+use super::segments::Segments;
+use super::sieve::Sieve;
 use super::terms::Sheet;
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, Terms};

@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use trace_model::location::{Cursor, Epoch};
 
 use super::batch::Batch;
+use super::chunk::RawChunk;
 use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
 use super::packed::{Body, Packer};
 use super::part::{Part, Segment};
 use super::segment::{
     HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, record_at,
 };
+use super::sieve::{SegmentState, Sieve};
 use crate::error::ReplicatorError;
 
 /// What is met while a directory is opened.
@@ -25,52 +27,6 @@ pub(crate) enum Met<'a> {
     Record { cursor: Cursor, location: Location, payload: &'a [u8] },
     /// Bytes that should be records and are none.
     Damaged { path: &'a Path, bytes: usize },
-}
-
-/// Records read from one segment, and where on the way to them some could not be read.
-#[derive(Debug, Default)]
-pub(crate) struct RawChunk {
-    pub(crate) first: Cursor,
-    pub(crate) next: Cursor,
-    pub(crate) records: Vec<(u64, Vec<u8>)>,
-    pub(crate) damage: Vec<Damage>,
-}
-
-impl RawChunk {
-    pub(super) const fn empty(at: Cursor) -> Self {
-        Self { first: at, next: at, records: Vec::new(), damage: Vec::new() }
-    }
-}
-
-/// Bytes that were records and cannot be read any more.
-#[derive(Debug)]
-pub(crate) struct Damage {
-    /// The good record before, and the one behind.
-    pub(crate) neighbours: (Option<Vec<u8>>, Option<Vec<u8>>),
-    /// The latest append before their file, and within it.
-    pub(crate) stamps: (u64, u64),
-}
-
-/// What maintenance needs to know about a segment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SegmentState {
-    pub(crate) first: Cursor,
-    pub(crate) stamp: u64,
-    pub(crate) is_compacted: bool,
-    /// The next file begins with all names that this one has.
-    pub(crate) is_repeated: bool,
-}
-
-/// What a segment is rewritten by.
-pub(crate) trait Sieve {
-    /// The append time of a record that stays; `None` where it goes.
-    fn keep(&mut self, location: Location, payload: &[u8]) -> Option<u64>;
-
-    /// Bytes that are no record are met: they go.
-    fn meet_damage(&mut self);
-
-    /// What goes is known, and is still there. After an error it stays.
-    fn before_swap(&mut self) -> Result<(), ReplicatorError>;
 }
 
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 //! joins no group, and commits nothing.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::Offset;
 use rdkafka::consumer::Consumer as _;
@@ -209,12 +209,15 @@ impl Lag {
             list.add_partition_offset(&topic, number_of(*partition), at).map_err(unreachable)?;
         }
         consumer.assign(&list).map_err(unreachable)?;
-        let deadline = Instant::now() + AGES_TIMEOUT;
         let mut waiting = self.behind.len();
         let mut seen = vec![];
         let mut oldest: Option<i64> = None;
-        while waiting > 0 && Instant::now() < deadline {
-            let Some(Ok(record)) = consumer.poll(POLL) else { continue };
+        let mut empty_polls = AGES_TIMEOUT.as_millis() / POLL.as_millis().max(1);
+        while waiting > 0 && empty_polls > 0 {
+            let Some(Ok(record)) = consumer.poll(POLL) else {
+                empty_polls = empty_polls.saturating_sub(1);
+                continue;
+            };
             if seen.contains(&record.partition()) {
                 continue;
             }

@@ -327,7 +327,7 @@ async fn who_has_waited_in_vain_spares_the_next_the_wait() {
     bench.store.move_cold().await.unwrap();
     faulty.set(Some(Fault::GetHangs));
     let tenant = TenantId::default();
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     for trace in 0..10 {
         let read = bench.store.read_trace(&tenant, trace_id(trace)).await.unwrap();
         assert!(read.is_away && read.spans.is_empty());

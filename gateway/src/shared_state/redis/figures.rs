@@ -1,7 +1,7 @@
 //! How a Redis is, in its own figures: for those who look after it. Changes nothing.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, RedisError, cmd};
@@ -52,7 +52,7 @@ pub async fn figures(config: &RedisConfig) -> Result<RedisFigures, RedisFault> {
 async fn ask(mut connection: MultiplexedConnection) -> Result<RedisFigures, RedisError> {
     let mut ping = Duration::MAX;
     for _ in 0..3 {
-        let begun = Instant::now();
+        let begun = tokio::time::Instant::now();
         cmd("PING").exec_async(&mut connection).await?;
         ping = ping.min(begun.elapsed());
     }

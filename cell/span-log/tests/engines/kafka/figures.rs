@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use service_kit::SystemClock;
 use span_log::kafka::{GroupFigures, KafkaConfig, KafkaFigures, TopicSettings, figures};
-use span_log::{GroupId, METADATA_PUBLISHER, STORAGE_WRITER, SpanLog};
+use span_log::port::{METADATA_PUBLISHER, STORAGE_WRITER};
+use span_log::{GroupId, SpanLog};
 
 use super::cluster::{TestTopic, at_last};
 use crate::batches::batch;
@@ -84,7 +85,8 @@ async fn a_topic_says_how_it_is_and_where_it_differs_and_one_that_is_missing_is_
 async fn brokers_that_are_away_are_an_error_in_time() {
     let mut config = KafkaConfig::at(vec!["127.0.0.1:1".to_owned()]);
     config.request_timeout = Duration::from_secs(1);
-    let asked = figures(&config, &settings(1), &SystemClock::new());
+    let (settings, clock) = (settings(1), SystemClock::new());
+    let asked = figures(&config, &settings, &clock);
     let asked = tokio::time::timeout(Duration::from_secs(30), asked).await;
     assert!(asked.expect("it hangs").is_err());
 }
