@@ -226,12 +226,8 @@ impl LogError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Full
-            | Self::Overloaded
-            | Self::Disk(_)
-            | Self::NoDescriptors
-            | Self::Unavailable(_)
-            | Self::Closed => true,
+            Self::Full | Self::Overloaded | Self::Closed => true,
+            Self::Disk(_) | Self::NoDescriptors | Self::Unavailable(_) => true,
             Self::TooLarge { .. }
             | Self::Expired { .. }
             | Self::NoPartition(_)
