@@ -14,6 +14,7 @@ mod loading;
 mod packed;
 mod part;
 mod records;
+mod row_sieve;
 mod segment;
 mod segments;
 mod sieve;

@@ -9,8 +9,9 @@ use crate::seam::CellRole;
 const ITSELF: u64 = 256;
 /// Segments of an embedded trace store (two files each) and files of an embedded span log.
 const EMBEDDED: u64 = 2 * 256 + 128;
-/// Closed files of one region's origin log, or of a copy of it.
-const ORIGIN: u64 = 512;
+/// Of one region's origin log, or of a copy of it: its lock, the file that is written to, and those
+/// that are being read.
+const ORIGIN: u64 = 16;
 
 /// Of a cell: connections to its OTLP gRPC, OTLP HTTP and Zipkin listeners, and its files.
 pub(crate) fn by_cell(config: &CellConfig, role: CellRole) -> u64 {

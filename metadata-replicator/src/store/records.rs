@@ -16,9 +16,9 @@ use super::chunk::Damage;
 use super::framer::{Framer, stamp_of};
 use super::gaps::Gaps;
 use super::loading::{Loading, Words};
+use super::row_sieve::RowSieve;
 use super::segment::Location;
 use super::segments::Segments;
-use super::sieve::Sieve;
 use super::terms::Sheet;
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, Terms};
@@ -248,7 +248,7 @@ impl RecordStore {
 
     /// Notes that records of these append times cannot be read any more: for whoever asks here, and
     /// durably in the terms, for whoever copies from here and is told those with the next records.
-    fn note_damage(&self, holes: &[TimeRange]) -> Result<(), ReplicatorError> {
+    pub(super) fn note_damage(&self, holes: &[TimeRange]) -> Result<(), ReplicatorError> {
         let last = holes.iter().map(|hole| hole.end).max();
         for hole in holes {
             self.note_hole(*hole);
@@ -341,51 +341,6 @@ impl RecordStore {
             }
         }
         Ok(())
-    }
-}
-
-/// Lets through what is still needed, and notes what is gone before it goes.
-struct RowSieve<'a> {
-    store: &'a RecordStore,
-    judge: &'a mut dyn JudgeRows,
-    newest_watermark: Option<v1::Watermark>,
-    horizon: u64,
-    why: LetGo,
-    /// The latest append among rows that go with nothing standing for them.
-    gone: Option<UnixNanos>,
-    gaps: Gaps,
-}
-
-impl Sieve for RowSieve<'_> {
-    fn keep(&mut self, location: Location, payload: &[u8]) -> Option<u64> {
-        let record = record_of(payload).ok()?;
-        let stamp = stamp_of(&record);
-        self.gaps.meet(stamp);
-        let is_kept = match &record {
-            Record::ServiceName(_) => true,
-            Record::Watermark(mark) => self.newest_watermark.as_ref() == Some(mark),
-            Record::Contribution(row) => {
-                let judged = self.judge.judge(location, row, stamp < self.horizon);
-                if judged == Judged::Gone {
-                    self.gone = self.gone.max(Some(UnixNanos(row.last_append_unix_nano)));
-                }
-                judged == Judged::Stays
-            }
-        };
-        is_kept.then_some(stamp)
-    }
-
-    fn meet_damage(&mut self) {
-        self.gaps.open();
-    }
-
-    fn before_swap(&mut self) -> Result<(), ReplicatorError> {
-        if let Some(append) = self.gone {
-            self.store.forget(self.why.mark(append))?;
-        }
-        let met = std::mem::take(&mut self.gaps).finish().0;
-        // The damage will not be there to be met at the next open.
-        self.store.note_damage(&met)
     }
 }
 
