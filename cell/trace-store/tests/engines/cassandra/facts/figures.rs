@@ -20,12 +20,9 @@ async fn a_node_tells_how_long_its_writes_and_reads_took() {
     assert!(node.is_up && node.version.is_some(), "{node:?}");
     assert!(node.tokens.is_some_and(|tokens| tokens > 0), "{node:?}");
     let local = node.local.as_ref().unwrap();
-    // A request takes longer than a tenth of a millisecond anywhere: the unit is right.
-    let is_plausible = |time: Option<Duration>| {
-        time.is_some_and(|time| {
-            (Duration::from_micros(100)..Duration::from_secs(60)).contains(&time)
-        })
-    };
+    // Told to the millisecond: what is faster is 0.
+    let is_plausible =
+        |time: Option<Duration>| time.is_some_and(|time| time < Duration::from_secs(60));
     assert!(is_plausible(local.write_p99) && is_plausible(local.read_p99), "{local:?}");
     assert!(!local.data_directories.is_empty(), "{local:?}");
 }
