@@ -12,8 +12,8 @@ use super::client::Engine;
 use super::config::ClickhouseConfig;
 use crate::port::StoreError;
 
-/// The engine's code (`ErrorCodes.cpp`) for a table that is not there.
-const UNKNOWN_TABLE: &str = "UNKNOWN_TABLE";
+/// The number of `UNKNOWN_TABLE` (`ErrorCodes.cpp`): its name stands at the end of a text that may be cut.
+const UNKNOWN_TABLE: &str = "Code: 60.";
 /// Queries of so long ago are looked at.
 const LOOK_BACK: Duration = Duration::from_secs(3_600);
 /// A mutation that is not done after so long is stuck.
