@@ -38,9 +38,9 @@ pub use memory_metrics::MemoryMetricsStore;
 pub use metrics::CassandraMetrics;
 #[cfg(feature = "clickhouse")]
 pub use metrics::ClickhouseSpansMetrics;
-#[cfg(feature = "elasticsearch")]
-pub use metrics::SearchEngineMetrics;
 pub use metrics::{QuestionMetrics, StoreMetrics};
+#[cfg(feature = "elasticsearch")]
+pub use metrics::{SearchEngineMetrics, TierLabels};
 pub use port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,
     Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,

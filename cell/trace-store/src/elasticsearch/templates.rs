@@ -2,12 +2,15 @@
 //! state index, and the lifecycle policy where the engine has one. Versioned; a newer version is
 //! refused, an older one is replaced (days that exist keep their mapping, the next day has ours).
 
+use std::collections::BTreeSet;
+
 use elasticsearch::http::Method;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client, json as body, unavailable};
-use super::config::{ElasticsearchConfig, Lifecycle};
+use super::config::ElasticsearchConfig;
 use super::names::{Kind, Names};
+use super::tiers::{self, Tier, TierDriver};
 use crate::port::StoreError;
 
 /// Version of the templates and of the documents.
@@ -15,7 +18,6 @@ pub(super) const VERSION: u32 = 1;
 /// Above Jaeger's own (500): a day that a Jaeger begins has our fields as well. Patterns that might
 /// meet need priorities of their own.
 const PRIORITY: u32 = 700;
-const SECONDS_PER_DAY: u64 = 24 * 3_600;
 
 /// Which engine answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,11 +105,16 @@ pub(super) async fn init(
     if replicas == 0 {
         warnings.push("no replicas: what the one node for data loses is lost".to_owned());
     }
-    if let Lifecycle::Ilm { .. } = config.lifecycle {
+    let days = DaySettings {
+        driver: tiers::driver(client, &config.tiers).await?,
+        nodes: tiers::tiers_of_nodes(client, &config.tiers.allocation_attribute).await?,
+    };
+    if days.driver == TierDriver::Ilm {
         let path = format!("/_ilm/policy/{}", names.own("days"));
-        put(client, &path, &lifecycle_policy(config)).await?;
+        let has_nodes = |tier: Tier| days.nodes.contains(tier.word());
+        put(client, &path, &config.tiers.lifecycle(config.retention, has_nodes)).await?;
     }
-    for (name, component) in components(config, names, replicas) {
+    for (name, component) in components(config, names, replicas, &days) {
         put(client, &format!("/_component_template/{}", names.own(name)), &component).await?;
     }
     for (name, template) in index_templates(names) {
@@ -120,24 +127,49 @@ pub(super) async fn init(
     Ok(InitReport { engine, replicas, warnings })
 }
 
+/// What is said of new days.
+struct DaySettings {
+    driver: TierDriver,
+    /// Tiers that nodes are for.
+    nodes: BTreeSet<String>,
+}
+
+impl DaySettings {
+    /// The policy's name where the engine moves the days, and the hot nodes where a day can move away
+    /// from them.
+    fn component(&self, config: &ElasticsearchConfig, names: &Names) -> Value {
+        let mut settings = serde_json::Map::new();
+        if self.driver == TierDriver::Ilm {
+            settings.insert("lifecycle.name".to_owned(), json!(names.own("days")));
+        }
+        let has = |tier: Tier| self.nodes.contains(tier.word());
+        if has(Tier::Hot) && (has(Tier::Warm) || has(Tier::Cold)) {
+            let attribute = &config.tiers.allocation_attribute;
+            let required = format!("routing.allocation.require.{attribute}");
+            settings.insert(required, json!(Tier::Hot.word()));
+        }
+        if settings.is_empty() {
+            return json!({});
+        }
+        json!({ "settings": { "index": settings } })
+    }
+}
+
 fn components(
     config: &ElasticsearchConfig,
     names: &Names,
     replicas: u32,
+    days: &DaySettings,
 ) -> Vec<(&'static str, Value)> {
     let mut settings = parsed(include_str!("templates/settings.json"));
     if let Some(index) = settings.pointer_mut("/settings/index").and_then(Value::as_object_mut) {
         index.insert("number_of_shards".to_owned(), json!(config.shards));
         index.insert("number_of_replicas".to_owned(), json!(replicas));
     }
-    let mut days = json!({});
-    if let Lifecycle::Ilm { .. } = config.lifecycle {
-        days = json!({ "settings": { "index": { "lifecycle": { "name": names.own("days") } } } });
-    }
     let component = |template: Value| json!({ "template": template, "version": VERSION });
     vec![
         ("settings", component(settings)),
-        ("days", component(days)),
+        ("days", component(days.component(config, names))),
         ("span", component(parsed(include_str!("templates/span.json")))),
         ("service", component(parsed(include_str!("templates/service.json")))),
         ("state", component(parsed(include_str!("templates/state.json")))),
@@ -199,35 +231,6 @@ async fn put(client: &Client, path: &str, value: &Value) -> Result<(), StoreErro
     Err(StoreError::Unsupported(format!("the engine refuses {path}: {}", error.words())))
 }
 
-/// The policy of the engine's lifecycle management: hot, warm from day 2 (read-only, merged, shrunk),
-/// cold from day 7, frozen from day 30 in a snapshot, gone at the end of the retention. Tiers that
-/// the retention ends before are left out.
-#[must_use]
-pub(super) fn lifecycle_policy(config: &ElasticsearchConfig) -> Value {
-    let mut policy = parsed(include_str!("templates/lifecycle.json"));
-    let days = (config.retention.as_secs() / SECONDS_PER_DAY).max(1);
-    let repository = match &config.lifecycle {
-        Lifecycle::Ilm { snapshot_repository } => snapshot_repository.as_deref(),
-        Lifecycle::None => None,
-    };
-    let Some(phases) = policy.pointer_mut("/policy/phases").and_then(Value::as_object_mut) else {
-        return policy;
-    };
-    for (phase, begins) in [("warm", 2), ("cold", 7), ("frozen", 30)] {
-        if days <= begins || (phase == "frozen" && repository.is_none()) {
-            phases.remove(phase);
-        }
-    }
-    if let Some(delete) = phases.get_mut("delete").and_then(Value::as_object_mut) {
-        delete.insert("min_age".to_owned(), json!(format!("{days}d")));
-    }
-    let snapshot = "/frozen/actions/searchable_snapshot/snapshot_repository";
-    if let Some(name) = policy.pointer_mut(&format!("/policy/phases{snapshot}")) {
-        *name = json!(repository);
-    }
-    policy
-}
-
 /// A file of ours; that it is JSON is tested.
 fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
@@ -239,16 +242,14 @@ fn body_of_none() -> bytes::Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn config(days: u64, repository: Option<&str>) -> ElasticsearchConfig {
-        ElasticsearchConfig {
-            retention: Duration::from_secs(days * 24 * 3_600),
-            lifecycle: Lifecycle::Ilm { snapshot_repository: repository.map(str::to_owned) },
-            ..ElasticsearchConfig::at("http://127.0.0.1:9200", "eu")
-        }
+    fn config() -> ElasticsearchConfig {
+        ElasticsearchConfig::at("http://127.0.0.1:9200", "eu")
+    }
+
+    fn days(driver: TierDriver, nodes: &[&str]) -> DaySettings {
+        DaySettings { driver, nodes: nodes.iter().map(|node| (*node).to_owned()).collect() }
     }
 
     #[test]
@@ -262,7 +263,7 @@ mod tests {
             }
         }
         let names = Names::new("eu".to_owned());
-        let components = components(&config(30, None), &names, 1);
+        let components = components(&config(), &names, 1, &days(TierDriver::Ilm, &[]));
         assert_eq!(components.len(), 5);
         for (name, component) in &components {
             assert!(component.get("template").unwrap().is_object(), "{name}");
@@ -275,32 +276,21 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_moves_days_as_the_guide_says_and_ends_with_the_retention() {
-        let phases =
-            |config: &ElasticsearchConfig| lifecycle_policy(config)["policy"]["phases"].clone();
-        let full = phases(&config(90, Some("backup")));
-        let begins = |phase: &str| full[phase]["min_age"].as_str().unwrap().to_owned();
-        let of = ["hot", "warm", "cold", "frozen", "delete"].map(begins);
-        assert_eq!(of, ["0ms", "2d", "7d", "30d", "90d"]);
-        assert_eq!(
-            full["frozen"]["actions"]["searchable_snapshot"]["snapshot_repository"],
-            "backup"
-        );
-        for action in ["readonly", "forcemerge", "shrink", "allocate"] {
-            assert!(full["warm"]["actions"][action].is_object(), "{action}");
-        }
-        let short = phases(&config(5, Some("backup")));
-        assert!(short["warm"].is_object() && short["cold"].is_null() && short["frozen"].is_null());
-        assert_eq!(short["delete"]["min_age"], "5d");
-        assert!(phases(&config(90, None))["frozen"].is_null());
-    }
-
-    #[test]
     fn a_lifecycle_is_named_only_where_the_engine_has_it() {
         let names = Names::new("eu".to_owned());
-        let days = |config: &ElasticsearchConfig| components(config, &names, 0)[1].1.clone();
-        let with = days(&config(30, None));
-        assert_eq!(with["template"]["settings"]["index"]["lifecycle"]["name"], "eu-farspan-days");
+        let settings = |driver: TierDriver, nodes: &[&str]| {
+            let all = components(&config(), &names, 0, &days(driver, nodes));
+            all[1].1["template"].clone()
+        };
+        let ilm = settings(TierDriver::Ilm, &["hot"]);
+        assert_eq!(
+            ilm,
+            json!({ "settings": { "index": { "lifecycle.name": "eu-farspan-days" } } })
+        );
+        assert_eq!(settings(TierDriver::Own, &["hot"]), json!({}));
+        let both = settings(TierDriver::Own, &["hot", "warm"]);
+        let hot = json!({ "routing.allocation.require.data": "hot" });
+        assert_eq!(both, json!({ "settings": { "index": hot } }));
         let outlying = index_templates(&names);
         let of =
             |wanted: &str| outlying.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
@@ -308,7 +298,5 @@ mod tests {
             assert!(!of(name)["composed_of"].to_string().contains("days"), "{name}");
         }
         assert!(of("span")["composed_of"].to_string().contains("days"));
-        let without = ElasticsearchConfig::at("http://127.0.0.1:9200", "eu");
-        assert_eq!(days(&without)["template"], json!({}));
     }
 }

@@ -218,7 +218,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let head = read_head(root, profile);
     let retention = (profile.retention(), profile.name());
     let retention = root.within_by_profile("retention", retention, HOUR..=DAY * 3_650);
-    let stores = read_stores(root, profile);
+    let stores = read_stores(root, profile, retention);
     for unserved in profile.unserved() {
         root.note(format!(
             "profile {}: {unserved} is not served yet; every trace that passes the head is kept",
