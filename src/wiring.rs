@@ -18,8 +18,12 @@ mod operator;
 mod ports;
 mod replicator;
 mod serve;
+mod tiers;
 
 pub(crate) use cell::{start_cell, start_receiver};
 pub(crate) use engines::{SetUp, set_up};
 pub(crate) use gateway::start_gateway;
 pub(crate) use replicator::start_replicator;
+#[cfg(test)]
+pub(crate) use tiers::DayShown;
+pub(crate) use tiers::{Moves, TiersShown, store_tiers};

@@ -1,4 +1,7 @@
-//! `farspan store init`: what a cell needs in its engines, made before it is started.
+//! `farspan store init`: what a cell needs in its engines, made before it is started; and what is done
+//! with them later.
+
+mod tiers;
 
 use std::path::PathBuf;
 
@@ -20,11 +23,17 @@ pub(super) enum StoreCommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Show in which tier each day of the search engine is, and move those that are due: read-only and
+    /// merged, cold, frozen, gone. What was stopped anywhere is gone on with.
+    Tiers(tiers::TiersArguments),
 }
 
 /// Sets the engines up.
 pub(super) async fn run(command: &StoreCommand, output: &mut Output) -> Result<Outcome, Failure> {
-    let StoreCommand::Init { config: file } = command;
+    let file = match command {
+        StoreCommand::Init { config } => config,
+        StoreCommand::Tiers(arguments) => return tiers::run(arguments, output).await,
+    };
     let Config::Cell(config) = super::config::read(file)?.config else {
         let text = format!("{}: `kind` is another one than cell", file.display());
         return Err(Failure::Usage(text));

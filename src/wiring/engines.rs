@@ -165,7 +165,7 @@ pub(super) mod elasticsearch {
     use service_kit::config::search_engine::{self, TiersConfig};
     use trace_store::elasticsearch::{
         ElasticsearchConfig, ElasticsearchStore, EngineCredentials, TierDriver, TierPolicy,
-        TierReport, TierSteps,
+        TierSteps,
     };
 
     use super::{CellConfig, SetUp, raw};
@@ -232,22 +232,6 @@ pub(super) mod elasticsearch {
             }
             None => Ok(()),
         }
-    }
-
-    /// Shows where each day is, or makes the steps that are due.
-    pub(crate) async fn tiers(
-        config: &CellConfig,
-        steps: Option<TierSteps>,
-    ) -> anyhow::Result<TierReport> {
-        let elasticsearch = config.stores.elasticsearch.as_ref();
-        let elasticsearch = elasticsearch.context("`stores.search` is not elasticsearch")?;
-        let settings = settings(config, elasticsearch);
-        let clock = std::sync::Arc::new(service_kit::SystemClock::default());
-        let store = ElasticsearchStore::connect(settings, clock).await?;
-        Ok(match steps {
-            Some(steps) => store.move_tiers(steps).await?,
-            None => store.tiers().await?,
-        })
     }
 }
 

@@ -5,6 +5,7 @@ mod documents;
 mod engine;
 mod hostile;
 mod kills;
+mod moves;
 mod tiers;
 
 use proptest::collection::vec;

@@ -11,7 +11,7 @@ use super::super::client::{json as body, unavailable};
 use super::super::store::ElasticsearchStore;
 use super::super::templates::is_there_already;
 use super::days::DayKey;
-use super::steps::{Runner, acknowledged};
+use super::steps::{Runner, Work, acknowledged};
 use crate::port::StoreError;
 
 /// Documents that are moved together; each has some megabytes at most.
@@ -96,8 +96,7 @@ impl Runner<'_> {
 
     /// Waits until an index has all of its primary shards.
     pub(super) async fn ready(&mut self, index: &str) -> Result<(), StoreError> {
-        let store = self.store;
-        self.until("starting shards", async || store.is_ready(index).await).await
+        self.wait_for(&Work::Start { index }).await
     }
 
     /// Late documents in → merge → close.

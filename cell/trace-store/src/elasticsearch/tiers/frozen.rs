@@ -12,7 +12,7 @@ use super::super::templates::is_there_already;
 use super::days::{DayFacts, DayKey, IndexFacts, Role, Snapshot};
 use super::lock::Lock;
 use super::policy::Tier;
-use super::steps::{Runner, acknowledged};
+use super::steps::{Runner, Work, acknowledged};
 use crate::port::StoreError;
 
 /// Between two looks at an index that comes back.
@@ -42,16 +42,7 @@ impl Runner<'_> {
                 return Err(unavailable(answer.failure().to_string()));
             }
         }
-        self.until("writing a snapshot", async || {
-            let found = store.snapshot(snapshot).await?;
-            let state = found.as_ref().map_or("", |found| found.state.as_str());
-            match state {
-                "IN_PROGRESS" | "STARTED" | "" => Ok(false),
-                "SUCCESS" => Ok(true),
-                other => Err(unavailable(format!("the snapshot {snapshot} ended as {other}"))),
-            }
-        })
-        .await
+        self.wait_for(&Work::Snapshot { name: snapshot }).await
     }
 
     /// Makes the index that searches a snapshot. It has the snapshot's name.
@@ -185,6 +176,16 @@ impl ElasticsearchStore {
             return Ok(None);
         }
         Ok(answer.json::<Snapshots>()?.snapshots.pop())
+    }
+
+    /// Whether a snapshot is whole; an error where it will never be.
+    pub(super) async fn is_written(&self, name: &str) -> Result<bool, StoreError> {
+        let found = self.snapshot(name).await?;
+        match found.as_ref().map_or("", |found| found.state.as_str()) {
+            "IN_PROGRESS" | "STARTED" | "" => Ok(false),
+            "SUCCESS" => Ok(true),
+            other => Err(unavailable(format!("the snapshot {name} ended as {other}"))),
+        }
     }
 
     /// The index that a snapshot holds.

@@ -32,6 +32,19 @@ pub(super) struct Runner<'a> {
     pub(super) cluster: Cluster,
 }
 
+/// What an engine does by itself.
+#[derive(Debug)]
+pub(super) enum Work<'a> {
+    /// Bringing shards to one node.
+    Gather { index: &'a str, shards: BTreeSet<String>, node: String },
+    /// Merging segments.
+    Merge { index: &'a str, segments_max: u64 },
+    /// Starting primary shards.
+    Start { index: &'a str },
+    /// Writing a snapshot.
+    Snapshot { name: &'a str },
+}
+
 #[derive(Deserialize)]
 struct ShardRow {
     shard: String,
@@ -90,17 +103,13 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Waits until `look` says yes, and keeps the run's lock meanwhile.
-    pub(super) async fn until(
-        &mut self,
-        what: &str,
-        mut look: impl AsyncFnMut() -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    /// Waits for what the engine does by itself, and keeps the run's lock meanwhile.
+    pub(super) async fn wait_for(&mut self, work: &Work<'_>) -> Result<(), StoreError> {
         let begun = tokio::time::Instant::now();
         let mut renewed = begun;
-        while !look().await? {
+        while !self.store.is_done(work).await? {
             if begun.elapsed() > WAIT {
-                return Err(unavailable(format!("{what} takes long: the next run waits on")));
+                return Err(unavailable(format!("{work:?} takes long: the next run waits on")));
             }
             if renewed.elapsed() > RENEW {
                 self.lock.renew().await?;
@@ -124,12 +133,7 @@ impl<'a> Runner<'a> {
         let wanted = json!({ "index.routing.allocation.require._name": node });
         store.change_settings(index, &wanted).await?;
         let all: BTreeSet<String> = rows.into_iter().map(|(shard, _)| shard).collect();
-        self.until("gathering shards", async || {
-            let rows = store.started_shards(index).await?;
-            let on_node = |shard: &String| rows.iter().any(|(is, on)| is == shard && *on == node);
-            Ok(all.iter().all(on_node))
-        })
-        .await
+        self.wait_for(&Work::Gather { index, shards: all, node }).await
     }
 
     /// Merges segments, and waits where that takes longer than a request.
@@ -146,11 +150,7 @@ impl<'a> Runner<'a> {
         if let Some(answer) = merged.ok().filter(|answer| !answer.is_success()) {
             return Err(answer.failure());
         }
-        self.until("merging segments", async || {
-            store.refresh(&[index.to_owned()]).await?;
-            Ok(store.segments(index).await?.0 <= most)
-        })
-        .await
+        self.wait_for(&Work::Merge { index, segments_max: most }).await
     }
 
     /// Removes copies that nothing leads to, after another look.
@@ -190,6 +190,23 @@ fn take(index: &str, alias: &str) -> Value {
 }
 
 impl ElasticsearchStore {
+    async fn is_done(&self, work: &Work<'_>) -> Result<bool, StoreError> {
+        match work {
+            Work::Gather { index, shards, node } => {
+                let rows = self.started_shards(index).await?;
+                let on_node =
+                    |shard: &String| rows.iter().any(|(is, on)| is == shard && on == node);
+                Ok(shards.iter().all(on_node))
+            }
+            Work::Merge { index, segments_max } => {
+                self.refresh(&[(*index).to_owned()]).await?;
+                Ok(self.segments(index).await?.0 <= *segments_max)
+            }
+            Work::Start { index } => self.is_ready(index).await,
+            Work::Snapshot { name } => self.is_written(name).await,
+        }
+    }
+
     /// One action: the day's name goes to the copy, what it stood for and its late documents go. Under
     /// the day's lock alone: nobody else writes to what is compared here.
     pub(super) async fn verify_and_switch(
