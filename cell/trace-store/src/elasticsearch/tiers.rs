@@ -300,5 +300,20 @@ async fn cluster(
         let value = node.get("attributes").and_then(|found| found.get(attribute)?.as_str());
         cluster.values.extend(value.map(str::to_owned));
     }
+    if cluster.has_mounts && !is_opensearch {
+        cluster.has_mounts = may_mount(client).await?;
+    }
     Ok(cluster)
+}
+
+/// Whether an Elasticsearch with nodes for frozen data has the module and the license for it.
+async fn may_mount(client: &Client) -> Result<bool, StoreError> {
+    let module = "/_searchable_snapshots/cache/stats";
+    if !client.read(Method::Get, module, &[], Bytes::new()).await?.is_success() {
+        return Ok(false);
+    }
+    let answer = client.read(Method::Get, "/_license", &[], Bytes::new()).await?;
+    let license: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let kind = license.pointer("/license/type").and_then(Value::as_str);
+    Ok(matches!(kind, Some("enterprise" | "trial")))
 }
