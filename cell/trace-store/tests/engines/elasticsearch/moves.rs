@@ -19,8 +19,6 @@ use crate::harness::{equals, query};
 
 const DAY: u64 = 24 * 3_600 * 1_000_000_000;
 const ENGINES: [&str; 2] = ["FARSPAN_TEST_ELASTICSEARCH", "FARSPAN_TEST_OPENSEARCH"];
-/// A lock of one that is gone has ended then.
-const LOCK_ENDS: Duration = Duration::from_secs(601);
 
 /// A store of three shards a day on one of the engines, whose days this store moves itself.
 struct Moving {
@@ -398,7 +396,8 @@ async fn late_spans_that_come_while_late_spans_are_merged_are_not_lost() {
                 break;
             }
         }
-        assert!(next > 8, "{next}");
+        // While the companion is closed nothing is taken; before and after it is.
+        assert!(next > 7, "{next}");
         assert_eq!(moving.day(TODAY).await.tier, Tier::Cold);
     }
 }
@@ -414,7 +413,6 @@ async fn a_lock_of_a_run_that_is_gone_ends_and_one_that_is_held_is_respected() {
     json(&moving.bench.url, "PUT", &path, &value!({ "what": "lock", "until": until }));
     let report = held.move_tiers(TierSteps::All).await.unwrap();
     assert!(report.days.iter().all(|day| day.done.is_empty()) && !report.notes.is_empty());
-    moving.bench.clock.advance(LOCK_ENDS);
     moving.bench.clock.set_wall(NOW.plus(2 * DAY).plus(61_000_000_000));
     let report = moving.run(TierSteps::All).await;
     assert!(report.days.iter().all(|day| !day.done.is_empty() && day.tier == Tier::Warm));
