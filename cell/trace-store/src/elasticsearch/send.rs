@@ -4,6 +4,7 @@
 //! What is refused for good is told at the end, when everything else is there: the caller narrows it
 //! down and sets it aside.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -271,13 +272,17 @@ impl ElasticsearchStore {
                 "half an answer about the documents of a day that is read-only",
             ));
         }
-        let mut late = Vec::new();
+        let (mut late, mut made) = (Vec::new(), BTreeSet::new());
         for ((item, target, shelf), _) in
             moved.into_iter().zip(known.docs).filter(|(_, document)| !document.found)
         {
             let place = chunk.target(&target.names, target.kind, shelf);
             let index = target.names.index(shelf);
-            self.make_index(&index, &target.names.read_alias()).await?;
+            // It comes and goes with each merge: what this process remembers of it is worth nothing.
+            if made.insert(index.clone()) {
+                self.state.forget_index(&index);
+                self.make_index(&index, &target.names.read_alias()).await?;
+            }
             if let Some(item) = chunk.items.get_mut(item) {
                 item.target = place;
             }
