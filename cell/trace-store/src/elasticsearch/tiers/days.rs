@@ -217,7 +217,7 @@ impl DayFacts {
             _ if index.role == Role::Day || index.aliases.contains(day_name) => {
                 self.current = Some(index);
             }
-            _ => self.unfinished.push(index),
+            Role::Day | Role::Copy(_) | Role::Mount(_) => self.unfinished.push(index),
         }
     }
 
@@ -317,10 +317,8 @@ impl ElasticsearchStore {
             let (_, role) = role_of(&self.names, &name)?;
             let stats = stats.get("indices").and_then(|stats| stats.get(&name)?.get("primaries"));
             let number = |path: &str| stats?.pointer(path)?.as_u64();
-            let text = |value: Value| match value {
-                Value::String(text) => text,
-                other => other.to_string(),
-            };
+            let text =
+                |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             Some(IndexFacts {
                 role,
                 aliases: found.aliases.into_keys().collect(),

@@ -227,25 +227,26 @@ mod tests {
         );
     }
 
+    /// The phase in which a lifecycle policy has a day of so many days.
+    fn phase_at(policy: &Value, age: u32) -> &'static str {
+        let phases = policy["policy"]["phases"].as_object().unwrap();
+        let begun = |phase: &Value| {
+            let text = phase["min_age"].as_str().unwrap();
+            text == "0ms" || text.strip_suffix('d').unwrap().parse::<u32>().unwrap() <= age
+        };
+        let order = ["delete", "frozen", "cold", "warm", "hot"];
+        order.into_iter().find(|name| phases.get(*name).is_some_and(begun)).unwrap()
+    }
+
     #[test]
     fn the_policy_and_the_plan_agree_at_every_age() {
+        let word = |tier: Tier| if tier == Tier::Gone { "delete" } else { tier.word() };
         for policy in [TierPolicy::default(), with_repository()] {
-            for retention in [1, 2, 6, 7, 29, 30, 90] {
-                let retention = DAY * retention;
+            for retention in [1, 2, 6, 7, 29, 30, 90].map(|days| DAY * days) {
                 let value = policy.lifecycle(retention, |_| true);
-                let phases = value["policy"]["phases"].as_object().unwrap();
-                for age in 0..100 {
-                    let begun = |phase: &Value| {
-                        let text = phase["min_age"].as_str().unwrap();
-                        text == "0ms"
-                            || text.strip_suffix('d').unwrap().parse::<u32>().unwrap() <= age
-                    };
-                    let order = ["delete", "frozen", "cold", "warm", "hot"];
-                    let found = order.iter().find(|name| phases.get(**name).is_some_and(begun));
-                    let due = policy.due(DAY * age, retention);
-                    let word = if due == Tier::Gone { "delete" } else { due.word() };
-                    assert_eq!(found, Some(&word), "{age} {retention:?}");
-                }
+                let found = |age: u32| phase_at(&value, age);
+                let due = |age: u32| word(policy.due(DAY * age, retention));
+                assert!((0..100).all(|age| found(age) == due(age)), "{retention:?}");
             }
         }
     }
