@@ -4,11 +4,14 @@
 mod answer;
 mod config;
 mod dead_letters;
+mod doctor;
 pub(crate) mod failure;
 pub(crate) mod gateway_client;
+mod needed;
 mod otlp_json;
 pub(crate) mod output;
 mod regions;
+mod replay;
 mod roles;
 mod search;
 mod services;
@@ -23,7 +26,7 @@ use crate::{bench, demo};
 use failure::{Failure, Outcome};
 use gateway_client::GatewayClient;
 use output::{ColorChoice, Output};
-pub(crate) use table::{bytes, duration};
+pub(crate) use table::{bytes, clean, duration, moment};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 not found, 2 bad usage, 3 partial (the answer \
                           says what is missing), 4 failed, 130 interrupted twice.";
@@ -92,9 +95,13 @@ enum Command {
     /// Check or print a configuration file.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Hold the figures of machine, process and engines against their limits.
+    Doctor(doctor::DoctorArguments),
     /// Set up what a cell needs in its engines.
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Do the work of a consumer group again over a part of the log, beside the running cell.
+    Replay(replay::ReplayArguments),
     /// Measure a cell or a gateway.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -130,7 +137,9 @@ async fn dispatch(
         Command::Regions => regions::run(&client()?, output).await,
         Command::DeadLetters(arguments) => dead_letters::run(&arguments, output).await,
         Command::Config(command) => config::run(&command, output),
+        Command::Doctor(arguments) => Box::pin(doctor::run(&arguments, output)).await,
         Command::Store(command) => Box::pin(store::run(&command, output)).await,
+        Command::Replay(arguments) => Box::pin(replay::run(&arguments, output)).await,
         Command::Bench(command) => bench::run(command, &client()?, output).await,
     }
 }

@@ -40,6 +40,8 @@ use wan::WanMode;
 const END_TIMEOUT: Duration = Duration::from_millis(9_500);
 /// What draining may take of it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// What the three roles of a region can have open in a demo.
+const DESCRIPTORS_PER_REGION: u64 = 2_048;
 /// How often the display changes on a terminal, and when no person watches.
 const REFRESH: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
@@ -103,6 +105,9 @@ pub(crate) async fn run(arguments: DemoArguments, output: &mut Output) -> Result
         TelemetryConfig { level: arguments.log_level.clone(), ..TelemetryConfig::default() };
     service_kit::telemetry::check_level(&telemetry.level).map_err(Failure::Usage)?;
     service_kit::telemetry::init(&telemetry).map_err(anyhow::Error::from)?;
+    service_kit::descriptors::raise_and_tell(
+        DESCRIPTORS_PER_REGION * arguments.regions.len() as u64,
+    );
     let usual = || default_data_dir(arguments.engines.directory());
     let data_dir = arguments.data_dir.clone().unwrap_or_else(usual);
     let (regions, base) = (&arguments.regions, arguments.base_port);

@@ -6,6 +6,7 @@
 mod bench;
 mod cli;
 mod demo;
+mod doctor;
 mod seam;
 mod wiring;
 

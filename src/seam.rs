@@ -1,6 +1,7 @@
 //! Where the command line and the wiring meet: what a started role gives to those that run it.
 
 pub(crate) mod operator;
+pub(crate) mod replay;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

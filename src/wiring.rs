@@ -8,6 +8,8 @@ mod cell;
 mod claim;
 mod engines;
 mod feed;
+pub(crate) mod figures;
+mod foreign;
 mod gateway;
 mod groups;
 mod house;
@@ -16,14 +18,18 @@ mod log_to_come;
 mod opening;
 mod operator;
 mod ports;
+mod replay;
 mod replicator;
 mod serve;
+mod standing;
 mod tiers;
 
 pub(crate) use cell::{start_cell, start_receiver};
 pub(crate) use engines::{SetUp, set_up};
 pub(crate) use gateway::start_gateway;
+pub(crate) use replay::{PreparedReplay, is_swap_begun, prepare_replay, swap_counts};
 pub(crate) use replicator::start_replicator;
+pub(crate) use standing::{Migrated, Standing, look, migrate};
 #[cfg(test)]
 pub(crate) use tiers::DayShown;
 pub(crate) use tiers::{Moves, TiersShown, store_tiers};

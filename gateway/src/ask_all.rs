@@ -47,6 +47,14 @@ impl<T> Gathered<T> {
         std::mem::take(&mut self.parts).into_iter().flat_map(|(_, items)| items)
     }
 
+    /// Says of answers that are cut what of.
+    pub(crate) fn say_of_cut(&mut self, reason: &str) {
+        let reports = self.certificate.regions.values_mut();
+        for report in reports.filter(|report| report.is_cut && report.reason.is_none()) {
+            report.reason = Some(reason.to_owned());
+        }
+    }
+
     /// Nothing found is never a stand-in for regions that failed.
     pub(crate) fn found_or_unproven(&self, is_empty: bool) -> Result<(), GatewayError> {
         if is_empty && self.certificate.has_failed_region() {
@@ -145,6 +153,7 @@ fn report_reach(
         watermark: watermark.map(|watermark| watermark.as_of),
         covered: reach.coverage.map(Into::into),
         as_of: optional_time(reach.until_unix_nano),
+        is_cut: reach.is_cut,
         ..RegionReport::new(region.clone(), outcome)
     };
     let Some(watermark) = watermark else { return with_a_time(report) };

@@ -8,8 +8,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use proto::DurationSketch;
+use proto::convert::index::OTHER_SERVICE;
 use proto::v1;
-use trace_model::location::{RegionState, SummaryQuery};
+use trace_model::location::{Contribution, RegionState, SummaryQuery};
 use trace_model::{
     Certificate, Region, RegionOutcome, RegionReport, Sought, SpanKind, TimeRange, TraceEntry,
     TraceId,
@@ -24,6 +25,9 @@ use crate::gateway::Gateway;
 use crate::port::{CellError, IndexError, SummaryPage};
 use crate::region_read::SharedClient;
 use crate::room::Held;
+
+/// What a list that is cut lacks.
+const MORE_NAMES: &str = "it has more names than it lists";
 
 /// A list out of all regions.
 #[derive(Clone, Debug)]
@@ -109,6 +113,7 @@ impl Gateway {
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
+        gathered.say_of_cut(MORE_NAMES);
         let found: BTreeSet<String> = gathered.take_items().collect();
         CatalogAnswer::new(found.into_iter().collect(), gathered)
     }
@@ -132,6 +137,7 @@ impl Gateway {
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
+        gathered.say_of_cut(MORE_NAMES);
         let kind = |number: u32| SpanKind::from_number(i32::try_from(number).unwrap_or(0));
         let operations = gathered.take_items();
         let found: BTreeSet<(String, SpanKind)> =
@@ -162,6 +168,9 @@ impl Gateway {
     }
 
     /// Traces by their summaries: the index alone, no other region is asked.
+    ///
+    /// A region's index names a bounded number of services; those beyond share a name. Where traces
+    /// with that name would answer but for it, a question for a service is answered in part.
     pub async fn summaries(
         &self,
         context: &QueryContext,
@@ -171,13 +180,24 @@ impl Gateway {
         if !(1..=max).contains(&query.limit) {
             return Err(GatewayError::OutOfLimits { what: "limit", min: 1, max: max as u64 });
         }
-        let asked = self.index.list_summaries(query);
+        let doubtful = doubtful(query);
+        let asked = async {
+            let others = async {
+                match &doubtful {
+                    Some(query) => self.index.list_summaries(query).await.map(|page| page.traces),
+                    None => Ok(Vec::new()),
+                }
+            };
+            tokio::try_join!(self.index.list_summaries(query), others)
+        };
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
         let page = tokio::time::timeout(context.left().first_frame, asked).await;
-        let page = page.unwrap_or_else(|_| Err(late()))?;
+        let (page, others) = page.unwrap_or_else(|_| Err(late()))?;
+        let unnamed = regions_of_others(&others);
         let mut certificate = Certificate::default();
         for state in &page.regions {
-            certificate.add(self.index_report(state, query));
+            let report = self.index_report(state, query);
+            certificate.add(cut_if(report, unnamed.contains(&state.region)));
         }
         let SummaryPage { traces, rows_scanned, .. } = page;
         Ok(SummaryAnswer { traces, rows_scanned, certificate })
@@ -253,6 +273,33 @@ impl Gateway {
             "its index gives the routes of traces alone: a search asks its cell".to_owned();
         RegionReport { outcome: RegionOutcome::Redacted, reason: Some(reason), ..report }
     }
+}
+
+/// Asks for the traces that may answer a question for a service though their rows do not name it, if
+/// there may be any.
+fn doubtful(query: &SummaryQuery) -> Option<SummaryQuery> {
+    let is_named = |name: &Arc<str>| **name != *OTHER_SERVICE;
+    let mut asked = query.service.iter().chain(&query.root_service);
+    let service = Some(OTHER_SERVICE.into());
+    asked.any(is_named).then(|| SummaryQuery { service, root_service: None, ..query.clone() })
+}
+
+/// The regions whose rows of these traces have services without a name.
+fn regions_of_others(traces: &[(TraceId, TraceEntry)]) -> BTreeSet<Region> {
+    let rows = traces.iter().flat_map(|(_, entry)| entry.contributions.values());
+    let has_others = |row: &&Contribution| {
+        let mut services = row.detail.iter().flat_map(|detail| &detail.services);
+        services.any(|count| *count.service == *OTHER_SERVICE)
+    };
+    rows.filter(has_others).map(|row| row.writer.region.clone()).collect()
+}
+
+fn cut_if(report: RegionReport, is_cut: bool) -> RegionReport {
+    if !is_cut || !report.is_whole() || report.outcome != RegionOutcome::Pruned {
+        return report;
+    }
+    let reason = format!("services beyond those that it names are under {OTHER_SERVICE}");
+    RegionReport { is_cut, reason: Some(reason), ..report }
 }
 
 fn read_edge(edge: v1::Edge) -> Result<DependencyLink, CellError> {

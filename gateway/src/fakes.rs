@@ -42,6 +42,8 @@ pub(crate) enum Manner {
     Behind,
     /// Its lists and counts are three records and five seconds behind.
     InStep,
+    /// Its lists are cut.
+    Cutting,
     /// Its lists and counts do not say how far they reach.
     Speechless,
     /// They say it by offsets alone.
@@ -142,7 +144,12 @@ impl FakeCell {
             return None;
         }
         let (covered, until) = self.reached();
-        Some(v1::Reach { coverage: Some((&covered).into()), until_unix_nano: until.0 })
+        let coverage = Some((&covered).into());
+        Some(v1::Reach {
+            coverage,
+            until_unix_nano: until.0,
+            is_cut: self.manner() == Manner::Cutting,
+        })
     }
 
     fn fail(&self) -> Result<(), CellError> {
@@ -314,6 +321,7 @@ impl CellClient for FakeCell {
                     records: 3,
                     age_millis: 40,
                     dead_letters: 0,
+                    failing_millis: 0,
                 }],
                 ..v1::GetCellStatusResponse::default()
             }),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::DurationSketch;
+use proto::convert::index::OTHER_SERVICE;
 use proto::v1;
 use trace_model::{Certificate, Region, SpanKind, StatusCode, TraceEntry, TraceId, UnixNanos};
 
@@ -129,6 +130,8 @@ impl Gateway {
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
+        gathered
+            .say_of_cut(&format!("services beyond those that it counts are under {OTHER_SERVICE}"));
         let step = request.step_minutes.saturating_mul(MINUTE_NANOS).max(MINUTE_NANOS);
         let mut series: BTreeMap<RedSeries, BTreeMap<UnixNanos, RedPoint>> = BTreeMap::new();
         for (key, minute, point) in gathered.take_items() {

@@ -14,8 +14,10 @@ mod row_map;
 mod tests;
 
 use async_trait::async_trait;
-use trace_model::location::{Cursor, Epoch};
-use trace_model::{Contribution, Forgotten, TenantId, TraceId, Watermark, WriterId};
+use trace_model::location::{Cursor, Epoch, Keep};
+use trace_model::{
+    Contribution, Forgotten, Region, TenantId, TraceId, UnixNanos, Watermark, WriterId,
+};
 
 pub use embedded::{OriginLog, OriginLogConfig};
 pub(crate) use history::Lineage;
@@ -47,6 +49,21 @@ impl RowKey {
         let tenant = contribution.tenant.clone();
         Self { tenant, trace_id: contribution.trace_id, incarnation, partition }
     }
+
+    /// What is left of a row that cannot be read any more: every other version replaces it.
+    pub(crate) fn without_detail(&self, region: &Region) -> Contribution {
+        let Self { incarnation, partition, .. } = *self;
+        Contribution {
+            version: 0,
+            tenant: self.tenant.clone(),
+            trace_id: self.trace_id,
+            writer: WriterId { region: region.clone(), incarnation, partition },
+            last_append: UnixNanos(0),
+            keep: Keep::Keep,
+            is_erased: false,
+            detail: None,
+        }
+    }
 }
 
 /// A region's own origin log, for its publisher.
@@ -75,7 +92,8 @@ pub trait ContributionLog: OriginFeed {
     ) -> Result<Option<Cursor>, ReplicatorError>;
 
     /// The last appended version of each row, in the order asked; `None` for a row that is not
-    /// held.
+    /// held. One that cannot be read any more is given without detail, at version 0: whoever goes
+    /// on from it counts at least, and what was lost is a hole of [`ContributionLog::published`].
     async fn own_rows(&self, keys: &[RowKey])
     -> Result<Vec<Option<Contribution>>, ReplicatorError>;
 

@@ -6,14 +6,18 @@
 //! never lets go of a row before it is noted that rows of that time may be missing.
 
 mod batch;
+mod chunk;
 mod files;
 mod framer;
+mod gaps;
 mod loading;
 mod packed;
 mod part;
 mod records;
+mod row_sieve;
 mod segment;
 mod segments;
+mod sieve;
 mod terms;
 
 pub(crate) use framer::Framer;

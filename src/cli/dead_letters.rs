@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use super::failure::{Failure, Outcome};
 use super::output::Output;
 use super::table::{bytes, clean, moment, table};
-use crate::seam::operator::{Letter, LostRun, Refusal, SetAside, socket_of};
+use crate::seam::operator::{Letter, LostRun, Refusal, SetAside, Stepped, socket_of};
 
 /// Largest answer that is taken.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -134,7 +134,8 @@ fn list(answer: &Answer, output: &mut Output) -> Result<Outcome, Failure> {
     if output.is_json {
         return answer.print(output);
     }
-    if listed.letters.is_empty() && listed.unreadable.is_empty() && listed.lost.is_empty() {
+    let is_empty = listed.letters.is_empty() && listed.unreadable.is_empty();
+    if is_empty && listed.lost.is_empty() && listed.stepped_over.is_empty() {
         output.line("no dead letters, nothing lost")?;
         return Ok(Outcome::Done);
     }
@@ -159,7 +160,28 @@ fn list(answer: &Answer, output: &mut Output) -> Result<Outcome, Failure> {
             output.line(&line)?;
         }
     }
+    if !listed.stepped_over.is_empty() {
+        let head = ["STEPPED OVER BY", "AT", "RECORDS", "KEY", "SIZE", "NOTED", "REASON"];
+        let rows: Vec<Vec<String>> = listed.stepped_over.iter().map(stepped_row).collect();
+        for line in table(&head, &rows, output.width) {
+            output.line(&line)?;
+        }
+    }
     Ok(Outcome::Done)
+}
+
+fn stepped_row(run: &Stepped) -> Vec<String> {
+    let topic = if run.topic.is_empty() { "span log" } else { run.topic.as_str() };
+    let key = if run.key.is_empty() { "none" } else { run.key.as_str() };
+    vec![
+        clean(&run.group),
+        clean(&format!("{topic} {}:{}", run.partition, run.first)),
+        run.next.saturating_sub(run.first).to_string(),
+        clean(key),
+        bytes(run.bytes),
+        time(&run.noted_unix_nano),
+        clean(&run.reason),
+    ]
 }
 
 fn row(letter: &Letter) -> Vec<String> {
@@ -325,13 +347,16 @@ mod tests {
             "unreadable":[{"error":"dead letter 9 is damaged"}],"hasMore":true,
             "lost":[{"id":"5/0/40","cause":"damaged","first":40,"next":44,
             "appendedFromUnixNano":"1790000000000000000",
-            "appendedUntilUnixNano":"1790000000000000000"}]}"#;
+            "appendedUntilUnixNano":"1790000000000000000"}],
+            "steppedOver":[{"group":"foreign-spans","topic":"otlp_spans","partition":3,"first":41,
+            "next":42,"reason":"the body is not","key":"6b31","bytes":12,
+            "notedUnixNano":"1790000000000000000"}]}"#;
         let answer = Answer { status: StatusCode::OK, body: body.to_owned() };
         let (mut output, buffer) = Output::to_buffer(false);
         assert_eq!(list(&answer, &mut output).unwrap(), Outcome::Done);
         let text = buffer.text();
-        for words in ["storage-writer", "no\u{fffd}such", "letter 9 is damaged", "--from", "5/0/40"]
-        {
+        let told = ["storage-writer", "no\u{fffd}such", "letter 9 is damaged", "--from", "5/0/40"];
+        for words in told.into_iter().chain(["otlp_spans 3:41", "6b31", "the body is not"]) {
             assert!(text.contains(words), "{words} is not in\n{text}");
         }
     }

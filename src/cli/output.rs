@@ -26,6 +26,9 @@ pub(crate) struct Output {
     writer: Box<dyn Write + Send>,
     /// Columns.
     pub(crate) width: usize,
+    /// Where a line is cut: at the width of a person's terminal, or the one that was asked for; what
+    /// a pipe takes is whole.
+    pub(crate) cut_at: usize,
     /// Whether the answer is wanted as JSON.
     pub(crate) is_json: bool,
     /// Whether a person watches.
@@ -40,9 +43,12 @@ impl Output {
         let is_terminal = stdout.is_terminal();
         let measured = if is_terminal { crossterm::terminal::size().ok() } else { None };
         let measured = measured.map(|(columns, _)| usize::from(columns));
+        let is_cut = is_terminal || width.is_some();
+        let width = width.or(measured).unwrap_or(WIDTH_DEFAULT).max(WIDTH_MIN);
         Self {
             writer: Box::new(stdout),
-            width: width.or(measured).unwrap_or(WIDTH_DEFAULT).max(WIDTH_MIN),
+            width,
+            cut_at: if is_cut { width } else { usize::MAX },
             is_json,
             is_terminal,
             is_colored: match color {
@@ -60,6 +66,7 @@ impl Output {
         let output = Self {
             writer: Box::new(buffer.clone()),
             width: WIDTH_DEFAULT,
+            cut_at: usize::MAX,
             is_json,
             is_terminal: false,
             is_colored: false,

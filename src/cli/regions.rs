@@ -52,7 +52,12 @@ struct GroupState {
     lag_millis: u64,
     #[serde(deserialize_with = "number")]
     dead_letters: u64,
+    #[serde(deserialize_with = "number")]
+    failing_millis: u64,
 }
+
+/// A group that fails for longer is named.
+const FAILING_IS_SHOWN_MILLIS: u64 = 60_000;
 
 /// Shows the regions.
 pub(super) async fn run(client: &GatewayClient, output: &mut Output) -> Result<Outcome, Failure> {
@@ -66,7 +71,7 @@ pub(super) async fn run(client: &GatewayClient, output: &mut Output) -> Result<O
         regions.regions.iter().map(|region| row(region, &regions.gateway_region)).collect();
     let head = ["REGION", "HEALTH", "INDEX", "INDEX LAG", "WATERMARK", "INDEX KEEPS", "LOG LAG"];
     let paint = output.paint();
-    for (index, line) in table(&head, &rows, output.width).into_iter().enumerate() {
+    for (index, line) in table(&head, &rows, output.cut_at).into_iter().enumerate() {
         let state = index.checked_sub(1).and_then(|index| regions.regions.get(index));
         let is_bad = state.is_some_and(|state| !state.is_healthy || state.is_index_refused);
         output.line(&if is_bad { paint.bad(&line) } else { line })?;
@@ -82,8 +87,13 @@ fn row(region: &RegionState, own: &str) -> Vec<String> {
             0 => String::new(),
             letters => format!(", {letters} dead letters"),
         };
+        // What passes by itself is no news.
+        let failing = match group.failing_millis {
+            0..FAILING_IS_SHOWN_MILLIS => String::new(),
+            failing => format!(", failing for {}", long_time(failing)),
+        };
         let lag = millis(group.lag_millis);
-        format!("{} {} ({lag}{dead})", group.group, group.lag_records)
+        format!("{} {} ({lag}{dead}{failing})", group.group, group.lag_records)
     };
     let lags: Vec<String> = region.groups.iter().map(group).collect();
     let reason = region.reason.as_deref().unwrap_or("does not answer");
@@ -144,6 +154,15 @@ mod tests {
         assert_eq!(rows[0][..4], ["a (own)", "ok", "connected", "12.0 ms"]);
         assert_eq!(rows[0][6], "storage-writer 3 (40.0 ms, 2 dead letters)");
         assert_eq!(rows[1][..6], ["b", "connection refused", "cut off", "-", "none", "-"]);
+    }
+
+    #[test]
+    fn a_group_that_keeps_failing_is_named() {
+        let json = r#"{"region":"a","groups":[
+            {"group":"g","lagRecords":3,"lagMillis":40,"failingMillis":59999},
+            {"group":"h","lagRecords":3,"lagMillis":40,"failingMillis":180000}]}"#;
+        let region: RegionState = serde_json::from_str(json).unwrap();
+        assert_eq!(row(&region, "b")[6], "g 3 (40.0 ms), h 3 (40.0 ms, failing for 3 min)");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use service_kit::config::{Config, TelemetryConfig};
 use service_kit::signals::Signals;
 
 use super::failure::{Failure, Outcome};
+use super::needed;
 use crate::seam::{CellRole, RoleContext, RunningRole};
 use crate::wiring;
 
@@ -44,8 +45,9 @@ pub(super) async fn run_cell(arguments: &RoleArguments) -> Result<Outcome, Failu
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
     let context = RoleContext::new(CHANGE_PORT_WITH);
     let limits = (context.drain.clone(), drain);
+    let needed = needed::by_cell(&config, arguments.role);
     let start = Box::pin(wiring::start_cell(*config, arguments.role, context));
-    run_role("cell", &telemetry, limits, start).await
+    run_role("cell", &telemetry, limits, needed, start).await
 }
 
 /// Runs a replicator until it is drained.
@@ -56,7 +58,9 @@ pub(super) async fn run_replicator(arguments: &RoleArguments) -> Result<Outcome,
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
     let context = RoleContext::new(CHANGE_PORT_WITH);
     let limits = (context.drain.clone(), drain);
-    run_role("replicator", &telemetry, limits, wiring::start_replicator(*config, context)).await
+    let needed = needed::by_replicator(&config);
+    run_role("replicator", &telemetry, limits, needed, wiring::start_replicator(*config, context))
+        .await
 }
 
 /// Runs a gateway until it is drained.
@@ -67,7 +71,8 @@ pub(super) async fn run_gateway(arguments: &RoleArguments) -> Result<Outcome, Fa
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
     let context = RoleContext::new(CHANGE_PORT_WITH);
     let limits = (context.drain.clone(), drain);
-    run_role("gateway", &telemetry, limits, wiring::start_gateway(*config, context)).await
+    let needed = needed::by_gateway(&config);
+    run_role("gateway", &telemetry, limits, needed, wiring::start_gateway(*config, context)).await
 }
 
 fn wrong_kind(arguments: &RoleArguments, kind: &str) -> Failure {
@@ -79,9 +84,11 @@ async fn run_role(
     name: &'static str,
     telemetry: &TelemetryConfig,
     (starting, drain_timeout): (Drain, Duration),
+    descriptors: u64,
     start: impl Future<Output = anyhow::Result<RunningRole>>,
 ) -> Result<Outcome, Failure> {
     service_kit::telemetry::init(telemetry).map_err(anyhow::Error::from)?;
+    service_kit::descriptors::raise_and_tell(descriptors);
     let signals = Signals::install()?;
     let role = tokio::select! {
         started = start => started?,

@@ -4,7 +4,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Text from outside as it may be shown: no control characters, so that a span's name cannot move
 /// the cursor or change the terminal.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let fits = |character: char| !character.is_control() && !is_bidi_control(character);
     text.chars().map(|character| if fits(character) { character } else { '\u{fffd}' }).collect()
 }
@@ -107,7 +107,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 /// A moment as RFC 3339 in UTC, to the millisecond.
-pub(super) fn moment(unix_nanos: u64) -> String {
+pub(crate) fn moment(unix_nanos: u64) -> String {
     let millis = i64::try_from(unix_nanos / 1_000_000).unwrap_or(i64::MAX);
     match jiff::Timestamp::from_millisecond(millis) {
         Ok(timestamp) => format!("{timestamp:.3}"),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use service_kit::Stage;
+use service_kit::listen::Acceptor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,8 +24,6 @@ const WINDOW_BYTES: usize = 16 << 20;
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces under way in one direction of one connection.
 const PIECES_MAX: usize = 8_192;
-/// Until a failed accept is tried again.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Connections over one proxy.
 const CONNECTIONS_MAX: usize = 1_024;
 
@@ -94,13 +93,10 @@ pub(crate) async fn start_proxy(
 
 async fn accept(listener: TcpListener, upstream: SocketAddr, round_trip: Duration, stage: Stage) {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut acceptor = Acceptor::new(listener);
     loop {
         let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
-        let Ok((near, _)) = listener.accept().await else {
-            // No file descriptors are left: some must be given back first.
-            tokio::time::sleep(ACCEPT_AGAIN).await;
-            continue;
-        };
+        let (near, _) = acceptor.accept().await;
         let stopping = stage.stopping.clone();
         stage.spawn(async move {
             stopping.run_until_cancelled(forward(near, upstream, round_trip)).await;

@@ -23,6 +23,9 @@ pub(crate) struct SetAside {
     /// Whether there are more letters behind these.
     pub(crate) has_more: bool,
     pub(crate) lost: Vec<LostRun>,
+    /// Records that are not ours, or that cannot be taken; the newest, oldest first.
+    #[serde(default)]
+    pub(crate) stepped_over: Vec<Stepped>,
 }
 
 /// A dead letter.
@@ -65,6 +68,24 @@ pub(crate) struct LostRun {
     pub(crate) next: Option<u64>,
     pub(crate) appended_from_unix_nano: String,
     pub(crate) appended_until_unix_nano: String,
+}
+
+/// Records that were stepped over. Nothing of what they hold is kept.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Stepped {
+    pub(crate) group: String,
+    /// Empty where it is the span log.
+    pub(crate) topic: String,
+    pub(crate) partition: u32,
+    pub(crate) first: u64,
+    pub(crate) next: u64,
+    pub(crate) reason: String,
+    /// The first bytes of the first record's key, in hex.
+    pub(crate) key: String,
+    /// Of keys and payloads.
+    pub(crate) bytes: u64,
+    pub(crate) noted_unix_nano: String,
 }
 
 /// Why something was not done.

@@ -12,12 +12,13 @@ use sampling::{HeadRules, RateSampler};
 use service_kit::admin::MetricsPage;
 use service_kit::config::CellConfig;
 use service_kit::{Readiness, ReadyCheck, Stage, listen};
-use span_log::{Seen, SpanLog};
+use span_log::{Seen, SpanLog, SteppedOver};
 use tonic::service::Routes;
 
 use super::border::join_calls;
 use super::claim::Claim;
 use super::feed::PublishersFeed;
+use super::foreign;
 use super::groups;
 use super::house::keep_house;
 use super::keepers::{self, Keepers, Opening};
@@ -41,10 +42,14 @@ pub(crate) async fn start_cell(
     let admin = serve_admin_endpoints(&config, &context, &metrics, &stages.admin).await?;
     let log = Arc::new(LogToCome::default());
     let (mut endpoints, mut collector) = (Endpoints::new(), None);
+    let stepped_over = Arc::new(SteppedOver::open(config.data_dir.join("stepped-over.jsonl"))?);
     if role.receives() {
         let log = Arc::clone(&log) as _;
         let receiving = receive(&config, log, &mut context, &stages.receivers, &mut endpoints);
-        collector = Some(receiving.await?);
+        let receiving = receiving.await?;
+        let taken = (&receiving, &stepped_over);
+        foreign::start(&config, taken, &mut context, &stages.receivers)?;
+        collector = Some(receiving);
     }
     let (lag, mut publishing) = (LagBoard::default(), PublisherMetrics::default());
     let readiness = context.readiness.clone();
@@ -55,13 +60,17 @@ pub(crate) async fn start_cell(
     };
     if role == CellRole::Collector {
         let mut opening = opening(&config, role, &mut context, &ready);
-        hand_over(keepers::open_log(&mut opening, Seen::default()).await?);
+        let opened = keepers::open_log(&mut opening, Seen::default()).await?;
+        let desk = OperatorDesk::of_collector(&config.data_dir, &opened, stepped_over).await?;
+        operator::serve(desk, &config.data_dir, &stages.answering);
+        hand_over(opened);
     } else {
         let keepers = keepers::open(opening(&config, role, &mut context, &ready), hand_over);
         let keepers = keepers.await?;
-        let running = (&mut endpoints, &lag, &mut publishing);
+        let running = (&mut endpoints, &lag, &mut publishing, stepped_over);
         run(&config, role, keepers, running, &mut context, &stages).await?;
     }
+    crate::doctor::watch(&config, role, &mut context.registry, &stages.house);
     metrics.show(context.registry);
     endpoints.push(("admin", admin));
     ready.pass();
@@ -72,12 +81,14 @@ pub(crate) async fn start_cell(
     })
 }
 
+type Running<'a> = (&'a mut Endpoints, &'a LagBoard, &'a mut PublisherMetrics, Arc<SteppedOver>);
+
 /// Starts what works on the log and answers, over what was opened.
 async fn run(
     config: &CellConfig,
     role: CellRole,
     mut keepers: Keepers,
-    (endpoints, lag, publishing): (&mut Endpoints, &LagBoard, &mut PublisherMetrics),
+    (endpoints, lag, publishing, stepped_over): Running<'_>,
     context: &mut RoleContext,
     stages: &Stages,
 ) -> anyhow::Result<()> {
@@ -89,11 +100,12 @@ async fn run(
     }
     let mut retries = Retries::default();
     if role.consumes() {
-        let groups = groups::start(config, &keepers, lag.clone(), context, &stages.groups).await?;
+        let noted = (lag.clone(), &stepped_over);
+        let groups = groups::start(config, &keepers, noted, context, &stages.groups).await?;
         (*publishing, retries) = (groups.publishing, groups.retries);
         join_calls(config, &keepers, (groups.calls, lag), context, &stages.border)?;
     }
-    let desk = OperatorDesk::new(&keepers, retries);
+    let desk = OperatorDesk::new(&keepers, retries, stepped_over);
     operator::serve(desk, &config.data_dir, &stages.answering);
     keep_house(std::mem::take(&mut keepers.chores), &stages.house);
     Ok(())

@@ -21,7 +21,8 @@ impl Claim {
         match lock.try_lock() {
             Ok(()) => Ok(Self { _lock: lock }),
             Err(TryLockError::WouldBlock) => anyhow::bail!(
-                "{} is another process's: each process of a cell has a `data_dir` of its own",
+                "{} is another process's: each process has a directory of its own; choose another \
+                 with `data_dir` of its configuration, or `--data-dir` of the demo",
                 directory.display()
             ),
             Err(TryLockError::Error(error)) => Err(error).with_context(place),

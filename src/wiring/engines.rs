@@ -44,6 +44,7 @@ pub(crate) async fn set_up(config: &CellConfig) -> anyhow::Result<Vec<SetUp>> {
     feature = "cassandra",
     feature = "elasticsearch",
     feature = "clickhouse",
+    feature = "object-storage",
     feature = "redis"
 )))]
 pub(super) fn lacking(key: &str, feature: &str) -> anyhow::Error {
@@ -89,17 +90,24 @@ pub(super) mod kafka {
         })
     }
 
-    pub(super) async fn set_up(
+    /// How the cell's topics are to be.
+    pub(in crate::wiring) fn topics(
         config: &CellConfig,
         kafka: &raw::KafkaConfig,
-    ) -> anyhow::Result<Vec<SetUp>> {
-        let topics = TopicSettings {
+    ) -> TopicSettings {
+        TopicSettings {
             partitions: kafka.partitions,
             replication: kafka.replication,
             retention: config.log.retention,
             ..TopicSettings::default()
-        };
-        let made = KafkaLog::init(&settings(config, kafka)?, &topics).await;
+        }
+    }
+
+    pub(super) async fn set_up(
+        config: &CellConfig,
+        kafka: &raw::KafkaConfig,
+    ) -> anyhow::Result<Vec<SetUp>> {
+        let made = KafkaLog::init(&settings(config, kafka)?, &topics(config, kafka)).await;
         let made = made.context("setting Kafka's topics up")?;
         let report = |topic: span_log::kafka::TopicReport| {
             let is_different = !topic.differences.is_empty();

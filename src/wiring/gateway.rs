@@ -64,19 +64,10 @@ pub(crate) async fn start_gateway(
 async fn share(config: &GatewayConfig, context: &mut RoleContext) -> anyhow::Result<SharedState> {
     use anyhow::Context as _;
     use gateway::shared_state::SharedStateMetrics;
-    use gateway::shared_state::redis::{RedisConfig, RedisState};
+    use gateway::shared_state::redis::RedisState;
 
     let Some(redis) = &config.redis else { return Ok(SharedState::default()) };
-    let credentials = &redis.credentials;
-    let settings = RedisConfig {
-        ca_file: credentials.ca_file.clone().filter(|_| redis.is_tls),
-        user: credentials.user.clone(),
-        password_file: credentials.password_file.clone(),
-        prefix: redis.prefix.clone(),
-        timeout: redis.timeout,
-        connect_timeout: redis.connect_timeout,
-        ..RedisConfig::at(redis.host.clone(), redis.port)
-    };
+    let settings = redis_settings(redis);
     let metrics = SharedStateMetrics::register(&mut context.registry);
     let stage = context.drain.stage("redis");
     let clock = Arc::clone(&context.clock);
@@ -88,6 +79,25 @@ async fn share(config: &GatewayConfig, context: &mut RoleContext) -> anyhow::Res
         gateways: config.rate_limit.gateways,
         metrics,
     })
+}
+
+/// The section `redis` in the adapter's words.
+#[cfg(feature = "redis")]
+pub(super) fn redis_settings(
+    redis: &service_kit::config::redis::RedisConfig,
+) -> gateway::shared_state::redis::RedisConfig {
+    use gateway::shared_state::redis::RedisConfig;
+
+    let credentials = &redis.credentials;
+    RedisConfig {
+        ca_file: credentials.ca_file.clone().filter(|_| redis.is_tls),
+        user: credentials.user.clone(),
+        password_file: credentials.password_file.clone(),
+        prefix: redis.prefix.clone(),
+        timeout: redis.timeout,
+        connect_timeout: redis.connect_timeout,
+        ..RedisConfig::at(redis.host.clone(), redis.port)
+    }
 }
 
 #[cfg(not(feature = "redis"))]

@@ -16,6 +16,7 @@ use metadata_replicator::{OriginPeer, ReplicatorPeer};
 use service_kit::Stage;
 use service_kit::config::CellConfig;
 use service_kit::config::cell::GroupKind;
+use span_log::SteppedOver;
 
 use super::keepers::Keepers;
 use crate::seam::RoleContext;
@@ -34,7 +35,7 @@ pub(super) struct Groups {
 pub(super) async fn start(
     config: &CellConfig,
     keepers: &Keepers,
-    lag: LagBoard,
+    (lag, stepped_over): (LagBoard, &Arc<SteppedOver>),
     context: &mut RoleContext,
     stage: &Stage,
 ) -> anyhow::Result<Groups> {
@@ -47,6 +48,7 @@ pub(super) async fn start(
     let runner = RunnerParts {
         log: Arc::clone(&keepers.log),
         dead_letters: Arc::clone(&keepers.dead_letters),
+        stepped_over: Some(Arc::clone(stepped_over)),
         clock: Arc::clone(&context.clock),
         lag,
         metrics,
@@ -56,8 +58,9 @@ pub(super) async fn start(
     let parts = IngesterParts { runner, groups };
     let service = IngesterService::start(&stage.tracker, &stage.stopping, parts).await?;
     for group in service.groups().to_vec() {
-        let service = service.clone();
-        context.readiness.probe(group.0, move || service.check(group));
+        let (checked, warned) = (service.clone(), service.clone());
+        context.readiness.probe(group.0, move || checked.check(group));
+        context.readiness.warn(group.0, move || warned.warning(group));
     }
     Ok(Groups { publishing, calls, retries })
 }

@@ -24,6 +24,7 @@ use super::house::{Chore, chore};
 use super::opening::until_open;
 use crate::seam::CellRole;
 
+mod cold;
 mod engine_stores;
 mod files;
 

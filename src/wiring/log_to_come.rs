@@ -43,6 +43,10 @@ impl SpanLog for LogToCome {
         self.log.get().map_or(none, |log| log.identity())
     }
 
+    fn span_bytes_max(&self) -> Option<usize> {
+        self.log.get().and_then(|log| log.span_bytes_max())
+    }
+
     async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
         self.open()?.append(batch).await
     }

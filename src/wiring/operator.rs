@@ -11,11 +11,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use ingester::{DeadLetterError, DeadLetterSummary, DeadLetters, Retries, RetryError};
+use ingester::{
+    DeadLetterConfig, DeadLetterError, DeadLetterSummary, DeadLetters, Retries, RetryError,
+};
 use proto::SpanBatch;
 use serde::Deserialize;
 use service_kit::Stage;
-use span_log::{ForgetLost, LostRun, SpanLog};
+use span_log::{ForgetLost, LostRun, SpanLog, SteppedOver, SteppedRun};
 use tokio::net::UnixListener;
 
 use super::keepers::Keepers;
@@ -27,12 +29,25 @@ pub(super) struct OperatorDesk {
     log: Arc<dyn SpanLog>,
     dead_letters: Arc<DeadLetters>,
     retries: Retries,
+    stepped_over: Arc<SteppedOver>,
 }
 
 impl OperatorDesk {
-    pub(super) fn new(keepers: &Keepers, retries: Retries) -> Self {
+    pub(super) fn new(keepers: &Keepers, retries: Retries, stepped_over: Arc<SteppedOver>) -> Self {
         let (log, dead_letters) = (Arc::clone(&keepers.log), Arc::clone(&keepers.dead_letters));
-        Self { log, dead_letters, retries }
+        Self { log, dead_letters, retries, stepped_over }
+    }
+
+    /// The desk of a process that only receives: it has no letters but for those of a role that it
+    /// had before.
+    pub(super) async fn of_collector(
+        data_dir: &Path,
+        log: &Arc<dyn SpanLog>,
+        stepped_over: Arc<SteppedOver>,
+    ) -> anyhow::Result<Self> {
+        let letters = DeadLetterConfig::new(data_dir.join("dead-letters"));
+        let dead_letters = Arc::new(off_thread(move || DeadLetters::open(letters)).await?);
+        Ok(Self { log: Arc::clone(log), dead_letters, retries: Retries::default(), stepped_over })
     }
 }
 
@@ -108,6 +123,7 @@ async fn list(State(desk): State<OperatorDesk>, Query(page): Query<Page>) -> Res
             }
         }
     }
+    answer.stepped_over = desk.stepped_over.list().into_iter().map(stepped_json).collect();
     answer.lost = desk.log.lost().runs.iter().map(lost_json).collect();
     Json(answer).into_response()
 }
@@ -209,6 +225,20 @@ fn lost_json(run: &LostRun) -> wire::LostRun {
         next: (range.next < u64::MAX).then_some(range.next),
         appended_from_unix_nano: run.append_times.0.0.to_string(),
         appended_until_unix_nano: run.append_times.1.0.to_string(),
+    }
+}
+
+fn stepped_json(run: SteppedRun) -> wire::Stepped {
+    wire::Stepped {
+        group: run.group,
+        topic: run.topic,
+        partition: run.partition,
+        first: run.first,
+        next: run.next,
+        reason: run.reason,
+        key: run.key,
+        bytes: run.bytes,
+        noted_unix_nano: run.at.to_string(),
     }
 }
 

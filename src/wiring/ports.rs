@@ -71,6 +71,7 @@ impl CellStatus for LogAndGroups {
             records: lag.records,
             age_millis: lag.age_ms,
             dead_letters: dead.get(lag.group.0).copied().unwrap_or(0),
+            failing_millis: lag.failing_ms,
         });
         Ok(LogStatus { log_end, groups: groups.collect() })
     }

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use service_kit::admin::MetricsPage;
+use service_kit::listen::Acceptor;
 use service_kit::{Readiness, Stage, admin, listen};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 /// Flow-control windows of connections between regions: at 80 ms and more the usual 64 KiB would
 /// hold an answer of 1 MB for 16 round trips.
@@ -48,7 +48,11 @@ pub(super) async fn serve_grpc(
 ) -> anyhow::Result<SocketAddr> {
     let listener = listen::bind(address, change_port_with).await?;
     let bound = listener.local_addr()?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    // Not tonic's own: an accept without file descriptors would end the server.
+    let incoming = futures_util::stream::unfold(Acceptor::new(listener), async |mut acceptor| {
+        let (stream, _) = acceptor.accept().await;
+        Some((Ok::<_, std::io::Error>(stream), acceptor))
+    });
     let stopping = stage.stopping.clone();
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

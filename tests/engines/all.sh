@@ -13,6 +13,7 @@ export KAFKA_NAME=all KAFKA_PORT=${KAFKA_PORT:-29092} KAFKA_HEAP=${KAFKA_HEAP:-3
 export CASS_NAME=all CASS_PORT=${CASS_PORT:-29042} CASS_STORAGE_PORT=${CASS_STORAGE_PORT:-27000} CASS_JMX=${CASS_JMX:-27199}
 export CASS_HEAP=${CASS_HEAP:-768m} CASS_JVM_EXTRA=${CASS_JVM_EXTRA:--XX:TieredStopAtLevel=1}
 export REDIS_NAME=all REDIS_PORT=${REDIS_PORT:-26379}
+export OBJECTS_NAME=all OBJECTS_PORT=${OBJECTS_PORT:-29500}
 es() { HTTP_PORT=${ES_PORT:-29200} TRANSPORT_PORT=${ES_TRANSPORT:-29300} HEAP=${ES_HEAP:-512m} ES_FAST=1 ./elasticsearch.sh "$1" all "${@:2}"; }
 os() { [ "${FARSPAN_TEST_OPENSEARCH:-}" = off ] || HTTP_PORT=${OS_PORT:-29201} TRANSPORT_PORT=${OS_TRANSPORT:-29301} HEAP=${OS_HEAP:-512m} ES_FAST=1 ./opensearch.sh "$1" all "${@:2}"; }
 ch() { HTTP_PORT=${CH_PORT:-28123} ./clickhouse.sh "$1" all "${@:2}"; }
@@ -31,18 +32,19 @@ needs() {
 
 case ${1:-} in
   needs) needs ;;
-  install) ./kafka.sh install; ./cassandra.sh install; ./redis.sh install; es install; os install; ch install ;;
+  install) ./kafka.sh install; ./cassandra.sh install; ./redis.sh install; es install; os install; ch install; ./objects.sh install ;;
   start)
-    ./kafka.sh start; ./cassandra.sh start; ./redis.sh start; es start; os start; ch start
-    ./kafka.sh wait; ./cassandra.sh wait; ./redis.sh wait; es wait; os wait; ch wait ;;
-  stop) ./kafka.sh stop; ./cassandra.sh stop; ./redis.sh stop; es stop; os stop; ch stop ;;
-  wipe) ./kafka.sh wipe; ./cassandra.sh wipe; ./redis.sh wipe; es clean; os clean; ch clean ;;
+    ./kafka.sh start; ./cassandra.sh start; ./redis.sh start; es start; os start; ch start; ./objects.sh start
+    ./kafka.sh wait; ./cassandra.sh wait; ./redis.sh wait; es wait; os wait; ch wait; ./objects.sh wait ;;
+  stop) ./kafka.sh stop; ./cassandra.sh stop; ./redis.sh stop; es stop; os stop; ch stop; ./objects.sh stop ;;
+  wipe) ./kafka.sh wipe; ./cassandra.sh wipe; ./redis.sh wipe; es clean; os clean; ch clean; ./objects.sh wipe ;;
   env)
     echo "export FARSPAN_TEST_KAFKA=127.0.0.1:$KAFKA_PORT"
     echo "export FARSPAN_TEST_CASSANDRA=127.0.0.1:$CASS_PORT"
     echo "export FARSPAN_TEST_ELASTICSEARCH=http://127.0.0.1:${ES_PORT:-29200}"
     [ "${FARSPAN_TEST_OPENSEARCH:-}" = off ] || echo "export FARSPAN_TEST_OPENSEARCH=http://127.0.0.1:${OS_PORT:-29201}"
     echo "export FARSPAN_TEST_CLICKHOUSE=http://127.0.0.1:${CH_PORT:-28123}"
-    echo "export FARSPAN_TEST_REDIS=redis://127.0.0.1:$REDIS_PORT" ;;
+    echo "export FARSPAN_TEST_REDIS=redis://127.0.0.1:$REDIS_PORT"
+    echo "export FARSPAN_TEST_OBJECTS=http://127.0.0.1:$OBJECTS_PORT" ;;
   *) sed -n '2,9p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

@@ -60,8 +60,14 @@ impl TraceService for Receiver {
         let refused = |error: collector::ExportError| Status::unavailable(error.to_string());
         let admitted = pipeline.admit(body.len()).map_err(refused)?;
         let (tenant, digest) = (TenantId::default(), digest.finish());
-        let request =
-            ExportRequest { tenant, body, rejected: Rejections::default(), digest, admitted };
+        let request = ExportRequest {
+            tenant,
+            body,
+            rejected: Rejections::default(),
+            digest,
+            received: None,
+            admitted,
+        };
         pipeline.export(request).await.map_err(refused)?;
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -149,6 +155,7 @@ pub(crate) async fn run_cell(world: World, name: &'static str) -> Fallible {
     let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
     let lag = LagBoard::default();
     let runner = RunnerParts {
+        stepped_over: None,
         log: opened.log(),
         dead_letters: Arc::clone(&opened.dead_letters),
         clock: Arc::clone(&opened.clock),

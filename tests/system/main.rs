@@ -9,8 +9,10 @@
     reason = "a test of processes reads real clocks and says its seed; one that panics has failed"
 )]
 
+mod cold;
 mod crash;
 mod demo;
+mod descriptors;
 mod edges;
 mod federation;
 mod fixture;

@@ -26,10 +26,16 @@ pub(crate) fn free_ports(count: usize) -> Vec<u16> {
 impl Process {
     /// Starts `farspan ARGUMENTS`; its output goes to a file in `directory`.
     pub(crate) fn start(name: &str, directory: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
+        command.args(arguments);
+        Self::run(name, directory, command)
+    }
+
+    /// Starts a command; its output goes to a file in `directory`.
+    pub(crate) fn run(name: &str, directory: &Path, mut command: Command) -> Self {
         let log = directory.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_farspan"))
-            .args(arguments)
+        let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)

@@ -85,7 +85,7 @@ async fn elasticsearch(engines: &Engines, name: &str) -> Result<u64, String> {
 }
 
 /// A CQL question (native protocol v4) whose answer is one bigint.
-async fn cassandra(address: &str, cql: &str) -> Result<u64, String> {
+pub(crate) async fn cassandra(address: &str, cql: &str) -> Result<u64, String> {
     let failed = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(address).await.map_err(failed)?;
     // STARTUP: a map of one pair.

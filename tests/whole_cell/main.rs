@@ -7,6 +7,7 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::excessive_nesting,
     clippy::panic,
     dead_code,
     reason = "a test of processes reads real clocks and says what it does; one that panics has failed; \
@@ -19,6 +20,7 @@ mod counts;
 mod federation;
 #[path = "../system/fixture.rs"]
 mod fixture;
+mod foreign;
 #[path = "../system/http.rs"]
 mod http;
 mod killed_cell;
@@ -30,6 +32,7 @@ mod poison;
 #[path = "../system/process.rs"]
 mod process;
 mod processes;
+mod replay;
 mod running_engines;
 mod stopped_engines;
 mod whole_cell;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use ::http::Method;
@@ -17,7 +17,7 @@ const TRACES: usize = 20;
 const STARTUP: Duration = Duration::from_secs(120);
 
 /// Where an engine is.
-fn engine(name: &str) -> String {
+pub(crate) fn engine(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: see tests/engines/all.sh env"))
 }
@@ -31,6 +31,8 @@ pub(crate) struct Parts {
     ingesters: Vec<Process>,
     others: Vec<Process>,
     trace_ids: Vec<[u8; 16]>,
+    /// Traces of two spans more.
+    calls: u64,
 }
 
 impl Parts {
@@ -48,6 +50,7 @@ impl Parts {
             ingesters: Vec::new(),
             others: Vec::new(),
             trace_ids: Vec::new(),
+            calls: 0,
         };
         parts.write_files();
         parts.init_stores();
@@ -74,6 +77,25 @@ impl Parts {
 
     fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// What everything of the cell is called in the engines.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a command on the cell's file, to its end.
+    pub(crate) async fn farspan(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
+        command.args(arguments).args(["--config", &self.file("cell0")]);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    /// Starts a command on the cell's file.
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Process {
+        let file = self.file("cell0");
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--config", &file]).collect();
+        Process::start(name, self.path(), &arguments)
     }
 
     fn file(&self, name: &str) -> String {
@@ -152,6 +174,17 @@ impl Parts {
         assert!(made.status.success(), "{made:?}");
     }
 
+    /// What `farspan doctor` finds of the engines, with the file of the first ingester.
+    pub(crate) fn doctor(&self) -> serde_json::Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
+        let only = ["--json", "--only", "cell,kafka,cassandra,elasticsearch,clickhouse"];
+        command.args(["doctor", "--config", &self.file("cell2")]).args(only);
+        let output = command.output().unwrap();
+        // The disks of a machine of tests may be full.
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     async fn wait_until_ready(&self, admin: u16) {
         let url = format!("http://127.0.0.1:{admin}/readyz");
         eventually("a process is ready", STARTUP, || async {
@@ -166,24 +199,40 @@ impl Parts {
 
     /// Sends so many requests, each until it is acknowledged.
     pub(crate) async fn send(&mut self, requests: usize) {
-        let url = format!("http://127.0.0.1:{}/v1/traces", self.ports[1]);
         for _ in 0..requests {
             let ids: Vec<[u8; 16]> = (0..TRACES).map(|_| random_trace_id()).collect();
             let spans = ids.iter().map(|id| span(*id, rand::random(), 0, "work"));
-            let body = encode(&request("web", spans.collect()));
-            let kind = [("content-type", "application/x-protobuf")];
-            eventually("a request is acknowledged", STARTUP, || async {
-                let answer = send(Method::POST, &url, &kind, body.clone()).await?;
-                (answer.status == 200).then_some(()).ok_or_else(|| format!("{answer:?}"))
-            })
-            .await;
+            self.export(encode(&request("web", spans.collect()))).await;
             self.trace_ids.extend(ids);
         }
     }
 
+    /// Sends so many requests of one trace each: a service calls another.
+    pub(crate) async fn send_calls(&mut self, requests: usize) {
+        for _ in 0..requests {
+            let id = random_trace_id();
+            let mut body = request("web", vec![span(id, 1, 0, "call")]);
+            let called = request("cart", vec![span(id, 2, 1, "serve")]);
+            body.resource_spans.extend(called.resource_spans);
+            self.export(encode(&body)).await;
+            self.calls += 1;
+        }
+    }
+
+    /// Sends a request until it is acknowledged.
+    async fn export(&self, body: bytes::Bytes) {
+        let url = format!("http://127.0.0.1:{}/v1/traces", self.ports[1]);
+        let kind = [("content-type", "application/x-protobuf")];
+        eventually("a request is acknowledged", STARTUP, || async {
+            let answer = send(Method::POST, &url, &kind, body.clone()).await?;
+            (answer.status == 200).then_some(()).ok_or_else(|| format!("{answer:?}"))
+        })
+        .await;
+    }
+
     /// Spans that were acknowledged.
     pub(crate) fn sent(&self) -> u64 {
-        self.trace_ids.len() as u64
+        self.trace_ids.len() as u64 + 2 * self.calls
     }
 
     pub(crate) fn trace_ids(&self) -> impl DoubleEndedIterator<Item = String> + '_ {
@@ -224,6 +273,12 @@ impl Parts {
 
     pub(crate) fn kill(&mut self, ingester: usize) {
         self.ingesters[ingester].kill();
+    }
+
+    /// Ends an ingester in order.
+    pub(crate) fn end_ingester(&mut self, ingester: usize) {
+        let code = self.ingesters[ingester].terminate(Duration::from_secs(40));
+        assert_eq!(code, Some(0), "{}", self.ingesters[ingester].last_words());
     }
 
     pub(crate) fn start_again(&mut self, ingester: usize) {

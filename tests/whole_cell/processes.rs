@@ -30,6 +30,25 @@ async fn check(parts: &Parts) {
     }
 }
 
+/// Every engine answers the doctor, whose lags are those of groups that have taken all.
+fn see_the_doctor(parts: &Parts) {
+    let found = parts.doctor();
+    let checks = found["checks"].as_array().unwrap();
+    for part in ["kafka", "cassandra", "elasticsearch", "clickhouse"] {
+        let answers = |one: &&serde_json::Value| one["part"] == part && one["check"] == "answers";
+        let answered = checks.iter().find(answers);
+        assert!(answered.is_some_and(|one| one["verdict"] == "ok"), "{part}: {found}");
+    }
+    let lags: Vec<_> = checks.iter().filter(|one| one["check"] == "lag").collect();
+    assert!(lags.len() >= 4, "{found}");
+    assert!(
+        lags.iter().all(|lag| lag["value"].as_f64().is_some_and(|lag| lag < 900.0)),
+        "{lags:?}"
+    );
+    let ready = checks.iter().find(|one| one["check"] == "ready").unwrap();
+    assert_eq!(ready["verdict"], "ok", "{found}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_of_a_cell_run_apart_and_whichever_ingester_dies_nothing_is_lost_or_counted_twice() {
     let mut parts = Parts::start().await;
@@ -65,6 +84,7 @@ async fn parts_of_a_cell_run_apart_and_whichever_ingester_dies_nothing_is_lost_o
     parts.start_again(counting);
     parts.send(40).await;
     check(&parts).await;
+    see_the_doctor(&parts);
     parts.end();
     let sent = parts.sent();
     assert_eq!(parts.counted().await.unwrap(), sent, "nothing was in anybody's hands");

@@ -213,6 +213,23 @@ impl Engines {
         spawn_blocking(start).await.unwrap();
     }
 
+    /// Makes a topic that is nobody's of ours.
+    pub(crate) async fn create_topic(&self, topic: &str, partitions: u32) {
+        let node = self.node(Engine::Kafka).clone();
+        let topic = topic.to_owned();
+        let create = move || {
+            let created = Command::new(scripts().join("kafka.sh"))
+                .args(["tool", "TopicCommand", "--create", "--topic", &topic])
+                .args(["--partitions", &partitions.to_string(), "--replication-factor", "1"])
+                .envs(node.settings.iter().cloned())
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            assert!(created.status.success(), "{topic}: {created:?}");
+        };
+        spawn_blocking(create).await.unwrap();
+    }
+
     /// Writes these lines to a topic as any producer does, without keys and headers.
     pub(crate) async fn produce(&self, topic: &str, lines: &str) {
         self.run_producer(topic, &[], lines.to_owned()).await;

@@ -71,7 +71,7 @@ pub enum ExportError {
     #[error("the span log took too long to acknowledge")]
     Unacknowledged,
     /// The log refused.
-    #[error("the span log refused the spans")]
+    #[error("the span log refused the spans: {}", reason(.0))]
     Log(#[source] LogError),
     /// Validated spans could not be regrouped: a fault of ours.
     #[error("the spans could not be regrouped")]
@@ -99,6 +99,22 @@ impl ExportError {
             | Self::TooLarge { .. }
             | Self::TooManySpans { .. }
             | Self::Batch(_) => false,
+        }
+    }
+}
+
+/// Why the log refused, for a stranger: its kind, without what names places of ours.
+const fn reason(error: &LogError) -> &'static str {
+    match error {
+        LogError::Full => "its disk, or its own limit, is full",
+        LogError::Overloaded => "its queue is full",
+        LogError::Disk(_) => "its disk failed",
+        LogError::NoDescriptors => "the process has too many open files",
+        LogError::Unavailable(_) => "who keeps it is away",
+        LogError::Closed => "it is closing",
+        LogError::TooLarge { .. } => "a batch is larger than it takes",
+        LogError::Expired { .. } | LogError::NoPartition(_) | LogError::Damaged(_) => {
+            "a fault of its own"
         }
     }
 }

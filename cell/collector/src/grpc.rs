@@ -90,7 +90,9 @@ async fn export(collector: &Collector, request: Request<Incoming>) -> Result<Rec
     };
     let digest = xxh3_64(&message);
     let (body, rejected) = (message, Rejections::default());
-    collector.pipeline().export(ExportRequest { tenant, body, rejected, digest, admitted }).await
+    let received = None;
+    let request = ExportRequest { tenant, body, rejected, digest, received, admitted };
+    collector.pipeline().export(request).await
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

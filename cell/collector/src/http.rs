@@ -131,7 +131,9 @@ async fn export(
             (translated.body, translated.rejected)
         }
     };
-    collector.pipeline().export(ExportRequest { tenant, body, rejected, digest, admitted }).await
+    let received = None;
+    let request = ExportRequest { tenant, body, rejected, digest, received, admitted };
+    collector.pipeline().export(request).await
 }
 
 /// The encoding of a request that may be sent here.

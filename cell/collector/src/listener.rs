@@ -14,9 +14,10 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use prometheus_client::metrics::gauge::Gauge;
+use service_kit::listen::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -34,8 +35,6 @@ const PENDING_RESETS_MAX: usize = 32;
 /// Silence after which a peer is asked whether it is still there, and how long it may take.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long accepting pauses when the process has no file descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +75,8 @@ impl Listener {
         let tracker = TaskTracker::new();
         let abort = CancellationToken::new();
         let permits = Arc::new(Semaphore::new(self.limits.connections_max));
-        while let Some((stream, permit)) = accept(&listener, &permits, &stop).await {
+        let mut acceptor = Acceptor::new(listener);
+        while let Some((stream, permit)) = accept(&mut acceptor, &permits, &stop).await {
             let connection = Connection {
                 server: Arc::clone(&server),
                 idle_timeout: self.limits.idle_timeout,
@@ -86,7 +86,7 @@ impl Listener {
             let open = OpenConnection::new(&self.connections, permit);
             tracker.spawn(connection.serve(stream, service.clone(), open));
         }
-        drop(listener);
+        drop(acceptor);
         tracker.close();
         if timeout(self.drain_timeout, tracker.wait()).await.is_err() {
             warn!(connections = tracker.len(), "connections did not drain in time");
@@ -122,7 +122,7 @@ impl Listener {
 
 /// The next connection, once there is room for it; `None` at the end.
 async fn accept(
-    listener: &TcpListener,
+    acceptor: &mut Acceptor,
     permits: &Arc<Semaphore>,
     stop: &CancellationToken,
 ) -> Option<(TcpStream, OwnedSemaphorePermit)> {
@@ -130,25 +130,9 @@ async fn accept(
         permit = Arc::clone(permits).acquire_owned() => permit.ok()?,
         () = stop.cancelled() => return None,
     };
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return None,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%error, "a connection broke off at once");
-                    continue;
-                }
-                return Some((stream, permit));
-            }
-            // One bad connection, or no descriptors: neither ends the listener.
-            Err(error) => {
-                debug!(%error, "accepting a connection failed");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
+    tokio::select! {
+        (stream, _) = acceptor.accept() => Some((stream, permit)),
+        () = stop.cancelled() => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The collector's metrics.
 
+pub(crate) mod foreign;
+
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;

@@ -9,7 +9,7 @@ use proto::{BatchSource, SpanBatch};
 use sampling::HeadSampler;
 use span_log::port::SpanLog;
 use tokio::time::timeout;
-use trace_model::{Clock, Region, TenantId};
+use trace_model::{Clock, Region, TenantId, UnixNanos};
 
 use crate::admission::{Admission, Admitted};
 use crate::batch::batch;
@@ -32,6 +32,8 @@ pub struct ExportRequest {
     pub rejected: Rejections,
     /// xxh3-64 of the body as sent, uncompressed.
     pub digest: u64,
+    /// When it was received, where that was not just now.
+    pub received: Option<UnixNanos>,
     /// Its part of the account of what is in flight.
     pub admitted: Admitted,
 }
@@ -82,11 +84,12 @@ impl Pipeline {
     /// durable, or was left out by head sampling.
     pub async fn export(&self, request: ExportRequest) -> Result<Receipt, ExportError> {
         let started = self.clock.monotonic();
-        let ExportRequest { tenant, body, rejected, digest, mut admitted } = request;
+        let ExportRequest { tenant, body, rejected, digest, received, mut admitted } = request;
+        let receive_time = received.unwrap_or_else(|| self.clock.now());
         let (batch, receipt) = {
-            let mut validated = validate(&body, &self.limits)?;
+            let mut validated = validate(&body, &self.limits())?;
             validated.rejected.add_all(&rejected);
-            let enriched = enrich(validated, self.source(tenant, digest));
+            let enriched = enrich(validated, self.source(tenant, digest, receive_time));
             let misplaced = u64::from(enriched.placed_at_receive_time);
             self.metrics.placed_at_receive_time_spans.inc_by(misplaced);
             let sampled = sample(enriched, self.sampler.as_ref());
@@ -104,6 +107,13 @@ impl Pipeline {
         Ok(receipt)
     }
 
+    /// The limits of a span: a larger one than the log can keep is rejected alone.
+    fn limits(&self) -> SpanLimits {
+        let log_max = self.log.span_bytes_max().unwrap_or(usize::MAX);
+        let span_bytes_max = self.limits.span_bytes_max.min(log_max);
+        SpanLimits { span_bytes_max, ..self.limits }
+    }
+
     async fn append(&self, batch: SpanBatch) -> Result<(), ExportError> {
         let _queued = self.metrics.queue(batch.spans().len());
         let appended = timeout(self.acknowledge_timeout, self.log.append(Arc::new(batch))).await;
@@ -111,8 +121,7 @@ impl Pipeline {
         Ok(())
     }
 
-    fn source(&self, tenant: TenantId, digest: u64) -> BatchSource {
-        let receive_time = self.clock.now();
+    fn source(&self, tenant: TenantId, digest: u64, receive_time: UnixNanos) -> BatchSource {
         let (region, collector) = (self.region.clone(), Arc::clone(&self.name));
         BatchSource { tenant, region, collector, receive_time, digest }
     }

@@ -25,7 +25,7 @@ pub enum RejectReason {
     TooManyParts,
     /// The span's resource or scope is unreadable or over a limit.
     BadContext,
-    /// The span with its resource and scope is larger than readers take.
+    /// The span with its resource and scope is larger than the log keeps or readers take.
     SpanTooLarge,
 }
 
@@ -74,7 +74,7 @@ impl RejectReason {
             Self::TooDeep => "a value nested too deeply",
             Self::TooManyParts => "too many events, links and nested values",
             Self::BadContext => "a resource or scope that is unreadable or over a limit",
-            Self::SpanTooLarge => "more bytes, resource and scope included, than can be read back",
+            Self::SpanTooLarge => "more bytes, resource and scope included, than can be kept",
         }
     }
 

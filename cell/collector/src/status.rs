@@ -123,7 +123,7 @@ const fn log_refusal(error: &LogError) -> Refusal {
             retryable(StatusCode::TOO_MANY_REQUESTS, SOON, RefuseReason::Overloaded)
         }
         LogError::Closed => retryable(StatusCode::SERVICE_UNAVAILABLE, SOON, RefuseReason::Log),
-        LogError::Full | LogError::Disk(_) | LogError::Unavailable(_) => {
+        LogError::Full | LogError::Disk(_) | LogError::NoDescriptors | LogError::Unavailable(_) => {
             retryable(StatusCode::SERVICE_UNAVAILABLE, LATER, RefuseReason::Log)
         }
         LogError::TooLarge { .. } => permanent(
@@ -207,6 +207,7 @@ mod tests {
             (ExportError::Log(LogError::Full), 503, Code::Unavailable),
             (ExportError::Log(LogError::Overloaded), 429, Code::Unavailable),
             (ExportError::Log(LogError::Disk(unknown())), 503, Code::Unavailable),
+            (ExportError::Log(LogError::NoDescriptors), 503, Code::Unavailable),
             (ExportError::Log(LogError::Unavailable(unknown())), 503, Code::Unavailable),
             (ExportError::Log(LogError::Closed), 503, Code::Unavailable),
             (
@@ -226,6 +227,20 @@ mod tests {
             assert_eq!((refusal.http.as_u16(), refusal.grpc), (http, grpc), "{error}");
             assert_eq!(is_repeated_over_grpc(refusal), error.is_retryable(), "{error}");
             assert_eq!(is_repeated_over_http(refusal), error.is_retryable(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_its_kind_and_no_place() {
+        let disk = LogError::Disk("/secret/place: it broke".into());
+        for (error, word) in [
+            (LogError::Full, "full"),
+            (disk, "disk failed"),
+            (LogError::NoDescriptors, "too many open files"),
+            (LogError::Unavailable("broker-7.secret:9092".into()), "away"),
+        ] {
+            let text = ExportError::Log(error).to_string();
+            assert!(text.contains(word) && !text.contains("secret"), "{text}");
         }
     }
 

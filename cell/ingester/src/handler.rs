@@ -2,11 +2,12 @@
 //! committing, dead letters) and the four groups.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use proto::LoggedBatch;
+use proto::{BatchSource, LoggedBatch, SpanBatchBuilder};
 use span_log::{DamagedRange, GroupId, Sharing};
-use trace_model::{Coverage, UnixNanos};
+use trace_model::{Coverage, Region, TenantId, UnixNanos};
 
 /// Why a group did not take a batch.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -59,6 +60,21 @@ pub trait GroupHandler: Send + fmt::Debug {
 
     /// How far the group's work is durable.
     fn durable(&self) -> Coverage;
+}
+
+/// Records that were stepped over, as a store is told of them: a batch that has their place and no
+/// span. `None` where none can be made.
+pub(crate) fn without_spans(incarnation: u64, damaged: &DamagedRange) -> Option<LoggedBatch> {
+    let append_time = damaged.append_times.1;
+    let source = BatchSource {
+        tenant: TenantId::default(),
+        region: Region::new("none").ok()?,
+        collector: "none".into(),
+        receive_time: append_time,
+        digest: 0,
+    };
+    let batch = Arc::new(SpanBatchBuilder::new().finish(source).ok()?);
+    Some(LoggedBatch { incarnation, range: damaged.range, append_time, batch })
 }
 
 /// Why a handler could not be made. It may pass or not: it is tried again.

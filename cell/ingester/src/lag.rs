@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use span_log::GroupId;
 
@@ -25,6 +26,8 @@ pub struct GroupLag {
     pub partitions: usize,
     /// The error that the group is retrying, if it is.
     pub retrying: Option<String>,
+    /// Milliseconds for which it has failed without a success; 0 while it does not.
+    pub failing_ms: u64,
 }
 
 impl GroupLag {
@@ -40,9 +43,14 @@ impl GroupLag {
             is_standing_by: false,
             partitions: 0,
             retrying: None,
+            failing_ms: 0,
         }
     }
 }
+
+/// A group that fails for longer is worth a person's look: what passes by itself (a broker that
+/// starts anew, a disk that is being emptied) has passed by then.
+pub const FAILING_IS_WARNED_OF: Duration = Duration::from_secs(60);
 
 /// The latest lag of every group; shared, cheap to ask.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +83,36 @@ impl LagBoard {
         self.lock().get(&group).cloned()
     }
 
+    /// What a person should know of a group that works and does not get on; `None` where nothing is.
+    #[must_use]
+    pub fn warning(&self, group: GroupId) -> Option<String> {
+        let lag = self.of(group)?;
+        let failing = Duration::from_millis(lag.failing_ms);
+        let reason = lag.retrying.filter(|_| failing >= FAILING_IS_WARNED_OF)?;
+        Some(format!("{group} has been failing for {} s: {reason}", failing.as_secs()))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<GroupId, GroupLag>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_warned_of_once_it_has_failed_for_a_minute() {
+        let (board, group) = (LagBoard::default(), GroupId("storage-writer"));
+        assert_eq!(board.warning(group), None);
+        let post = |failing_ms, retrying: Option<&str>| {
+            let retrying = retrying.map(str::to_owned);
+            board.post(GroupLag { failing_ms, retrying, ..GroupLag::unstarted(group) });
+            board.warning(group)
+        };
+        assert_eq!(post(59_999, Some("cannot flush: x")), None);
+        assert_eq!(post(90_000, None), None);
+        let warning = post(60_000, Some("cannot flush: x")).unwrap();
+        assert_eq!(warning, "storage-writer has been failing for 60 s: cannot flush: x");
     }
 }

@@ -19,6 +19,7 @@ pub mod metadata_publisher;
 pub mod metrics;
 pub mod metrics_aggregator;
 pub mod progress;
+pub mod replay;
 pub mod retries;
 pub mod runner;
 pub mod search_indexer;
@@ -39,6 +40,7 @@ pub use metrics::{AggregatorMetrics, BorderMetrics, IngesterMetrics};
 pub use metrics_aggregator::{
     AggregatorConfig, AggregatorMaker, AggregatorParts, MetricsAggregator,
 };
+pub use replay::{AgainHandler, LeftOut, Replay, ReplayParts, ReplayProgress, ReplayReport};
 pub use retries::{Retries, RetryError};
 pub use runner::{ConsumerRunner, Ended, RunnerConfig, RunnerError, RunnerParts};
 pub use search_indexer::{SearchIndexerHandler, SearchIndexerMaker};

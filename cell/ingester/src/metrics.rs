@@ -30,6 +30,8 @@ pub struct IngesterMetrics {
     pub lag_records: Family<GroupLabel, Gauge>,
     /// Age of the oldest record not taken yet.
     pub lag_seconds: Family<GroupLabel, Gauge<f64, AtomicU64>>,
+    /// For how long it has failed without a success.
+    pub failing_seconds: Family<GroupLabel, Gauge<f64, AtomicU64>>,
     /// Spans taken.
     pub spans: Family<GroupLabel, Counter>,
     /// Tries that failed in a way that may pass.
@@ -81,6 +83,11 @@ impl IngesterMetrics {
             "farspan_ingester_lag_seconds",
             "Age of the oldest record that a consumer group has not taken yet",
             self.lag_seconds.clone(),
+        );
+        registry.register(
+            "farspan_ingester_failing_seconds",
+            "Time for which a consumer group has failed without a success; 0 while it does not",
+            self.failing_seconds.clone(),
         );
         registry.register(
             "farspan_ingester_running_groups",

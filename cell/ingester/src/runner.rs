@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_ok;
-use span_log::{Assignment, CommitError, GroupId, Hold, Sharing, SpanLog};
+use span_log::{Assignment, CommitError, GroupId, Hold, Sharing, SpanLog, SteppedOver};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trace_model::{Clock, UnixNanos};
@@ -74,6 +74,8 @@ pub struct RunnerParts {
     pub log: Arc<dyn SpanLog>,
     /// Where poison goes.
     pub dead_letters: Arc<DeadLetters>,
+    /// Where records are listed that were never ours; `None`: they are logged and counted alone.
+    pub stepped_over: Option<Arc<SteppedOver>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where its lag is posted.
@@ -233,7 +235,7 @@ impl ConsumerRunner {
         match ticked {
             Ok(()) => {
                 if self.tick_backoff.tries() > 0 {
-                    self.desk.failing = None;
+                    self.desk.note_success();
                 }
                 self.tick_backoff.succeed();
                 self.commit().await;
@@ -356,6 +358,10 @@ impl ConsumerRunner {
         }
         lag.partitions = self.readers.len();
         lag.retrying = self.desk.failing.clone();
+        let failing = self.desk.failing_for();
+        lag.failing_ms = u64::try_from(failing.as_millis()).unwrap_or(u64::MAX);
+        let failing_seconds = parts.metrics.failing_seconds.get_or_create(&self.group.into());
+        failing_seconds.set(failing.as_secs_f64());
         let label = GroupLabel::from(self.group);
         let records = i64::try_from(lag.records).unwrap_or(i64::MAX);
         parts.metrics.lag_records.get_or_create(&label).set(records);

@@ -9,9 +9,9 @@ use proto::LoggedBatch;
 use span_log::port::SEARCH_INDEXER;
 use span_log::{DamagedRange, GroupId};
 use trace_model::{Coverage, UnixNanos};
-use trace_store::SearchIndexer;
+use trace_store::{SearchIndexer, StoreError};
 
-use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError};
+use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError, without_spans};
 use crate::progress::Progress;
 use crate::storage_writer::{handle_again_error, handle_error};
 
@@ -19,6 +19,7 @@ use crate::storage_writer::{handle_again_error, handle_error};
 #[derive(Debug)]
 pub struct SearchIndexerHandler {
     indexer: Arc<dyn SearchIndexer>,
+    incarnation: u64,
     progress: Progress,
 }
 
@@ -26,7 +27,7 @@ impl SearchIndexerHandler {
     /// A handler for the log of this incarnation.
     #[must_use]
     pub fn new(indexer: Arc<dyn SearchIndexer>, incarnation: u64) -> Self {
-        Self { indexer, progress: Progress::new(incarnation) }
+        Self { indexer, incarnation, progress: Progress::new(incarnation) }
     }
 }
 
@@ -54,6 +55,17 @@ impl GroupHandler for SearchIndexerHandler {
     }
 
     async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError> {
+        if let Some(batch) = without_spans(self.incarnation, damaged) {
+            match self.indexer.index(&[batch]).await {
+                // The cover of the index goes on over them, and their group's commit with it.
+                Ok(()) => {
+                    self.progress.hand(self.incarnation, damaged.range);
+                    return Ok(());
+                }
+                Err(StoreError::Refused(_)) => {}
+                Err(error) => return Err(handle_error(error)),
+            }
+        }
         self.progress.set_aside(damaged.range);
         Ok(())
     }

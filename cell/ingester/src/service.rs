@@ -86,6 +86,12 @@ impl IngesterService {
         self.groups.iter().all(|group| self.check(*group).is_ok())
     }
 
+    /// What a person should know of a group that works and does not get on.
+    #[must_use]
+    pub fn warning(&self, group: GroupId) -> Option<String> {
+        self.lag.warning(group)
+    }
+
     /// Whether the group's runner is at work or ready to take over; else why not.
     pub fn check(&self, group: GroupId) -> Result<(), String> {
         match self.lag.of(group) {

@@ -11,7 +11,7 @@ use span_log::{DamagedRange, GroupId};
 use trace_model::{Coverage, UnixNanos};
 use trace_store::{SpanWriter, StoreError};
 
-use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError};
+use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError, without_spans};
 use crate::progress::Progress;
 
 /// Writes batches through a [`SpanWriter`].
@@ -19,6 +19,7 @@ use crate::progress::Progress;
 pub struct StorageWriterHandler {
     group: GroupId,
     writer: Arc<dyn SpanWriter>,
+    incarnation: u64,
     progress: Progress,
 }
 
@@ -31,7 +32,7 @@ impl StorageWriterHandler {
 
     /// A handler that does the same for another group.
     pub(crate) fn of_group(group: GroupId, writer: Arc<dyn SpanWriter>, incarnation: u64) -> Self {
-        Self { group, writer, progress: Progress::new(incarnation) }
+        Self { group, writer, incarnation, progress: Progress::new(incarnation) }
     }
 }
 
@@ -59,6 +60,19 @@ impl GroupHandler for StorageWriterHandler {
     }
 
     async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError> {
+        // The store of dashboards answers nothing that says how far it reaches.
+        let told = self.group == STORAGE_WRITER;
+        if let Some(batch) = without_spans(self.incarnation, damaged).filter(|_| told) {
+            match self.writer.write(&[batch]).await {
+                // The cover of the store goes on over them, and their group's commit with it.
+                Ok(()) => {
+                    self.progress.hand(self.incarnation, damaged.range);
+                    return Ok(());
+                }
+                Err(StoreError::Refused(_)) => {}
+                Err(error) => return Err(handle_error(error)),
+            }
+        }
         self.progress.set_aside(damaged.range);
         Ok(())
     }
@@ -177,7 +191,7 @@ mod tests {
     fn damaged(first: u64, next: u64) -> DamagedRange {
         let range = LogRange { partition: 0, first, next };
         let append_times = (UnixNanos(0), UnixNanos(1));
-        DamagedRange { range, append_times, reason: "crc".into() }
+        DamagedRange { range, append_times, reason: "crc".into(), stranger: None }
     }
 
     #[tokio::test]
@@ -186,11 +200,13 @@ mod tests {
         let mut handler = StorageWriterHandler::new(writer, 7);
         let next = |handler: &StorageWriterHandler| handler.durable().next.get(&0).copied();
         handler.skip(&damaged(0, 4)).await.unwrap();
+        assert_eq!(next(&handler), None, "the store's cover must not stay before them");
+        handler.tick(UnixNanos(1), None, true).await.unwrap();
         assert_eq!(next(&handler), Some(4));
         handler.handle(&[logged(4), logged(6)]).await.unwrap();
         handler.skip(&damaged(8, 9)).await.unwrap();
         handler.tick(UnixNanos(1), None, false).await.unwrap();
-        assert_eq!(next(&handler), None);
+        assert_eq!(next(&handler), Some(4));
         handler.tick(UnixNanos(1), None, true).await.unwrap();
         assert_eq!(next(&handler), Some(9));
     }

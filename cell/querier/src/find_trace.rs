@@ -39,8 +39,10 @@ pub struct CellTrace {
     /// Spans appended at or before this time may be gone by retention, of those that were asked
     /// about.
     pub expired_until: Option<UnixNanos>,
-    /// The store did not answer: these are the spans of the live tail alone.
+    /// The store, or a part of it, did not answer: these are the spans of the live tail and the rest.
     pub lacks_store: bool,
+    /// All of the store was silent: no use in asking it for the next trace of the same answer.
+    pub is_store_silent: bool,
 }
 
 /// How long the store is waited for.
@@ -68,8 +70,9 @@ pub(crate) async fn find_trace(
     let tail = ports.tail.read_tail(tenant, trace_id).await?;
     let lost = ports.tail.lost();
     let stored = read_store(ports, tenant, trace_id, store_wait).await?;
-    let lacks_store = stored.is_none();
+    let is_store_silent = stored.is_none();
     let stored = stored.unwrap_or_else(|| nothing_of(tail.covered.incarnation));
+    let lacks_store = stored.is_away;
     let covered = join_covers(&tail, &stored.covered);
     let is_damaged = tail.is_damaged || stored.is_damaged;
     // Asked behind the read: what was removed before that is known by now.
@@ -83,7 +86,7 @@ pub(crate) async fn find_trace(
     }
     let is_damaged = is_damaged || may_miss_spans(&lost.runs, &spans);
     let expired_until = expired_until.max(lost.expired_until);
-    Ok(CellTrace { spans, covered, is_damaged, expired_until, lacks_store })
+    Ok(CellTrace { spans, covered, is_damaged, expired_until, lacks_store, is_store_silent })
 }
 
 /// What the store holds; `None` where it is away.
@@ -114,6 +117,7 @@ fn nothing_of(incarnation: u64) -> TraceRead {
         spans: Vec::new(),
         covered: Coverage::none(incarnation),
         is_damaged: false,
+        is_away: true,
         expired_until: None,
     }
 }

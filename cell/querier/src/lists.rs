@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use trace_model::{TenantId, TimeRange};
-use trace_store::port::{Operation, ServiceCatalog, StoreError};
+use trace_store::port::{NameList, Operation, ServiceCatalog, StoreError};
 
 /// Services of which the store holds a span. Where it cannot look at all times at once, those with
 /// a span placed in the range.
@@ -16,7 +16,7 @@ pub(crate) async fn services(
     catalog: &dyn ServiceCatalog,
     tenant: &TenantId,
     range: TimeRange,
-) -> Result<Vec<Arc<str>>, StoreError> {
+) -> Result<NameList<Arc<str>>, StoreError> {
     let listed = catalog.services(tenant, TimeRange::ALL).await;
     if let Err(StoreError::Unsupported(_)) = listed {
         return catalog.services(tenant, range).await;
@@ -30,7 +30,7 @@ pub(crate) async fn operations(
     tenant: &TenantId,
     service: &str,
     range: TimeRange,
-) -> Result<Vec<Operation>, StoreError> {
+) -> Result<NameList<Operation>, StoreError> {
     let listed = catalog.operations(tenant, service, TimeRange::ALL).await;
     if let Err(StoreError::Unsupported(_)) = listed {
         return catalog.operations(tenant, service, range).await;
@@ -52,13 +52,13 @@ mod tests {
     }
 
     impl Catalog {
-        fn names(&self, range: TimeRange) -> Result<Vec<Arc<str>>, StoreError> {
+        fn names(&self, range: TimeRange) -> Result<NameList<Arc<str>>, StoreError> {
             if range == TimeRange::ALL && self.is_bounded {
                 return Err(StoreError::Unsupported("too many days".to_owned()));
             }
             let placed = [("old", UnixNanos(5)), ("web", UnixNanos(500))];
             let within = placed.into_iter().filter(|(_, placed)| range.contains(*placed));
-            Ok(within.map(|(name, _)| name.into()).collect())
+            Ok(NameList::whole(within.map(|(name, _)| name.into()).collect()))
         }
     }
 
@@ -68,7 +68,7 @@ mod tests {
             &self,
             _: &TenantId,
             range: TimeRange,
-        ) -> Result<Vec<Arc<str>>, StoreError> {
+        ) -> Result<NameList<Arc<str>>, StoreError> {
             self.names(range)
         }
 
@@ -77,9 +77,10 @@ mod tests {
             _: &TenantId,
             _: &str,
             range: TimeRange,
-        ) -> Result<Vec<Operation>, StoreError> {
+        ) -> Result<NameList<Operation>, StoreError> {
             let kind = SpanKind::Server;
-            Ok(self.names(range)?.into_iter().map(|name| Operation { name, kind }).collect())
+            let names = self.names(range)?.names.into_iter();
+            Ok(NameList::whole(names.map(|name| Operation { name, kind }).collect()))
         }
 
         async fn listed(&self) -> Result<Coverage, StoreError> {

@@ -69,6 +69,8 @@ pub struct GroupLag {
     pub age_millis: u64,
     /// Records that it set aside.
     pub dead_letters: u64,
+    /// Milliseconds for which it has failed without a success; 0 while it does not.
+    pub failing_millis: u64,
 }
 
 /// The state of the cell's log.

@@ -1,6 +1,7 @@
 //! The methods of `farspan.v1.CellQuery`. Each one checks its question, asks a port, and lets the
 //! policy decide what leaves.
 
+use proto::convert::index::OTHER_SERVICE;
 use proto::convert::query::{id_bytes, required_range, search_query};
 use proto::v1;
 use proto::v1::cell_query_server::CellQuery;
@@ -143,8 +144,8 @@ impl Querier {
         let (reach, services) = match access {
             Access::Granted => {
                 let reach = self.reach_of_lists().await;
-                let services = lists::services(&*self.ports.catalog, &caller.tenant, range);
-                (reach, services.await?)
+                let list = lists::services(&*self.ports.catalog, &caller.tenant, range).await?;
+                (cut_if(reach, list.is_cut), list.names)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -164,9 +165,9 @@ impl Querier {
         let (reach, found) = match access {
             Access::Granted => {
                 let reach = self.reach_of_lists().await;
-                let found =
+                let list =
                     lists::operations(catalog, &caller.tenant, &request.service, range).await?;
-                (reach, found)
+                (cut_if(reach, list.is_cut), list.names)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -215,13 +216,25 @@ impl Querier {
         let (reach, rows) = match access {
             Access::Granted => {
                 let reach = self.reach_of_counts().await;
-                (reach, self.ports.metrics.red(&query).await?)
+                let is_cut = self.counts_others(&query).await?;
+                (cut_if(reach, is_cut), self.ports.metrics.red(&query).await?)
             }
             Access::Forbidden => (None, Vec::new()),
         };
         let points = rows.into_iter().map(red_message).collect();
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
         Ok((access, v1::QueryRedResponse { outcome, points, region, reach }))
+    }
+
+    /// Whether the service that is asked for may be counted, in full or in part, among those that
+    /// have no counts of their own.
+    async fn counts_others(&self, query: &RedQuery) -> Result<bool, QuerierError> {
+        if query.service.as_ref().is_none_or(|service| **service == *OTHER_SERVICE) {
+            return Ok(false);
+        }
+        let service = Some(OTHER_SERVICE.into());
+        let others = RedQuery { service, by_operation: false, ..query.clone() };
+        Ok(!self.ports.metrics.red(&others).await?.is_empty())
     }
 
     async fn edge_traces(
@@ -264,6 +277,7 @@ impl Querier {
             records: lag.records,
             age_millis: lag.age_millis,
             dead_letters: lag.dead_letters,
+            failing_millis: lag.failing_millis,
         });
         let response = v1::GetCellStatusResponse {
             region: self.region_name(),
@@ -284,6 +298,14 @@ impl Querier {
         }
         Err(QuerierError::OutOfLimits { what: "limit", min: 1, max })
     }
+}
+
+/// Says of an answer that a limit cut it. Where nobody knows how far it reaches that is still said.
+fn cut_if(reach: Option<v1::Reach>, is_cut: bool) -> Option<v1::Reach> {
+    if !is_cut {
+        return reach;
+    }
+    Some(v1::Reach { is_cut, ..reach.unwrap_or_default() })
 }
 
 /// Calls with and without errors are two rows of the store; the gateway adds them up.

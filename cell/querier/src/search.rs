@@ -62,7 +62,7 @@ impl Querier {
             }
         };
         let until_unix_nano = self.reached_until(end, &covered).await.map_or(0, |until| until.0);
-        Some(v1::Reach { coverage: Some((&covered).into()), until_unix_nano })
+        Some(v1::Reach { coverage: Some((&covered).into()), until_unix_nano, is_cut: false })
     }
 
     async fn reached_until(

@@ -145,11 +145,11 @@ impl Querier {
         let timed = tokio::time::timeout_at(limits.deadline, read).await;
         let found = timed.unwrap_or(Err(QuerierError::Deadline))?;
         self.metrics.spans.inc_by(found.spans.len() as u64);
-        let lacks_store = found.lacks_store;
-        self.metrics.answers_without_store.inc_by(lacks_store.into());
+        let is_store_silent = found.is_store_silent;
+        self.metrics.answers_without_store.inc_by(found.lacks_store.into());
         let (summary, bytes) = (self.summary_of(&found), bytes_of(&found.spans));
         answer.offer(pack(trace_id, Some(found), summary), bytes)?;
-        Ok(limits.after(lacks_store))
+        Ok(limits.after(is_store_silent))
     }
 
     fn summary_of(&self, found: &CellTrace) -> v1::FindTraceSummary {

@@ -21,13 +21,13 @@ use trace_model::locality::SpanMode;
 use trace_model::merge::{Envelope, content_hash};
 use trace_model::query::SearchStats;
 use trace_model::{
-    Coverage, Region, ScopeContext, SearchQuery, SpanId, SpanKey, StoredSpan, TenantId, TimeRange,
-    TraceId, UnixNanos,
+    Coverage, Region, ScopeContext, SearchQuery, SpanId, SpanKey, SpanKind, StatusCode, StoredSpan,
+    TenantId, TimeRange, TraceId, UnixNanos,
 };
 use trace_store::port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, Operation, RedKey, RedQuery,
-    RedRow, SearchAnswer, ServiceCatalog, StoreError, StoreFigures, TraceRead, TraceReader,
-    TraceSearch,
+    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, NameList, Operation, RedKey,
+    RedQuery, RedRow, SearchAnswer, ServiceCatalog, StoreError, StoreFigures, TraceRead,
+    TraceReader, TraceSearch,
 };
 
 use crate::{
@@ -52,6 +52,11 @@ struct Cell {
     log_end: AtomicU64,
     is_log_closed: AtomicBool,
     is_uncounted: AtomicBool,
+    /// A part of the store does not answer.
+    is_partly_away: AtomicBool,
+    is_cut: AtomicBool,
+    /// It has counts of services that have none of their own.
+    counts_others: AtomicBool,
     expired_until: Mutex<Option<UnixNanos>>,
     lost: Mutex<Lost>,
 }
@@ -104,7 +109,8 @@ impl TraceReader for Cell {
         }
         let (spans, _, committed, _) = self.split();
         let expired_until = *self.expired_until.lock().unwrap();
-        Ok(TraceRead { spans, covered: cover(committed), is_damaged: false, expired_until })
+        let (is_damaged, is_away) = (false, self.is_partly_away.load(Ordering::SeqCst));
+        Ok(TraceRead { spans, covered: cover(committed), is_damaged, is_away, expired_until })
     }
 
     fn figures(&self) -> StoreFigures {
@@ -133,9 +139,10 @@ impl TraceSearch for Cell {
 
 #[async_trait]
 impl ServiceCatalog for Cell {
-    async fn services(&self, _: &TenantId, _: TimeRange) -> Result<Vec<Arc<str>>, StoreError> {
+    async fn services(&self, _: &TenantId, _: TimeRange) -> Result<NameList<Arc<str>>, StoreError> {
         self.touch().await;
-        Ok(vec!["web".into()])
+        let names = vec!["web".into()];
+        Ok(NameList { names, is_cut: self.is_cut.load(Ordering::SeqCst) })
     }
 
     async fn operations(
@@ -143,9 +150,9 @@ impl ServiceCatalog for Cell {
         _: &TenantId,
         _: &str,
         _: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         self.touch().await;
-        Ok(Vec::new())
+        Ok(NameList { names: Vec::new(), is_cut: self.is_cut.load(Ordering::SeqCst) })
     }
 
     async fn listed(&self) -> Result<Coverage, StoreError> {
@@ -170,9 +177,21 @@ impl MetricsStore for Cell {
         Ok(cover(4))
     }
 
-    async fn red(&self, _: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
+    async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
         self.touch().await;
-        Ok(Vec::new())
+        let is_others = query.service.as_deref() == Some("__other__");
+        if !is_others || !self.counts_others.load(Ordering::SeqCst) {
+            return Ok(Vec::new());
+        }
+        let key = RedKey {
+            tenant: query.tenant.clone(),
+            service: "__other__".into(),
+            operation: None,
+            kind: SpanKind::Server,
+            status: StatusCode::Unset,
+            minute: UnixNanos(0),
+        };
+        Ok(vec![(key, RedRow::default())])
     }
 
     async fn edges(
@@ -193,8 +212,13 @@ impl MetricsStore for Cell {
 #[async_trait]
 impl CellStatus for Cell {
     async fn log_status(&self) -> Result<LogStatus, PortError> {
-        let lag =
-            GroupLag { group: "storage-writer".into(), records: 2, age_millis: 3, dead_letters: 4 };
+        let lag = GroupLag {
+            group: "storage-writer".into(),
+            records: 2,
+            age_millis: 3,
+            dead_letters: 4,
+            failing_millis: 5,
+        };
         Ok(LogStatus { log_end: cover(6), groups: vec![lag] })
     }
 
@@ -406,6 +430,34 @@ async fn every_list_and_count_says_how_far_it_reaches_and_up_to_when() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_is_cut_says_so_beside_how_far_it_reaches() {
+    let (querier, cell) = querier_with(|_| {});
+    let cut = async || reaches(&querier, "us").await.map(|reach| reach.unwrap().is_cut);
+    assert_eq!(cut().await, [false; 5]);
+    cell.is_cut.store(true, Ordering::SeqCst);
+    assert_eq!(cut().await, [true, true, false, false, false]);
+    let reach = reaches(&querier, "us").await[0].clone().unwrap();
+    assert_eq!(Coverage::from(reach.coverage.unwrap()), cover(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_of_a_service_are_cut_where_it_may_be_counted_among_others() {
+    let (querier, cell) = querier_with(|_| {});
+    let cut = async |service: &str| {
+        let (caller, range) = (caller("us"), Some(TimeRange::ALL.into()));
+        let service = service.to_owned();
+        let red = v1::QueryRedRequest { caller, range, service, ..Default::default() };
+        querier.query_red(Request::new(red)).await.unwrap().into_inner().reach.unwrap().is_cut
+    };
+    assert!(!cut("web").await);
+    cell.counts_others.store(true, Ordering::SeqCst);
+    assert!(cut("web").await);
+    assert!(!cut("").await && !cut("__other__").await);
+    cell.is_uncounted.store(true, Ordering::SeqCst);
+    assert!(cut("web").await, "also where nobody knows how far the counts reach");
+}
+
+#[tokio::test(start_paused = true)]
 async fn counts_that_cannot_say_how_far_they_reach_are_given_without() {
     let (querier, cell) = querier_with(|_| {});
     cell.is_uncounted.store(true, Ordering::SeqCst);
@@ -580,6 +632,7 @@ async fn the_status_shows_the_log_and_the_lag_of_each_group() {
     assert_eq!(status.region, "eu");
     assert_eq!(Coverage::from(status.log_end.unwrap()), cover(6));
     assert_eq!((status.groups[0].records, status.groups[0].dead_letters), (2, 4));
+    assert_eq!(status.groups[0].failing_millis, 5);
     assert_eq!((status.spans_stored, status.now_unix_nano), (7, 99));
     let nobody = querier.get_cell_status(Request::new(v1::GetCellStatusRequest::default())).await;
     assert_eq!(nobody.err().unwrap().code(), Code::Unauthenticated);

@@ -15,6 +15,8 @@ mod core;
 mod ends;
 mod envelope;
 mod error;
+mod figures;
+mod foreign;
 mod group_offsets;
 mod identity;
 mod identity_text;
@@ -55,6 +57,7 @@ use self::lanes::batches_of;
 use self::membership::Membership;
 use self::open::upkeep;
 use self::questions::ask;
+use self::record::span_bytes_max;
 use self::tail::Tail;
 use self::upkeep::tell_lost;
 use crate::assignment::{Assignment, Hold, Sharing};
@@ -66,6 +69,8 @@ use crate::port::{
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
 pub use self::error::KafkaOpenError;
+pub use self::figures::{GroupFigures, KafkaFigures, TopicFigures, figures};
+pub use self::foreign::{ForeignLimits, ForeignTopics, KafkaForeign};
 pub use self::init::{TopicReport, TopicSettings};
 
 /// An open log. Close it with [`SpanLog::close`], which brings appends and commits to the brokers;
@@ -186,6 +191,10 @@ impl SpanLog for KafkaLog {
 
     fn identity(&self) -> LogIdentity {
         self.core.identity
+    }
+
+    fn span_bytes_max(&self) -> Option<usize> {
+        Some(span_bytes_max(self.core.config.record_bytes_max))
     }
 
     async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {

@@ -9,14 +9,18 @@
 
 pub mod assignment;
 pub mod embedded;
+mod eraser;
+pub mod foreign;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod memory;
 pub mod metrics;
 pub mod port;
+pub mod stepped_over;
 
 pub use assignment::{Assignment, Hold, Share, Sharing};
 pub use embedded::{EmbeddedConfig, EmbeddedLog, OpenError, WhenFull};
+pub use foreign::{ForeignFigures, ForeignPlace, ForeignRecord, ForeignRecords};
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaConfig, KafkaLog, KafkaOpenError, KafkaTailConfig, KafkaTopic};
 pub use memory::{MemoryConfig, MemoryLog};
@@ -25,3 +29,4 @@ pub use port::{
     Appended, Capabilities, CommitError, DamagedRange, ErasedRecords, ForgetLost, GroupId, LogEnd,
     LogEraser, LogError, LogIdentity, Lost, LostCause, LostRun, Seen, SpanLog, TailAnswer,
 };
+pub use stepped_over::{SteppedOver, SteppedRun, Stranger};

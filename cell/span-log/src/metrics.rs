@@ -32,7 +32,7 @@ impl Refusal {
         match error {
             LogError::Full => Some(Self::Full),
             LogError::Overloaded => Some(Self::Overloaded),
-            LogError::Disk(_) => Some(Self::Disk),
+            LogError::Disk(_) | LogError::NoDescriptors => Some(Self::Disk),
             LogError::Unavailable(_) => Some(Self::Unavailable),
             LogError::Closed => Some(Self::Closed),
             LogError::TooLarge { .. } => Some(Self::TooLarge),

@@ -10,6 +10,9 @@ use tokio::sync::watch;
 use trace_model::{Coverage, LogRange, StoredSpan, TenantId, TraceId, UnixNanos};
 
 use crate::assignment::{Assignment, Hold, Sharing};
+use crate::stepped_over::Stranger;
+
+pub use crate::eraser::{ErasedRecords, LogEraser};
 
 /// What an adapter can do. A test's opt-outs, not the adapter's word, decide what is skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,6 +169,8 @@ pub struct DamagedRange {
     pub append_times: (UnixNanos, UnixNanos),
     /// What is wrong.
     pub reason: String,
+    /// What is known of a record that was never ours, where it is one.
+    pub stranger: Option<Stranger>,
 }
 
 /// Why the log did not do what was asked.
@@ -181,6 +186,9 @@ pub enum LogError {
     /// log tries by itself.
     #[error("the span log's disk failed: {0}")]
     Disk(String),
+    /// The process may open no more files. Nothing of the batch is acknowledged. Passes.
+    #[error("the span log needs a file, and the process has too many open")]
+    NoDescriptors,
     /// Whoever keeps the log (brokers) cannot be reached or did not answer in time. Nothing of the
     /// batch is acknowledged. Passes.
     #[error("the span log is not available: {0}")]
@@ -218,9 +226,8 @@ impl LogError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Full | Self::Overloaded | Self::Disk(_) | Self::Unavailable(_) | Self::Closed => {
-                true
-            }
+            Self::Full | Self::Overloaded | Self::Closed => true,
+            Self::Disk(_) | Self::NoDescriptors | Self::Unavailable(_) => true,
             Self::TooLarge { .. }
             | Self::Expired { .. }
             | Self::NoPartition(_)
@@ -277,6 +284,12 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// Appends a batch. Many callers are committed together (group commit); a lone one does not
     /// wait for company.
     async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError>;
+
+    /// Bytes of the largest span, with its resource and its scope, that the log can keep; a batch with
+    /// a larger one is refused as a whole. `None`: whatever a batch can hold.
+    fn span_bytes_max(&self) -> Option<usize> {
+        None
+    }
 
     /// Batches from an offset on, at most about `bytes_max` of encoded bytes but at least one
     /// batch; empty where the log ends there. The first batch may start below `from` (a batch is
@@ -364,28 +377,6 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
 
     /// Flushes, commits and closes: later calls fail with [`LogError::Closed`].
     async fn close(&self) -> Result<(), LogError>;
-}
-
-/// What an erasure did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ErasedRecords {
-    /// Files that were rewritten.
-    pub files: u64,
-    /// Spans that are gone.
-    pub spans: u64,
-}
-
-/// Removes one trace from the log.
-///
-/// After `Ok` no read and no tail gives a span of it that was appended before the call, also after a
-/// restart, and its bytes are in no file of the log. Offsets stay: in place of its records there are
-/// ones without spans ([`proto::TraceSlice::is_erased`]). Repeating it is harmless. Records of it
-/// that are appended later are the store's to refuse.
-#[async_trait]
-pub trait LogEraser: Send + Sync + fmt::Debug {
-    /// Erases a trace. Damaged records may hold it: where there are some nothing is changed, they
-    /// are an error, and elsewhere the trace is erased all the same.
-    async fn erase(&self, tenant: &TenantId, trace_id: TraceId) -> Result<ErasedRecords, LogError>;
 }
 
 /// The group whose commits bound the live tail.

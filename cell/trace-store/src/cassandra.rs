@@ -10,6 +10,8 @@
 //! | writing | `plan` `batches` `rows` `entries` `announce` `overflow` `write` `progress` |
 //! | reading | `read` `question` `hours` `gather` `search` `catalog` |
 //! | erasing | `erased` `erase` |
+//! | operating | `upkeep` |
+//! | how the nodes are | `figures` |
 
 mod announce;
 mod batches;
@@ -20,6 +22,7 @@ mod entries;
 mod erase;
 mod erased;
 mod fault;
+mod figures;
 mod gather;
 mod hours;
 mod init;
@@ -36,8 +39,11 @@ mod search;
 mod session;
 mod statements;
 mod store;
+mod upkeep;
 mod write;
 
 pub use config::{CassandraConfig, CassandraConsistency, CassandraCredentials, CassandraTls};
+pub use figures::{CassandraFigures, CassandraNodeFigures, LocalFigures, figures};
 pub use read::{TracePage, TracePages};
+pub use schema::SCHEMA;
 pub use store::CassandraStore;

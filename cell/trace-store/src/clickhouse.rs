@@ -12,14 +12,22 @@ mod block;
 mod client;
 mod config;
 mod error;
+mod figures;
 mod metrics;
 mod row_binary;
 mod schema;
 mod spans;
+mod status;
+mod swap;
 mod table;
 mod tables;
 
 pub use config::{ClickhouseConfig, StorageTiers};
+pub use figures::{
+    ClickhouseFigures, DiskFigures, Latency, MutationFigures, ReplicaFigures, figures,
+};
 pub use metrics::ClickhouseMetricsStore;
-pub use schema::{SCHEMA_VERSION, ddl, init, schema_version};
+pub use schema::{SCHEMA, SCHEMA_VERSION, ddl, init, migrate, schema_version};
 pub use spans::ClickhouseSpans;
+pub use status::status;
+pub use swap::{CountsCompared, SwapState, compare_counts, copy_erasures, swap_counts, swap_state};

@@ -2,9 +2,9 @@
 //!
 //! Roles see ports alone. Adapters: `embedded` (one machine, immutable segments), `cassandra` (spans
 //! by id over many machines), `elasticsearch` (search on Elasticsearch and OpenSearch), `clickhouse`
-//! (counts, and raw spans for dashboards) and `memory` (the oracle that the conformance suite
-//! trusts). An adapter that cannot serve a question refuses it: an empty answer that means "cannot"
-//! looks like a correct one.
+//! (counts, and raw spans for dashboards), `object_storage` (old segments of `embedded`) and `memory`
+//! (the oracle that the conformance suite trusts). An adapter that cannot serve a question refuses it:
+//! an empty answer that means "cannot" looks like a correct one.
 #![warn(missing_docs)]
 
 #[cfg(feature = "cassandra")]
@@ -19,6 +19,9 @@ pub mod embedded_metrics;
 pub mod memory;
 pub mod memory_metrics;
 mod metrics;
+pub mod migration;
+#[cfg(feature = "object-storage")]
+pub mod object_storage;
 pub mod port;
 mod questions;
 
@@ -30,7 +33,9 @@ pub use crate::clickhouse::{
 };
 #[cfg(feature = "elasticsearch")]
 pub use crate::elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
-pub use embedded::{EmbeddedStore, EmbeddedStoreConfig};
+#[cfg(feature = "object-storage")]
+pub use crate::object_storage::{ColdConfig, ColdCredentials, ColdLimits, ObjectStorage};
+pub use embedded::{ColdTier, EmbeddedStore, EmbeddedStoreConfig};
 pub use embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 pub use memory::MemoryStore;
 pub use memory_metrics::MemoryMetricsStore;
@@ -38,12 +43,14 @@ pub use memory_metrics::MemoryMetricsStore;
 pub use metrics::CassandraMetrics;
 #[cfg(feature = "clickhouse")]
 pub use metrics::ClickhouseSpansMetrics;
-pub use metrics::{QuestionMetrics, StoreMetrics};
+pub use metrics::{ColdMetrics, QuestionMetrics, StoreMetrics};
 #[cfg(feature = "elasticsearch")]
 pub use metrics::{SearchEngineMetrics, TierLabels};
+pub use migration::{Migration, MigrationReport, Schema};
 pub use port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore,
-    Operation, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
-    StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
+    ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta,
+    MetricsStore, NameList, ObjectFound, Operation, PartSize, RedKey, RedQuery, RedRow,
+    SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures, StoreStatus,
+    TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;

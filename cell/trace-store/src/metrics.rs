@@ -72,6 +72,63 @@ impl Drop for Raised {
     }
 }
 
+/// Counters and gauges of a store's cold tier.
+#[derive(Clone, Debug, Default)]
+pub struct ColdMetrics {
+    /// Segments that were moved to objects.
+    pub moved_segments: Counter,
+    /// Bytes that were moved to objects.
+    pub moved_bytes: Counter,
+    /// Moves that failed and will be tried again.
+    pub failed_moves: Counter,
+    /// Reads of objects: each for one block, or for some that lie side by side.
+    pub reads: Counter,
+    /// Reads of objects that failed.
+    pub failed_reads: Counter,
+    /// Bytes that reads of objects have brought.
+    pub read_bytes: Counter,
+    /// Blocks that were in memory when they were asked for.
+    pub cache_hits: Counter,
+    /// Objects that were deleted, since no segment needed them any more.
+    pub deleted_objects: Counter,
+    /// Deletions that failed and will be tried again.
+    pub failed_deletions: Counter,
+    /// Objects of ours that were deleted since no manifest named them.
+    pub deleted_orphans: Counter,
+    /// Objects that segments are read from.
+    pub objects: Gauge,
+    /// Bytes of those.
+    pub object_bytes: Gauge,
+}
+
+impl ColdMetrics {
+    /// Registers them all.
+    pub fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("moved_segments", "Segments moved to objects", &self.moved_segments),
+            ("moved_bytes", "Bytes moved to objects", &self.moved_bytes),
+            ("failed_moves", "Moves that failed and will be tried again", &self.failed_moves),
+            ("reads", "Reads of objects", &self.reads),
+            ("failed_reads", "Reads of objects that failed", &self.failed_reads),
+            ("read_bytes", "Bytes that reads of objects have brought", &self.read_bytes),
+            ("cache_hits", "Blocks of objects that were in memory", &self.cache_hits),
+            ("deleted_objects", "Objects deleted, needed no more", &self.deleted_objects),
+            ("failed_deletions", "Deletions that will be tried again", &self.failed_deletions),
+            ("deleted_orphans", "Objects deleted that no manifest named", &self.deleted_orphans),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(format!("farspan_cold_{name}"), help, counter.clone());
+        }
+        registry.register("farspan_cold_objects", "Objects in use", self.objects.clone());
+        registry.register_with_unit(
+            "farspan_cold_object",
+            "Size of the objects in use",
+            Unit::Bytes,
+            self.object_bytes.clone(),
+        );
+    }
+}
+
 /// Counters and gauges of one store.
 #[derive(Clone, Debug, Default)]
 pub struct StoreMetrics {
@@ -103,6 +160,8 @@ pub struct StoreMetrics {
     pub segments: Gauge,
     /// Bytes of all sealed files.
     pub disk: Gauge,
+    /// Its cold tier; registered by the owner of a store that has one.
+    pub cold: ColdMetrics,
 }
 
 impl StoreMetrics {

@@ -1,14 +1,21 @@
 //! The ports of the stores, one file each, and the error that they share.
 
+mod cold_objects;
 mod metrics_store;
+mod names;
 mod search;
 mod spans;
+mod status;
 
+pub use cold_objects::{ColdObjects, ObjectFound};
 pub use metrics_store::{
     EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
 };
+pub(crate) use names::NamesFound;
+pub use names::{NAME_BYTES_MAX, NAMES_MAX, NameList};
 pub use search::{Operation, SearchAnswer, SearchIndexer, ServiceCatalog, TraceSearch};
 pub use spans::{Eraser, ErasureReceipt, SpanWriter, StoreFigures, TraceRead, TraceReader};
+pub use status::{PartSize, StoreStatus};
 
 /// Why a store did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]

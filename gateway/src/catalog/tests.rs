@@ -1,4 +1,4 @@
-use trace_model::location::{RegionState, SummaryQuery};
+use trace_model::location::{Contribution, Detail, RegionState, ServiceCount, SummaryQuery};
 use trace_model::{Certificate, RegionOutcome, TenantId, TimeRange};
 
 use crate::config::Freshness;
@@ -143,4 +143,64 @@ async fn offsets_that_reach_the_watermark_hold_all_until_its_time() {
     let gateway = gateway(&cells, &index);
     let line = gateway.services(&context(Freshness::Auto)).await.unwrap().certificate.to_string();
     assert_eq!(line, format!("complete: 2 of 2 regions; as of {NOW}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_whose_list_is_cut_is_missing_with_its_names_given() {
+    let [services, operations, edges, red, traces]: [String; 5] =
+        lines(Manner::Cutting).await.try_into().unwrap();
+    for line in [services, operations] {
+        let us = "missing us (cut short: it has more names than it lists)";
+        assert!(line.starts_with(&format!("partial: 1 of 2 regions; {us}; as of ")), "{line}");
+    }
+    let us = "missing us (cut short: services beyond those that it counts are under __other__)";
+    assert!(red.starts_with(&format!("partial: 1 of 2 regions; {us}; as of ")), "{red}");
+    for line in [edges, traces] {
+        assert!(line.starts_with("partial: 1 of 2 regions; missing us (cut short)"), "{line}");
+    }
+    let cells = ["eu", "us"].map(FakeCell::new);
+    cells[1].behave(Manner::Cutting);
+    *cells[1].services.lock().unwrap() = vec!["web".to_owned()];
+    let index = FakeIndex::with_states(vec![level("eu"), level("us")]);
+    let answer = gateway(&cells, &index).services(&context(Freshness::Auto)).await.unwrap();
+    assert_eq!(answer.found, ["web"]);
+}
+
+/// An index in which `us` names a service of trace 5, and has one of trace 6 without a name.
+fn index_of(services: [&str; 2]) -> std::sync::Arc<FakeIndex> {
+    let index = FakeIndex::with_states(vec![level("eu"), level("us")]);
+    for (number, service) in (5..).zip(services) {
+        let count = ServiceCount { service: service.into(), spans: 1, errors: 0 };
+        let detail = Detail { services: vec![count], ..Detail::default() };
+        let row = FakeCell::new("us").contribution(id(number));
+        index.know(Contribution { detail: Some(detail), ..row });
+    }
+    index
+}
+
+#[tokio::test]
+async fn summaries_by_a_service_are_cut_where_a_region_has_services_without_a_name() {
+    let line = async |index: &std::sync::Arc<FakeIndex>, query: &SummaryQuery| {
+        let gateway = gateway(&[FakeCell::new("eu")], index);
+        let answer = gateway.summaries(&context(Freshness::Auto), query).await.unwrap();
+        (answer.traces.len(), answer.certificate.to_string())
+    };
+    let service = |name: &str| SummaryQuery { service: Some(name.into()), ..all_summaries() };
+    let with_others = index_of(["web", "__other__"]);
+    let cut = "partial: 1 of 2 regions; missing us (cut short: services beyond those that it names \
+               are under __other__)";
+    for (name, found) in [("web", 1), ("beyond", 0)] {
+        let (count, line) = line(&with_others, &service(name)).await;
+        assert_eq!(count, found);
+        assert!(line.starts_with(cut), "{line}");
+    }
+    let by_root = SummaryQuery { root_service: Some("beyond".into()), ..all_summaries() };
+    assert!(line(&with_others, &by_root).await.1.starts_with(cut));
+    for whole in [all_summaries(), service("__other__")] {
+        let (_, line) = line(&with_others, &whole).await;
+        assert!(line.starts_with("complete: 2 of 2 regions"), "{line}");
+    }
+    let (count, line) = line(&index_of(["web", "cart"]), &service("beyond")).await;
+    assert_eq!(count, 0);
+    assert!(line.starts_with("complete: 2 of 2 regions"), "{line}");
 }

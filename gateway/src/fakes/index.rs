@@ -120,7 +120,11 @@ impl MetadataIndex for FakeIndex {
     async fn list_summaries(&self, query: &SummaryQuery) -> Result<SummaryPage, IndexError> {
         self.check().await?;
         let entries = self.entries.lock().unwrap();
-        let traces = entries.iter().map(|(id, entry)| (*id, entry.clone()));
+        let named = entries.iter().filter(|(_, entry)| {
+            let summary = entry.summary();
+            query.service.as_ref().is_none_or(|name| summary.services.contains_key(name))
+        });
+        let traces = named.map(|(id, entry)| (*id, entry.clone()));
         Ok(SummaryPage {
             traces: traces.take(query.limit).collect(),
             regions: self.states.lock().unwrap().clone(),

@@ -34,6 +34,8 @@ struct ReportJson<'a> {
     is_damaged: bool,
     /// Its trace store did not answer: its spans are those of its live tail alone.
     lacks_store: bool,
+    /// Names lie beyond a limit of it.
+    is_cut: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     promised: Vec<PromiseJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -83,6 +85,7 @@ fn report(report: &RegionReport) -> ReportJson<'_> {
         has_hole: report.has_hole,
         is_damaged: report.is_damaged,
         lacks_store: report.lacks_store,
+        is_cut: report.is_cut,
         covered: covered(report.covered.as_ref(), &promised),
         promised,
         spans: report.spans,

@@ -329,6 +329,30 @@ async fn nothing_found_while_a_region_is_away_is_an_empty_list_that_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_is_cut_is_given_and_says_so_in_body_and_header() {
+    let site = site();
+    site.cells[1].behave(Manner::Cutting);
+    let words = "partial: 1 of 2 regions; missing us (cut short: it has more names than it lists)";
+    for path in ["/api/services", "/api/services/web/operations", "/api/operations?service=web"] {
+        let (status, body, headers) = site.get(path, &[]).await;
+        assert!(status == StatusCode::OK && body["data"].is_array(), "{path}");
+        let msg = body["errors"][0]["msg"].as_str().unwrap();
+        assert!(msg.starts_with(&format!("farspan: {words}")), "{path}: {msg}");
+        let header = headers;
+        assert!(header.starts_with(words), "{path}: {header}");
+    }
+    let (status, body, headers) = site.get("/api/farspan/v1/services", &[]).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(body["services"].as_array().unwrap().contains(&"cart".into()));
+    let us = &body["completeness"]["regions"][1];
+    assert_eq!(
+        (&us["region"], &us["isCut"], &us["isWhole"]),
+        (&"us".into(), &true.into(), &false.into())
+    );
+    assert!(headers.starts_with(words));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_search_that_found_something_says_what_it_lacks_beside_it() {
     let site = site();
     // Its index is level and its search is behind: the trace is whole, the search is not.

@@ -43,6 +43,7 @@ struct GroupJson<'a> {
     lag_records: u64,
     lag_millis: u64,
     dead_letters: u64,
+    failing_millis: u64,
 }
 
 pub(super) fn region_json(health: &RegionHealth, now_millis: u64) -> RegionJson<'_> {
@@ -78,6 +79,7 @@ pub(super) fn region_json(health: &RegionHealth, now_millis: u64) -> RegionJson<
                 lag_records: lag.records,
                 lag_millis: lag.age_millis,
                 dead_letters: lag.dead_letters,
+                failing_millis: lag.failing_millis,
             })
             .collect(),
         spans_stored: cell.map(|cell| cell.spans_stored),

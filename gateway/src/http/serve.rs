@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use service_kit::listen::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,6 @@ const STREAMS_MAX: u32 = 128;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// After the stop, running requests have this long to finish.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(8);
-/// After a failed accept (no file descriptors left), so long until the next.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a listener needs to serve connections.
 #[derive(Clone)]
@@ -68,34 +67,27 @@ pub async fn serve(
     let builder = connection_builder(&tracker);
     let serving = Serving { router, builder, token, tracker };
     let permits = Arc::new(Semaphore::new(connections_max));
+    let mut acceptor = Acceptor::new(listener);
     loop {
         let accepted = tokio::select! {
             () = serving.token.cancelled() => return Ok(()),
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accept(&mut acceptor, &permits) => accepted?,
         };
-        match accepted {
-            Ok((stream, peer, permit)) => {
-                let connection = serving.clone().serve_connection(stream, peer);
-                drop(serving.tracker.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                }));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let (stream, peer, permit) = accepted;
+        let connection = serving.clone().serve_connection(stream, peer);
+        drop(serving.tracker.spawn(async move {
+            connection.await;
+            drop(permit);
+        }));
     }
 }
 
 async fn accept(
-    listener: &TcpListener,
+    acceptor: &mut Acceptor,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    let (stream, peer) = acceptor.accept().await;
     Ok((stream, peer, permit))
 }
 

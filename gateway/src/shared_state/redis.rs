@@ -16,6 +16,7 @@
 mod cache;
 mod config;
 mod counters;
+mod figures;
 mod link;
 mod stream;
 
@@ -28,6 +29,7 @@ use trace_model::Clock;
 pub use cache::RedisCache;
 pub use config::{RedisConfig, RedisFault};
 pub use counters::RedisCounters;
+pub use figures::{RedisFigures, figures};
 use link::Link;
 
 use crate::metrics::SharedStateMetrics;

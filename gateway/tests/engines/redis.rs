@@ -1,6 +1,7 @@
 //! Redis: both suites, alone and behind the local cache, and its absence.
 
 mod away;
+mod figures;
 mod invalidation;
 mod limit;
 mod server;
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The Redis that all tests share, under a prefix of one's own.
 pub(crate) fn shared() -> RedisConfig {
+    #[expect(clippy::disallowed_methods, reason = "a test of a real engine is told where it is")]
     let address = std::env::var("FARSPAN_TEST_REDIS");
     let address = address.expect("FARSPAN_TEST_REDIS: eval \"$(tests/engines/all.sh env)\"");
     let (host, port) = address.strip_prefix("redis://").unwrap().rsplit_once(':').unwrap();

@@ -271,7 +271,27 @@ impl HotIndex {
             };
             self.let_go_one(number, minute, why);
         }
+        if is_done && self.names.is_sweep_due() {
+            self.sweep_names();
+        }
         ExpiryStep { rows: before.saturating_sub(self.rows.len()), is_done }
+    }
+
+    /// Lets go of the texts that no row uses any more: senders name services, operations and
+    /// tenants as they like.
+    fn sweep_names(&mut self) {
+        let mut is_used = vec![false; self.names.numbers()];
+        let mut mark = |id: u32| {
+            if let Some(place) = is_used.get_mut(id as usize) {
+                *place = true;
+            }
+        };
+        for row in self.rows.numbers().filter_map(|id| self.rows.view(id)) {
+            if row.each_text(&mut mark).is_none() {
+                return;
+            }
+        }
+        self.names.sweep(&is_used);
     }
 
     /// Takes out the rows that arrived first until there is room.

@@ -285,8 +285,11 @@ impl ContributionLog for OriginLog {
                     rows.push(None);
                     continue;
                 };
-                let row = inner.store.contribution_at(location)?;
-                rows.push(row.filter(|row| RowKey::of(row) == *key));
+                let row = match inner.store.contribution_at(location) {
+                    Err(ReplicatorError::Record) => Some(key.without_detail(inner.store.region())),
+                    read => read?.filter(|row| RowKey::of(row) == *key),
+                };
+                rows.push(row);
             }
             Ok(rows)
         };

@@ -113,6 +113,8 @@ struct Reader {
     dictionaries: BTreeMap<Epoch, ServiceDictionary>,
     rows: BTreeMap<TraceId, Contribution>,
     next: u64,
+    /// Of the last watermark.
+    holes: usize,
     /// Rows and watermarks: names may come again.
     records: usize,
 }
@@ -144,6 +146,7 @@ impl Reader {
                         self.rows.insert(row.trace_id, row);
                     }
                     Record::Watermark(mark) => {
+                        self.holes = mark.holes.len();
                         self.next = mark.next.first().map_or(0, |part| part.offset);
                     }
                 }
@@ -492,6 +495,111 @@ async fn a_packed_file_is_smaller_and_damage_to_it_makes_a_hole_that_stays() {
         assert_eq!(log.published().unwrap().holes.len(), 1);
         assert!(read_all(&log).await.rows.len() < 61);
     }
+}
+
+#[tokio::test]
+async fn damage_that_comes_after_opening_makes_a_hole_for_readers_and_for_what_follows() {
+    for (is_packed, is_whole_file) in [(false, false), (false, true), (true, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = clock();
+        let log = open_files(directory.path(), &clock);
+        fill(&log, 60, 1).await;
+        log.append(&[row(60, 1, "web")], Some(&watermark(2))).await.unwrap();
+        let path = newest_file(directory.path(), 1);
+        if is_packed {
+            log.maintain().await.unwrap();
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        // In the middle, or all that the file holds behind its header.
+        let from = if is_whole_file { 64 } else { bytes.len() / 2 };
+        let until = if is_whole_file { bytes.len() } else { from + 1 };
+        bytes[from..until].iter_mut().for_each(|byte| *byte ^= 0x10);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(log.published().unwrap().holes.is_empty());
+        let reader = read_all(&log).await;
+        assert!(reader.rows.len() < 61, "{} rows, packed: {is_packed}", reader.rows.len());
+        let published = log.published().unwrap();
+        let [hole] = published.holes[..] else { panic!("{published:?}") };
+        assert!(hole.start < hole.end && hole.end <= NOW.plus(5), "{hole:?}");
+        // A second reader meets the same and adds nothing; what is published next says it.
+        let rows = read_all(&log).await.rows.len();
+        assert_eq!(rows, reader.rows.len());
+        log.append(&[], Some(&watermark(3))).await.unwrap();
+        let told = log.published().unwrap();
+        assert_eq!((told.as_of, told.holes), (watermark(3).as_of, vec![hole]));
+        assert_eq!(read_all(&log).await.holes, 1, "readers are told");
+        assert!(log.terms().forgotten.evicted_until.is_some(), "those who copy are told at once");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_gone_on_from_without_its_detail() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let log = open_files(directory.path(), &clock);
+    log.append(&[row(1, 1, "web")], Some(&watermark(2))).await.unwrap();
+    let path = newest_file(directory.path(), 0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[64..].iter_mut().for_each(|byte| *byte ^= 0x10);
+    std::fs::write(&path, bytes).unwrap();
+    let key = RowKey::of(&row(1, 1, "web"));
+    let held = log.own_rows(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
+    assert_eq!((RowKey::of(&held), held.version, held.detail), (key.clone(), 0, None));
+    assert_eq!(log.published().unwrap().holes.len(), 1);
+    log.append(&[row(1, 2, "web")], None).await.unwrap();
+    assert_eq!(log.own_rows(&[key]).await.unwrap(), [Some(row(1, 2, "web"))]);
+}
+
+#[tokio::test]
+async fn files_are_open_while_they_are_written_or_read_and_go_when_all_in_them_has_expired() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let log = open_files(directory.path(), &clock);
+    fill(&log, 60, 20).await;
+    let of_log =
+        |path: std::io::Result<PathBuf>| path.is_ok_and(|p| p.starts_with(directory.path()));
+    let open = || {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap();
+        all.filter(|entry| of_log(std::fs::read_link(entry.as_ref().unwrap().path()))).count()
+    };
+    let files = || std::fs::read_dir(directory.path()).unwrap().count();
+    let many = files();
+    assert!(many > 20, "{many} files");
+    assert!(open() <= 3, "{} open: the lock and the one that is written to", open());
+    assert_eq!(read_all(&log).await.rows.len(), 60);
+    clock.advance(8 * DAY);
+    log.append(&[Contribution { last_append: clock.now(), ..row(61, 30, "web") }], None)
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        log.maintain().await.unwrap();
+    }
+    assert!(files() < 8, "{} files of {many}", files());
+    drop(log);
+    let log = open_files(directory.path(), &clock);
+    assert_eq!(read_all(&log).await.rows.len(), 1);
+    assert!(log.published().is_some(), "the newest watermark stays");
+}
+
+#[tokio::test]
+async fn damage_that_compaction_meets_first_is_noted_before_it_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let log = open_files(directory.path(), &clock);
+    fill(&log, 60, 1).await;
+    log.append(&[row(60, 1, "web")], Some(&watermark(2))).await.unwrap();
+    let path = newest_file(directory.path(), 1);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&path, bytes).unwrap();
+    log.maintain().await.unwrap();
+    assert_eq!(log.published().unwrap().holes.len(), 1);
+    drop(log);
+    // The files are whole again, and lack rows.
+    let log = open_files(directory.path(), &clock);
+    assert!(read_all(&log).await.rows.len() < 61);
+    assert!(log.terms().forgotten.evicted_until.is_some(), "{:?}", log.terms());
 }
 
 #[tokio::test]

@@ -38,8 +38,14 @@ pub(super) async fn take_back(subscriber: &Subscriber, origin: &Origin, token: &
     let asking = tokio::time::timeout(PATIENCE, asking);
     let is_whole = token.run_until_cancelled(asking).await.is_some_and(|asked| asked.is_ok());
     let region: &Region = &subscriber.origin;
-    if !origin.is_empty() {
-        tracing::warn!(%region, is_whole, "the region's own log was taken back from its peers");
+    match (origin.is_empty(), is_whole) {
+        (true, _) => {}
+        (false, true) => {
+            tracing::info!(%region, "the region's own log was taken back from its peers");
+        }
+        (false, false) => tracing::warn!(
+            %region, "the region's own log was taken back from its peers, but not from all of them"
+        ),
     }
 }
 

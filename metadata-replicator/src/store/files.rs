@@ -5,10 +5,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use proto::v1::origin_record::Record;
 use trace_model::location::Cursor;
 
-use super::packed::{Body, unpack};
+use super::packed::unpack;
 use super::part::Segment;
+use super::records::record_of;
 use super::segment::{
     BadHeader, HEADER_BYTES, Header, Location, Scan, Scanned, VERSION, read_range,
 };
@@ -99,30 +101,42 @@ pub(super) fn load(
         }
     };
     let on_disk = bytes.len() as u64;
-    let (bytes, body) = if header.is_packed {
+    let (bytes, blocks) = if header.is_packed {
         let (plain, blocks) = unpack(&bytes);
-        (plain, Body::packed(file, blocks))
+        (plain, Some(Arc::new(blocks)))
     } else {
-        (bytes, Body::plain(file))
+        (bytes, None)
     };
-    let mut segment = Segment::empty(number, Arc::new(body), path, header.first);
+    let mut segment = Segment::empty(number, path, header.first);
+    segment.blocks = blocks;
     segment.packed_bytes = header.is_packed.then_some(on_disk);
     segment.is_compacted = header.is_compacted;
     segment.is_sealed = true;
     // A packed file was written whole: it has no tail that a kill may have torn.
-    load_records(&mut segment, header.first, &bytes, is_last && !header.is_packed, meet)?;
+    let cut = load_records(&mut segment, header.first, &bytes, is_last && !header.is_packed, meet)?;
+    if cut {
+        file.set_len(segment.length)
+            .and_then(|()| file.sync_data())
+            .map_err(ReplicatorError::disk("cut", &segment.path))?;
+    }
     Ok(Some((header.first, segment)))
 }
 
+/// Whether a record is the first name of its epoch.
+fn is_first_name(payload: &[u8]) -> bool {
+    matches!(record_of(payload), Ok(Record::ServiceName(name)) if name.id == 0)
+}
+
+/// Shows the records; says whether a torn tail is to be cut off.
 fn load_records(
     segment: &mut Segment,
     first: Cursor,
     bytes: &[u8],
     is_last: bool,
     meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
-) -> Result<(), ReplicatorError> {
+) -> Result<bool, ReplicatorError> {
     segment.length = bytes.len() as u64;
-    let mut last = None;
+    let (mut last, mut is_cut) = (None, false);
     for scanned in Scan::new(bytes, HEADER_BYTES, first.sequence) {
         match scanned {
             Scanned::Record(record) => {
@@ -130,6 +144,8 @@ fn load_records(
                 let location = Location { segment: segment.number, offset: short(record.offset)? };
                 let stamp = meet(Met::Record { cursor, location, payload: record.payload })?;
                 segment.stamp = segment.stamp.max(stamp);
+                // The first name of an epoch: all others before this file's stand behind it.
+                segment.begins_with_names |= last.is_none() && is_first_name(record.payload);
                 if last.replace(record.sequence) != Some(record.sequence) {
                     segment.mark(record.sequence, record.offset as u64);
                 }
@@ -142,10 +158,7 @@ fn load_records(
                 let cut = bytes.len().saturating_sub(offset);
                 tracing::warn!(path = %segment.path.display(), bytes = cut, "a torn tail was cut");
                 segment.length = offset as u64;
-                let file = segment.body.file();
-                file.set_len(segment.length)
-                    .and_then(|()| file.sync_data())
-                    .map_err(ReplicatorError::disk("cut", &segment.path))?;
+                is_cut = true;
             }
             Scanned::Torn { offset } => {
                 let bytes = bytes.len().saturating_sub(offset);
@@ -157,5 +170,5 @@ fn load_records(
             }
         }
     }
-    Ok(())
+    Ok(is_cut)
 }

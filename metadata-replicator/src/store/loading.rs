@@ -8,6 +8,7 @@ use trace_model::location::Epoch;
 use trace_model::{Region, TimeRange, UnixNanos, Watermark};
 
 use super::framer::stamp_of;
+use super::gaps::Gaps;
 use super::records::{Loaded, record_of};
 use super::segments::Met;
 use crate::error::ReplicatorError;
@@ -24,9 +25,7 @@ pub(super) struct Words {
 pub(super) struct Loading<'a> {
     region: &'a Region,
     words: Words,
-    newest: UnixNanos,
-    /// The append time before damage whose other side has not been met.
-    damage_from: Option<UnixNanos>,
+    gaps: Gaps,
     visit: &'a mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
 }
 
@@ -35,8 +34,7 @@ impl<'a> Loading<'a> {
         region: &'a Region,
         visit: &'a mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
     ) -> Self {
-        let (words, newest) = (Words::default(), UnixNanos(0));
-        Self { region, words, newest, damage_from: None, visit }
+        Self { region, words: Words::default(), gaps: Gaps::default(), visit }
     }
 
     pub(super) fn meet(&mut self, met: Met<'_>) -> Result<u64, ReplicatorError> {
@@ -44,7 +42,7 @@ impl<'a> Loading<'a> {
             Met::Record { cursor, location, payload } => (cursor, location, payload),
             Met::Damaged { path, bytes } => {
                 tracing::error!(path = %path.display(), bytes, "damaged records were set aside");
-                self.damage_from.get_or_insert(self.newest);
+                self.gaps.open();
                 return Ok(0);
             }
         };
@@ -53,11 +51,11 @@ impl<'a> Loading<'a> {
         let services = self.words.dictionaries.entry(cursor.epoch).or_default();
         if !is_readable(&record, services) {
             tracing::error!(?cursor, "a record stands behind a damaged name, and was set aside");
-            self.damage_from.get_or_insert(self.newest);
-            self.newest = self.newest.max(UnixNanos(stamp));
+            self.gaps.open();
+            self.gaps.pass(stamp);
             return Ok(stamp);
         }
-        self.close_damage(stamp);
+        self.gaps.meet(stamp);
         let services = self.words.dictionaries.entry(cursor.epoch).or_default();
         match &record {
             Record::ServiceName(name) => {
@@ -74,20 +72,9 @@ impl<'a> Loading<'a> {
 
     /// What was collected, and the newest append time met.
     pub(super) fn finish(mut self) -> (Words, UnixNanos) {
-        if let Some(start) = self.damage_from.take() {
-            self.words.holes.push(TimeRange { start, end: UnixNanos::MAX });
-        }
-        (self.words, self.newest)
-    }
-
-    fn close_damage(&mut self, stamp: u64) {
-        if stamp == 0 {
-            return;
-        }
-        self.newest = self.newest.max(UnixNanos(stamp));
-        if let Some(start) = self.damage_from.take() {
-            self.words.holes.push(TimeRange { start, end: self.newest.plus(1) });
-        }
+        let (holes, newest) = self.gaps.finish();
+        self.words.holes = holes;
+        (self.words, newest)
     }
 }
 

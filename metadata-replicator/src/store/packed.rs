@@ -12,6 +12,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEAD_BYTES, read_range};
 
@@ -36,26 +37,17 @@ struct Block {
     packed_bytes: usize,
 }
 
-/// The bytes of a file in their plain form.
+/// An open file, and where its blocks lie.
 #[derive(Debug)]
 pub(super) struct Body {
-    file: File,
+    file: Arc<File>,
     /// `None`: the file is plain.
-    blocks: Option<Vec<Block>>,
+    blocks: Option<Arc<Blocks>>,
 }
 
 impl Body {
-    pub(super) const fn plain(file: File) -> Self {
-        Self { file, blocks: None }
-    }
-
-    pub(super) fn packed(file: File, blocks: Blocks) -> Self {
-        Self { file, blocks: Some(blocks.0) }
-    }
-
-    /// The file, to write to: a plain one alone is written to.
-    pub(super) const fn file(&self) -> &File {
-        &self.file
+    pub(super) const fn of(file: Arc<File>, blocks: Option<Arc<Blocks>>) -> Self {
+        Self { file, blocks }
     }
 
     /// Reads a range of the plain form; a file that ends before it gives what there is.
@@ -63,8 +55,8 @@ impl Body {
         let Some(blocks) = &self.blocks else { return read_range(&self.file, offset, length) };
         let end = offset.saturating_add(length as u64);
         let mut output = Vec::new();
-        let first = blocks.partition_point(|block| block.end() <= offset);
-        for block in blocks.iter().skip(first).take_while(|block| block.plain < end) {
+        let first = blocks.0.partition_point(|block| block.end() <= offset);
+        for block in blocks.0.iter().skip(first).take_while(|block| block.plain < end) {
             // What lies between two blocks is damage: no record begins with a zero.
             let reached = offset.saturating_add(output.len() as u64);
             let gap = usize::try_from(block.plain.saturating_sub(reached)).unwrap_or(0);
@@ -240,7 +232,7 @@ mod tests {
     fn body_of(bytes: &[u8], blocks: Blocks) -> Body {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        Body::packed(file, blocks)
+        Body::of(Arc::new(file), Some(Arc::new(blocks)))
     }
 
     fn met(plain: &[u8]) -> (usize, usize) {

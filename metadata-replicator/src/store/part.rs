@@ -1,23 +1,29 @@
 //! A segment as it is held open, and a part of it to read without any lock.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use trace_model::location::Cursor;
 
-use super::packed::Body;
+use super::chunk::{Damage, RawChunk};
+use super::packed::{Blocks, Body};
 use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Scan, Scanned};
-use super::segments::RawChunk;
 use crate::error::ReplicatorError;
 
 /// Distance of the places at which a read can enter a file.
 pub(super) const MARK_BYTES: u64 = 32 << 10;
 
-/// An open segment file.
+/// A segment file. It is open while it is written to; else it is opened at each read, since there
+/// may be more files than a process may hold open.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) number: u32,
-    pub(super) body: Arc<Body>,
+    pub(super) file: Option<Arc<File>>,
+    /// Where its blocks lie, where it is packed.
+    pub(super) blocks: Option<Arc<Blocks>>,
+    /// It begins with all names that its epoch had before it.
+    pub(super) begins_with_names: bool,
     pub(super) path: PathBuf,
     pub(super) next_sequence: u64,
     /// Bytes of the plain form.
@@ -31,10 +37,12 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) const fn empty(number: u32, body: Arc<Body>, path: PathBuf, first: Cursor) -> Self {
+    pub(super) const fn empty(number: u32, path: PathBuf, first: Cursor) -> Self {
         Self {
             number,
-            body,
+            file: None,
+            blocks: None,
+            begins_with_names: false,
             path,
             next_sequence: first.sequence,
             length: HEADER_BYTES as u64,
@@ -57,29 +65,45 @@ impl Segment {
         }
     }
 
-    pub(super) fn part(&self, first: Cursor, sequence: u64) -> Part {
+    /// Opens the file. Called while nobody can put another one in its place.
+    pub(super) fn body(&self) -> Result<Body, ReplicatorError> {
+        let open = || File::open(&self.path).map_err(ReplicatorError::disk("open", &self.path));
+        let file = self.file.clone().map_or_else(|| open().map(Arc::new), Ok)?;
+        Ok(Body::of(file, self.blocks.clone()))
+    }
+
+    /// The part from a sequence on; `earlier` is the latest append before this file.
+    pub(super) fn part(
+        &self,
+        first: Cursor,
+        sequence: u64,
+        earlier: u64,
+    ) -> Result<Part, ReplicatorError> {
         let place = self.marks.partition_point(|(held, _)| *held <= sequence);
         let mark = place.checked_sub(1).and_then(|place| self.marks.get(place));
-        Part {
-            body: Arc::clone(&self.body),
+        Ok(Part {
+            body: self.body()?,
             path: self.path.clone(),
             offset: mark.map_or(HEADER_BYTES as u64, |(_, offset)| *offset),
             length: self.length,
             first: Cursor { epoch: first.epoch, sequence },
             next_sequence: self.next_sequence,
-        }
+            stamps: (earlier, self.stamp),
+        })
     }
 }
 
 /// A part of a segment, readable without the lock.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub(super) body: Arc<Body>,
+    pub(super) body: Body,
     pub(super) path: PathBuf,
     pub(super) offset: u64,
     pub(super) length: u64,
     pub(super) first: Cursor,
     pub(super) next_sequence: u64,
+    /// The latest append before the file, and within it.
+    pub(super) stamps: (u64, u64),
 }
 
 impl Part {
@@ -117,12 +141,18 @@ impl Part {
         let length = usize::try_from(left.min(reach)).unwrap_or(usize::MAX);
         let bytes = self.body.read_range(self.offset, length);
         let bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
-        let mut chunk = RawChunk { first: self.first, next: self.first, records: Vec::new() };
+        let mut chunk = RawChunk::empty(self.first);
         let mut taken = 0_usize;
         let mut behind = None;
+        let (mut before, mut is_damaged) = (None, false);
         for scanned in Scan::new(&bytes, 0, 0) {
-            let Scanned::Record(record) = scanned else { continue };
+            let Scanned::Record(record) = scanned else {
+                // Behind what was read the record may go on.
+                is_damaged = matches!(scanned, Scanned::Damaged { .. }) || left <= reach;
+                continue;
+            };
             if record.sequence < self.first.sequence {
+                (before, is_damaged) = (Some(record.payload), false);
                 continue;
             }
             let last = chunk.records.last().map(|(sequence, _)| *sequence);
@@ -130,8 +160,15 @@ impl Part {
                 behind = last;
                 break;
             }
+            if std::mem::take(&mut is_damaged) {
+                chunk.damage.push(self.damage(before, Some(record.payload)));
+            }
+            before = Some(record.payload);
             taken = taken.saturating_add(record.payload.len());
             chunk.records.push((record.sequence, record.payload.to_vec()));
+        }
+        if behind.is_none() && left <= reach && (is_damaged || bytes.len() < length) {
+            chunk.damage.push(self.damage(before, None));
         }
         if behind.is_none() && left > reach {
             // The last run may go on behind what was read.
@@ -145,5 +182,10 @@ impl Part {
         chunk.next.sequence =
             behind.map_or(self.next_sequence, |sequence| sequence.saturating_add(1));
         Ok(Some(chunk))
+    }
+
+    fn damage(&self, before: Option<&[u8]>, after: Option<&[u8]>) -> Damage {
+        let neighbours = (before.map(<[u8]>::to_vec), after.map(<[u8]>::to_vec));
+        Damage { neighbours, stamps: self.stamps }
     }
 }

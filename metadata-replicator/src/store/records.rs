@@ -9,13 +9,16 @@ use proto::convert::index::{ServiceDictionary, contribution_from_wire, watermark
 use proto::v1;
 use proto::v1::origin_record::Record;
 use trace_model::location::{Cursor, Epoch};
-use trace_model::{Contribution, Forgotten, Region, UnixNanos, Watermark};
+use trace_model::{Contribution, Forgotten, Region, TimeRange, UnixNanos, Watermark};
 
 use super::batch::Batch;
+use super::chunk::Damage;
 use super::framer::{Framer, stamp_of};
+use super::gaps::Gaps;
 use super::loading::{Loading, Words};
+use super::row_sieve::RowSieve;
 use super::segment::Location;
-use super::segments::{Segments, Sieve};
+use super::segments::Segments;
 use super::terms::Sheet;
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, Terms};
@@ -86,8 +89,13 @@ impl RecordStore {
             lineage: None,
         };
         let sheet = Sheet::load(&config.directory)?.unwrap_or_else(everything);
+        let ends = words.holes.iter().map(|hole| hole.end.min(newest.plus(1))).max();
         let (words, sheet) = (Mutex::new(words), Mutex::new(sheet));
-        Ok(Self { segments, words, sheet, config })
+        let store = Self { segments, words, sheet, config };
+        if let Some(end) = ends {
+            store.forget(LetGo::Evicted.mark(end.minus(1)))?;
+        }
+        Ok(store)
     }
 
     fn sheet(&self) -> MutexGuard<'_, Sheet> {
@@ -151,10 +159,18 @@ impl RecordStore {
 
     /// The newest watermark, with the holes that damage to this store has made.
     pub(crate) fn watermark(&self) -> Option<Watermark> {
-        let words = self.words();
-        let mut watermark = words.watermark.clone()?;
-        watermark.holes.extend_from_slice(&words.holes);
-        Some(watermark)
+        let watermark = self.words().watermark.clone()?;
+        Some(self.with_damage(watermark))
+    }
+
+    /// A watermark with the holes that damage to this store has made.
+    pub(crate) fn with_damage(&self, mut watermark: Watermark) -> Watermark {
+        for hole in &self.words().holes {
+            if !watermark.holes.contains(hole) {
+                watermark.holes.push(*hole);
+            }
+        }
+        watermark
     }
 
     /// The service names of an epoch from an id on.
@@ -212,6 +228,8 @@ impl RecordStore {
         bytes_max: usize,
     ) -> Result<Chunk, ReplicatorError> {
         let raw = self.segments.read(from, bytes_max)?;
+        let holes: Vec<_> = raw.damage.iter().map(hole_of).collect();
+        self.note_damage(&holes)?;
         let mut records = Vec::with_capacity(raw.records.len());
         let words = self.words();
         let services = words.dictionaries.get(&raw.first.epoch);
@@ -228,12 +246,38 @@ impl RecordStore {
         Ok(Chunk { first: raw.first, next: raw.next, records })
     }
 
+    /// Notes that records of these append times cannot be read any more: for whoever asks here, and
+    /// durably in the terms, for whoever copies from here and is told those with the next records.
+    pub(super) fn note_damage(&self, holes: &[TimeRange]) -> Result<(), ReplicatorError> {
+        let last = holes.iter().map(|hole| hole.end).max();
+        for hole in holes {
+            self.note_hole(*hole);
+        }
+        last.map_or(Ok(()), |end| self.forget(LetGo::Evicted.mark(end.minus(1))))
+    }
+
+    fn note_hole(&self, hole: TimeRange) {
+        let holes = &mut self.words().holes;
+        let is_known = holes.iter().any(|held| held.start <= hole.start && hole.end <= held.end);
+        if !is_known {
+            tracing::error!(?hole, directory = %self.config.directory.display(), "damaged records were set aside");
+            holes.push(hole);
+        }
+    }
+
     /// The contribution at a location; `None` where it is gone.
     pub(crate) fn contribution_at(
         &self,
         location: Location,
     ) -> Result<Option<Contribution>, ReplicatorError> {
-        let Some((epoch, payload)) = self.segments.payload(location)? else { return Ok(None) };
+        let found = self.segments.payload(location);
+        if matches!(found, Err(ReplicatorError::Record)) {
+            let (before, own) = self.segments.stamps_of(location);
+            let hole =
+                TimeRange { start: UnixNanos(before), end: UnixNanos(before.max(own)).plus(1) };
+            self.note_damage(&[hole])?;
+        }
+        let Some((epoch, payload)) = found? else { return Ok(None) };
         let Record::Contribution(wire) = record_of(&payload)? else {
             return Err(ReplicatorError::Record);
         };
@@ -260,9 +304,13 @@ impl RecordStore {
             horizon,
             why,
             gone: None,
-            is_damaged: false,
+            gaps: Gaps::default(),
         };
+        let mut earlier = UnixNanos(0);
         for segment in self.segments.older() {
+            let last = UnixNanos(segment.stamp);
+            sieve.gaps = Gaps::behind(earlier, last);
+            earlier = earlier.max(last);
             let is_expired = segment.stamp > 0 && segment.stamp < horizon;
             if segment.is_compacted && !is_expired {
                 continue;
@@ -283,8 +331,12 @@ impl RecordStore {
         };
         for segment in &older {
             let epoch = segment.first.epoch;
-            if Some(epoch) != current && !holds_rows(epoch) {
+            let is_over = Some(epoch) != current && !holds_rows(epoch);
+            let has_names_alone = segment.is_compacted && segment.stamp == 0;
+            if is_over || (has_names_alone && segment.is_repeated) {
                 self.segments.remove(segment.first)?;
+            }
+            if is_over {
                 self.words().dictionaries.remove(&epoch);
             }
         }
@@ -292,53 +344,16 @@ impl RecordStore {
     }
 }
 
-/// Lets through what is still needed, and notes what is gone before it goes.
-struct RowSieve<'a> {
-    store: &'a RecordStore,
-    judge: &'a mut dyn JudgeRows,
-    newest_watermark: Option<v1::Watermark>,
-    horizon: u64,
-    why: LetGo,
-    /// The latest append among rows that go with nothing standing for them.
-    gone: Option<UnixNanos>,
-    is_damaged: bool,
-}
-
-impl Sieve for RowSieve<'_> {
-    fn keep(&mut self, location: Location, payload: &[u8]) -> Option<u64> {
-        let record = record_of(payload).ok()?;
-        let stamp = stamp_of(&record);
-        let is_kept = match &record {
-            Record::ServiceName(_) => true,
-            Record::Watermark(mark) => self.newest_watermark.as_ref() == Some(mark),
-            Record::Contribution(row) => {
-                let judged = self.judge.judge(location, row, stamp < self.horizon);
-                if judged == Judged::Gone {
-                    self.gone = self.gone.max(Some(UnixNanos(row.last_append_unix_nano)));
-                }
-                judged == Judged::Stays
-            }
-        };
-        is_kept.then_some(stamp)
-    }
-
-    fn meet_damage(&mut self) {
-        self.is_damaged = true;
-    }
-
-    fn before_swap(&mut self) -> Result<(), ReplicatorError> {
-        if let Some(append) = self.gone {
-            self.store.forget(self.why.mark(append))?;
-        }
-        if !std::mem::take(&mut self.is_damaged) {
-            return Ok(());
-        }
-        // The damage will not be there to be met at the next open.
-        let holes = self.store.words().holes.clone();
-        let ends = holes.iter().map(|hole| hole.end).filter(|end| *end < UnixNanos::MAX);
-        let last = ends.max().map(|end| LetGo::Evicted.mark(end.minus(1)));
-        last.map_or(Ok(()), |forgotten| self.store.forget(forgotten))
-    }
+/// The append times between the neighbours of what is damaged.
+fn hole_of(damage: &Damage) -> TimeRange {
+    let stamp_of = |payload: &Option<Vec<u8>>| {
+        let record = payload.as_deref().and_then(|payload| record_of(payload).ok());
+        record.map(|record| stamp_of(&record)).filter(|stamp| *stamp > 0)
+    };
+    let (before, after) = &damage.neighbours;
+    let start = UnixNanos(stamp_of(before).unwrap_or(damage.stamps.0));
+    let end = UnixNanos(stamp_of(after).unwrap_or(damage.stamps.1));
+    TimeRange { start, end: start.max(end).plus(1) }
 }
 
 pub(super) fn record_of(payload: &[u8]) -> Result<Record, ReplicatorError> {

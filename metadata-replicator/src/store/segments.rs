@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use trace_model::location::{Cursor, Epoch};
 
 use super::batch::Batch;
+use super::chunk::RawChunk;
 use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
 use super::packed::{Body, Packer};
 use super::part::{Part, Segment};
 use super::segment::{
     HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, record_at,
 };
+use super::sieve::{SegmentState, Sieve};
 use crate::error::ReplicatorError;
 
 /// What is met while a directory is opened.
@@ -25,34 +27,6 @@ pub(crate) enum Met<'a> {
     Record { cursor: Cursor, location: Location, payload: &'a [u8] },
     /// Bytes that should be records and are none.
     Damaged { path: &'a Path, bytes: usize },
-}
-
-/// Records read from one segment.
-#[derive(Debug, Default)]
-pub(crate) struct RawChunk {
-    pub(crate) first: Cursor,
-    pub(crate) next: Cursor,
-    pub(crate) records: Vec<(u64, Vec<u8>)>,
-}
-
-/// What maintenance needs to know about a segment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SegmentState {
-    pub(crate) first: Cursor,
-    pub(crate) stamp: u64,
-    pub(crate) is_compacted: bool,
-}
-
-/// What a segment is rewritten by.
-pub(crate) trait Sieve {
-    /// The append time of a record that stays; `None` where it goes.
-    fn keep(&mut self, location: Location, payload: &[u8]) -> Option<u64>;
-
-    /// Bytes that are no record are met: they go.
-    fn meet_damage(&mut self);
-
-    /// What goes is known, and is still there. After an error it stays.
-    fn before_swap(&mut self) -> Result<(), ReplicatorError>;
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +40,19 @@ impl State {
     fn end(&self) -> Option<Cursor> {
         let (first, segment) = self.segments.last_key_value()?;
         Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
+    }
+
+    /// Whether the file behind one, of the same epoch, begins with all names before it.
+    fn is_repeated(&self, first: Cursor) -> bool {
+        let behind = (Bound::Excluded(first), Bound::Unbounded);
+        let next = self.segments.range(behind).next();
+        next.is_some_and(|(next, held)| next.epoch == first.epoch && held.begins_with_names)
+    }
+
+    /// The latest append in the files before one.
+    fn stamp_before(&self, first: Cursor) -> u64 {
+        let earlier = self.segments.range(..first).map(|(_, segment)| segment.stamp);
+        earlier.max().unwrap_or_default()
     }
 }
 
@@ -130,13 +117,12 @@ impl Segments {
             let first = Cursor { epoch: first.epoch, sequence: batch.first };
             self.begin(first, &self.head(&names(first)?))?;
         }
-        let (body, path, offset) = self.active()?;
-        let file = body.file();
+        let (file, path, offset) = self.active()?;
         let written = file
             .write_all_at(&batch.bytes, offset)
             .and_then(|()| if is_synced { file.sync_data() } else { Ok(()) });
         if let Err(error) = written {
-            self.seal_active(file, offset);
+            self.seal_active(&file, offset);
             return Err(ReplicatorError::disk("write", &path)(error));
         }
         self.note_appended(batch)
@@ -152,10 +138,11 @@ impl Segments {
             && (is_empty || grown <= self.segment_bytes_max)
     }
 
-    fn active(&self) -> Result<(Arc<Body>, PathBuf, u64), ReplicatorError> {
+    fn active(&self) -> Result<(Arc<File>, PathBuf, u64), ReplicatorError> {
         let state = self.state();
         let (_, segment) = state.segments.last_key_value().ok_or(ReplicatorError::Closed)?;
-        Ok((Arc::clone(&segment.body), segment.path.clone(), segment.length))
+        let file = segment.file.clone().ok_or(ReplicatorError::Closed)?;
+        Ok((file, segment.path.clone(), segment.length))
     }
 
     /// Cuts what a failed write left, so that a later open does not read it; the file takes no
@@ -190,28 +177,35 @@ impl Segments {
         if is_small { names.bytes.clone() } else { Vec::new() }
     }
 
-    /// Starts a new file at a cursor at or behind the end, with records of that cursor.
+    /// Starts a new file at a cursor at or behind the end, with records of that cursor. What the one
+    /// before it holds is on disk first: nobody could tell later that its end is missing.
     pub(crate) fn begin(&self, first: Cursor, head: &[u8]) -> Result<(), ReplicatorError> {
+        self.sync()?;
         let path = self.directory.join(file_name(first));
         let mut bytes = Header { first, is_compacted: false, is_packed: false }.encode();
         bytes.extend_from_slice(head);
-        let body = Arc::new(Body::plain(write_file(&path, &bytes)?));
+        let file = Arc::new(write_file(&path, &bytes)?);
         sync_directory(&self.directory)?;
         let mut state = self.state();
         let number = state.next_number;
         state.next_number = number.saturating_add(1);
         state.by_number.insert(number, first);
-        let mut segment = Segment::empty(number, body, path, first);
+        let mut segment = Segment::empty(number, path, first);
+        segment.file = Some(file);
+        segment.begins_with_names = !head.is_empty();
         segment.length = bytes.len() as u64;
         segment.mark(first.sequence, HEADER_BYTES as u64);
+        if let Some(mut closed) = state.segments.last_entry() {
+            closed.get_mut().file = None;
+        }
         state.segments.insert(first, segment);
         Ok(())
     }
 
     /// Waits until what was appended is on disk.
     pub(crate) fn sync(&self) -> Result<(), ReplicatorError> {
-        let Ok((body, path, _)) = self.active() else { return Ok(()) };
-        body.file().sync_data().map_err(ReplicatorError::disk("sync", &path))
+        let Ok((file, path, _)) = self.active() else { return Ok(()) };
+        file.sync_data().map_err(ReplicatorError::disk("sync", &path))
     }
 
     /// Records from a cursor on, of one segment, at most about `bytes_max` but at least one. Empty
@@ -222,14 +216,15 @@ impl Segments {
         bytes_max: usize,
     ) -> Result<RawChunk, ReplicatorError> {
         let mut from = from.unwrap_or_default();
+        let mut damage = Vec::new();
         loop {
-            let part = match self.part_at(from) {
-                Ok(part) => part,
-                Err(end) => return Ok(RawChunk { first: end, next: end, records: Vec::new() }),
+            let mut chunk = match self.part_at(from)? {
+                Ok(part) => part.read(bytes_max)?,
+                Err(end) => return Ok(RawChunk { damage, ..RawChunk::empty(end) }),
             };
-            let chunk = part.read(bytes_max)?;
+            damage.append(&mut chunk.damage);
             if !chunk.records.is_empty() {
-                return Ok(chunk);
+                return Ok(RawChunk { damage, ..chunk });
             }
             from = chunk.next;
         }
@@ -237,22 +232,24 @@ impl Segments {
 
     /// The segment in which a read from the cursor begins; where there is none, the end as it was
     /// then: a reader that took a later one would step over what was appended in between.
-    fn part_at(&self, from: Cursor) -> Result<Part, Cursor> {
+    fn part_at(&self, from: Cursor) -> Result<Result<Part, Cursor>, ReplicatorError> {
         let state = self.state();
         let holds = |(first, segment): &(&Cursor, &Segment)| {
             first.epoch == from.epoch && segment.next_sequence > from.sequence
         };
         if let Some((first, segment)) = state.segments.range(..=from).next_back().filter(holds) {
-            return Ok(segment.part(*first, from.sequence));
+            return segment.part(*first, from.sequence, state.stamp_before(*first)).map(Ok);
         }
         let behind = (Bound::Excluded(from), Bound::Unbounded);
         let filled =
             |(first, segment): &(&Cursor, &Segment)| segment.next_sequence > first.sequence;
         match state.segments.range(behind).find(filled) {
-            Some((first, segment)) => Ok(segment.part(*first, first.sequence)),
+            Some((first, segment)) => {
+                segment.part(*first, first.sequence, state.stamp_before(*first)).map(Ok)
+            }
             // A file that was begun and holds nothing yet is passed, or a waiting reader would not
             // wait.
-            None => Err(state.end().map_or(from, |end| end.max(from))),
+            None => Ok(Err(state.end().map_or(from, |end| end.max(from)))),
         }
     }
 
@@ -261,7 +258,7 @@ impl Segments {
         &self,
         location: Location,
     ) -> Result<Option<(Epoch, Vec<u8>)>, ReplicatorError> {
-        let Some((epoch, body, path)) = self.body_of(location.segment) else { return Ok(None) };
+        let Some((epoch, body, path)) = self.body_of(location.segment)? else { return Ok(None) };
         let failed = || ReplicatorError::disk("read", &path);
         let offset = u64::from(location.offset);
         let head = body.read_range(offset, 4 << 10).map_err(failed())?;
@@ -276,11 +273,20 @@ impl Segments {
         Ok(Some((epoch, record.payload.to_vec())))
     }
 
-    fn body_of(&self, number: u32) -> Option<(Epoch, Arc<Body>, PathBuf)> {
+    fn body_of(&self, number: u32) -> Result<Option<(Epoch, Body, PathBuf)>, ReplicatorError> {
         let state = self.state();
-        let first = state.by_number.get(&number)?;
-        let segment = state.segments.get(first)?;
-        Some((first.epoch, Arc::clone(&segment.body), segment.path.clone()))
+        let first = state.by_number.get(&number);
+        let found = first.and_then(|first| Some((first, state.segments.get(first)?)));
+        let Some((first, segment)) = found else { return Ok(None) };
+        Ok(Some((first.epoch, segment.body()?, segment.path.clone())))
+    }
+
+    /// The latest append in the files up to that of a location.
+    pub(crate) fn stamps_of(&self, location: Location) -> (u64, u64) {
+        let state = self.state();
+        let Some(first) = state.by_number.get(&location.segment).copied() else { return (0, 0) };
+        let own = state.segments.get(&first).map_or(0, |segment| segment.stamp);
+        (state.stamp_before(first), own)
     }
 
     /// All segments but the newest, oldest first.
@@ -292,6 +298,7 @@ impl Segments {
             first: *first,
             stamp: segment.stamp,
             is_compacted: segment.is_compacted,
+            is_repeated: state.is_repeated(*first),
         });
         states.collect()
     }
@@ -324,13 +331,13 @@ impl Segments {
         let (number, path, part) = {
             let state = self.state();
             let Some(segment) = state.segments.get(&first) else { return Ok(Vec::new()) };
-            (segment.number, segment.path.clone(), segment.part(first, first.sequence))
+            (segment.number, segment.path.clone(), segment.part(first, first.sequence, 0)?)
         };
         let bytes = part.bytes()?;
         let failed = || ReplicatorError::disk("pack", &path);
         let header = Header { first, is_compacted: true, is_packed: true };
         let mut packer = Packer::new(header.encode());
-        let mut rewritten = Segment::empty(number, Arc::clone(&part.body), path.clone(), first);
+        let mut rewritten = Segment::empty(number, path.clone(), first);
         let (mut moved, mut last) = (Vec::new(), None);
         for scanned in Scan::new(&bytes, HEADER_BYTES, 0) {
             let Scanned::Record(record) = scanned else {
@@ -352,17 +359,22 @@ impl Segments {
         rewritten.length = packer.plain_bytes() as u64;
         let (output, blocks) = packer.finish().map_err(failed())?;
         let temporary = path.with_extension("tmp");
-        rewritten.body = Arc::new(Body::packed(write_file(&temporary, &output)?, blocks));
-        std::fs::rename(&temporary, &path).map_err(ReplicatorError::disk("rename", &path))?;
-        sync_directory(&self.directory)?;
+        write_file(&temporary, &output)?;
+        rewritten.blocks = Some(Arc::new(blocks));
         rewritten.packed_bytes = Some(output.len() as u64);
         rewritten.is_compacted = true;
         rewritten.is_sealed = true;
-        let mut state = self.state();
-        if let Some(segment) = state.segments.get_mut(&first) {
-            rewritten.next_sequence = segment.next_sequence;
-            *segment = rewritten;
+        {
+            // Who opens the file by its name finds the blocks that are said to be in it.
+            let mut state = self.state();
+            std::fs::rename(&temporary, &path).map_err(ReplicatorError::disk("rename", &path))?;
+            if let Some(segment) = state.segments.get_mut(&first) {
+                rewritten.next_sequence = segment.next_sequence;
+                rewritten.begins_with_names = segment.begins_with_names;
+                *segment = rewritten;
+            }
         }
+        sync_directory(&self.directory)?;
         Ok(moved)
     }
 

@@ -21,6 +21,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub struct Readiness {
     checks: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
     probes: Arc<Mutex<BTreeMap<&'static str, Probe>>>,
+    warnings: Arc<Mutex<BTreeMap<&'static str, Warning>>>,
 }
 
 /// Looks whether a condition holds, or says why not. Cheap: it runs with every question.
@@ -30,6 +31,16 @@ struct Probe(Arc<dyn Fn() -> Result<(), String> + Send + Sync>);
 impl fmt::Debug for Probe {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Probe")
+    }
+}
+
+/// Says what a person should know, if there is something. Cheap, as a probe.
+#[derive(Clone)]
+struct Warning(Arc<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl fmt::Debug for Warning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Warning")
     }
 }
 
@@ -59,16 +70,34 @@ impl Readiness {
         probes.insert(name, Probe(Arc::new(probe)));
     }
 
+    /// Adds a word to whoever reads the report, which changes nothing of whether the process is
+    /// ready. It must answer at once.
+    pub fn warn(
+        &self,
+        name: &'static str,
+        warning: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.insert(name, Warning(Arc::new(warning)));
+    }
+
+    /// One line a warning: `warning: what`.
+    fn warnings(&self) -> String {
+        let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = warnings.values().filter_map(|warning| (warning.0)());
+        said.map(|text| format!("warning: {text}\n")).collect()
+    }
+
     /// Whether all conditions hold.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state().values().all(Result::is_ok)
     }
 
-    /// One line a condition: `name: ok`, or `name: why not`.
+    /// One line a condition: `name: ok`, or `name: why not`; then one a warning.
     #[must_use]
     pub fn report(&self) -> String {
-        report(&self.state())
+        report(&self.state()) + &self.warnings()
     }
 
     /// Every condition as it is now.
@@ -135,10 +164,10 @@ pub fn router(readiness: Readiness, metrics_page: MetricsPage) -> Router {
 }
 
 async fn ready(State(state): State<AdminState>) -> (StatusCode, String) {
-    let state = state.readiness.state();
+    let (state, warnings) = (state.readiness.state(), state.readiness.warnings());
     let is_ready = state.values().all(Result::is_ok);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, report(&state))
+    (status, report(&state) + &warnings)
 }
 
 fn report(state: &BTreeMap<&'static str, Result<(), String>>) -> String {

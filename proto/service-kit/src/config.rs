@@ -5,9 +5,11 @@
 //! never accept a key that nothing reads.
 
 pub mod cell;
+pub mod cold;
 pub mod effective;
 pub mod engines;
 pub mod fault;
+mod foreign;
 pub mod gateway;
 mod groups;
 pub mod home;

@@ -10,6 +10,7 @@ pub mod back_off;
 pub mod clock;
 pub mod config;
 pub mod deadline;
+pub mod descriptors;
 pub mod drain;
 pub mod listen;
 pub mod process;

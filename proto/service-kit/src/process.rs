@@ -14,6 +14,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use trace_model::Clock;
 
+use crate::descriptors;
+
 /// Ticks a second of the times in `/proc/PID/stat`: `USER_HZ`, 100 on every Linux that we run on.
 const TICKS_PER_SECOND: u64 = 100;
 
@@ -112,6 +114,16 @@ impl Collector for ProcessCollector {
             let descriptor = encoder.encode_descriptor(&name, help, unit, gauge.metric_type())?;
             gauge.encode(descriptor)?;
         }
+        for (name, help, count) in [
+            ("open_fds", "File descriptors that are open", descriptors::open().ok()),
+            ("max_fds", "File descriptors that may be open at once", descriptors::limit()),
+        ] {
+            // No figure is better than a wrong one: 0 open files are none that anybody has.
+            let Some(count) = count else { continue };
+            let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            let name = format!("farspan_process_{name}");
+            gauge.encode(encoder.encode_descriptor(&name, help, None, gauge.metric_type())?)?;
+        }
         let cpu = Process::Own.cpu_time().unwrap_or_default();
         let counter = ConstCounter::new(cpu.as_secs_f64());
         let (name, help) = ("farspan_process_cpu", "Processor time used, user and kernel");
@@ -142,6 +154,20 @@ mod tests {
         let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20";
         assert_eq!(parse_stat(stat), Duration::from_secs(2));
         assert_eq!(parse_stat("nonsense"), Duration::ZERO);
+    }
+
+    #[test]
+    fn descriptors_are_shown_and_their_limit() {
+        let mut registry = Registry::default();
+        register(&mut registry, Arc::new(crate::SystemClock::new()));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let shown = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim().parse::<u64>().ok()).unwrap()
+        };
+        let (open, most) = (shown("farspan_process_open_fds "), shown("farspan_process_max_fds "));
+        assert!((3..=most).contains(&open), "{open} of {most}");
     }
 
     #[test]

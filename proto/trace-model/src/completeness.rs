@@ -129,7 +129,7 @@ pub struct RegionReport {
     pub region: Region,
     /// What it had to say.
     pub outcome: RegionOutcome,
-    /// Why, where it did not answer.
+    /// Why, where it did not answer; of an answer that is cut, what of.
     pub reason: Option<String>,
     /// Its watermark in the asking region's index.
     pub watermark: Option<UnixNanos>,
@@ -149,6 +149,9 @@ pub struct RegionReport {
     pub is_damaged: bool,
     /// Its trace store did not answer: the spans are those of its live tail alone.
     pub lacks_store: bool,
+    /// Names lie beyond a limit of the region: its list is cut, or what belongs to a name may stand
+    /// under another one. `reason` says which.
+    pub is_cut: bool,
     /// Spans that it gave.
     pub spans: u64,
     /// Milliseconds until its last byte.
@@ -171,6 +174,7 @@ impl RegionReport {
             as_of: None,
             is_damaged: false,
             lacks_store: false,
+            is_cut: false,
             spans: 0,
             elapsed_millis: 0,
         }
@@ -216,10 +220,10 @@ impl RegionReport {
     /// Whether nothing of this region is missing but what it withholds.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        let has_all = !(self.is_damaged || self.lacks_store);
+        let has_all = !(self.is_damaged || self.lacks_store || self.is_cut);
         match self.outcome {
             RegionOutcome::Answered => has_all && self.kept_promises(),
-            RegionOutcome::Pruned => self.is_not_provable || !self.has_hole,
+            RegionOutcome::Pruned => !self.is_cut && (self.is_not_provable || !self.has_hole),
             RegionOutcome::TimedOut | RegionOutcome::Unavailable | RegionOutcome::Invalid => false,
             RegionOutcome::Forbidden
             | RegionOutcome::Redacted
@@ -537,6 +541,29 @@ mod tests {
         assert_eq!(certificate.to_string(), line);
         assert!(answered("eu", 10, 10).better(lacking.clone()).is_whole());
         assert!(lacking.better(answered("eu", 10, 10)).is_whole());
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_is_not_whole_and_says_what_of() {
+        for outcome in [RegionOutcome::Answered, RegionOutcome::Pruned] {
+            let whole = RegionReport::new(region("eu"), outcome);
+            let cut = RegionReport { is_cut: true, ..whole.clone() };
+            assert!(whole.is_whole() && !cut.is_whole());
+            let reason = Some("more names than it keeps".to_owned());
+            for (report, words) in [
+                (cut.clone(), "cut short"),
+                (RegionReport { reason, ..cut }, "cut short: more names than it keeps"),
+            ] {
+                let mut certificate = Certificate::default();
+                certificate.add(report);
+                let line = format!("partial: 0 of 1 regions; missing eu ({words})");
+                assert_eq!(certificate.to_string(), line);
+            }
+        }
+        let behind = RegionReport { is_cut: true, ..answered("eu", 10, 9) };
+        assert_eq!(behind.short_reason(), "behind its promise");
+        let unindexed = RegionReport::new(region("eu"), RegionOutcome::Pruned);
+        assert!(!RegionReport { is_cut: true, is_not_provable: true, ..unindexed }.is_whole());
     }
 
     #[test]

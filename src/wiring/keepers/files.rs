@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trace_store::MetricsStore;
+use trace_store::disk::LocalDisk;
 use trace_store::embedded::{EmbeddedStore, EmbeddedStoreConfig};
 use trace_store::embedded_metrics::{EmbeddedMetricsConfig, EmbeddedMetricsStore};
 
-use super::{Opening, blocking};
+use super::{Opening, blocking, cold};
 use crate::wiring::house::chore;
 
 /// How often segments are merged and what has passed its retention goes.
@@ -25,8 +26,13 @@ pub(super) async fn spans(opening: &mut Opening<'_>) -> anyhow::Result<Arc<Embed
         ..EmbeddedStoreConfig::at(config.data_dir.join("store"))
     };
     let clock = Arc::clone(opening.clock);
-    let store = blocking(move || Ok(EmbeddedStore::open(settings, clock)?)).await?;
+    let tier = config.cold.as_ref().map(|cold| cold::tier(config, cold, &clock)).transpose()?;
+    let open = move || Ok(EmbeddedStore::open_with(Arc::new(LocalDisk), settings, tier, clock)?);
+    let store = blocking(open).await?;
     store.metrics().register(opening.registry);
+    if let Some(cold) = &config.cold {
+        cold::keep(opening, cold, &store).await?;
+    }
     let kept = Arc::clone(&store);
     opening.chores.push(chore("merging or retention of the store", MERGE_EVERY, move || {
         let store = Arc::clone(&kept);

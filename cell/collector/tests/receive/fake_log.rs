@@ -29,6 +29,7 @@ pub(crate) struct FakeLog {
     batches: Mutex<Vec<Arc<SpanBatch>>>,
     behaviour: Mutex<Behaviour>,
     released: Semaphore,
+    span_bytes_max: Mutex<Option<usize>>,
 }
 
 impl FakeLog {
@@ -37,11 +38,17 @@ impl FakeLog {
             batches: Mutex::default(),
             behaviour: Mutex::new(Behaviour::Keep),
             released: Semaphore::new(0),
+            span_bytes_max: Mutex::default(),
         })
     }
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// It keeps no larger span.
+    pub(crate) fn keep_spans_of(&self, bytes_max: usize) {
+        *self.span_bytes_max.lock().unwrap() = Some(bytes_max);
     }
 
     pub(crate) fn release(&self, batches: usize) {
@@ -75,6 +82,10 @@ impl SpanLog for FakeLog {
 
     fn identity(&self) -> LogIdentity {
         LogIdentity { incarnation: 1, partitions: 1 }
+    }
+
+    fn span_bytes_max(&self) -> Option<usize> {
+        *self.span_bytes_max.lock().unwrap()
     }
 
     async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {

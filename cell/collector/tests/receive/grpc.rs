@@ -51,6 +51,22 @@ async fn rejected_spans_are_told_with_count_and_reason() {
 }
 
 #[tokio::test]
+async fn a_span_larger_than_the_log_keeps_is_rejected_alone() {
+    let running = Running::start().await;
+    running.log.keep_spans_of(1_000);
+    let mut sent = spans(5);
+    sent[2].name = "x".repeat(1_000);
+    let answer = running.export_grpc("identity", request(sent)).await;
+    assert_eq!(answer.status.code(), Code::Ok);
+    let response = ExportTraceServiceResponse::decode(answer.message).unwrap();
+    let partial = response.partial_success.unwrap();
+    assert_eq!((partial.rejected_spans, running.log.span_count()), (1, 4));
+    assert!(partial.error_message.contains("than can be kept"), "{}", partial.error_message);
+    let counted = "farspan_collector_rejected_spans_total{reason=\"span_too_large\"} 1";
+    assert!(running.metrics().contains(counted));
+}
+
+#[tokio::test]
 async fn a_full_log_is_unavailable_with_retry_info_and_mends() {
     let running = Running::start().await;
     for error in

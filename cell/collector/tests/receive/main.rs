@@ -7,6 +7,8 @@ mod connections;
 #[cfg(test)]
 mod fake_log;
 #[cfg(test)]
+mod foreign;
+#[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod hostile;

@@ -472,7 +472,8 @@ async fn lost_records_make_a_hole_before_the_group_goes_on_behind_them() {
     bench.tick(100).await;
     let range = LogRange { partition: 0, first: 1, next: 5 };
     let times = (NOW.plus(2_000), NOW.plus(3_000));
-    let damaged = DamagedRange { range, append_times: times, reason: "flipped".to_owned() };
+    let damaged =
+        DamagedRange { range, append_times: times, reason: "flipped".to_owned(), stranger: None };
     bench.publisher.skip(&damaged).await.unwrap();
     assert_eq!(bench.durable(), 1, "no watermark shows the hole yet");
     bench.tick(100).await;
@@ -567,6 +568,7 @@ async fn records_that_were_published_before_they_were_lost_are_no_hole() {
         range: LogRange { partition: 0, first, next },
         append_times: (NOW, NOW.plus(9)),
         reason: "the log ended before what had been read of it".into(),
+        stranger: None,
     };
     bench.publisher.skip(&damaged(0, 2)).await.unwrap();
     bench.tick(600).await;

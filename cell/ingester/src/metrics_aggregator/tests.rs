@@ -644,7 +644,10 @@ async fn records_set_aside_are_covered_and_a_new_log_starts_at_its_beginning() {
     aggregator.handle(std::slice::from_ref(&batch)).await.unwrap();
     let range = LogRange { partition: 0, first: 1, next: 9 };
     let append_times = (UnixNanos(0), UnixNanos(1));
-    aggregator.skip(&DamagedRange { range, append_times, reason: "crc".into() }).await.unwrap();
+    aggregator
+        .skip(&DamagedRange { range, append_times, reason: "crc".into(), stranger: None })
+        .await
+        .unwrap();
     aggregator.tick(UnixNanos(START), None, true).await.unwrap();
     assert_eq!(aggregator.durable().next.get(&0), Some(&9));
     let mut reborn = batch;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::LoggedBatch;
 use span_log::port::STORAGE_WRITER;
-use span_log::{DamagedRange, LogError};
+use span_log::{DamagedRange, LogError, SteppedRun};
 use trace_model::{LogRange, UnixNanos};
 
 use super::RunnerParts;
@@ -30,6 +30,8 @@ pub(super) struct Desk {
     pub(super) parts: RunnerParts,
     /// The last error, while it is retried.
     pub(super) failing: Option<String>,
+    /// Since when it is, on the monotonic clock.
+    failing_since: Option<Duration>,
 }
 
 /// Tries after which a failing group is worth a person's look, logged once.
@@ -37,7 +39,7 @@ const TRIES_UNTIL_WARNING: u32 = 5;
 
 impl Desk {
     pub(super) const fn new(handler: Box<dyn GroupHandler>, parts: RunnerParts) -> Self {
-        Self { handler, parts, failing: None }
+        Self { handler, parts, failing: None, failing_since: None }
     }
 
     pub(super) fn monotonic(&self) -> Duration {
@@ -53,7 +55,7 @@ impl Desk {
         match stepped {
             Ok(step) => {
                 if reader.backoff.tries() > 0 {
-                    self.failing = None;
+                    self.note_success();
                 }
                 reader.backoff.succeed();
                 step
@@ -104,6 +106,7 @@ impl Desk {
                     first = damaged.range.first, next = damaged.range.next,
                     reason = %damaged.reason, "records are damaged and set aside"
                 );
+                self.list(&damaged).await;
                 reader.set_aside = Some(damaged);
             }
             Err(LogError::Expired { wanted, first }) if first > reader.next() => {
@@ -119,6 +122,7 @@ impl Desk {
                 error @ (LogError::Full
                 | LogError::Overloaded
                 | LogError::Disk(_)
+                | LogError::NoDescriptors
                 | LogError::Unavailable(_)
                 | LogError::Closed
                 | LogError::TooLarge { .. }
@@ -129,6 +133,25 @@ impl Desk {
             ) => return Err(retry(&error)),
         }
         Ok(())
+    }
+
+    /// Lists records that were never ours, for whoever looks for their writer.
+    async fn list(&mut self, damaged: &DamagedRange) {
+        let (Some(list), Some(stranger)) = (&self.parts.stepped_over, &damaged.stranger) else {
+            return;
+        };
+        let range = damaged.range;
+        let run = SteppedRun::new(
+            self.handler.group().0,
+            ("", range.partition),
+            (range.first, range.next),
+            &damaged.reason,
+            stranger,
+            self.parts.clock.now(),
+        );
+        let list = Arc::clone(list);
+        // A note that is not made stops nobody.
+        drop(tokio::task::spawn_blocking(move || list.note(run)).await);
     }
 
     /// The run that is no longer kept: from the position to the oldest record, between the append
@@ -149,7 +172,12 @@ impl Desk {
         };
         let range = LogRange { partition: reader.partition, first: reader.next(), next: first };
         let reason = "no longer kept by the span log".to_owned();
-        Ok(DamagedRange { range, append_times: (reader.last_append(), until), reason })
+        Ok(DamagedRange {
+            range,
+            append_times: (reader.last_append(), until),
+            reason,
+            stranger: None,
+        })
     }
 
     /// Hands over what is held, or the part of it in which poison is looked for.
@@ -186,6 +214,7 @@ impl Desk {
             range: batch.range,
             append_times: (batch.append_time, batch.append_time),
             reason: reason.clone(),
+            stranger: None,
         };
         if group == STORAGE_WRITER {
             // Before the letter: other processes that answer cannot see into this one's.
@@ -219,11 +248,23 @@ impl Desk {
         self.handler.tick(now, log_end, is_closing).await
     }
 
+    /// What failed goes well again.
+    pub(super) fn note_success(&mut self) {
+        (self.failing, self.failing_since) = (None, None);
+    }
+
+    /// How long the group has been failing; zero where it is not.
+    pub(super) fn failing_for(&self) -> Duration {
+        self.failing_since.map_or(Duration::ZERO, |since| self.monotonic().saturating_sub(since))
+    }
+
     /// Counts a failure; the log hears of it when it lasts.
     pub(super) fn note_retry(&mut self, what: &'static str, error: &HandleError, tries: u32) {
         let group = self.handler.group();
         self.parts.metrics.retries.get_or_create(&group.into()).inc();
         self.failing = Some(format!("cannot {what}: {error}"));
+        let now = self.monotonic();
+        self.failing_since.get_or_insert(now);
         if tries == TRIES_UNTIL_WARNING {
             tracing::warn!(%group, %error, what, "a consumer group keeps failing and lags");
         }

@@ -360,6 +360,7 @@ impl Bench {
         };
         let metrics = IngesterMetrics::default();
         let runner = RunnerParts {
+            stepped_over: None,
             log: Arc::clone(&log) as _,
             dead_letters: Arc::clone(&dead_letters),
             clock: Arc::new(SystemClock::new()),
@@ -532,7 +533,7 @@ async fn damage_behind_the_position_does_not_turn_the_group_in_circles() {
     let bench = Bench::start(3, |log, _| {
         let range = LogRange { partition: 0, first: 0, next: 2 };
         let append_times = (UnixNanos(0), UnixNanos(1));
-        let damaged = DamagedRange { range, append_times, reason: "crc".into() };
+        let damaged = DamagedRange { range, append_times, reason: "crc".into(), stranger: None };
         log.with(|state| {
             state.committed = BTreeMap::from([(0, 2)]);
             state.faults.push_back(LogError::Damaged(damaged));
@@ -550,7 +551,7 @@ async fn damaged_records_are_counted_told_to_the_handler_and_passed() {
     let range = LogRange { partition: 0, first: 2, next: 4 };
     let bench = Bench::start(4, |log, _| {
         let append_times = (UnixNanos(1), UnixNanos(5));
-        let damaged = DamagedRange { range, append_times, reason: "crc".into() };
+        let damaged = DamagedRange { range, append_times, reason: "crc".into(), stranger: None };
         log.with(|state| state.damaged = Some(damaged));
     })
     .await;

@@ -120,6 +120,7 @@ impl Process {
         let letters = DeadLetterConfig::new(directory.path().join("dead"));
         let lag = LagBoard::default();
         let runner = RunnerParts {
+            stepped_over: None,
             log: Arc::clone(&log) as _,
             dead_letters: Arc::new(DeadLetters::open(letters).unwrap()),
             clock: clock(),

@@ -118,3 +118,16 @@ async fn one_answer_waits_for_a_silent_store_once() {
     let mut summaries = frames.into_iter().filter_map(|frame| frame.summary);
     assert!(summaries.all(|summary| !summary.lacks_store && summary.span_count == 4));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lacks_a_part_gives_the_rest_and_is_named() {
+    let (querier, cell) = querier_with(|_| {});
+    cell.committed.store(3, Ordering::SeqCst);
+    cell.is_partly_away.store(true, Ordering::SeqCst);
+    let (spans, summary) = find(&querier, "us").await;
+    assert_eq!(spans.len(), 4);
+    assert!(summary.lacks_store && summary.is_damaged);
+    cell.is_partly_away.store(false, Ordering::SeqCst);
+    let (_, summary) = find(&querier, "us").await;
+    assert!(!summary.lacks_store && !summary.is_damaged);
+}

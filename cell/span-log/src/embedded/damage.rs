@@ -64,7 +64,8 @@ impl Shared {
             return known.clone();
         }
         let append_times = (times.0, bounded_time(&state, next, times.1));
-        let damaged = DamagedRange { range, append_times, reason: reason.to_owned() };
+        let damaged =
+            DamagedRange { range, append_times, reason: reason.to_owned(), stranger: None };
         if state.damaged.len() < DAMAGED_MAX {
             state.damaged.push(damaged.clone());
         }

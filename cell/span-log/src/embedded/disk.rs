@@ -109,6 +109,12 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether the process, or the machine, may open no more files: passes when some are closed.
+pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
+    let many = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    many.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// A directory of the machine, locked against a second opener for as long as this lives.
 #[derive(Debug)]
 pub struct LocalDisk {

@@ -95,6 +95,7 @@ impl Shared {
             range: LogRange { partition: PARTITION, first: run.first, next: run.next },
             append_times: (UnixNanos(run.first_time), UnixNanos(run.last_time)),
             reason: "dropped because the log was full, or lost with its file".to_owned(),
+            stranger: None,
         }))
     }
 

@@ -14,7 +14,7 @@ use trace_model::{Clock, UnixNanos};
 use super::cache::BatchCache;
 use super::checkpoint::{Checkpoint, CheckpointFile, DroppedRun};
 use super::config::EmbeddedConfig;
-use super::disk::{Disk, is_full};
+use super::disk::{Disk, is_full, lacks_descriptors};
 use super::identity::Identity;
 use super::lost::LostRuns;
 use super::queue::Queue;
@@ -227,7 +227,11 @@ impl Shared {
 
 /// A failed write, in the words of the port.
 pub(crate) fn log_error(error: &io::Error) -> LogError {
-    if is_full(error) { LogError::Full } else { LogError::Disk(error.to_string()) }
+    match error {
+        full if is_full(full) => LogError::Full,
+        many if lacks_descriptors(many) => LogError::NoDescriptors,
+        other => LogError::Disk(other.to_string()),
+    }
 }
 
 /// Remembers a dropped run; joins it to the last one where they touch.

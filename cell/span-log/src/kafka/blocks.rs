@@ -117,7 +117,10 @@ mod tests {
     fn item(partition: u32, first: u64, next: u64) -> Item {
         let range = LogRange { partition, first, next };
         let append_times = (UnixNanos(0), UnixNanos(0));
-        Item::Damaged(DamagedRange { range, append_times, reason: String::new() }, Loss::Unknown)
+        Item::Damaged(
+            DamagedRange { range, append_times, reason: String::new(), stranger: None },
+            Loss::Unknown,
+        )
     }
 
     fn firsts(run: &[Item]) -> Vec<u64> {

@@ -128,6 +128,20 @@ pub(crate) fn lane(config: &KafkaConfig, voice: &Voice) -> Result<Consumer, Kafk
     consumer(client, voice)
 }
 
+/// A consumer that looks at the first record of each partition that it is given.
+pub(crate) fn first_records(
+    config: &KafkaConfig,
+    voice: &Voice,
+) -> Result<Consumer, KafkaOpenError> {
+    let mut client = base(config)?;
+    client.set("group.id", format!("{}farspan-reader", config.prefix));
+    client.set("auto.offset.reset", "earliest");
+    client.set("fetch.message.max.bytes", "65536");
+    client.set("queued.max.messages.kbytes", "64");
+    client.set("fetch.wait.max.ms", "100");
+    consumer(client, voice)
+}
+
 /// A member of a group: it holds partitions and fetches nothing.
 pub(crate) fn member(
     config: &KafkaConfig,

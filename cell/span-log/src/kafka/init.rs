@@ -11,6 +11,7 @@ use super::client::{Voice, base};
 use super::config::{KafkaConfig, KafkaTopic};
 use super::error::KafkaOpenError;
 use super::questions::{Questions, TopicShape};
+use crate::port::GroupId;
 
 /// How the topics of a cell are set up.
 #[derive(Clone, Debug)]
@@ -220,52 +221,133 @@ impl KafkaLog {
         let mut reports = Vec::new();
         for topic in [KafkaTopic::SpansRaw, KafkaTopic::SpansSampled] {
             let config = KafkaConfig { topic, ..config.clone() };
-            reports.push(init_topic(&config, settings, &admin, &voice).await?);
+            reports.push(init_topic(&config, (settings, true), &admin, &voice).await?);
         }
         Ok(reports)
+    }
+
+    /// As [`Self::init`], but makes nothing: a topic that is missing is a difference.
+    pub async fn look(
+        config: &KafkaConfig,
+        settings: &TopicSettings,
+    ) -> Result<Vec<TopicReport>, KafkaOpenError> {
+        config.check()?;
+        let voice = Voice::default();
+        let admin = Admin::open(config, &voice)?;
+        let mut reports = Vec::new();
+        for topic in [KafkaTopic::SpansRaw, KafkaTopic::SpansSampled] {
+            let config = KafkaConfig { topic, ..config.clone() };
+            reports.push(init_topic(&config, (settings, false), &admin, &voice).await?);
+        }
+        Ok(reports)
+    }
+
+    /// How many members a consumer group of the cell has: processes that read it, or stand by to.
+    pub async fn members(config: &KafkaConfig, group: GroupId) -> Result<usize, KafkaOpenError> {
+        config.check()?;
+        let questions = Questions::new(config, config.topic_name(), &Voice::default())?;
+        let name = config.group_name(group);
+        let asked = tokio::task::spawn_blocking(move || questions.members(&name)).await;
+        let asked = asked.map_err(|error| KafkaOpenError::Client(error.to_string()))?;
+        asked.map_err(|error| KafkaOpenError::Unreachable(error.to_string()))
     }
 }
 
 async fn init_topic(
     config: &KafkaConfig,
-    settings: &TopicSettings,
+    (settings, may_create): (&TopicSettings, bool),
     admin: &Admin,
     voice: &Voice,
 ) -> Result<TopicReport, KafkaOpenError> {
     let topic = config.topic_name();
     let (before, brokers) = shape_of(config, voice).await?;
-    let mut warnings = Vec::new();
-    let wanted_copies = usize::try_from(settings.replication).unwrap_or(usize::MAX);
-    let copies = wanted_copies.clamp(1, brokers.max(1));
-    if copies < wanted_copies {
-        warnings.push(format!(
-            "{brokers} broker(s): {copies} copies of a record instead of {wanted_copies}; what one \
-             broker loses may be lost"
-        ));
+    let (copies, warnings) = copies_of(settings, brokers.len());
+    let is_created = before.is_none() && may_create;
+    if before.is_none() && !may_create {
+        let differences = vec!["the topic is missing".to_owned()];
+        return Ok(TopicReport { topic, is_created, differences, warnings });
     }
-    let is_created = before.is_none();
     if is_created {
         admin.create(&topic, settings, copies).await?;
     }
     let found = admin.settings_soon(&topic, INIT_TRIES).await?;
     let mut differences = differences(&found, &settings.wanted(copies));
     if let Some(shape) = before {
-        let partitions = shape.leaders.len();
-        if u32::try_from(partitions).ok() != Some(settings.partitions) {
-            differences.push(format!("{partitions} partitions, not {}", settings.partitions));
-        }
-        if shape.replicas < copies {
-            differences.push(format!("{} copies, not {copies}", shape.replicas));
-        }
+        differences.extend(shape_differences(&shape, settings, copies));
     }
     Ok(TopicReport { topic, is_created, differences, warnings })
 }
 
-/// The topic as it is, and the brokers of the cluster.
+/// How many copies the cluster can give, and a word where these are fewer than asked.
+fn copies_of(settings: &TopicSettings, brokers: usize) -> (usize, Vec<String>) {
+    let wanted = usize::try_from(settings.replication).unwrap_or(usize::MAX);
+    let copies = wanted.clamp(1, brokers.max(1));
+    let mut warnings = Vec::new();
+    if copies < wanted {
+        warnings.push(format!(
+            "{brokers} broker(s): {copies} copies of a record instead of {wanted}; what one \
+             broker loses may be lost"
+        ));
+    }
+    (copies, warnings)
+}
+
+fn shape_differences(shape: &TopicShape, settings: &TopicSettings, copies: usize) -> Vec<String> {
+    let mut differences = Vec::new();
+    let partitions = shape.leaders.len();
+    if u32::try_from(partitions).ok() != Some(settings.partitions) {
+        differences.push(format!("{partitions} partitions, not {}", settings.partitions));
+    }
+    if shape.replicas < copies {
+        differences.push(format!("{} copies, not {copies}", shape.replicas));
+    }
+    differences
+}
+
+/// A topic as it is, beside what it is to be.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    /// `None` where it does not exist.
+    pub(super) shape: Option<TopicShape>,
+    pub(super) brokers: usize,
+    pub(super) hosts: Vec<String>,
+    pub(super) settings: Settings,
+    pub(super) differences: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Found {
+    pub(super) fn setting(&self, key: &str) -> Option<&str> {
+        let found = self.settings.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// Looks at a topic and makes nothing.
+pub(super) async fn look(
+    config: &KafkaConfig,
+    settings: &TopicSettings,
+    voice: &Voice,
+) -> Result<Found, KafkaOpenError> {
+    let (shape, hosts) = shape_of(config, voice).await?;
+    let brokers = hosts.len();
+    let (copies, warnings) = copies_of(settings, brokers);
+    let Some(shape) = shape else {
+        let (settings, differences) = (Vec::new(), Vec::new());
+        return Ok(Found { shape: None, brokers, hosts, settings, differences, warnings });
+    };
+    let admin = Admin::open(config, voice)?;
+    let found = admin.settings_soon(&config.topic_name(), OPEN_TRIES).await?;
+    let mut differences = differences(&found, &settings.wanted(copies));
+    differences.extend(shape_differences(&shape, settings, copies));
+    Ok(Found { shape: Some(shape), brokers, hosts, settings: found, differences, warnings })
+}
+
+/// The topic as it is, and the hosts of the cluster's brokers.
 async fn shape_of(
     config: &KafkaConfig,
     voice: &Voice,
-) -> Result<(Option<TopicShape>, usize), KafkaOpenError> {
+) -> Result<(Option<TopicShape>, Vec<String>), KafkaOpenError> {
     let questions = Questions::new(config, config.topic_name(), voice)?;
     let asked = tokio::task::spawn_blocking(move || {
         let shape = questions.shape()?;

@@ -321,7 +321,12 @@ impl Lane {
                 let range = LogRange { partition, first: position, next };
                 let append_times = (last_append, self.end_time(stream));
                 let reason = format!("the broker's copy is damaged: {error}");
-                Some(LogError::Damaged(DamagedRange { range, append_times, reason }))
+                Some(LogError::Damaged(DamagedRange {
+                    range,
+                    append_times,
+                    reason,
+                    stranger: None,
+                }))
             }
             _ => {
                 tracing::debug!(%error, partition = stream.partition, "a lane waits");

@@ -11,6 +11,7 @@ use super::client::guarded;
 use super::envelope::{HEADER, trace_of};
 use super::record::{RecordFault, decode};
 use crate::port::DamagedRange;
+use crate::stepped_over::Stranger;
 
 /// The append time that a broker gave; 0 where it gave none.
 pub(crate) fn time_of(timestamp: Timestamp) -> UnixNanos {
@@ -46,7 +47,9 @@ pub(crate) fn item_of(
         ) => {
             let (reason, append_times) = (fault.to_string(), (append_time, append_time));
             let loss = trace.map_or(Loss::Foreign, |(tenant, id)| Loss::OfTrace(tenant, id));
-            Ok(Item::Damaged(DamagedRange { range, append_times, reason }, loss))
+            let stranger = matches!(loss, Loss::Foreign)
+                .then(|| Stranger::of(message.key(), message.payload_len()));
+            Ok(Item::Damaged(DamagedRange { range, append_times, reason, stranger }, loss))
         }
     }
 }
@@ -54,7 +57,7 @@ pub(crate) fn item_of(
 /// Offsets at which there is no record.
 pub(crate) fn no_record(range: LogRange, append_times: (UnixNanos, UnixNanos)) -> Item {
     let reason = "no record there: a transaction's mark, or taken out by the broker".to_owned();
-    Item::Damaged(DamagedRange { range, append_times, reason }, Loss::Unknown)
+    Item::Damaged(DamagedRange { range, append_times, reason, stranger: None }, Loss::Unknown)
 }
 
 /// Adds an item; neighbouring foreign records grow together.
@@ -66,6 +69,9 @@ pub(crate) fn push(items: &mut Vec<Item>, item: Item) {
     {
         last.range.next = next.range.next;
         last.append_times.1 = last.append_times.1.max(next.append_times.1);
+        if let (Some(last), Some(next)) = (&mut last.stranger, &next.stranger) {
+            last.bytes = last.bytes.saturating_add(next.bytes);
+        }
         return;
     }
     items.push(item);

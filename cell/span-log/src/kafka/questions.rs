@@ -23,6 +23,8 @@ pub(crate) struct TopicShape {
     pub(crate) leaders: Vec<i32>,
     /// Replicas of its partitions, at least.
     pub(crate) replicas: usize,
+    /// Of each partition, in no order: replicas in sync, and all.
+    pub(crate) in_sync: Vec<(usize, usize)>,
 }
 
 /// Asks the brokers.
@@ -56,12 +58,15 @@ impl Questions {
         leaders.sort_unstable();
         let leaders = leaders.into_iter().map(|(_, leader)| leader).collect();
         let replicas = topic.partitions().iter().map(|one| one.replicas().len()).min().unwrap_or(0);
-        Ok(Some(TopicShape { leaders, replicas }))
+        let in_sync = topic.partitions().iter();
+        let in_sync = in_sync.map(|one| (one.isr().len(), one.replicas().len())).collect();
+        Ok(Some(TopicShape { leaders, replicas, in_sync }))
     }
 
-    /// How many brokers the cluster has.
-    pub(crate) fn brokers(&self) -> Result<usize, KafkaError> {
-        Ok(self.consumer.fetch_metadata(None, self.timeout)?.brokers().len())
+    /// The hosts of the brokers that the cluster has.
+    pub(crate) fn brokers(&self) -> Result<Vec<String>, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(None, self.timeout)?;
+        Ok(metadata.brokers().iter().map(|broker| broker.host().to_owned()).collect())
     }
 
     /// For each of these partitions the offset that answers to `at`: `Offset::End`,
@@ -103,6 +108,12 @@ impl Questions {
         let millis = i64::try_from(time.0.div_ceil(1_000_000)).unwrap_or(i64::MAX);
         let answered = self.known_offsets(&[partition], Offset::Offset(millis))?;
         Ok(answered.first().map(|(_, offset)| *offset))
+    }
+
+    /// How many members a consumer group has.
+    pub(crate) fn members(&self, group: &str) -> Result<usize, KafkaError> {
+        let found = self.consumer.fetch_group_list(Some(group), self.timeout)?;
+        Ok(found.groups().iter().map(|group| group.members().len()).sum())
     }
 
     /// Lets the client say what it has to say.

@@ -48,6 +48,12 @@ pub(crate) struct Uncuttable {
     pub(crate) bytes: usize,
 }
 
+/// Bytes of a span with its resource and its scope that a record of so many surely holds: what
+/// [`uncuttable`] counts beside them is the starts of three fields.
+pub(crate) const fn span_bytes_max(bytes_max: usize) -> usize {
+    bytes_max.saturating_sub(3 * FIELD_START_MAX)
+}
+
 /// The size of a span with its frames that alone is larger than a record may be, if there is one.
 pub(crate) fn uncuttable(batch: &SpanBatch, bytes_max: usize) -> Option<usize> {
     let alone = |span: &SpanSlice| {

@@ -201,7 +201,10 @@ mod tests {
     fn damage(first: u64, next: u64, loss: Loss) -> Item {
         let range = LogRange { partition: 0, first, next };
         let append_times = (UnixNanos(0), UnixNanos(0));
-        Item::Damaged(DamagedRange { range, append_times, reason: "x".into() }, loss)
+        Item::Damaged(
+            DamagedRange { range, append_times, reason: "x".into(), stranger: None },
+            loss,
+        )
     }
 
     fn spans(tail: &TailMemory, number: u8) -> usize {

@@ -1,6 +1,8 @@
 //! Apache Kafka: the port's laws, and what is Kafka's own.
 
 mod cluster;
+mod figures;
+mod foreign;
 mod groups;
 mod ledger;
 mod lost;

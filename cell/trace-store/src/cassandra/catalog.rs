@@ -1,7 +1,6 @@
 //! Lists services and operations: what the catalogue says of the days, exact to its slots. A slot
 //! in which an erased trace was is believed only where the index still holds another one.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,7 +16,7 @@ use super::places::{
     SERVICE_BUCKETS, bigint, hour_of_slot, is_whole, key_of, slot_times, unsigned,
 };
 use super::store::CassandraStore;
-use crate::port::{Operation, ServiceCatalog, StoreError};
+use crate::port::{NameList, NamesFound, Operation, ServiceCatalog, StoreError};
 
 /// Partitions of the catalogue that are read at once.
 const READS_AT_ONCE: usize = 8;
@@ -56,21 +55,30 @@ fn listed(
     Some(Listed { day, key, name, kind, is_certain: !certain.is_empty(), doubts })
 }
 
+/// What a part of the catalogue lists.
+#[derive(Debug, Default)]
+struct Part {
+    found: Vec<Listed>,
+    /// There were more names than are announced.
+    is_cut: bool,
+}
+
 /// The services of a partition of the catalogue.
 async fn services_of(
     engine: &Engine,
     tenant: &TenantId,
     (day, bucket): (i32, i16),
     range: TimeRange,
-) -> Result<Vec<Listed>, StoreError> {
+) -> Result<Part, StoreError> {
     type Row = (String, Option<String>, Option<Vec<i16>>, Option<Vec<i16>>);
-    let mut found = Vec::new();
+    let mut part = Part::default();
     let see = |(key, name, slots, doubts): Row| {
-        found.extend(listed((key, 0, name), (slots, doubts), (day, range)));
+        part.is_cut |= key == MORE;
+        part.found.extend(listed((key, 0, name), (slots, doubts), (day, range)));
     };
     let values = (tenant.as_str(), day, bucket);
     engine.each(&engine.statements.read_services, values, see).await?;
-    Ok(found)
+    Ok(part)
 }
 
 #[async_trait]
@@ -79,7 +87,7 @@ impl ServiceCatalog for CassandraStore {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<NameList<Arc<str>>, StoreError> {
         let engine = self.engine().await?;
         self.erased.refresh(&engine).await?;
         let days = days(&engine, tenant, range).await?;
@@ -90,18 +98,22 @@ impl ServiceCatalog for CassandraStore {
                 reads.push(services_of(&engine, tenant, (day, bucket), range));
             }
         }
-        let found = at_once(READS_AT_ONCE, reads).await?;
-        let mut services: BTreeSet<Arc<str>> = BTreeSet::new();
-        for one in found.iter().flatten().filter(|one| one.is_certain) {
-            services.insert(one.name.as_str().into());
+        let parts = at_once(READS_AT_ONCE, reads).await?;
+        let mut services: NamesFound<Arc<str>> = NamesFound::new(self.config.names_max);
+        if parts.iter().any(|part| part.is_cut) {
+            services.cut();
         }
-        for one in found.iter().flatten() {
+        let found = || parts.iter().flat_map(|part| &part.found);
+        for one in found().filter(|one| one.is_certain) {
+            services.insert_text(&one.name);
+        }
+        for one in found().filter(|one| !one.is_certain) {
             let is_known = services.contains(one.name.as_str());
             if !is_known && self.holds_any(&engine, (tenant, &one.key), one, None).await? {
-                services.insert(one.name.as_str().into());
+                services.insert_text(&one.name);
             }
         }
-        Ok(services.into_iter().collect())
+        Ok(services.into_list())
     }
 
     async fn operations(
@@ -109,22 +121,26 @@ impl ServiceCatalog for CassandraStore {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         let engine = self.engine().await?;
         self.erased.refresh(&engine).await?;
         let service = &*key_of(service);
-        let mut operations = BTreeSet::new();
+        let mut operations = NamesFound::new(self.config.names_max);
         let days = days(&engine, tenant, range).await?;
         check_days(days.len())?;
         for day in days {
-            let mut found = Vec::new();
+            let mut part = Part::default();
             type Row = (String, i8, Option<String>, Option<Vec<i16>>, Option<Vec<i16>>);
             let see = |(key, kind, name, slots, doubts): Row| {
-                found.extend(listed((key, kind, name), (slots, doubts), (day, range)));
+                part.is_cut |= key == MORE;
+                part.found.extend(listed((key, kind, name), (slots, doubts), (day, range)));
             };
             let values = (tenant.as_str(), service, day);
             engine.each(&engine.statements.read_operations, values, see).await?;
-            for one in found {
+            if part.is_cut {
+                operations.cut();
+            }
+            for one in part.found {
                 let kind = SpanKind::from_number(i32::from(one.kind));
                 let operation = Operation { name: one.name.as_str().into(), kind };
                 if operations.contains(&operation) {
@@ -139,7 +155,7 @@ impl ServiceCatalog for CassandraStore {
                 }
             }
         }
-        Ok(operations.into_iter().collect())
+        Ok(operations.into_list())
     }
 
     async fn listed(&self) -> Result<Coverage, StoreError> {

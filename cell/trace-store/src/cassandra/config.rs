@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::port::NAMES_MAX;
+
 /// How many replicas must answer. Both are quorums: what was written before is seen by what reads
 /// after, which the store's promises rest on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +76,8 @@ pub struct CassandraConfig {
     pub search_rows_max: u64,
     /// Most traces that one search reads to verify a filter.
     pub search_traces_max: usize,
+    /// Most services of a tenant, and most operations of a service, in one list.
+    pub names_max: usize,
 }
 
 impl CassandraConfig {
@@ -104,6 +108,7 @@ impl CassandraConfig {
             read_bytes_max: 512 << 20,
             search_rows_max: 1_000_000,
             search_traces_max: 1_000,
+            names_max: NAMES_MAX,
         }
     }
 }

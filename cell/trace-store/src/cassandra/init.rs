@@ -9,14 +9,15 @@ use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 
 use super::config::CassandraConfig;
 use super::fault::{self, Disconnected};
-use super::schema::{Dialect, GC_GRACE_SECONDS, SCHEMA_VERSION, TABLES, Table, create_keyspace};
+use super::schema::{Dialect, GC_GRACE_SECONDS, SCHEMA, TABLES, Table, create_keyspace};
 use super::session;
+use crate::migration::expect;
 use crate::port::StoreError;
 
 /// What a version of the schema is kept under.
-const COMPONENT: &str = "trace-store";
+pub(super) const COMPONENT: &str = "trace-store";
 
-async fn open(config: &CassandraConfig) -> Result<Session, StoreError> {
+pub(super) async fn open(config: &CassandraConfig) -> Result<Session, StoreError> {
     session::open(config, &Counter::default()).await.map_err(Disconnected::into_error)
 }
 
@@ -27,31 +28,49 @@ pub(super) async fn init(config: &CassandraConfig) -> Result<(), StoreError> {
     run(&session, create_keyspace(config)?).await?;
     let dialect = dialect(&session).await?;
     // Before anything is created beside it.
-    let found = match version(&session, keyspace).await {
-        Ok(found) => found,
-        Err(error) if is_missing(&error) => None,
-        Err(error) => return Err(fault::of_request(&error)),
-    };
-    refuse_newer(keyspace, found)?;
+    let found = found_version(&session, keyspace).await?;
+    if found.is_some() {
+        // An older schema is a person's to migrate: beside it nothing is made.
+        expect(&name_of(keyspace), found, SCHEMA.version)?;
+    }
     for table in &TABLES {
         run(&session, table.create(keyspace, config.retention, dialect)).await?;
     }
     if found.is_none() {
-        let text =
-            format!("INSERT INTO {keyspace}.schema_version (component, version) VALUES (?, ?)");
-        let sent = Box::pin(session.query_unpaged(text, (COMPONENT, SCHEMA_VERSION))).await;
-        sent.map_err(|error| fault::of_request(&error))?;
+        note(&session, keyspace, COMPONENT, SCHEMA.version).await?;
     }
     Ok(())
 }
 
-async fn run(session: &Session, text: String) -> Result<(), StoreError> {
+/// A keyspace as errors name it.
+pub(super) fn name_of(keyspace: &str) -> String {
+    format!("the keyspace {keyspace}")
+}
+
+/// Notes a version of the schema, or a step to it.
+pub(super) async fn note(
+    session: &Session,
+    keyspace: &str,
+    component: &str,
+    version: u32,
+) -> Result<(), StoreError> {
+    let version = i32::try_from(version).unwrap_or(i32::MAX);
+    let text = format!("INSERT INTO {keyspace}.schema_version (component, version) VALUES (?, ?)");
+    let sent = Box::pin(session.query_unpaged(text, (component, version))).await;
+    sent.map(drop).map_err(|error| fault::of_request(&error))
+}
+
+pub(super) async fn run(session: &Session, text: String) -> Result<(), StoreError> {
     let sent = Box::pin(session.query_unpaged(text, ())).await;
     sent.map(drop).map_err(|error| fault::of_request(&error))
 }
 
 /// Rows of a table of the server's own, or of the few that are small.
-async fn rows<R>(session: &Session, text: String, values: &[&str]) -> Result<Vec<R>, ExecutionError>
+pub(super) async fn rows<R>(
+    session: &Session,
+    text: String,
+    values: &[&str],
+) -> Result<Vec<R>, ExecutionError>
 where
     R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
 {
@@ -61,7 +80,7 @@ where
     Ok(rows.filter_map(Result::ok).collect())
 }
 
-async fn dialect(session: &Session) -> Result<Dialect, StoreError> {
+pub(super) async fn dialect(session: &Session) -> Result<Dialect, StoreError> {
     let text = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = 'system' \
                 AND table_name = 'scylla_local'";
     let found = rows::<(String,)>(session, text.to_owned(), &[]).await;
@@ -69,10 +88,23 @@ async fn dialect(session: &Session) -> Result<Dialect, StoreError> {
     Ok(if found.is_empty() { Dialect::Cassandra } else { Dialect::Scylla })
 }
 
-async fn version(session: &Session, keyspace: &str) -> Result<Option<i32>, ExecutionError> {
+/// The version that a keyspace notes; `None` also where it has no tables, or is not there.
+pub(super) async fn found_version(
+    session: &Session,
+    keyspace: &str,
+) -> Result<Option<u32>, StoreError> {
+    match version(session, keyspace).await {
+        Ok(found) => Ok(found),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(fault::of_request(&error)),
+    }
+}
+
+async fn version(session: &Session, keyspace: &str) -> Result<Option<u32>, ExecutionError> {
     let text = format!("SELECT component, version FROM {keyspace}.schema_version");
     let found = rows::<(String, i32)>(session, text, &[]).await?;
-    Ok(found.into_iter().find(|(component, _)| component == COMPONENT).map(|(_, version)| version))
+    let ours = found.into_iter().find(|(component, _)| component == COMPONENT);
+    Ok(ours.map(|(_, version)| u32::try_from(version).unwrap_or(0)))
 }
 
 /// The server's word for a keyspace or table that is not there.
@@ -81,18 +113,6 @@ fn is_missing(error: &ExecutionError) -> bool {
         error,
         ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, _))
     )
-}
-
-fn refuse_newer(keyspace: &str, found: Option<i32>) -> Result<(), StoreError> {
-    let unsigned = |version: i32| u32::try_from(version).unwrap_or(0);
-    match found {
-        Some(found) if found > SCHEMA_VERSION => Err(StoreError::NewerFormat {
-            file: format!("the keyspace {keyspace}"),
-            found: unsigned(found),
-            known: unsigned(SCHEMA_VERSION),
-        }),
-        _ => Ok(()),
-    }
 }
 
 /// Refuses a keyspace without schema, or with one of another version.
@@ -106,8 +126,10 @@ pub(super) async fn expect_schema(session: &Session, keyspace: &str) -> Result<(
         Err(error) if is_missing(&error) => return Err(missing("no tables of ours")),
         Err(error) => return Err(Disconnected::Unreachable(fault::of_request(&error))),
     };
-    refuse_newer(keyspace, found).map_err(Disconnected::Refused)?;
-    if found == Some(SCHEMA_VERSION) { Ok(()) } else { Err(missing("an unfinished schema")) }
+    if found.is_none() {
+        return Err(missing("an unfinished schema"));
+    }
+    expect(&name_of(keyspace), found, SCHEMA.version).map_err(Disconnected::Refused)
 }
 
 /// See [`super::CassandraStore::check`].
@@ -120,9 +142,10 @@ pub(super) async fn check(config: &CassandraConfig) -> Result<Vec<String>, Store
     }
     match version(&session, keyspace).await {
         Ok(found) => {
-            refuse_newer(keyspace, found)?;
             if found.is_none() {
                 differences.push(format!("{keyspace}: no schema version is noted"));
+            } else {
+                expect(&name_of(keyspace), found, SCHEMA.version)?;
             }
         }
         Err(error) if is_missing(&error) => {}

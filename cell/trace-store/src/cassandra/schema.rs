@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::config::CassandraConfig;
+use crate::migration::Schema;
 use crate::port::StoreError;
 
-/// The version of the schema that this release writes and reads.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+/// The schema that this release writes and reads, and the steps from older ones.
+pub static SCHEMA: Schema = Schema { version: SCHEMA_VERSION, steps: &[] };
+
+const SCHEMA_VERSION: u32 = 1;
 
 /// How rows of a table come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

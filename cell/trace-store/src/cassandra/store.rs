@@ -19,9 +19,10 @@ use super::fault::Disconnected;
 use super::overflow::Fills;
 use super::progress::Progress;
 use super::read::TracePages;
-use super::{init, session, statements};
+use super::{init, session, statements, upkeep};
 use crate::metrics::CassandraMetrics;
-use crate::port::{StoreError, StoreFigures, TraceRead, TraceReader};
+use crate::migration::{MigrationReport, Schema};
+use crate::port::{StoreError, StoreFigures, StoreStatus, TraceRead, TraceReader};
 
 /// A connection that failed is tried again after this time, by whoever needs it then.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -75,6 +76,29 @@ impl CassandraStore {
     /// As [`Self::init`].
     pub async fn check(config: &CassandraConfig) -> Result<Vec<String>, StoreError> {
         init::check(config).await
+    }
+
+    /// How the keyspace stands; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] while the cluster is away.
+    pub async fn status(config: &CassandraConfig) -> Result<StoreStatus, StoreError> {
+        upkeep::status(config).await
+    }
+
+    /// Leads the keyspace to this schema ([`super::SCHEMA`] is the release's), step by step; with
+    /// `is_dry_run` only says which steps are due.
+    ///
+    /// # Errors
+    ///
+    /// As [`Schema::due`]; [`StoreError::Unavailable`] while the cluster is away.
+    pub async fn migrate(
+        config: &CassandraConfig,
+        schema: &Schema,
+        is_dry_run: bool,
+    ) -> Result<MigrationReport, StoreError> {
+        upkeep::migrate(config, schema, is_dry_run).await
     }
 
     /// Opens the store. Where no node answers within the connect timeout it is opened all the same:
@@ -237,6 +261,7 @@ impl TraceReader for CassandraStore {
             spans: Vec::new(),
             covered,
             is_damaged: false,
+            is_away: false,
             expired_until: self.expired_until(),
         };
         let Some(mut pages) = self.pages(tenant, trace_id).await? else { return Ok(read) };

@@ -44,9 +44,19 @@ impl SpanWriter for CassandraStore {
     }
 
     async fn write_again(&self, batch: &LoggedBatch) -> Result<(), StoreError> {
+        self.write_all_again(std::slice::from_ref(batch)).await
+    }
+
+    async fn write_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
         let engine = self.engine().await?;
-        self.erased.refresh(&engine).await?;
-        self.write_run(&engine, std::slice::from_ref(batch)).await
+        let mut rest = batches;
+        while !rest.is_empty() {
+            let (run, after) = rest.split_at(run_length(rest));
+            rest = after;
+            self.erased.refresh(&engine).await?;
+            self.write_run(&engine, run).await?;
+        }
+        Ok(())
     }
 
     async fn flush(&self, _now: UnixNanos, force: bool) -> Result<(), StoreError> {

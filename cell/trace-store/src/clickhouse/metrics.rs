@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
-use trace_model::{Clock, Coverage, TenantId, TimeRange, TraceId};
+use trace_model::{Clock, Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 use super::client::Engine;
 use super::config::ClickhouseConfig;
@@ -51,6 +51,17 @@ impl ClickhouseMetricsStore {
     }
 }
 
+/// Closes the counts of a database: nobody goes on with them, and nobody opens them.
+pub(super) async fn close_counts(engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
+    let position = progress::position(engine).await?;
+    progress::note(engine, progress::CLOSED, progress::Step::Opened, &position, now).await
+}
+
+/// How far the log is counted in a database.
+pub(super) async fn counted(engine: &Engine) -> Result<Coverage, StoreError> {
+    Ok(progress::position(engine).await?.covered)
+}
+
 #[async_trait]
 impl MetricsStore for ClickhouseMetricsStore {
     async fn apply(&self, delta: MetricsDelta) -> Result<(), StoreError> {
@@ -68,7 +79,7 @@ impl MetricsStore for ClickhouseMetricsStore {
     }
 
     async fn covered(&self) -> Result<Coverage, StoreError> {
-        Ok(progress::position(&self.engine).await?.covered)
+        counted(&self.engine).await
     }
 
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {

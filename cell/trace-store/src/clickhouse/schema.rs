@@ -4,10 +4,14 @@ use super::client::Engine;
 use super::config::ClickhouseConfig;
 use super::table::on_cluster;
 use super::tables::{self, TRACE_TIMES, TRACE_TIMES_BY};
+use crate::migration::{MigrationReport, Schema, expect};
 use crate::port::StoreError;
 
 /// The version of the tables that this release makes and understands.
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// The same, and the steps from older ones.
+pub static SCHEMA: Schema = Schema { version: SCHEMA_VERSION, steps: &[] };
 
 /// Makes the database, its tables and views where they are missing, and sets the retention that is
 /// configured. Refuses a database of a newer release. Repeating it is harmless.
@@ -17,17 +21,16 @@ pub async fn init(config: &ClickhouseConfig) -> Result<(), StoreError> {
     for statement in statements.by_ref().take(BEFORE_VERSION) {
         engine.define(&statement).await?;
     }
-    refuse_newer(config, version_of(&engine).await?)?;
+    let found = version_of(&engine).await?;
+    if found.is_some() {
+        // Older tables are a person's to migrate: beside them nothing is made.
+        expect(&name_of(config), found, SCHEMA_VERSION)?;
+    }
     for statement in statements {
         engine.define(&statement).await?;
     }
     expire(&engine).await?;
-    let note = format!(
-        "INSERT INTO {}.schema_version (version, at) SELECT {SCHEMA_VERSION}, now() \
-         WHERE {SCHEMA_VERSION} NOT IN (SELECT version FROM {}.schema_version)",
-        config.database, config.database
-    );
-    engine.define(&note).await
+    engine.define(&note_of(config, SCHEMA_VERSION)).await
 }
 
 /// Sets the retention of tables that were made with another one. The engine then looks at all of
@@ -93,28 +96,51 @@ const BEFORE_VERSION: usize = 2;
 /// Fails unless the engine takes the login and the database is one of this release.
 pub(super) async fn check(engine: &Engine) -> Result<(), StoreError> {
     engine.greet().await?;
-    match version_of(engine).await? {
-        Some(SCHEMA_VERSION) => Ok(()),
-        None => Err(StoreError::Unavailable(format!(
-            "the clickhouse database {} is not initialised (run `farspan store init`)",
-            engine.config.database
-        ))),
-        found => refuse_newer(&engine.config, found),
-    }
+    expect(&name_of(&engine.config), version_of(engine).await?, SCHEMA_VERSION)
 }
 
-fn refuse_newer(config: &ClickhouseConfig, found: Option<u32>) -> Result<(), StoreError> {
-    match found {
-        Some(found) if found > SCHEMA_VERSION => Err(StoreError::NewerFormat {
-            file: format!("the clickhouse database {}", config.database),
-            found,
-            known: SCHEMA_VERSION,
-        }),
-        Some(_) | None => Ok(()),
-    }
+/// A database as errors name it.
+pub(super) fn name_of(config: &ClickhouseConfig) -> String {
+    format!("the clickhouse database {}", config.database)
 }
 
-async fn version_of(engine: &Engine) -> Result<Option<u32>, StoreError> {
+/// Leads the database to this schema ([`SCHEMA`] is the release's), step by step; with `is_dry_run`
+/// only says which steps are due.
+///
+/// # Errors
+/// As [`Schema::due`]; [`StoreError::Unavailable`] while the engine is away.
+pub async fn migrate(
+    config: &ClickhouseConfig,
+    schema: &Schema,
+    is_dry_run: bool,
+) -> Result<MigrationReport, StoreError> {
+    let engine = Engine::open(config.clone())?;
+    engine.greet().await?;
+    let report = schema.due(&name_of(config), version_of(&engine).await?)?;
+    if is_dry_run {
+        return Ok(report);
+    }
+    let database = &config.database;
+    for step in &report.steps {
+        for statement in step.statements {
+            let statement = statement.replace("{store}", database);
+            engine.define(&statement.replace("{on_cluster}", &on_cluster(config))).await?;
+        }
+        engine.define(&note_of(config, step.to)).await?;
+    }
+    Ok(report)
+}
+
+/// Notes a version, once.
+fn note_of(config: &ClickhouseConfig, version: u32) -> String {
+    let database = &config.database;
+    format!(
+        "INSERT INTO {database}.schema_version (version, at) SELECT {version}, now() \
+         WHERE {version} NOT IN (SELECT version FROM {database}.schema_version)"
+    )
+}
+
+pub(super) async fn version_of(engine: &Engine) -> Result<Option<u32>, StoreError> {
     let is_there = engine.books_of_all(
         "SELECT count() FROM system.tables \
          WHERE database = {database:String} AND name = 'schema_version'",

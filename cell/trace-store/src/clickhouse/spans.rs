@@ -66,6 +66,11 @@ impl ClickhouseSpans {
     }
 }
 
+/// How far a database holds the raw spans of the log.
+pub(super) async fn stored(engine: &Engine) -> Result<Coverage, StoreError> {
+    Ok(Writer::open(engine).await?.durable().clone())
+}
+
 #[async_trait]
 impl SpanWriter for ClickhouseSpans {
     async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {

@@ -3,7 +3,6 @@
 //!
 //! Entries that a Jaeger wrote are known to the day alone and have no kind.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -16,7 +15,7 @@ use super::json::{number_field, text_field};
 use super::names::Kind;
 use super::scan::of_tenant;
 use super::store::ElasticsearchStore;
-use crate::port::{Operation, StoreError};
+use crate::port::{NameList, NamesFound, Operation, StoreError};
 
 /// Width of the catalogue's buckets: 10 minutes.
 pub(super) const BUCKET_NANOS: u64 = 600 * 1_000_000_000;
@@ -24,8 +23,6 @@ pub(super) const BUCKET_NANOS: u64 = 600 * 1_000_000_000;
 const PAGE: usize = 1_000;
 /// Documents in a page of names that are too long for the engine.
 const LONG_PAGE: usize = 20;
-/// Most services of a tenant and operations of a service.
-const NAMES_MAX: usize = 20_000;
 
 /// An entry: the operation of a service had a span placed in these ten minutes.
 #[derive(Clone, Copy, Debug)]
@@ -94,26 +91,26 @@ impl ElasticsearchStore {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<NameList<Arc<str>>, StoreError> {
         if range.start >= range.end {
-            return Ok(vec![]);
+            return Ok(NameList::default());
         }
         self.refresh_own().await?;
         let filter = entries_of(tenant, range);
         let source = json!([{ "name": { "terms": { "field": "serviceName" } } }]);
-        let mut services: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut services: NamesFound<Arc<str>> = NamesFound::new(self.config.names_max);
         self.each_name(tenant, range, (&filter, &source), |names| {
-            services.insert(names.name.into());
-            services.len() < NAMES_MAX
+            services.insert_text(&names.name);
+            !services.is_cut()
         })
         .await?;
         let long = with(&filter, json!({ "term": { "_ignored": "serviceName" } }));
         self.each_long_entry(tenant, range, &long, |entry| {
-            services.insert(entry.service_name.into());
-            services.len() < NAMES_MAX
+            services.insert_text(&entry.service_name);
+            true
         })
         .await?;
-        Ok(services.into_iter().collect())
+        Ok(services.into_list())
     }
 
     pub(super) async fn list_operations(
@@ -121,16 +118,16 @@ impl ElasticsearchStore {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         if range.start >= range.end {
-            return Ok(vec![]);
+            return Ok(NameList::default());
         }
         self.refresh_own().await?;
         let filter = entries_of(tenant, range);
-        let mut operations = BTreeSet::new();
+        let mut operations = NamesFound::new(self.config.names_max);
         let mut add = |name: String, kind: i32| {
             operations.insert(Operation { name: name.into(), kind: SpanKind::from_number(kind) });
-            operations.len() < NAMES_MAX
+            !operations.is_cut()
         };
         let of_service = if is_term(service) {
             let filter = with(&filter, json!({ "term": { "serviceName": service } }));
@@ -147,10 +144,13 @@ impl ElasticsearchStore {
             with(&filter, json!({ "term": { "_ignored": "serviceName" } }))
         };
         self.each_long_entry(tenant, range, &of_service, |entry| {
-            entry.service_name != service || add(entry.operation_name, entry.farspan.kind)
+            if entry.service_name == service {
+                add(entry.operation_name, entry.farspan.kind);
+            }
+            true
         })
         .await?;
-        Ok(operations.into_iter().collect())
+        Ok(operations.into_list())
     }
 
     /// Calls for each distinct name until `see` has enough.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::tiers::TierPolicy;
-use crate::port::StoreError;
+use crate::port::{NAMES_MAX, StoreError};
 
 /// Settings of an [`super::ElasticsearchStore`]. [`ElasticsearchConfig::at`] gives the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct ElasticsearchConfig {
     pub jaeger_tags_are_nested: bool,
     /// Longest wait of an erasure until the engine lets go of what was deleted.
     pub expunge_timeout: Duration,
+    /// Most services of a tenant, and most operations of a service, in one list.
+    pub names_max: usize,
 }
 
 /// How the engine knows us. Secrets stand in files and are read once, when the store connects.
@@ -93,6 +95,7 @@ impl ElasticsearchConfig {
             candidates_max: 100_000,
             jaeger_tags_are_nested: false,
             expunge_timeout: Duration::from_secs(90),
+            names_max: NAMES_MAX,
         }
     }
 

@@ -14,8 +14,8 @@ use super::state::State;
 use super::templates::{self, EngineInfo, InitReport};
 use crate::metrics::SearchEngineMetrics;
 use crate::port::{
-    Eraser, ErasureReceipt, Operation, SearchAnswer, SearchIndexer, ServiceCatalog, StoreError,
-    TraceSearch,
+    Eraser, ErasureReceipt, NameList, Operation, SearchAnswer, SearchIndexer, ServiceCatalog,
+    StoreError, TraceSearch,
 };
 
 /// Search, catalogue and erasure on Elasticsearch or OpenSearch. Cheap to share; any number of
@@ -103,6 +103,10 @@ impl SearchIndexer for ElasticsearchStore {
         self.put_batches(std::slice::from_ref(batch)).await
     }
 
+    async fn index_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        self.put_batches(batches).await
+    }
+
     /// Lets what was written be found and writes the progress: at most once a second where `force`
     /// is not set.
     async fn flush(&self, _now: UnixNanos, force: bool) -> Result<(), StoreError> {
@@ -127,7 +131,7 @@ impl ServiceCatalog for ElasticsearchStore {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<NameList<Arc<str>>, StoreError> {
         self.list_services(tenant, range).await
     }
 
@@ -136,7 +140,7 @@ impl ServiceCatalog for ElasticsearchStore {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         self.list_operations(tenant, service, range).await
     }
 

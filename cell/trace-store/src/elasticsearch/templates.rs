@@ -10,11 +10,15 @@ use serde_json::{Value, json};
 use super::client::{Answer, Client, json as body, unavailable};
 use super::config::ElasticsearchConfig;
 use super::names::{Kind, Names};
+use super::standing::lacking;
 use super::tiers::{self, Tier, TierDriver};
+use crate::migration::{Schema, expect};
 use crate::port::StoreError;
 
 /// Version of the templates and of the documents.
-pub(super) const VERSION: u32 = 1;
+const VERSION: u32 = 1;
+/// The same, and the steps from older ones.
+pub static SCHEMA: Schema = Schema { version: VERSION, steps: &[] };
 /// Above Jaeger's own (500): a day that a Jaeger begins has our fields as well. Patterns that might
 /// meet need priorities of their own.
 const PRIORITY: u32 = 700;
@@ -62,20 +66,19 @@ pub(super) async fn engine(client: &Client) -> Result<EngineInfo, StoreError> {
 /// Refuses a cluster that was not set up, or by a newer release.
 pub(super) async fn check(client: &Client, names: &Names) -> Result<(), StoreError> {
     match found_version(client, names).await? {
-        Some(found) if found <= VERSION => Ok(()),
-        Some(found) => Err(newer(names, found)),
         None => Err(unavailable(format!(
             "the index template {} is missing: the store was not set up (farspan store init)",
             names.own("span")
         ))),
+        found => expect(&names.own("span"), found, VERSION),
     }
 }
 
-fn newer(names: &Names, found: u32) -> StoreError {
-    StoreError::NewerFormat { file: names.own("span"), found, known: VERSION }
-}
-
-async fn found_version(client: &Client, names: &Names) -> Result<Option<u32>, StoreError> {
+/// The version of the templates; `None` where the cluster was not set up.
+pub(super) async fn found_version(
+    client: &Client,
+    names: &Names,
+) -> Result<Option<u32>, StoreError> {
     let path = format!("/_index_template/{}", names.own("span"));
     let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
     if answer.status == 404 {
@@ -94,31 +97,15 @@ pub(super) async fn init(
     names: &Names,
 ) -> Result<InitReport, StoreError> {
     let engine = engine(client).await?;
-    if let Some(found) = found_version(client, names).await?.filter(|found| *found > VERSION) {
-        return Err(newer(names, found));
+    let found = found_version(client, names).await?;
+    if found.is_some() {
+        // An older one is a person's to migrate: days that are there would keep what they have.
+        expect(&names.own("span"), found, VERSION)?;
     }
-    let health: Value =
-        client.read(Method::Get, "/_cluster/health", &[], body_of_none()).await?.json()?;
-    let is_alone = health.pointer("/number_of_data_nodes").and_then(Value::as_u64) == Some(1);
-    let replicas = config.replicas.unwrap_or(u32::from(!is_alone));
+    let replicas = put_all(client, config, names, VERSION).await?;
     let mut warnings = Vec::new();
     if replicas == 0 {
         warnings.push("no replicas: what the one node for data loses is lost".to_owned());
-    }
-    let days = DaySettings {
-        driver: tiers::driver(client, &config.tiers).await?,
-        nodes: tiers::tiers_of_nodes(client, &config.tiers.allocation_attribute).await?,
-    };
-    if days.driver == TierDriver::Ilm {
-        let path = format!("/_ilm/policy/{}", names.own("days"));
-        let has_nodes = |tier: Tier| days.nodes.contains(tier.word());
-        put(client, &path, &config.tiers.lifecycle(config.retention, has_nodes)).await?;
-    }
-    for (name, component) in components(config, names, replicas, &days) {
-        put(client, &format!("/_component_template/{}", names.own(name)), &component).await?;
-    }
-    for (name, template) in index_templates(names) {
-        put(client, &format!("/_index_template/{}", names.own(name)), &template).await?;
     }
     make_state_index(client, names).await?;
     for warning in &warnings {
@@ -135,24 +122,100 @@ struct DaySettings {
 }
 
 impl DaySettings {
+    async fn of(client: &Client, config: &ElasticsearchConfig) -> Result<Self, StoreError> {
+        Ok(Self {
+            driver: tiers::driver(client, &config.tiers).await?,
+            nodes: tiers::tiers_of_nodes(client, &config.tiers.allocation_attribute).await?,
+        })
+    }
+
+    fn has(&self, tier: Tier) -> bool {
+        self.nodes.contains(tier.word())
+    }
+
     /// The policy's name where the engine moves the days, and the hot nodes where a day can move away
     /// from them.
     fn component(&self, config: &ElasticsearchConfig, names: &Names) -> Value {
-        let mut settings = serde_json::Map::new();
+        let mut settings = json!({});
         if self.driver == TierDriver::Ilm {
-            settings.insert("lifecycle.name".to_owned(), json!(names.own("days")));
+            set(&mut settings, "lifecycle.name", &names.own("days"));
         }
-        let has = |tier: Tier| self.nodes.contains(tier.word());
-        if has(Tier::Hot) && (has(Tier::Warm) || has(Tier::Cold)) {
+        if self.has(Tier::Hot) && (self.has(Tier::Warm) || self.has(Tier::Cold)) {
             let attribute = &config.tiers.allocation_attribute;
             let required = format!("routing.allocation.require.{attribute}");
-            settings.insert(required, json!(Tier::Hot.word()));
+            set(&mut settings, &required, Tier::Hot.word());
         }
-        if settings.is_empty() {
-            return json!({});
+        if settings == json!({}) {
+            return settings;
         }
         json!({ "settings": { "index": settings } })
     }
+}
+
+/// Puts a setting where its path leads: so the engine keeps and shows it, whatever is written.
+fn set(settings: &mut Value, path: &str, value: &str) {
+    let mut place = settings;
+    for part in path.split('.') {
+        place = &mut place[part];
+    }
+    *place = json!(value);
+}
+
+/// Puts policy and templates under this version. Gives the copies of each shard.
+pub(super) async fn put_all(
+    client: &Client,
+    config: &ElasticsearchConfig,
+    names: &Names,
+    version: u32,
+) -> Result<u32, StoreError> {
+    let replicas = replicas(client, config).await?;
+    let days = DaySettings::of(client, config).await?;
+    if days.driver == TierDriver::Ilm {
+        let path = format!("/_ilm/policy/{}", names.own("days"));
+        let policy = config.tiers.lifecycle(config.retention, |tier| days.has(tier));
+        put(client, &path, &policy).await?;
+    }
+    for (name, component) in components(config, names, replicas, &days, version) {
+        put(client, &format!("/_component_template/{}", names.own(name)), &component).await?;
+    }
+    for (name, template) in index_templates(names, version) {
+        put(client, &format!("/_index_template/{}", names.own(name)), &template).await?;
+    }
+    Ok(replicas)
+}
+
+/// Copies of each shard: none where there is one node to keep them.
+async fn replicas(client: &Client, config: &ElasticsearchConfig) -> Result<u32, StoreError> {
+    let health: Value =
+        client.read(Method::Get, "/_cluster/health", &[], body_of_none()).await?.json()?;
+    let is_alone = health.pointer("/number_of_data_nodes").and_then(Value::as_u64) == Some(1);
+    Ok(config.replicas.unwrap_or(u32::from(!is_alone)))
+}
+
+/// Component templates that are missing, or lack what this configuration puts into them.
+pub(super) async fn differences(
+    client: &Client,
+    config: &ElasticsearchConfig,
+    names: &Names,
+) -> Result<Vec<String>, StoreError> {
+    let replicas = replicas(client, config).await?;
+    let days = DaySettings::of(client, config).await?;
+    let mut differences = Vec::new();
+    for (name, component) in components(config, names, replicas, &days, VERSION) {
+        let name = names.own(name);
+        let path = format!("/_component_template/{name}");
+        let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
+        if answer.status == 404 {
+            differences.push(format!("the component template {name} is missing"));
+            continue;
+        }
+        let found: Value = answer.json()?;
+        let found = found.pointer("/component_templates/0/component_template");
+        if let Some(path) = found.and_then(|found| lacking(&component, found)) {
+            differences.push(format!("the component template {name} differs at {path}"));
+        }
+    }
+    Ok(differences)
 }
 
 fn components(
@@ -160,13 +223,14 @@ fn components(
     names: &Names,
     replicas: u32,
     days: &DaySettings,
+    version: u32,
 ) -> Vec<(&'static str, Value)> {
     let mut settings = parsed(include_str!("templates/settings.json"));
     if let Some(index) = settings.pointer_mut("/settings/index").and_then(Value::as_object_mut) {
         index.insert("number_of_shards".to_owned(), json!(config.shards));
         index.insert("number_of_replicas".to_owned(), json!(replicas));
     }
-    let component = |template: Value| json!({ "template": template, "version": VERSION });
+    let component = |template: Value| json!({ "template": template, "version": version });
     vec![
         ("settings", component(settings)),
         ("days", component(days.component(config, names))),
@@ -176,15 +240,15 @@ fn components(
     ]
 }
 
-fn index_templates(names: &Names) -> Vec<(&'static str, Value)> {
+fn index_templates(names: &Names, version: u32) -> Vec<(&'static str, Value)> {
     let template = |place: u32, pattern: String, parts: &[&str]| {
         let parts: Vec<String> = parts.iter().map(|part| names.own(part)).collect();
         json!({
             "index_patterns": [pattern],
             "priority": PRIORITY + place,
             "composed_of": parts,
-            "version": VERSION,
-            "_meta": { "farspan": VERSION },
+            "version": version,
+            "_meta": { "farspan": version },
         })
     };
     let state = json!({ "settings": { "index": { "number_of_shards": 1 } } });
@@ -263,7 +327,8 @@ mod tests {
             }
         }
         let names = Names::new("eu".to_owned());
-        let components = components(&config(), &names, 1, &days(TierDriver::Ilm, &[]));
+        let days = days(TierDriver::Ilm, &[]);
+        let components = components(&config(), &names, 1, &days, VERSION);
         assert_eq!(components.len(), 5);
         for (name, component) in &components {
             assert!(component.get("template").unwrap().is_object(), "{name}");
@@ -279,19 +344,19 @@ mod tests {
     fn a_lifecycle_is_named_only_where_the_engine_has_it() {
         let names = Names::new("eu".to_owned());
         let settings = |driver: TierDriver, nodes: &[&str]| {
-            let all = components(&config(), &names, 0, &days(driver, nodes));
+            let all = components(&config(), &names, 0, &days(driver, nodes), VERSION);
             all[1].1["template"].clone()
         };
         let ilm = settings(TierDriver::Ilm, &["hot"]);
         assert_eq!(
             ilm,
-            json!({ "settings": { "index": { "lifecycle.name": "eu-farspan-days" } } })
+            json!({ "settings": { "index": { "lifecycle": { "name": "eu-farspan-days" } } } })
         );
         assert_eq!(settings(TierDriver::Own, &["hot"]), json!({}));
         let both = settings(TierDriver::Own, &["hot", "warm"]);
-        let hot = json!({ "routing.allocation.require.data": "hot" });
+        let hot = json!({ "routing": { "allocation": { "require": { "data": "hot" } } } });
         assert_eq!(both, json!({ "settings": { "index": hot } }));
-        let outlying = index_templates(&names);
+        let outlying = index_templates(&names, VERSION);
         let of =
             |wanted: &str| outlying.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
         for name in ["outlying-span", "outlying-service"] {

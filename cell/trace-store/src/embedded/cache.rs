@@ -1,5 +1,5 @@
 //! The bounded cache of what searches and reads need of each segment: its contexts and the
-//! directory of its index. Both can always be read again.
+//! directory of its index, and what lists need: the names of a tenant. All can always be read again.
 
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ pub(crate) enum Cached {
     Contexts(Arc<Vec<ReadContext>>),
     /// The directory of its index.
     Directory(Arc<Directory>),
+    /// The names of a tenant, as they are in the file.
+    Names(Arc<Vec<u8>>),
 }
 
 /// Which part of a segment.
@@ -22,6 +24,8 @@ pub(crate) enum PartOf {
     Contexts(u64),
     /// The directory of its index.
     Directory(u64),
+    /// The names of the tenant at a place.
+    Names(u64, u32),
 }
 
 /// The cache; weighed in bytes.
@@ -43,5 +47,6 @@ fn weight(cached: &Cached) -> usize {
             .map(|read| 256 + 4 * (read.context.resource.len() + read.context.scope.len()))
             .sum(),
         Cached::Directory(directory) => directory.weight(),
+        Cached::Names(names) => 64 + names.len(),
     }
 }

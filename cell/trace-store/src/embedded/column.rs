@@ -150,7 +150,7 @@ impl Column {
         let Some(groups) = self.operation_groups.get_mut(slot) else { return };
         if *groups & row.group.bit == 0 {
             *groups |= row.group.bit;
-            index.add_operation(row.group.group, name, row.kind);
+            index.add_operation(row.group, name, row.kind);
         }
     }
 

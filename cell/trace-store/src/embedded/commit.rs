@@ -103,7 +103,7 @@ pub(crate) fn publish_files(
     let publish = || {
         directory::write(&state.index_path(id), written.index, written.footer.spans)?;
         sync_directory(state)?;
-        open_segment(state.directory(), id)
+        open_segment(state.directory(), id, None)
     };
     let published = publish();
     if published.is_err() {
@@ -128,6 +128,7 @@ pub(crate) fn commit(
     let mut manifest = lock(&state.manifest);
     let mut changed = manifest.clone();
     change(&mut changed);
+    changed.doom_unnamed(state.clock.now());
     if let Err(error) = changed.write(state.directory()) {
         new.into_iter().for_each(|id| remove_files(state, id));
         return Err(error);
@@ -158,7 +159,7 @@ pub(crate) fn commit(
 
 /// Removes a segment's files. A file that stays is removed when the store opens.
 pub(crate) fn remove_files(state: &State, id: u64) {
-    for path in [state.segment_path(id), state.index_path(id)] {
+    for path in [state.segment_path(id), state.index_path(id), state.cold_path(id)] {
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::port::NAMES_MAX;
 use crate::questions::QuestionLimits;
 
 /// Settings of an [`super::EmbeddedStore`]. [`EmbeddedStoreConfig::at`] gives the defaults.
@@ -29,6 +30,8 @@ pub struct EmbeddedStoreConfig {
     pub bytes_max: u64,
     /// Memory for contexts and directories of segments.
     pub cache_bytes: u64,
+    /// Most services of a tenant, and most operations of a service, in one list.
+    pub names_max: usize,
     /// Searches, and questions for services and operations. Each at work may hold a few MiB.
     pub searches: QuestionLimits,
     /// Reads by trace id.
@@ -50,6 +53,7 @@ impl EmbeddedStoreConfig {
             retention: Duration::from_secs(7 * 24 * 3_600),
             bytes_max: 20 << 30,
             cache_bytes: 48 << 20,
+            names_max: NAMES_MAX,
             searches: QuestionLimits { at_work_max: 8, waiting_max: 120 },
             reads: QuestionLimits { at_work_max: 32, waiting_max: 480 },
         }

@@ -4,6 +4,9 @@
 //! (key, value) entries, and all further keys share one; each block has one over everything in it.
 //! A filter of at most 16 entries is the sorted list of them; a larger one is a Bloom filter of 10
 //! bits an entry. Both lie in the section of filters and are read where a probe needs them.
+//!
+//! The names of each tenant's services and operations lie in a section of their own, so that a list
+//! reads no other tenant's and a search none.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +15,17 @@ use proto::wire::put_varint;
 use serde::{Deserialize, Serialize};
 
 use super::bloom;
+use super::catalog_build::TenantNames;
 use super::cursor::{Corrupt, Cursor, put_sized};
 use super::index_build::{Group, IndexBuilder, IndexedBlock};
 use super::sealed_file::{Format, SealedFile, SealedWriter, Section, damaged};
 use crate::StoreError;
 
-/// The format of index files.
-pub(crate) const INDEX_FORMAT: Format = Format { magic: *b"FARSPIDX", version: 1 };
+/// The format of index files. Version 1 has no section of names: the groups have the operations, and
+/// those of many services none.
+pub(crate) const INDEX_FORMAT: Format = Format { magic: *b"FARSPIDX", version: 2 };
+/// Operations of a group that version 1 listed.
+const OPERATIONS_MAX_V1: usize = 16_384;
 /// Entries up to which a filter is an exact list.
 const EXACT_ENTRIES_MAX: usize = 16;
 
@@ -30,6 +37,18 @@ pub(crate) struct IndexFooter {
     pub(crate) spans: u64,
     pub(crate) directory: Section,
     pub(crate) filters: Section,
+    /// The names of each tenant, by its place; `None` in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) names: Option<Vec<NamesSection>>,
+}
+
+/// Where the names of a tenant are.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NamesSection {
+    section: Section,
+    /// The tenant has more services than are kept.
+    pub(crate) is_cut: bool,
 }
 
 /// A filter in the section of filters.
@@ -60,6 +79,7 @@ pub(crate) struct DirectoryGroup {
     /// By key hash.
     keys: Vec<(u64, FilterRef)>,
     shared: FilterRef,
+    /// Of version 1 alone.
     pub(crate) operations: Vec<(Arc<str>, u8)>,
 }
 
@@ -96,6 +116,11 @@ impl Directory {
 }
 
 impl DirectoryGroup {
+    /// Whether version 1 may have left names out: those of any service, or further operations.
+    pub(crate) const fn may_lack_names(&self) -> bool {
+        self.service.is_none() || self.operations.len() >= OPERATIONS_MAX_V1
+    }
+
     /// The filter that knows the key's entries, if any value of the key can be here.
     pub(crate) fn filter_of(&self, key: u64) -> KeyFilter {
         match self.keys.binary_search_by_key(&key, |(key, _)| *key) {
@@ -120,7 +145,8 @@ pub(crate) enum KeyFilter {
 }
 
 /// Writes the index of a segment; gives the file's bytes.
-pub(crate) fn write(path: &Path, index: IndexBuilder, spans: u64) -> Result<u64, StoreError> {
+pub(crate) fn write(path: &Path, mut index: IndexBuilder, spans: u64) -> Result<u64, StoreError> {
+    let names = index.take_catalog();
     let mut filters = Vec::new();
     let mut directory = Vec::new();
     put_varint(&mut directory, index.services.len() as u64);
@@ -138,7 +164,28 @@ pub(crate) fn write(path: &Path, index: IndexBuilder, spans: u64) -> Result<u64,
     let mut file = SealedWriter::create(path, INDEX_FORMAT)?;
     let directory = file.section(&directory, true)?;
     let filters = file.section(&filters, false)?;
-    file.finish(&IndexFooter { spans, directory, filters })
+    let names = Some(write_names(&mut file, &names)?);
+    file.finish(&IndexFooter { spans, directory, filters, names })
+}
+
+/// Writes the names of each tenant; the list has a place for each tenant of the segment.
+fn write_names(
+    file: &mut SealedWriter,
+    names: &[TenantNames],
+) -> Result<Vec<NamesSection>, StoreError> {
+    let mut sections: Vec<NamesSection> = Vec::with_capacity(names.len());
+    for tenant in names {
+        let section = file.section(&tenant.bytes, true)?;
+        let place = tenant.tenant as usize;
+        if sections.len() <= place {
+            let none = NamesSection { section: Section::default(), is_cut: false };
+            sections.resize(place + 1, none);
+        }
+        if let Some(slot) = sections.get_mut(place) {
+            *slot = NamesSection { section, is_cut: tenant.is_cut };
+        }
+    }
+    Ok(sections)
 }
 
 fn put_group(group: Group, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
@@ -153,13 +200,8 @@ fn put_group(group: Group, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
         EncodedFilter::of(entries).put(directory, filters);
     }
     EncodedFilter::of(group.shared).put(directory, filters);
-    let mut operations: Vec<_> = group.operations.into_iter().collect();
-    operations.sort_unstable();
-    put_varint(directory, operations.len() as u64);
-    for (name, kind) in operations {
-        directory.push(kind);
-        put_sized(directory, name.as_bytes());
-    }
+    // No operations: version 1 had them here.
+    put_varint(directory, 0);
 }
 
 fn put_block(block: &IndexedBlock, directory: &mut Vec<u8>, filters: &mut Vec<u8>) {
@@ -222,6 +264,15 @@ impl IndexFile {
         read_directory(&bytes).map_err(|error| damaged(self.file.path(), &error))
     }
 
+    /// Reads the names of a tenant, if it has any.
+    pub(crate) fn names(&self, section: &NamesSection) -> Result<Vec<u8>, StoreError> {
+        self.file.section(&section.section)
+    }
+
+    pub(crate) fn damaged(&self, error: &Corrupt) -> StoreError {
+        damaged(self.file.path(), error)
+    }
+
     /// Reads filters that lie side by side, at once. The first and the last bound the run.
     pub(crate) fn filters(
         &self,
@@ -260,7 +311,7 @@ impl FilterRun {
     }
 }
 
-fn read_directory(bytes: &[u8]) -> Result<Directory, Corrupt> {
+pub(crate) fn read_directory(bytes: &[u8]) -> Result<Directory, Corrupt> {
     let mut cursor = Cursor::new(bytes);
     let count = cursor.count(1)?;
     let mut services = Vec::with_capacity(count);

@@ -1,15 +1,17 @@
 //! Gathers what a segment's index holds while its rows are written: which (key, value) entries
-//! occur in which group and in which block, which services when, which operations.
+//! occur in which group and in which block, which services when; and what its lists say
+//! ([`super::catalog_build`]).
 //!
 //! A *group* is one (tenant, service, 10-minute bucket of placement time). Entries are hashes
 //! ([`super::hash::entry_hash`]); filters are sized when the segment is sealed, by the true count.
-//! It must never grow with what a sender invents: keys, groups and operations are capped.
+//! It must never grow with what a sender invents: keys, groups and names are capped.
 
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use trace_model::AnyValue;
 
+use super::catalog_build::{CatalogBuilder, CatalogLimits, TenantNames};
 use super::directory::EncodedFilter;
 use super::hash::{OPERATION_KEY, STATUS_KEY, entry_hash, key_hash, presence_hash, value_hash};
 
@@ -22,9 +24,7 @@ pub(crate) const OWN_KEYS_MAX: usize = 256;
 const GROUPS_MAX: usize = 2_048;
 /// The bucket of groups that are not told apart by time.
 pub(crate) const ANY_BUCKET: u64 = u64::MAX;
-/// Operations of a group that are listed.
-const OPERATIONS_MAX: usize = 16_384;
-/// Groups that a block tells apart when it drops repeated entries.
+/// Services and times that a block tells apart when it drops repeated entries.
 const LOCAL_GROUPS_MAX: usize = 64;
 
 /// Whose entries.
@@ -46,8 +46,6 @@ pub(crate) struct Group {
     pub(crate) own: FxHashMap<u64, Vec<u64>>,
     /// Entries of all other keys.
     pub(crate) shared: Vec<u64>,
-    /// Names and kinds.
-    pub(crate) operations: FxHashSet<(Box<str>, u8)>,
 }
 
 /// A block gathered: its filter is built at once, being an eighth of its entries.
@@ -74,12 +72,17 @@ struct IndexedContext {
     groups: Option<u64>,
 }
 
-/// The group of a row, and its bit within the block.
+/// The group of a row, and the bit within the block of its service and time, which may be told apart
+/// where groups are not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowGroup {
     pub(crate) group: u32,
-    /// 0 where the block has too many groups to tell apart.
+    /// 0 where the block has too many to tell apart.
     pub(crate) bit: u64,
+    /// The service's place in the segment.
+    service: u32,
+    /// Number of the 10 minutes since the epoch.
+    bucket: u64,
 }
 
 /// Hashes of keys that every row needs.
@@ -103,8 +106,9 @@ pub(crate) struct IndexBuilder {
     block: BlockEntries,
     /// Place of each service in `block.services`, plus one.
     block_services: Vec<u32>,
-    local_groups: Vec<u32>,
+    local_groups: Vec<(GroupKey, u32)>,
     last: Option<(GroupKey, RowGroup)>,
+    catalog: CatalogBuilder,
 }
 
 impl IndexBuilder {
@@ -122,6 +126,7 @@ impl IndexBuilder {
             block_services: Vec::new(),
             local_groups: Vec::new(),
             last: None,
+            catalog: CatalogBuilder::new(CatalogLimits::default()),
         }
     }
 
@@ -185,16 +190,27 @@ impl IndexBuilder {
         {
             return *group;
         }
-        let group = self.group(key);
-        let known = self.local_groups.iter().position(|known| *known == group);
-        let local = known.unwrap_or(self.local_groups.len());
-        if known.is_none() && local < LOCAL_GROUPS_MAX {
-            self.local_groups.push(group);
-        }
-        let bit = if local < LOCAL_GROUPS_MAX { 1 << local } else { 0 };
-        let row_group = RowGroup { group, bit };
+        let known = self.local_groups.iter().zip(0_u32..).find(|((known, _), _)| *known == key);
+        let (group, bit) = match known {
+            Some(((_, group), local)) => (*group, 1 << local),
+            None => self.new_to_block(key, service),
+        };
+        let row_group = RowGroup { group, bit, service, bucket: key.bucket };
         self.last = Some((key, row_group));
         row_group
+    }
+
+    /// The group and the bit of a service and time that the block has not met, or has no room to know.
+    fn new_to_block(&mut self, key: GroupKey, service: u32) -> (u32, u64) {
+        self.catalog.begin(key.tenant, &self.services);
+        self.catalog.note_service(service, key.bucket);
+        let group = self.group(key);
+        let local = self.local_groups.len();
+        if local >= LOCAL_GROUPS_MAX {
+            return (group, 0);
+        }
+        self.local_groups.push((key, group));
+        (group, 1 << local)
     }
 
     fn note_service(&mut self, service: u32, placed: u64) {
@@ -228,12 +244,7 @@ impl IndexBuilder {
     fn add_group(&mut self, key: GroupKey) -> u32 {
         let place = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
         self.group_places.insert(key, place);
-        self.groups.push(Group {
-            key,
-            own: FxHashMap::default(),
-            shared: Vec::new(),
-            operations: FxHashSet::default(),
-        });
+        self.groups.push(Group { key, own: FxHashMap::default(), shared: Vec::new() });
         place
     }
 
@@ -262,12 +273,14 @@ impl IndexBuilder {
         self.block.entries.push(presence_hash(attribute.key));
     }
 
-    /// Adds an operation to a group's catalogue.
-    pub(crate) fn add_operation(&mut self, group: u32, name: &[u8], kind: u8) {
-        let Some(group) = self.groups.get_mut(group as usize) else { return };
-        if group.operations.len() < OPERATIONS_MAX {
-            group.operations.insert((String::from_utf8_lossy(name).into(), kind));
-        }
+    /// Adds an operation of a row to what the tenant's lists say.
+    pub(crate) fn add_operation(&mut self, row: RowGroup, name: &[u8], kind: u8) {
+        self.catalog.note_operation(row.service, row.bucket, name, kind);
+    }
+
+    /// Ends the lists; gives each tenant's.
+    pub(crate) fn take_catalog(&mut self) -> Vec<TenantNames> {
+        std::mem::take(&mut self.catalog).finish(&self.services)
     }
 
     /// Ends the block.

@@ -14,19 +14,27 @@ use super::segment_read::Segment;
 use super::state::{State, lock};
 use crate::StoreError;
 
+/// Whether a segment is without its index and can get one now. A cold one waits for the next round
+/// of moves: the indexer is not held up by objects that are away. Searches read all of its blocks.
+fn is_bare(segment: &&Arc<Segment>) -> bool {
+    segment.index().is_none() && !segment.is_cold()
+}
+
 /// Whether a segment has no index.
 pub(crate) fn is_needed(state: &State) -> bool {
-    state.segments().iter().any(|segment| segment.index().is_none())
+    state.segments().iter().any(|segment| is_bare(&segment))
 }
 
 /// Gives every segment an index.
 pub(crate) fn repair(state: &State) -> Result<(), StoreError> {
     let _one_at_a_time = lock(&state.maintenance);
     let erased = Arc::clone(&state.view().erased);
-    for segment in state.segments().iter().filter(|segment| segment.index().is_none()) {
+    for segment in state.segments().iter().filter(is_bare) {
         match replace(state, std::slice::from_ref(segment), &erased) {
             Ok(_) => {}
-            Err(error @ StoreError::Damaged(_)) => state.note_damage(segment, &error),
+            Err(error @ StoreError::Damaged(_)) => {
+                state.note_damage(segment, &error);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -39,7 +47,6 @@ pub(crate) fn indexed(state: &State) -> Coverage {
         let view = state.view();
         (Arc::clone(&view.segments), view.covered.clone())
     };
-    let is_bare = |segment: &&Arc<Segment>| segment.index().is_none();
     for segment in segments.iter().filter(is_bare) {
         for range in &segment.footer.ranges {
             if range.incarnation == covered.incarnation

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use super::commit::{commit, remove_files};
-use super::erase::finish_erasures;
+use super::erase::{self, finish_erasures};
 use super::expired::ExpiredRun;
 use super::index_build::ANY_BUCKET;
 use super::replace::{replace, swap};
@@ -22,6 +22,7 @@ const TOMBSTONE_MARGIN_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
 
 /// One round.
 pub(crate) fn maintain(state: &State) -> Result<(), StoreError> {
+    let _no_uploads = erase::is_unfinished(state).then(|| lock(&state.moving));
     let _one_at_a_time = lock(&state.maintenance);
     let expired = expire(state);
     let erased = finish_erasures(state);
@@ -81,7 +82,9 @@ fn placed_in(state: &State, segment: &Segment) -> Vec<ExpiredRun> {
 fn expire_damaged(state: &State, oldest: u64) -> Result<(), StoreError> {
     let damaged = state.view().damaged.clone();
     let written = |id: u64| {
-        let modified = std::fs::metadata(state.segment_path(id)).and_then(|meta| meta.modified());
+        let local = std::fs::metadata(state.segment_path(id));
+        let known = local.or_else(|_| std::fs::metadata(state.cold_path(id)));
+        let modified = known.and_then(|meta| meta.modified());
         let since = modified.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         since.and_then(|since| u64::try_from(since.as_nanos()).ok())
     };
@@ -135,7 +138,8 @@ fn next_merge(state: &State) -> Option<Vec<Arc<Segment>>> {
     let segments = state.segments();
     let fan_in = state.config.merge_fan_in.max(2);
     let full = state.config.segment_spans_max as u64;
-    let are_too_many = segments.len() > state.config.segments_max;
+    let hot = segments.iter().filter(|segment| !segment.is_cold()).count();
+    let are_too_many = hot > state.config.segments_max;
     let spans_max = if are_too_many { full.saturating_mul(2 * fan_in as u64) } else { full };
     for (at, first) in segments.iter().enumerate() {
         let class = size_class(first.footer.spans, fan_in);
@@ -148,6 +152,7 @@ fn next_merge(state: &State) -> Option<Vec<Arc<Segment>>> {
                 spans <= spans_max
                     && size_class(segment.footer.spans, fan_in) <= class
                     && !segment.is_set_aside_from_merging()
+                    && !segment.is_cold()
             })
             .cloned()
             .collect();

@@ -19,7 +19,9 @@ use crate::StoreError;
 use crate::disk::Disk;
 
 /// The newest version that this release reads.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The version of a manifest of segments that are files of this machine alone.
+const WITHOUT_COLD: u32 = 2;
 /// The version of a manifest that says nothing about what has expired when.
 const WITHOUT_RUNS: u32 = 1;
 const NAME: &str = "manifest";
@@ -34,6 +36,30 @@ pub(crate) struct Erased {
     pub(crate) at: u64,
     /// No segment holds it any more.
     pub(crate) is_done: bool,
+    /// By what the filters of segments know it: an erasure that was cut short reads only the cold
+    /// segments that may hold the trace. Written where there is a cold tier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) probe: Option<u64>,
+}
+
+/// What the store knows of objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ColdState {
+    /// Who this store is to others that might use the same prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<String>,
+    /// Segments whose blocks lie in an object: id and name of the object.
+    pub(crate) objects: BTreeMap<u64, String>,
+    /// Names under which there may be an object that no segment needs, each with the time of the note:
+    /// an upload that has begun, a segment that was rewritten or has expired.
+    pub(crate) doomed: BTreeMap<String, u64>,
+}
+
+impl ColdState {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The 128-bit hash by which an erased trace is known.
@@ -67,6 +93,9 @@ pub(crate) struct Manifest {
     /// When it was placed.
     #[serde(default, skip_serializing_if = "Expired::is_empty")]
     expired: Expired,
+    /// Segments in cold storage.
+    #[serde(default, skip_serializing_if = "ColdState::is_empty")]
+    cold: ColdState,
 }
 
 impl Manifest {
@@ -98,7 +127,28 @@ impl Manifest {
     pub(crate) fn note_expired(&mut self, until: u64, runs: Vec<ExpiredRun>) {
         self.expired_until = self.expired_until.max(Some(until));
         self.expired.note(runs);
+        self.version = self.version.max(WITHOUT_COLD);
+    }
+
+    pub(crate) const fn cold(&self) -> &ColdState {
+        &self.cold
+    }
+
+    /// Changes what is known of objects.
+    pub(crate) fn change_cold(&mut self, change: impl FnOnce(&mut ColdState)) {
+        change(&mut self.cold);
         self.version = VERSION;
+    }
+
+    /// The objects of segments that are named no more are needed by nobody.
+    pub(crate) fn doom_unnamed(&mut self, now: UnixNanos) {
+        let segments = &self.segments;
+        let unnamed: Vec<u64> =
+            self.cold.objects.keys().filter(|id| !segments.contains(id)).copied().collect();
+        for id in unnamed {
+            let object = self.cold.objects.remove(&id);
+            self.cold.doomed.extend(object.map(|object| (object, now.0)));
+        }
     }
 
     /// Reads the manifest; that of a new store where there is none.
@@ -202,8 +252,8 @@ mod tests {
     #[test]
     fn version_2_is_read_as_it_is_written_and_a_newer_one_is_refused() {
         assert_eq!(saved(&load(VERSION_2).unwrap()), VERSION_2);
-        let newer = load(&VERSION_2.replace("\"version\":2", "\"version\":3")).unwrap_err();
-        assert!(matches!(newer, StoreError::NewerFormat { found: 3, known: 2, .. }), "{newer}");
+        let newer = load(&VERSION_2.replace("\"version\":2", "\"version\":4")).unwrap_err();
+        assert!(matches!(newer, StoreError::NewerFormat { found: 4, known: 3, .. }), "{newer}");
     }
 
     #[test]
@@ -213,5 +263,22 @@ mod tests {
         assert!(saved(&manifest).starts_with(r#"{"version":1,"#));
         manifest.note_expired(9, vec![ExpiredRun::of_bucket(3, 9)]);
         assert!(saved(&manifest).starts_with(r#"{"version":2,"#));
+        manifest.change_cold(|cold| cold.objects.extend([(4, "four".to_owned())]));
+        let version_3 = saved(&manifest);
+        assert!(version_3.starts_with(r#"{"version":3,"#));
+        assert_eq!(load(&version_3).unwrap(), manifest);
+        manifest.note_expired(9, Vec::new());
+        assert_eq!(saved(&manifest), version_3);
+    }
+
+    #[test]
+    fn the_object_of_a_segment_that_is_not_named_is_doomed() {
+        let mut manifest = Manifest { segments: vec![1, 2], ..Manifest::default() };
+        let objects = [(1, "one".to_owned()), (2, "two".to_owned())];
+        manifest.change_cold(|cold| cold.objects.extend(objects));
+        manifest.segments.retain(|id| *id != 1);
+        manifest.doom_unnamed(UnixNanos(7));
+        assert_eq!(manifest.cold().objects, BTreeMap::from([(2, "two".to_owned())]));
+        assert_eq!(manifest.cold().doomed, BTreeMap::from([("one".to_owned(), 7)]));
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn read_trace(
             spans: Vec::new(),
             covered: view.covered.clone(),
             is_damaged: !view.damaged.is_empty(),
+            is_away: false,
             expired_until: view.expired_until,
         };
         (view.segments.clone(), view.erased.clone(), read)
@@ -32,8 +33,9 @@ pub(crate) fn read_trace(
     for segment in segments.iter() {
         go_on()?;
         if let Err(error) = segment.read_trace(tenant, trace_id, &state.cache, &mut read.spans) {
-            state.note_damage(segment, &error);
-            read.is_damaged = true;
+            let is_away = state.note_damage(segment, &error);
+            read.is_away |= is_away;
+            read.is_damaged |= !is_away;
         }
     }
     Ok(read)

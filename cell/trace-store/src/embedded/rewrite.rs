@@ -52,6 +52,7 @@ impl<'a> Input<'a> {
             if self.next_block >= self.segment.blocks.len() {
                 return Ok(None);
             }
+            self.segment.read_ahead_from(self.next_block);
             self.block = Some(self.segment.block(self.next_block)?);
             self.next_block += 1;
             self.next_run = 0;

@@ -9,13 +9,14 @@
 //! A page begins at its cursor: nothing newer is searched, but for the traces found, which may
 //! belong to an earlier page (`earlier_pages`).
 
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use trace_model::query::SearchStats;
 use trace_model::{Region, SearchQuery, TimeRange, UnixNanos};
 
+use super::cold_segment::READ_AHEAD_BLOCKS;
 use super::directory::{
     Directory, DirectoryBlock, DirectoryGroup, FilterRef, FilterRun, IndexFile, KeyFilter,
 };
@@ -64,6 +65,7 @@ pub(crate) fn search(
         found: Found::new(query),
         stats: SearchStats::default(),
         is_damaged,
+        ahead: BTreeMap::new(),
     };
     search.scan_waiting()?;
     search.run()?;
@@ -99,6 +101,8 @@ pub(super) struct Search<'a> {
     pub(super) found: Found,
     stats: SearchStats,
     is_damaged: bool,
+    /// Of cold segments that were asked, the blocks that will be searched; the next one last.
+    ahead: BTreeMap<usize, Vec<usize>>,
 }
 
 impl Search<'_> {
@@ -135,10 +139,14 @@ impl Search<'_> {
             let Some(segment) = segments.get(place) else { continue };
             let searched = match block {
                 None => self.expand(segment).map(|blocks| {
+                    self.note_ahead(segment, place, &blocks);
                     let candidates = blocks.into_iter();
                     queue.extend(candidates.map(|(latest, block)| (latest, place, Some(block))));
                 }),
-                Some(block) => self.search_block(segment, block),
+                Some(block) => {
+                    self.read_ahead(segment, place, block);
+                    self.search_block(segment, block)
+                }
             };
             if let Err(error) = searched {
                 self.note_damage(segment, &error);
@@ -146,6 +154,25 @@ impl Search<'_> {
             self.make_room()?;
         }
         self.settle()
+    }
+
+    /// Remembers which blocks of a cold segment will be searched, in their order.
+    fn note_ahead(&mut self, segment: &Segment, place: usize, blocks: &[(u64, usize)]) {
+        if segment.is_cold() {
+            let mut blocks = blocks.to_vec();
+            blocks.sort_unstable();
+            self.ahead.insert(place, blocks.into_iter().map(|(_, block)| block).collect());
+        }
+    }
+
+    /// Fetches a block of a cold segment with those that come after it, unless an earlier one has.
+    fn read_ahead(&mut self, segment: &Segment, place: usize, block: usize) {
+        let Some(ahead) = self.ahead.get_mut(&place) else { return };
+        if ahead.last() == Some(&block) {
+            let rest = ahead.len().saturating_sub(READ_AHEAD_BLOCKS);
+            let next = ahead.split_off(rest);
+            segment.read_ahead(next.into_iter().rev());
+        }
     }
 
     /// Whether nothing up to this time can change the answer.

@@ -11,6 +11,7 @@ use trace_model::{SpanKey, StoredSpan, TenantId, TraceId};
 use super::block_decode::{Block, RebuiltRow};
 use super::bloom;
 use super::cache::{Cached, PartOf, SegmentCache};
+use super::cold_segment::{COLD_FORMAT, ColdFooter, ColdTier, FarBlocks, READ_AHEAD_BLOCKS};
 use super::contexts::{self, ReadContext};
 use super::directory::{Directory, IndexFile};
 use super::hash::{tenant_seed, trace_hash};
@@ -30,11 +31,37 @@ pub(crate) struct Segment {
     index: ArcSwapOption<IndexFile>,
     is_damage_known: AtomicBool,
     is_set_aside: AtomicBool,
+    /// Where the blocks are, unless in the file.
+    far: Option<FarBlocks>,
+}
+
+/// What lists say of a tenant in a segment ([`super::catalog_read`] reads it).
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub(crate) bytes: Arc<Vec<u8>>,
+    /// It has more services than are kept.
+    pub(crate) is_cut: bool,
 }
 
 impl Segment {
     pub(crate) fn open(id: u64, path: &Path) -> Result<Self, StoreError> {
         let (file, footer) = SealedFile::open::<SegmentFooter>(path, SEGMENT_FORMAT)?;
+        Self::read(id, path, (file, footer), None)
+    }
+
+    /// Opens what is kept here of a segment whose blocks lie in an object.
+    pub(crate) fn open_cold(id: u64, path: &Path, tier: &ColdTier) -> Result<Self, StoreError> {
+        let (file, footer) = SealedFile::open::<ColdFooter>(path, COLD_FORMAT)?;
+        let far = FarBlocks::new(id, tier, &footer);
+        Self::read(id, path, (file, footer.segment), Some(far))
+    }
+
+    fn read(
+        id: u64,
+        path: &Path,
+        (file, footer): (SealedFile, SegmentFooter),
+        far: Option<FarBlocks>,
+    ) -> Result<Self, StoreError> {
         let blocks = decode_blocks(&file.section(&footer.blocks)?);
         let blocks = blocks.map_err(|error| damaged(path, &error))?;
         let filter = file.section(&footer.filter)?;
@@ -53,7 +80,44 @@ impl Segment {
             index: ArcSwapOption::empty(),
             is_damage_known: AtomicBool::new(false),
             is_set_aside: AtomicBool::new(false),
+            far,
         })
+    }
+
+    /// Whether its blocks lie in an object.
+    pub(crate) const fn is_cold(&self) -> bool {
+        self.far.is_some()
+    }
+
+    /// Bytes of its object.
+    pub(crate) fn object_bytes(&self) -> Option<u64> {
+        self.far.as_ref().map(FarBlocks::object_bytes)
+    }
+
+    /// The file as it lies on disk.
+    pub(crate) const fn file(&self) -> &SealedFile {
+        &self.file
+    }
+
+    /// Gives the index to the same segment in another place.
+    pub(crate) fn share_index_with(&self, other: &Self) {
+        other.index.store(self.index());
+    }
+
+    /// Fetches these blocks of a cold segment with few requests, in the order in which they will be
+    /// asked for; as many as are read at once.
+    pub(crate) fn read_ahead(&self, places: impl IntoIterator<Item = usize>) {
+        if let Some(far) = &self.far {
+            let metas = places.into_iter().filter_map(|place| self.blocks.get(place).copied());
+            far.read_ahead(&metas.take(READ_AHEAD_BLOCKS).collect::<Vec<_>>());
+        }
+    }
+
+    /// As [`Self::read_ahead`] for whoever reads all blocks in their order.
+    pub(crate) fn read_ahead_from(&self, place: usize) {
+        if place.is_multiple_of(READ_AHEAD_BLOCKS) {
+            self.read_ahead(place..place.saturating_add(READ_AHEAD_BLOCKS));
+        }
     }
 
     /// Publishes the segment's index.
@@ -116,7 +180,10 @@ impl Segment {
     pub(crate) fn block(&self, place: usize) -> Result<Block, StoreError> {
         let missing = || damaged(self.file.path(), &"a block that is not there");
         let meta = self.blocks.get(place).ok_or_else(missing)?;
-        let bytes = self.file.read_checked(meta.offset, meta.length, meta.crc)?;
+        let bytes = match &self.far {
+            None => self.file.read_checked(meta.offset, meta.length, meta.crc)?,
+            Some(far) => far.block(meta)?,
+        };
         let block = Block::open(bytes).map_err(|error| self.damaged(&error))?;
         if block.rows() != meta.rows as usize {
             return Err(self.damaged(&"a block of another number of rows"));
@@ -160,6 +227,25 @@ impl Segment {
         Ok(directory)
     }
 
+    /// The names of the tenant at a place, unless the index is of a version that has none.
+    pub(crate) fn names(
+        &self,
+        index: &IndexFile,
+        tenant: u32,
+        cache: &SegmentCache,
+    ) -> Result<Option<Names>, StoreError> {
+        let Some(sections) = &index.footer.names else { return Ok(None) };
+        let section = sections.get(tenant as usize);
+        let section = section.ok_or_else(|| self.damaged(&"an index without a tenant"))?;
+        let (part, is_cut) = (PartOf::Names(self.id, tenant), section.is_cut);
+        if let Some(Cached::Names(bytes)) = cache.get(&part) {
+            return Ok(Some(Names { bytes, is_cut }));
+        }
+        let bytes = Arc::new(index.names(section)?);
+        cache.insert(part, Cached::Names(Arc::clone(&bytes)));
+        Ok(Some(Names { bytes, is_cut }))
+    }
+
     /// The spans of a trace in this segment.
     pub(crate) fn read_trace(
         &self,
@@ -173,7 +259,11 @@ impl Segment {
         if !self.may_hold(trace_hash(seed, trace_id)) {
             return Ok(());
         }
-        for at in self.blocks_of(place, trace_id) {
+        let places = self.blocks_of(place, trace_id);
+        for at in places.clone() {
+            if places.len() > 1 && (at - places.start).is_multiple_of(READ_AHEAD_BLOCKS) {
+                self.read_ahead(at..places.end);
+            }
             let mut block = self.block(at)?;
             let runs = block.traces.iter().filter(|run| run.trace_id == trace_id);
             let Some(run) = runs.copied().next() else { continue };

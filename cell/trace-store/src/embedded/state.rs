@@ -3,16 +3,19 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trace_model::{Clock, Coverage, TenantId, TraceId, UnixNanos};
 
 use super::cache::SegmentCache;
+use super::cold_segment::ColdTier;
 use super::config::EmbeddedStoreConfig;
 use super::expired::Expired;
 use super::manifest::{Manifest, erased_hash};
 use super::pending::{Pending, PendingBatch};
 use super::segment_read::Segment;
+use crate::StoreError;
 use crate::disk::Disk;
 use crate::metrics::StoreMetrics;
 
@@ -58,6 +61,17 @@ pub(crate) struct State {
     pub(crate) sealing: Mutex<()>,
     /// Held while sealed segments are replaced: merge, retention, erasure. Taken before `sealing`.
     pub(crate) maintenance: Mutex<()>,
+    /// Held while a segment is uploaded and while objects are deleted. Taken before `maintenance`,
+    /// which uploads do without.
+    pub(crate) moving: Mutex<()>,
+    /// Where cold segments go.
+    pub(crate) cold: Option<ColdTier>,
+    /// The prefix of objects is known to be this store's.
+    pub(crate) is_claimed: AtomicBool,
+    /// Uploads that this opening of the store has begun.
+    pub(crate) uploads: AtomicU64,
+    /// When objects that nobody names were last looked for, in nanoseconds since the epoch.
+    pub(crate) orphans_looked_for: AtomicU64,
     /// The directory's lock, held as long as the store lives.
     pub(crate) _directory_lock: std::fs::File,
 }
@@ -78,11 +92,13 @@ pub(crate) struct StateParts {
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) damaged: Vec<u64>,
     pub(crate) directory_lock: std::fs::File,
+    pub(crate) cold: Option<ColdTier>,
 }
 
 impl State {
     pub(crate) fn new(parts: StateParts) -> Self {
-        let StateParts { config, clock, disk, manifest, segments, damaged, directory_lock } = parts;
+        let StateParts { config, clock, disk, manifest, segments, damaged, .. } = parts;
+        let (directory_lock, cold) = (parts.directory_lock, parts.cold);
         let covered = manifest.coverage();
         let (expired_until, expired) = (manifest.expired_until(), manifest.expired().clone());
         let view = View {
@@ -96,17 +112,26 @@ impl State {
             expired_until,
             expired,
         };
+        let metrics = StoreMetrics {
+            cold: cold.as_ref().map(|tier| tier.metrics.clone()).unwrap_or_default(),
+            ..StoreMetrics::default()
+        };
         Self {
             cache: super::cache::segment_cache(config.cache_bytes),
             config,
             clock,
-            metrics: StoreMetrics::default(),
+            metrics,
             view: Mutex::new(view),
             manifest: Mutex::new(manifest),
             strays: Mutex::default(),
             disk,
             sealing: Mutex::new(()),
             maintenance: Mutex::new(()),
+            moving: Mutex::new(()),
+            cold,
+            is_claimed: AtomicBool::new(false),
+            uploads: AtomicU64::new(0),
+            orphans_looked_for: AtomicU64::new(0),
             _directory_lock: directory_lock,
         }
     }
@@ -131,6 +156,10 @@ impl State {
         index_path(self.directory(), id)
     }
 
+    pub(crate) fn cold_path(&self, id: u64) -> PathBuf {
+        cold_path(self.directory(), id)
+    }
+
     /// Shows the size of the store in the gauges.
     pub(crate) fn refresh_gauges(&self) {
         let view = self.view();
@@ -138,14 +167,23 @@ impl State {
         self.metrics.pending_spans.set(gauge(view.pending.spans as u64));
         self.metrics.segments.set(gauge(view.segments.len() as u64));
         self.metrics.disk.set(gauge(view.segments.iter().map(|segment| segment.bytes()).sum()));
+        let cold = view.segments.iter().filter_map(|segment| segment.object_bytes());
+        let (objects, bytes) = cold.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
+        self.metrics.cold.objects.set(gauge(objects));
+        self.metrics.cold.object_bytes.set(gauge(bytes));
     }
 
-    /// Counts damage, and logs it the first time that it is met in a segment.
-    pub(crate) fn note_damage(&self, segment: &Segment, error: &crate::StoreError) {
+    /// Counts what could not be read. Damage is logged the first time that it is met in a segment;
+    /// that objects are away, by what reads them. Says whether that is it.
+    pub(crate) fn note_damage(&self, segment: &Segment, error: &StoreError) -> bool {
+        if segment.is_cold() && error.is_retryable() {
+            return true;
+        }
         self.metrics.damaged_reads.inc();
         if segment.is_damage_news() {
             tracing::error!(%error, segment = segment.id, "a segment is damaged");
         }
+        false
     }
 }
 
@@ -165,4 +203,8 @@ pub(crate) fn segment_path(directory: &Path, id: u64) -> PathBuf {
 
 pub(crate) fn index_path(directory: &Path, id: u64) -> PathBuf {
     directory.join(format!("{id:010}.idx"))
+}
+
+pub(crate) fn cold_path(directory: &Path, id: u64) -> PathBuf {
+    directory.join(format!("{id:010}.cold"))
 }

@@ -8,14 +8,15 @@ use async_trait::async_trait;
 use proto::LoggedBatch;
 use trace_model::{Clock, Coverage, SearchQuery, TenantId, TimeRange, TraceId, UnixNanos};
 
+use super::cold_segment::ColdTier;
 use super::config::EmbeddedStoreConfig;
 use super::state::State;
-use super::{catalog, commit, erase, index_repair, maintain, open, read, search};
+use super::{catalog, cold_moves, commit, erase, index_repair, maintain, open, read, search};
 use crate::disk::{Disk, LocalDisk};
 use crate::metrics::StoreMetrics;
 use crate::port::{
-    Eraser, ErasureReceipt, Operation, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
-    StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
+    Eraser, ErasureReceipt, NameList, Operation, SearchAnswer, SearchIndexer, ServiceCatalog,
+    SpanWriter, StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
 };
 use crate::questions::{GoOn, Questions};
 
@@ -44,7 +45,28 @@ impl EmbeddedStore {
         config: EmbeddedStoreConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
-        let state = Arc::new(open::open(config, Arc::clone(&clock), disk)?);
+        Self::open_with(disk, config, None, clock)
+    }
+
+    /// Opens the store with a cold tier: its owner calls [`Self::claim_cold`] then, and
+    /// [`Self::move_cold`] from a task.
+    pub fn open_tiered(
+        config: EmbeddedStoreConfig,
+        cold: ColdTier,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(Arc::new(LocalDisk), config, Some(cold), clock)
+    }
+
+    /// As [`Self::open_on`] and [`Self::open_tiered`]. A store that has cold segments is refused
+    /// without a tier.
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        config: EmbeddedStoreConfig,
+        cold: Option<ColdTier>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let state = Arc::new(open::open(config, Arc::clone(&clock), disk, cold)?);
         let (config, metrics) = (&state.config, &state.metrics);
         let reads = Questions::new(config.reads, Arc::clone(&clock), metrics.reads.clone());
         let searches = Questions::new(config.searches, clock, metrics.searches.clone());
@@ -62,6 +84,31 @@ impl EmbeddedStore {
     /// writer go on meanwhile.
     pub async fn maintain(&self) -> Result<(), StoreError> {
         self.blocking(maintain::maintain).await
+    }
+
+    /// Makes sure that the prefix of the cold tier is this store's. [`StoreError::Refused`]: it is
+    /// another's, and a person must say whose. [`StoreError::Unavailable`]: the objects are away; the
+    /// store runs without them, and asks again before it moves anything.
+    pub async fn claim_cold(&self) -> Result<(), StoreError> {
+        self.blocking(|state| match &state.cold {
+            Some(tier) => cold_moves::claim(state, tier),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    /// One round of moves: deletes objects that nobody needs, then moves what has been hot for long
+    /// enough, one segment after the other. Gives their number. A round that fails is made good by the
+    /// next. Segments are moved one a call of the pool, so that a caller who goes away ends the round.
+    pub async fn move_cold(&self) -> Result<u64, StoreError> {
+        self.claim_cold().await?;
+        let tidied = self.blocking(cold_moves::tidy).await;
+        let mut moved = 0;
+        while self.blocking(cold_moves::move_next).await? {
+            moved += 1;
+        }
+        // What could not be deleted does not hold up what is to be moved.
+        tidied.map(|()| moved)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -197,7 +244,7 @@ impl ServiceCatalog for EmbeddedStore {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<NameList<Arc<str>>, StoreError> {
         let (state, tenant) = (Arc::clone(&self.state), tenant.clone());
         self.searches.ask(move |go_on| catalog::services(&state, &tenant, range, go_on)).await
     }
@@ -207,7 +254,7 @@ impl ServiceCatalog for EmbeddedStore {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         let (state, tenant) = (Arc::clone(&self.state), tenant.clone());
         let service = service.to_owned();
         let list =

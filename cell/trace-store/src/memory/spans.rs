@@ -13,17 +13,25 @@ use trace_model::{
 };
 
 use crate::port::{
-    Eraser, ErasureReceipt, Operation, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter,
-    StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
+    Eraser, ErasureReceipt, NAMES_MAX, NameList, NamesFound, Operation, SearchAnswer,
+    SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures, TraceRead, TraceReader,
+    TraceSearch,
 };
 
 /// Width of the catalogue's buckets: 10 minutes.
 const BUCKET_NANOS: u64 = 600 * 1_000_000_000;
 
 /// Everything in one map. What is written is at once "durable", as far as memory can be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    names_max: usize,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self { state: Mutex::default(), names_max: NAMES_MAX }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +46,12 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same with so many names in a list at most.
+    #[must_use]
+    pub fn with_names_max(self, names_max: usize) -> Self {
+        Self { names_max, ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -145,7 +159,7 @@ impl TraceReader for MemoryStore {
         let spans = state.traces.get(&(tenant.clone(), trace_id));
         let spans = spans.map(|spans| spans.iter().cloned().collect()).unwrap_or_default();
         let covered = state.covered.clone();
-        Ok(TraceRead { spans, covered, is_damaged: false, expired_until: None })
+        Ok(TraceRead { spans, covered, is_damaged: false, is_away: false, expired_until: None })
     }
 
     fn figures(&self) -> StoreFigures {
@@ -213,14 +227,14 @@ impl ServiceCatalog for MemoryStore {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
-        let mut found = BTreeSet::new();
+    ) -> Result<NameList<Arc<str>>, StoreError> {
+        let mut found = NamesFound::new(self.names_max);
         self.state().visit(tenant, |_, span, stored| {
             if shares_bucket(range, placed(span, stored)) {
                 found.insert(Arc::clone(&span.resource.service));
             }
         });
-        Ok(found.into_iter().collect())
+        Ok(found.into_list())
     }
 
     async fn operations(
@@ -228,15 +242,15 @@ impl ServiceCatalog for MemoryStore {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
-        let mut found = BTreeSet::new();
+    ) -> Result<NameList<Operation>, StoreError> {
+        let mut found = NamesFound::new(self.names_max);
         self.state().visit(tenant, |_, span, stored| {
             if *span.resource.service == *service && shares_bucket(range, placed(span, stored)) {
                 let kind = SpanKind::from_number(span.kind as i32);
                 found.insert(Operation { name: span.name.as_str().into(), kind });
             }
         });
-        Ok(found.into_iter().collect())
+        Ok(found.into_list())
     }
 
     async fn listed(&self) -> Result<Coverage, StoreError> {

@@ -8,7 +8,7 @@ use proto::LoggedBatch;
 use trace_model::query::SearchStats;
 use trace_model::{Coverage, SearchQuery, SpanKind, TenantId, TimeRange, TraceMatch, UnixNanos};
 
-use super::StoreError;
+use super::{NameList, StoreError};
 
 /// What a search found.
 #[derive(Clone, Debug)]
@@ -32,12 +32,22 @@ pub struct SearchAnswer {
 #[async_trait]
 pub trait SearchIndexer: Send + Sync + fmt::Debug {
     /// Takes batches. An adapter whose index is built from its own sealed segments may look at
-    /// their ranges alone.
+    /// their ranges alone. One without traces stands for records that were stepped over and will not
+    /// come: the cover goes on over them.
     async fn index(&self, batches: &[LoggedBatch]) -> Result<(), StoreError>;
 
     /// Takes a batch of a dead letter again, as [`super::SpanWriter::write_again`] does.
     async fn index_again(&self, _batch: &LoggedBatch) -> Result<(), StoreError> {
         Err(StoreError::Unsupported("records beside the order of the log".to_owned()))
+    }
+
+    /// [`Self::index_again`] for many batches, in any order of their offsets: a part of the log that is
+    /// replayed.
+    async fn index_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        for batch in batches {
+            self.index_again(batch).await?;
+        }
+        Ok(())
     }
 
     /// Makes due parts of the index durable.
@@ -68,6 +78,9 @@ pub struct Operation {
 }
 
 /// Which services and operations there are.
+///
+/// A list that lacks some is cut and says so ([`NameList::is_cut`]), whether the answer would have been
+/// too long or the store did not keep every name. What one tenant sends cuts no other tenant's list.
 #[async_trait]
 pub trait ServiceCatalog: Send + Sync + fmt::Debug {
     /// Services with a span placed in the range (bucket-exact: 10 minutes), in order.
@@ -75,16 +88,16 @@ pub trait ServiceCatalog: Send + Sync + fmt::Debug {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError>;
+    ) -> Result<NameList<Arc<str>>, StoreError>;
 
-    /// Operations of a service with a span placed in the range, in order; bounded by the adapter
-    /// (at least 10,000 a service).
+    /// Operations of a service with a span placed in the range, in order. An adapter keeps at least
+    /// 10,000 a service.
     async fn operations(
         &self,
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError>;
+    ) -> Result<NameList<Operation>, StoreError>;
 
     /// How far the log is in the lists: whoever asks for one afterwards is given all of that.
     async fn listed(&self) -> Result<Coverage, StoreError>;

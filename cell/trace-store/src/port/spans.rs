@@ -17,6 +17,9 @@ pub struct TraceRead {
     pub covered: Coverage,
     /// A file that may hold a part could not be read.
     pub is_damaged: bool,
+    /// A part of the store that may hold a part of the trace does not answer for now: cold spans whose
+    /// objects are away. The spans are those of the rest.
+    pub is_away: bool,
     /// Retention has removed spans: those that the log appended at or before this time may be gone,
     /// though `covered` reaches over them. `None`: it has removed nothing yet.
     pub expired_until: Option<UnixNanos>,
@@ -41,7 +44,8 @@ pub struct StoreFigures {
 /// **Order.** Batches of a partition come in the order of their offsets.
 #[async_trait]
 pub trait SpanWriter: Send + Sync + fmt::Debug {
-    /// Takes batches. They may become durable at once or later.
+    /// Takes batches. They may become durable at once or later. One without traces stands for records
+    /// that were stepped over and will not come: the cover goes on over them.
     async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError>;
 
     /// Takes a batch that was set aside as a dead letter and is tried again: its offsets may lie below
@@ -49,6 +53,15 @@ pub trait SpanWriter: Send + Sync + fmt::Debug {
     /// store that writes by key whatever the cover is writes it as any other.
     async fn write_again(&self, _batch: &LoggedBatch) -> Result<(), StoreError> {
         Err(StoreError::Unsupported("records beside the order of the log".to_owned()))
+    }
+
+    /// [`Self::write_again`] for many batches, in any order of their offsets: a part of the log that is
+    /// replayed.
+    async fn write_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
+        for batch in batches {
+            self.write_again(batch).await?;
+        }
+        Ok(())
     }
 
     /// Makes durable what is due: by size, by age, or everything where `force` is set.

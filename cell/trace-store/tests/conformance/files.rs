@@ -13,7 +13,9 @@ use trace_store::{
     TraceReader, TraceSearch,
 };
 
-use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
+use crate::fixture::{
+    INCARNATION, Log, NOW, Request, attribute, resource, scope, span, text, trace_id,
+};
 use crate::harness::{EMBEDDED, Harness, equals, query, small_config, tag};
 
 pub(crate) fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
@@ -110,17 +112,18 @@ async fn a_lost_index_holds_back_the_indexer_alone() {
 
 #[tokio::test]
 async fn files_of_a_newer_release_are_refused_by_name() {
-    for (extension, at) in [("seg", 8), ("idx", 8)] {
+    for (extension, version) in [("seg", 1), ("idx", 2)] {
         let mut harness = Harness::new(EMBEDDED).await;
         harness.write_sealed(&orders(0, 4)).await;
         let path = files(harness.directory.path(), extension).remove(0);
         drop(harness.store);
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[at] = 9;
+        bytes[8] = 9;
         std::fs::write(&path, bytes).unwrap();
         let config = small_config(harness.directory.path());
         let error = EmbeddedStore::open(config, harness.clock).unwrap_err();
-        assert!(matches!(error, StoreError::NewerFormat { found: 9, known: 1, .. }), "{error}");
+        let StoreError::NewerFormat { found: 9, known, .. } = error else { panic!("{error}") };
+        assert_eq!(known, version);
     }
 }
 
@@ -252,6 +255,68 @@ async fn a_back_fill_over_thousands_of_buckets_is_found_by_service_value_and_tim
         let search = SearchQuery { range, ..query(tag("order", "o-7")) };
         assert!(store.search(&search).await.unwrap().matches.is_empty());
     }
+}
+
+/// One span of each of so many services.
+fn crowd(count: u64) -> Request {
+    let group = |number: u64| {
+        let one = prost::Message::encode_to_vec(&span(number, 0, "GET"));
+        (resource(&format!("svc{number:05}"), &[]), scope("lib", &[]), vec![one])
+    };
+    let groups = (0..count).map(group).collect();
+    Request { tenant: "crowd", groups, ..Request::of("", &[]) }
+}
+
+#[tokio::test]
+async fn a_crowd_of_services_hides_no_service_of_another_tenant_nor_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(EmbeddedStoreConfig::at(directory.path()), &clock);
+    let mut log = Log::new();
+    // More than the groups of a segment's filters.
+    store.write(&[log.append(&crowd(5_000))]).await.unwrap();
+    let quiet = Request { tenant: "quiet", ..Request::of("mine", &[span(1, 0, "pay")]) };
+    store.write(&[log.append(&quiet)]).await.unwrap();
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    drop(store);
+    let store = open(EmbeddedStoreConfig::at(directory.path()), &clock);
+    let range = TimeRange { start: NOW, end: NOW.plus(1) };
+    let [crowd, quiet] = ["crowd", "quiet"].map(|name| TenantId::new(name).unwrap());
+    for range in [TimeRange::ALL, range] {
+        assert_eq!(store.services(&quiet, range).await.unwrap(), ["mine".into()]);
+        assert_eq!(store.operations(&quiet, "mine", range).await.unwrap().len(), 1);
+        let services = store.services(&crowd, range).await.unwrap();
+        assert_eq!((services.len(), services.is_cut), (5_000, false));
+        for service in ["svc00000", "svc04999"] {
+            let operations = store.operations(&crowd, service, range).await.unwrap();
+            assert_eq!((operations.len(), operations.is_cut), (1, false), "{service}");
+        }
+    }
+    let later = TimeRange { start: NOW.plus(3_600_000_000_000), end: UnixNanos(u64::MAX) };
+    assert_eq!(store.services(&crowd, later).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_segment_says_for_good_that_it_kept_not_every_operation_of_a_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(EmbeddedStoreConfig::at(directory.path()), &clock);
+    let mut log = Log::new();
+    let spans: Vec<_> = (0..50_001).map(|number| span(number, 0, &format!("op{number}"))).collect();
+    store.write(&[log.append(&Request::of("many", &spans))]).await.unwrap();
+    store.write(&[log.append(&Request::of("web", &[span(1, 1, "GET")]))]).await.unwrap();
+    let tenant = TenantId::default();
+    let all = store.operations(&tenant, "many", TimeRange::ALL).await.unwrap();
+    assert_eq!((all.len(), all.is_cut), (50_001, false), "nothing is sealed yet");
+    SpanWriter::flush(&*store, NOW, true).await.unwrap();
+    drop(store);
+    let store = open(EmbeddedStoreConfig::at(directory.path()), &clock);
+    let cut = store.operations(&tenant, "many", TimeRange::ALL).await.unwrap();
+    assert_eq!((cut.len(), cut.is_cut), (50_000, true));
+    let whole = store.operations(&tenant, "web", TimeRange::ALL).await.unwrap();
+    assert_eq!((whole.len(), whole.is_cut), (1, false));
+    let services = store.services(&tenant, TimeRange::ALL).await.unwrap();
+    assert_eq!(services, ["many".into(), "web".into()]);
 }
 
 #[tokio::test]

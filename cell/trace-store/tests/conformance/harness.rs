@@ -36,8 +36,10 @@ pub(crate) struct Adapter {
     pub(crate) is_durable: bool,
 }
 
-pub(crate) const MEMORY: Adapter =
-    Adapter { open: |_, _| ready(Arc::new(MemoryStore::new())), is_durable: false };
+pub(crate) const MEMORY: Adapter = Adapter {
+    open: |_, _| ready(Arc::new(MemoryStore::new().with_names_max(NAMES_LISTED))),
+    is_durable: false,
+};
 pub(crate) const EMBEDDED: Adapter = Adapter {
     open: |directory, clock| ready(EmbeddedStore::open(small_config(&directory), clock).unwrap()),
     is_durable: true,
@@ -48,12 +50,16 @@ pub(crate) fn ready(store: Arc<dyn Store>) -> BoxFuture<'static, Arc<dyn Store>>
     Box::pin(std::future::ready(store))
 }
 
+/// Names in a list, at most, of every store that runs the suite.
+pub(crate) const NAMES_LISTED: usize = 200;
+
 /// Small blocks and segments, so that few spans fill several.
 pub(crate) fn small_config(directory: &Path) -> EmbeddedStoreConfig {
     EmbeddedStoreConfig {
         block_spans: 16,
         segment_spans_max: 200,
         merge_fan_in: 3,
+        names_max: NAMES_LISTED,
         ..EmbeddedStoreConfig::at(directory)
     }
 }
@@ -157,6 +163,10 @@ pub(crate) fn files_with(directory: &Path, needle: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, needle));
+            continue;
+        }
         let bytes = std::fs::read(&path).unwrap();
         let frames = (0..bytes.len())
             .filter(|at| bytes[*at..].starts_with(&[0x28, 0xb5, 0x2f, 0xfd]))

@@ -10,11 +10,19 @@
 )]
 
 mod again;
+#[cfg(feature = "object-storage")]
+mod cold;
+#[cfg(feature = "object-storage")]
+mod cold_faults;
+#[cfg(feature = "object-storage")]
+mod cold_store;
 mod differential;
 mod failing_disk;
 mod files;
 mod fixture;
 mod golden;
+#[cfg(feature = "object-storage")]
+mod golden_cold;
 mod harness;
 mod kills;
 mod metrics;
@@ -38,4 +46,11 @@ mod embedded {
     use crate::harness::EMBEDDED;
 
     crate::suite::every_fact!(EMBEDDED);
+}
+
+#[cfg(feature = "object-storage")]
+mod object_storage {
+    use crate::cold::COLD;
+
+    crate::suite::every_fact!(COLD);
 }

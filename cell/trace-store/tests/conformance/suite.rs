@@ -3,8 +3,8 @@
 use trace_model::query::Field;
 use trace_model::{Filter, LogPosition, SearchQuery, StoredSpan, TenantId, TimeRange};
 
-use crate::fixture::{INCARNATION, NOW, Request, attribute, span, text, trace_id};
-use crate::harness::{Adapter, Harness, equals, files_with, query, tag};
+use crate::fixture::{INCARNATION, NOW, Request, attribute, resource, scope, span, text, trace_id};
+use crate::harness::{Adapter, Harness, NAMES_LISTED, equals, files_with, query, tag};
 
 fn bytes_of(spans: &[StoredSpan]) -> Vec<Vec<u8>> {
     let mut bytes: Vec<Vec<u8>> = spans.iter().map(|stored| stored.span.to_vec()).collect();
@@ -105,6 +105,27 @@ pub(crate) async fn durable_says_how_far_and_holds_after_reopening(adapter: Adap
     }
     let read = harness.store.read_trace(&TenantId::default(), trace_id(1)).await.unwrap();
     assert_eq!(read.covered, harness.store.durable());
+}
+
+pub(crate) async fn the_cover_goes_on_over_records_that_were_stepped_over(adapter: Adapter) {
+    let mut harness = Harness::new(adapter).await;
+    harness.write(&Request::of("web", &[span(1, 0, "a")])).await;
+    // A run of three at the end of the log, where nothing comes behind it.
+    let mut stepped_over =
+        harness.log.append(&Request { groups: Vec::new(), ..Request::of("", &[]) });
+    assert!(stepped_over.batch.traces().is_empty());
+    stepped_over.range.next += 3;
+    harness.store.write(std::slice::from_ref(&stepped_over)).await.unwrap();
+    harness.store.index(&[stepped_over]).await.unwrap();
+    harness.seal().await;
+    let harness = harness.reopen().await;
+    let searched = harness.search(Filter::All).await;
+    assert_eq!((searched.matches.len(), searched.is_damaged), (1, false));
+    let listed = harness.store.listed().await.unwrap();
+    for covered in [harness.store.durable(), harness.store.indexed(), listed, searched.covered] {
+        assert_eq!(covered.next_in(INCARNATION, 0), 4);
+    }
+    assert_eq!(harness.read(trace_id(1)).await.len(), 1);
 }
 
 pub(crate) async fn a_long_trace_is_whole(adapter: Adapter) {
@@ -234,6 +255,47 @@ pub(crate) async fn the_catalogue_lists_what_the_buckets_hold(adapter: Adapter) 
     }
 }
 
+pub(crate) async fn a_list_that_is_cut_says_so_and_to_its_tenant_alone(adapter: Adapter) {
+    let mut harness = Harness::new(adapter).await;
+    let count = NAMES_LISTED as u64 + 5;
+    let numbered = |letter: char, number: u64| format!("{letter}{number:03}");
+    // Backwards, so that the first in order come last.
+    let groups = (0..count).rev().map(|number| {
+        let one = prost::Message::encode_to_vec(&span(number, 0, "GET"));
+        (resource(&numbered('s', number), &[]), scope("lib", &[]), vec![one])
+    });
+    let groups = groups.collect();
+    harness.write(&Request { tenant: "services", groups, ..Request::of("", &[]) }).await;
+    let many: Vec<_> = (0..count).map(|number| span(number, 0, &numbered('o', number))).collect();
+    let many = Request { tenant: "operations", ..Request::of("web", &many) };
+    harness.write(&many).await;
+    harness.write(&Request::of("mine", &[span(1, 0, "GET")])).await;
+    let [services_of, operations_of] =
+        ["services", "operations"].map(|name| TenantId::new(name).unwrap());
+    let first = |letter| -> Vec<String> {
+        (0..NAMES_LISTED as u64).map(|number| numbered(letter, number)).collect()
+    };
+    for _ in 0..2 {
+        let store = &harness.store;
+        let services = store.services(&services_of, TimeRange::ALL).await.unwrap();
+        assert!(services.is_cut);
+        assert_eq!(services.iter().map(|name| name.to_string()).collect::<Vec<_>>(), first('s'));
+        let operations = store.operations(&operations_of, "web", TimeRange::ALL).await.unwrap();
+        assert!(operations.is_cut);
+        let names: Vec<_> = operations.iter().map(|found| found.name.to_string()).collect();
+        assert_eq!(names, first('o'));
+        // The service that is not in the list has its own.
+        let last = numbered('s', count - 1);
+        let beyond = store.operations(&services_of, &last, TimeRange::ALL).await.unwrap();
+        assert_eq!((beyond.len(), beyond.is_cut), (1, false));
+        let whole = store.services(&operations_of, TimeRange::ALL).await.unwrap();
+        assert_eq!(whole, ["web".into()]);
+        let mine = store.services(&TenantId::default(), TimeRange::ALL).await.unwrap();
+        assert_eq!(mine, ["mine".into()]);
+        harness.seal().await;
+    }
+}
+
 pub(crate) async fn an_erased_trace_is_gone_for_good(adapter: Adapter) {
     let mut harness = Harness::new(adapter).await;
     let canary = "canary-4711-of-a-subject";
@@ -282,12 +344,14 @@ macro_rules! every_fact {
             a_span_exported_twice_is_one_and_differing_twins_are_two,
             a_replayed_batch_is_not_visible_twice,
             durable_says_how_far_and_holds_after_reopening,
+            the_cover_goes_on_over_records_that_were_stepped_over,
             a_long_trace_is_whole,
             a_trace_of_large_spans_is_whole,
             what_is_written_is_found_before_and_after_it_is_sealed,
             results_are_newest_first_and_pages_follow_without_gap_or_repeat,
             a_time_range_holds_for_the_spans_that_match,
             the_catalogue_lists_what_the_buckets_hold,
+            a_list_that_is_cut_says_so_and_to_its_tenant_alone,
             an_erased_trace_is_gone_for_good,
         );
     };

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use proto::LoggedBatch;
 use trace_model::{Coverage, SearchQuery, TenantId, TimeRange, TraceId, UnixNanos};
 use trace_store::{
-    Eraser, ErasureReceipt, MemoryStore, Operation, SearchAnswer, SearchIndexer, ServiceCatalog,
-    SpanWriter, StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
+    Eraser, ErasureReceipt, MemoryStore, NameList, Operation, SearchAnswer, SearchIndexer,
+    ServiceCatalog, SpanWriter, StoreError, StoreFigures, TraceRead, TraceReader, TraceSearch,
 };
 
 /// Which store answers for which port.
@@ -118,7 +118,7 @@ impl ServiceCatalog for Assembled {
         &self,
         tenant: &TenantId,
         range: TimeRange,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<NameList<Arc<str>>, StoreError> {
         self.catalog.services(tenant, range).await
     }
 
@@ -127,7 +127,7 @@ impl ServiceCatalog for Assembled {
         tenant: &TenantId,
         service: &str,
         range: TimeRange,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<NameList<Operation>, StoreError> {
         self.catalog.operations(tenant, service, range).await
     }
 

@@ -17,10 +17,12 @@ use crate::metrics::Bench;
 mod agreement;
 mod crashes;
 mod faults;
+mod figures;
 mod proxy;
 mod schema;
 mod span_runs;
 mod spans;
+mod swap;
 mod tls;
 
 /// The address of an engine that runs.

@@ -3,9 +3,11 @@
 
 mod documents;
 mod engine;
+mod figures;
 mod hostile;
 mod kills;
 mod moves;
+mod schema;
 mod tiers;
 
 use proptest::collection::vec;

@@ -5,14 +5,27 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::string_slice,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    clippy::excessive_nesting,
+    clippy::needless_pass_by_value,
+    clippy::print_stdout,
+    clippy::too_many_lines,
     dead_code,
-    reason = "tests; the suite's own helpers are not all used on every engine"
+    reason = "a test of engines reads real clocks, holds tasks by their handles and says what it does; \
+              the suite's own helpers are not all used on every engine"
 )]
 
 mod assembled;
 mod cassandra;
 mod clickhouse;
+#[cfg(feature = "object-storage")]
+#[path = "../conformance/cold_store.rs"]
+mod cold_store;
 #[path = "../conformance/differential.rs"]
 mod differential;
 #[cfg(feature = "elasticsearch")]
@@ -23,6 +36,8 @@ mod fixture;
 mod harness;
 #[path = "../conformance/metrics.rs"]
 mod metrics;
+#[cfg(feature = "object-storage")]
+mod objects;
 #[path = "../conformance/suite.rs"]
 mod suite;
 #[path = "../conformance/workload.rs"]

@@ -201,6 +201,32 @@ impl<'a> RowView<'a> {
         })
     }
 
+    /// Visits the number of every text that it uses; `None` where it cannot be read to its end.
+    pub(super) fn each_text(&self, visit: &mut dyn FnMut(u32)) -> Option<()> {
+        visit(self.tenant);
+        let Some((.., mut reader)) = self.head() else { return Some(()) };
+        for _ in 0..reader.varint()? {
+            visit(reader.short()?);
+            reader.varint()?;
+            reader.varint()?;
+        }
+        if self.has(ROOT) {
+            reader.span_id()?;
+            visit(reader.short()?);
+            reader.operation_number()?.into_iter().for_each(&mut *visit);
+            reader.varint()?;
+            reader.duration()?;
+        }
+        for _ in 0..reader.varint()? {
+            reader.span_id()?;
+            reader.span_id()?;
+            visit(reader.short()?);
+            reader.varint()?;
+            reader.duration()?;
+        }
+        Some(())
+    }
+
     /// Its root, in numbers.
     pub(super) fn root(&self) -> Option<RowRoot> {
         let (min_start, _, _, _, mut reader) = self.head()?;

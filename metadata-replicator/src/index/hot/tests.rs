@@ -495,3 +495,47 @@ fn a_rare_service_is_found_without_looking_at_every_row() {
     let found = index.summaries(&query);
     assert_eq!((found.entries.len(), found.rows_scanned), (4, 4));
 }
+
+/// A row of a tenant, a service and an operation of its own.
+fn fresh(number: u32) -> Contribution {
+    let name = |what: &str| format!("{what}-{number}");
+    let mut detail = detail(5, &[]);
+    detail.services = vec![ServiceCount { service: name("svc").into(), spans: 1, errors: 0 }];
+    let root = detail.root.as_mut().unwrap();
+    root.operation = name("op").into();
+    root.service = name("svc").into();
+    let mut trace_id = [1; 16];
+    trace_id[..4].copy_from_slice(&number.to_le_bytes());
+    Contribution {
+        version: 1,
+        tenant: TenantId::new(&name("tenant")).unwrap(),
+        trace_id: TraceId::from_bytes(trace_id).unwrap(),
+        writer: writer(0),
+        last_append: UnixNanos(NOW + u64::from(number) * MINUTE),
+        keep: Keep::Keep,
+        is_erased: false,
+        detail: Some(detail),
+    }
+}
+
+#[test]
+fn names_that_no_row_uses_any_more_go_and_those_of_others_stay_what_they_were() {
+    let mut index = HotIndex::new(1_000);
+    let mut largest = 0;
+    for number in 0..200_000 {
+        index.join(&fresh(number));
+        if number % 10_000 == 0 {
+            index.expire(&writer(0).region, UnixNanos(0), LetGo::Expired, 1);
+            largest = largest.max(index.names.numbers());
+        }
+    }
+    assert!(largest < 250_000, "{largest} numbers for 600,000 names, of which 3,000 are in use");
+    for number in 199_000..200_000 {
+        let row = fresh(number);
+        let entry = index.look_up(&row.tenant, row.trace_id);
+        let mut expected = TraceEntry::default();
+        expected.join(row);
+        assert_eq!(entry, expected);
+    }
+    assert_eq!(index.look_up(&fresh(7).tenant, fresh(7).trace_id), TraceEntry::default());
+}

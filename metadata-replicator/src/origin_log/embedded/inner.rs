@@ -114,7 +114,9 @@ impl Inner {
             let fingerprint = fingerprint(&row);
             places.push((fingerprint, put(Record::Contribution(row))?));
         }
-        let mark = watermark.map(|mark| put(Record::Watermark(watermark_to_wire(mark))));
+        // What became unreadable since the publisher asked is not vouched for.
+        let watermark = watermark.map(|mark| self.store.with_damage(mark.clone()));
+        let mark = watermark.as_ref().map(|mark| put(Record::Watermark(watermark_to_wire(mark))));
         let mark = mark.transpose()?;
         if framer.batch.is_empty() {
             return Ok(self.store.end());
@@ -122,7 +124,7 @@ impl Inner {
         let base = self.store.append(first, &framer.batch, true)?;
         self.note(base, &places, mark);
         if let Some(watermark) = watermark {
-            self.store.note_watermark(watermark.clone());
+            self.store.note_watermark(watermark);
         }
         let names = self.store.with_services(epoch, |services| services.len());
         writer.names_saved = u32::try_from(names).unwrap_or(u32::MAX);

@@ -72,3 +72,19 @@ async fn metrics_are_open_metrics_with_the_process_in_them() {
         assert!(answer.contains(name), "{name} is missing in {answer}");
     }
 }
+
+#[test]
+fn a_warning_is_said_while_it_lasts_and_leaves_the_process_ready() {
+    let readiness = Readiness::default();
+    readiness.check("cell").pass();
+    let lasts = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let asked = Arc::clone(&lasts);
+    let warning = move || {
+        asked.load(std::sync::atomic::Ordering::SeqCst).then(|| "storage-writer lags".to_owned())
+    };
+    readiness.warn("storage-writer", warning);
+    assert!(readiness.is_ready());
+    assert_eq!(readiness.report(), "cell: ok\nwarning: storage-writer lags\n");
+    lasts.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(readiness.report(), "cell: ok\n");
+}

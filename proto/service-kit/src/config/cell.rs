@@ -7,6 +7,7 @@ use std::time::Duration;
 use trace_model::Region;
 use trace_model::locality::{IndexMode, Locality, SpanMode};
 
+use super::cold::{ColdConfig, read_cold};
 use super::engines::{StoresConfig, read_stores};
 pub use super::groups::GroupKind;
 use super::groups::read_groups;
@@ -20,6 +21,9 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Default retention where there are objects for old spans.
+const COLD_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 /// Largest body: twice as much, which is what its batch takes at worst, is what the log takes at
 /// once (64 MiB).
@@ -116,6 +120,8 @@ pub struct CellConfig {
     pub log: LogConfig,
     /// Which log and stores, and where their engines are.
     pub stores: StoresConfig,
+    /// Where old spans go; `None`: they stay where they are.
+    pub cold: Option<ColdConfig>,
     /// How long spans are kept: the one key that drives stores, index and objects.
     pub retention: Duration,
     /// How much disk the stores take before the oldest spans go.
@@ -216,9 +222,14 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let listen = read_listen(root, is_insecure);
     let receiver = read_receiver(root);
     let head = read_head(root, profile);
-    let retention = (profile.retention(), profile.name());
-    let retention = root.within_by_profile("retention", retention, HOUR..=DAY * 3_650);
+    let lives = HOUR..=DAY * 3_650;
+    let by_profile = (profile.retention(), profile.name());
+    let retention = match root.has("cold") {
+        true => root.within("retention", COLD_RETENTION, lives),
+        false => root.within_by_profile("retention", by_profile, lives),
+    };
     let stores = read_stores(root, profile, retention);
+    let cold = read_cold(root, stores.as_ref(), retention);
     for unserved in profile.unserved() {
         root.note(format!(
             "profile {}: {unserved} is not served yet; every trace that passes the head is kept",
@@ -245,6 +256,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
         head,
         log,
         stores: stores?,
+        cold: cold?,
         retention,
         retention_bytes: retention_bytes.0,
         locality,

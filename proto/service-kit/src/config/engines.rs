@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cell::Profile;
+pub use super::foreign::{ForeignConfig, ForeignEncoding};
 use super::search_engine::{TiersConfig, read_elasticsearch};
 use super::section::Section;
 use super::setting::{EngineUrl, Properties};
@@ -69,9 +70,7 @@ impl StoresConfig {
             && self.elasticsearch.is_none()
             && self.clickhouse.is_none()
     }
-}
 
-impl StoresConfig {
     /// The parts that are files of one process, by their keys.
     #[must_use]
     pub fn embedded_parts(&self) -> Vec<&'static str> {
@@ -118,6 +117,8 @@ pub struct KafkaConfig {
     pub properties: Properties,
     /// A file with `sasl.password` alone.
     pub password_file: Option<PathBuf>,
+    /// Topics of others whose records collectors take.
+    pub foreign: Option<ForeignConfig>,
 }
 
 /// Cassandra or Scylla.
@@ -274,21 +275,21 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 fn read_kafka(section: &mut Section<'_>) -> Option<KafkaConfig> {
-    let bytes = super::setting::Bytes;
-    let seconds = Duration::from_secs;
+    let (bytes, seconds) = (super::setting::Bytes, Duration::from_secs);
     let brokers = hosts(section, "brokers");
+    let prefix = section.value("prefix", String::new());
+    let tail = bytes(MIB)..=bytes(64 * GIB);
     let config = KafkaConfig {
         brokers: Vec::new(),
-        prefix: section.value("prefix", String::new()),
         partitions: section.within("partitions", 64, 1..=4_096),
         replication: section.within("replication", 3, 1..=7),
-        tail_bytes_max: section
-            .within("tail_max", bytes(256 * MIB), bytes(MIB)..=bytes(64 * GIB))
-            .0,
+        tail_bytes_max: section.within("tail_max", bytes(256 * MIB), tail).0,
         member: section.optional("member"),
         session_timeout: section.within("session_timeout", seconds(15), seconds(6)..=seconds(300)),
         properties: section.value("properties", Properties::default()),
         password_file: section.optional("password_file"),
+        foreign: super::foreign::read_foreign(section, &prefix),
+        prefix,
     };
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let is_name = |name: &String| (1..=200).contains(&name.len()) && name.bytes().all(fits);

@@ -43,6 +43,12 @@ impl RegionReport {
         if is_answered && !self.kept_promises() {
             return self.how_far_behind();
         }
+        if self.is_cut && (is_answered || self.outcome == RegionOutcome::Pruned) {
+            return match &self.reason {
+                Some(reason) => format!("cut short: {reason}").into(),
+                None => "cut short".into(),
+            };
+        }
         if self.outcome == RegionOutcome::Pruned && self.is_not_provable {
             return "publishes no index".into();
         }

@@ -51,11 +51,16 @@ impl TestTopic {
 
     /// A new topic at these brokers.
     pub(crate) async fn at(brokers: String, partitions: u32) -> Self {
-        let mut config = KafkaConfig::at(vec![brokers]);
-        config.prefix = unique();
-        let topic = Self { config };
+        let topic = Self::unmade(brokers);
         topic.create(partitions).await;
         topic
+    }
+
+    /// A name of its own at these brokers, and no topic yet.
+    pub(crate) fn unmade(brokers: String) -> Self {
+        let mut config = KafkaConfig::at(vec![brokers]);
+        config.prefix = unique();
+        Self { config }
     }
 
     pub(crate) fn name(&self) -> String {

@@ -104,6 +104,12 @@ async fn a_span_that_no_record_can_hold_is_refused_for_good() {
     let refused = log.append(batch_of("default", &[1], 950_000)).await.unwrap_err();
     assert!(matches!(refused, LogError::TooLarge { bytes_max: 900_000, .. }), "{refused}");
     assert!(!refused.is_retryable());
+    // What the log says that it can keep it does keep.
+    let bytes_max = log.span_bytes_max().unwrap();
+    assert!((899_900..900_000).contains(&bytes_max), "{bytes_max}");
+    let largest = batch_of("default", &[1], bytes_max - 32);
+    assert_eq!(largest.bytes_of(&largest.spans()[0]).len(), bytes_max);
+    assert_eq!(log.append(largest).await.unwrap().ranges[0].next, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,9 @@ use crate::clickhouse::row_binary::Rows;
 use crate::clickhouse::tables::METRICS_PROGRESS;
 use crate::port::StoreError;
 
+/// The epoch behind which there is none: the counts are closed.
+pub(super) const CLOSED: u64 = u64::MAX;
+
 /// The last delta that is counted; sequence 0: none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Position {

@@ -87,7 +87,15 @@ impl Writer {
 
     async fn open(&mut self, engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
         self.erased = Erased::read(engine).await?;
-        let epoch = progress::newest_epoch(engine).await?.saturating_add(1).max(now.0);
+        let newest = progress::newest_epoch(engine).await?;
+        if newest == progress::CLOSED {
+            return Err(StoreError::Unavailable(
+                "the counts of this database are being swapped, or were swapped away: `farspan replay \
+                 --swap` finishes what it has begun"
+                    .to_owned(),
+            ));
+        }
+        let epoch = newest.saturating_add(1).max(now.0);
         self.position = progress::position(engine).await?;
         progress::note(engine, epoch, progress::Step::Opened, &self.position, now).await?;
         let first = journal::first(engine).await?;

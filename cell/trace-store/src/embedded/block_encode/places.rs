@@ -21,7 +21,7 @@ pub(super) fn index_whole(bytes: &[u8], group: RowGroup, index: &mut IndexBuilde
     let entry = entry_hash(operation, value_hash(span.name.as_bytes()));
     index.add(group.group, operation, entry);
     index.add_to_block(entry);
-    index.add_operation(group.group, span.name.as_bytes(), span.kind as u8);
+    index.add_operation(group, span.name.as_bytes(), span.kind as u8);
     let events = span.events.iter().flat_map(|event| &event.attributes);
     let links = span.links.iter().flat_map(|link| &link.attributes);
     let entries: Vec<AttributeEntry> = span
@@ -41,7 +41,7 @@ pub(super) fn index_nameless(row: &Row<'_>, group: RowGroup, index: &mut IndexBu
     let entry = entry_hash(index.keys.operation, value_hash(b""));
     index.add(group.group, index.keys.operation, entry);
     index.add_to_block(entry);
-    index.add_operation(group.group, b"", row.kind);
+    index.add_operation(group, b"", row.kind);
 }
 
 /// Finds parents within the rows of a trace.

@@ -71,7 +71,8 @@ fn batch(first: u64, traces: u64) -> LoggedBatch {
 /// Segments of ten blocks each; the last batch is not sealed.
 fn filled(directory: &std::path::Path, segments: u64) -> State {
     let config = EmbeddedStoreConfig { block_spans: 4, ..EmbeddedStoreConfig::at(directory) };
-    let state = open(config, Arc::new(ManualClock::at(NOW)), Arc::new(LocalDisk)).unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let state = open(config, clock, Arc::new(LocalDisk), None).unwrap();
     let write = |batch: &LoggedBatch| {
         let mut view = state.view();
         let view = &mut *view;

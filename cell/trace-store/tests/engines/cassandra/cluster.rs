@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use crate::harness::NAMES_LISTED;
 use async_trait::async_trait;
 use proto::LoggedBatch;
 use scylla::client::session::Session;
@@ -32,6 +33,7 @@ pub(crate) fn config(keyspace: &str) -> CassandraConfig {
     CassandraConfig {
         replication: [("dc1".to_owned(), 1)].into(),
         request_timeout: Duration::from_secs(30),
+        names_max: NAMES_LISTED,
         ..CassandraConfig::at([address()], keyspace, "dc1")
     }
 }

@@ -3,6 +3,7 @@
 mod away;
 mod bounds;
 mod erasing;
+mod figures;
 mod rows;
 mod schema;
 mod search;

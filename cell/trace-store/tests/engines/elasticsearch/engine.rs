@@ -17,7 +17,7 @@ use trace_store::elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
 use trace_store::{MemoryStore, SearchIndexer, StoreError};
 
 use crate::assembled::Assembled;
-use crate::harness::{Adapter, Store};
+use crate::harness::{Adapter, NAMES_LISTED, Store};
 
 pub(super) const ELASTICSEARCH: Adapter = Adapter {
     open: |directory, clock| open(url("FARSPAN_TEST_ELASTICSEARCH"), directory, clock),
@@ -46,6 +46,7 @@ pub(super) fn config(url: &str, directory: &Path) -> ElasticsearchConfig {
     ElasticsearchConfig {
         shards: 1,
         search_timeout: Duration::from_secs(60),
+        names_max: NAMES_LISTED,
         ..ElasticsearchConfig::at(url, format!("test-{name:016x}"))
     }
 }

@@ -59,7 +59,7 @@ async fn hostile_names_keys_and_values_are_stored_found_and_listed() {
             ]);
         }
         for filter in filters {
-            assert_eq!(bench.find(filter).await, [trace_id(at)], "{:.40}", nasty);
+            assert_eq!(bench.find(filter).await, [trace_id(at)], "{nasty:.40}");
         }
     }
     let count = nasty().len();
@@ -69,7 +69,7 @@ async fn hostile_names_keys_and_values_are_stored_found_and_listed() {
         nasty().iter().filter(|name| !name.is_empty()).map(|name| name.as_str().into()).collect();
     expected.push("web".into());
     expected.sort();
-    assert!(services == expected, "{} services", services.len());
+    assert!(*services == *expected, "{} services", services.len());
     for nasty in nasty().into_iter().filter(|name| !name.is_empty()) {
         let operations = bench.store.operations(&tenant, &nasty, TimeRange::ALL).await.unwrap();
         assert_eq!(operations.len(), 1, "{nasty:.40}");

@@ -5,6 +5,7 @@ use trace_model::locality::{IndexMode, SpanMode};
 use super::super::Kind;
 use super::super::cell::{GroupKind, Profile, WhenFull};
 use super::super::engines::{LogKind, MetricsKind, SearchKind, TracesKind};
+use super::super::foreign::ForeignEncoding;
 use super::super::listen::LogFormat;
 use super::super::search_engine::TierDriver;
 use super::super::tree::Node;
@@ -166,6 +167,28 @@ impl Setting for MetricsKind {
 
     fn show(&self) -> String {
         word_for(self, &METRICS_KINDS)
+    }
+}
+
+const FOREIGN_ENCODINGS: [(&str, ForeignEncoding); 2] =
+    [("otlp_proto", ForeignEncoding::OtlpProto), ("otlp_json", ForeignEncoding::OtlpJson)];
+
+impl Setting for ForeignEncoding {
+    const WANTED: &'static str = "otlp_proto or otlp_json";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        if let Node::Text(text) = node
+            && ["jaeger_proto", "jaeger_json", "zipkin_proto", "zipkin_json"].contains(&&**text)
+        {
+            return Err(format!(
+                "`{text}` is not taken: the exporter keeps more of a span in otlp_proto"
+            ));
+        }
+        word_of(node, &FOREIGN_ENCODINGS)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &FOREIGN_ENCODINGS)
     }
 }
 

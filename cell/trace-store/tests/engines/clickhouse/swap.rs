@@ -1,0 +1,128 @@
+//! Schemas led forward, and counts that take the place of others.
+
+use trace_store::clickhouse::{
+    SCHEMA, SwapState, compare_counts, copy_erasures, init, migrate, status, swap_counts,
+    swap_state,
+};
+use trace_store::{Eraser, MetricsStore, Migration, Schema, StoreError};
+
+use super::{Database, clock, is_unavailable};
+use crate::metrics::{everything, some_delta, tenant, trace};
+
+static STEPS: [Migration; 2] = [
+    Migration {
+        to: 2,
+        what: "how long an edge's rows lay in queues",
+        statements: &[
+            "ALTER TABLE {store}.edges{on_cluster} ADD COLUMN IF NOT EXISTS queued UInt64 DEFAULT 7",
+        ],
+    },
+    Migration {
+        to: 3,
+        what: "a table of notes",
+        statements: &[
+            "CREATE TABLE IF NOT EXISTS {store}.notes{on_cluster} (note String) ENGINE = MergeTree ORDER BY note",
+        ],
+    },
+];
+static NEXT: Schema = Schema { version: 3, steps: &STEPS };
+
+#[tokio::test]
+async fn a_schema_goes_forward_step_by_step_while_the_old_release_writes_on() {
+    let database = Database::new().await;
+    let config = &database.config;
+    let store = database.metrics().await;
+    store.checkpoint().await.unwrap();
+    store.apply(some_delta(1, 0, 0)).await.unwrap();
+    let planned = migrate(config, &NEXT, true).await.unwrap();
+    assert_eq!((planned.found, planned.wanted, &planned.steps[..]), (1, 3, &STEPS[..]));
+    assert_eq!(status(config).await.unwrap().schema, Some(1), "a dry run changes nothing");
+    let advice = status(config).await.unwrap().advice("it", &NEXT).unwrap();
+    assert!(advice.contains("2 (how long an edge's rows lay in queues), 3 (a table"), "{advice}");
+    // As if a try before had been cut off behind its statement.
+    database
+        .run(
+            &STEPS[0].statements[0]
+                .replace("{store}", &config.database)
+                .replace("{on_cluster}", ""),
+        )
+        .await;
+    assert_eq!(migrate(config, &NEXT, false).await.unwrap(), planned);
+    assert_eq!(
+        database.ask::<u32>("SELECT version FROM schema_version ORDER BY version").await,
+        [1, 2, 3]
+    );
+    // What was there reads with the default, what comes as it comes; who was there writes on.
+    store.apply(some_delta(2, 0, 0)).await.unwrap();
+    database.run("INSERT INTO edges (caller, queued) VALUES ('new', 9)").await;
+    let queued = database
+        .ask::<(u64, u64)>("SELECT queued, count() FROM edges GROUP BY queued ORDER BY queued")
+        .await;
+    assert_eq!(queued, [(7, 2), (9, 1)]);
+    assert_eq!(migrate(config, &NEXT, false).await.unwrap().steps, []);
+    // This release is the older one now.
+    for refused in [
+        init(config).await,
+        migrate(config, &SCHEMA, false).await.map(drop),
+        trace_store::ClickhouseMetricsStore::connect(config.clone(), clock()).await.map(drop),
+    ] {
+        let is_newer = matches!(refused, Err(StoreError::NewerFormat { found: 3, known: 1, .. }));
+        assert!(is_newer, "{refused:?}");
+    }
+    // And an older schema than this release's is not run on, nor made over.
+    database.run("ALTER TABLE schema_version DELETE WHERE version > 0").await;
+    database.run("INSERT INTO schema_version VALUES (0, now())").await;
+    for refused in [
+        init(config).await,
+        trace_store::ClickhouseMetricsStore::connect(config.clone(), clock()).await.map(drop),
+    ] {
+        assert!(refused.unwrap_err().to_string().contains("store migrate"));
+    }
+}
+
+#[tokio::test]
+async fn counts_are_swapped_whole_also_where_a_swap_was_cut_off() {
+    let (cell, filled) = (Database::new().await, Database::new().await);
+    let store = cell.metrics().await;
+    store.checkpoint().await.unwrap();
+    for next in 1..=4 {
+        store.apply(some_delta(next, next, 0)).await.unwrap();
+    }
+    store.erase(&tenant("default"), trace(2)).await.unwrap();
+    let before = everything(&store).await;
+    copy_erasures(&cell.config, &filled.config).await.unwrap();
+    let fill = filled.metrics().await;
+    fill.checkpoint().await.unwrap();
+    fill.apply(some_delta(3, 3, 1)).await.unwrap();
+    let compared = compare_counts(&cell.config, &filled.config).await.unwrap();
+    assert_eq!(compared.behind, [(0, 3, 4)]);
+    assert!(compared.begins > compared.cell_begins);
+    fill.apply(some_delta(5, 5, 1)).await.unwrap();
+    assert_eq!(compare_counts(&cell.config, &filled.config).await.unwrap().behind, []);
+    let wanted = everything(&fill).await;
+    let state = || swap_state(&cell.config, &filled.config);
+    assert_eq!(state().await.unwrap(), SwapState::Open);
+    swap_counts(&cell.config, &filled.config, &*clock()).await.unwrap();
+    // As if it had been cut off behind the third table.
+    for table in ["edge_traces", "metrics_deltas", "metrics_progress"] {
+        let (cell_name, filled_name) = (&cell.config.database, &filled.config.database);
+        cell.run(&format!("EXCHANGE TABLES {cell_name}.{table} AND {filled_name}.{table}")).await;
+    }
+    assert_eq!(state().await.unwrap(), SwapState::Begun);
+    assert!(is_unavailable(&store.apply(some_delta(6, 6, 0)).await), "the old writer is refused");
+    assert!(is_unavailable(&cell.metrics().await.checkpoint().await), "nobody opens half of it");
+    swap_counts(&cell.config, &filled.config, &*clock()).await.unwrap();
+    assert_eq!(state().await.unwrap(), SwapState::Done);
+    // It goes on from what was filled, in tables that are the cell's; the old one stays refused.
+    let next = cell.metrics().await;
+    assert_eq!(everything(&next).await, wanted);
+    assert!(is_unavailable(&store.apply(some_delta(6, 6, 0)).await));
+    next.apply(some_delta(6, 6, 2)).await.unwrap();
+    assert_eq!(cell.number("SELECT count() FROM red_services WHERE service = 'fraud'").await, 1);
+    assert_eq!(filled.number("SELECT count() FROM red_services WHERE service = 'fraud'").await, 0);
+    assert!(
+        is_unavailable(&filled.metrics().await.checkpoint().await),
+        "the old counts are closed"
+    );
+    assert_ne!(before, wanted);
+}

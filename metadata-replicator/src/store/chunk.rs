@@ -1,0 +1,27 @@
+//! What a read of a segment gives.
+
+use trace_model::location::Cursor;
+
+/// Records read from one segment, and where on the way to them some could not be read.
+#[derive(Debug, Default)]
+pub(crate) struct RawChunk {
+    pub(crate) first: Cursor,
+    pub(crate) next: Cursor,
+    pub(crate) records: Vec<(u64, Vec<u8>)>,
+    pub(crate) damage: Vec<Damage>,
+}
+
+impl RawChunk {
+    pub(super) const fn empty(at: Cursor) -> Self {
+        Self { first: at, next: at, records: Vec::new(), damage: Vec::new() }
+    }
+}
+
+/// Bytes that were records and cannot be read any more.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    /// The good record before, and the one behind.
+    pub(crate) neighbours: (Option<Vec<u8>>, Option<Vec<u8>>),
+    /// The latest append before their file, and within it.
+    pub(crate) stamps: (u64, u64),
+}

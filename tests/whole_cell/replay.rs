@@ -1,0 +1,256 @@
+//! The whole log replayed beside a running cell: into its own stores, into views beside them, and counts
+//! that take the place of the cell's.
+
+use std::process::Output;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::Value;
+
+use crate::counts::cassandra;
+use crate::http::{eventually, get, send};
+use crate::parts::{Parts, engine};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn documents(prefix: &str) -> Result<u64, String> {
+    let indices = format!("{}/{prefix}.*-jaeger-span-*", engine("FARSPAN_TEST_ELASTICSEARCH"));
+    send(Method::POST, &format!("{indices}/_refresh"), &[], Bytes::new()).await?;
+    let counted = send(Method::GET, &format!("{indices}/_count"), &[], Bytes::new()).await?.json();
+    counted["count"].as_u64().ok_or_else(|| counted.to_string())
+}
+
+async fn rows(keyspace: &str) -> Result<u64, String> {
+    let cql = format!("SELECT count(*) FROM {keyspace}.spans WHERE part = 2 ALLOW FILTERING");
+    cassandra(&engine("FARSPAN_TEST_CASSANDRA"), &cql).await
+}
+
+/// An answer of ClickHouse as it is.
+async fn clickhouse(sql: &str) -> String {
+    let url = format!("{}/", engine("FARSPAN_TEST_CLICKHOUSE"));
+    let answer = send(Method::POST, &url, &[], Bytes::from(sql.to_owned())).await.unwrap();
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(answer.status.is_success(), "{sql}: {text}");
+    text
+}
+
+/// All series and all edges of a database. Of slowest spans that are equally slow, either may be named.
+async fn counts(database: &str) -> [String; 2] {
+    let red = format!(
+        "SELECT tenant, service, operation, minute, kind, status, sum(seen), sum(estimated), \
+         sumMap(buckets), max(exemplar.nanos) FROM {database}.red_operations GROUP BY ALL ORDER BY ALL"
+    );
+    let edges = format!(
+        "SELECT tenant, bucket, caller, callee, is_error, sum(seen), sumMap(buckets) \
+         FROM {database}.edges GROUP BY ALL ORDER BY ALL"
+    );
+    [clickhouse(&red).await, clickhouse(&edges).await]
+}
+
+/// Waits until the cell's own stores hold everything that was sent.
+async fn until_all_is_stored(parts: &Parts) {
+    let sent = parts.sent();
+    eventually("everything is stored", 2 * MINUTE, || async {
+        let found =
+            [parts.counted().await?, documents(parts.name()).await?, rows(parts.name()).await?];
+        (found == [sent; 3]).then_some(()).ok_or_else(|| format!("{found:?} of {sent}"))
+    })
+    .await;
+}
+
+fn words(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{:?}\n{}\n{}", output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn last_json(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    serde_json::from_str(text.trim().lines().last().unwrap_or_default())
+        .unwrap_or_else(|error| panic!("{error}: {}", words(output)))
+}
+
+/// A whole replay; gives its summary.
+async fn replayed(parts: &Parts, arguments: &[&str]) -> Value {
+    let arguments: Vec<&str> =
+        ["replay", "--json", "--group"].into_iter().chain(arguments.iter().copied()).collect();
+    let output = parts.farspan(&arguments).await;
+    assert_eq!(output.status.code(), Some(0), "{arguments:?} {}", words(&output));
+    let summary = last_json(&output);
+    assert_eq!(summary["isWhole"], true, "{summary}");
+    summary
+}
+
+async fn refused(parts: &Parts, arguments: &[&str], why: &str) {
+    let output = parts.farspan(arguments).await;
+    assert_eq!(output.status.code(), Some(2), "{arguments:?} {}", words(&output));
+    assert!(words(&output).contains(why), "{arguments:?} {}", words(&output));
+}
+
+/// How far each store holds the log, by what `store status` says.
+async fn covers(parts: &Parts) -> Vec<(String, u64)> {
+    let output = parts.farspan(&["store", "status", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", words(&output));
+    let mut covers = Vec::new();
+    for store in last_json(&output)["stores"].as_array().unwrap() {
+        assert_eq!(store["isReachable"], true, "{store}");
+        for covered in store["covered"].as_array().unwrap() {
+            let next = covered["next"].as_object().unwrap().values();
+            let next = next.map(|next| next.as_u64().unwrap()).sum();
+            covers.push((covered["group"].as_str().unwrap().to_owned(), next));
+        }
+    }
+    covers.sort();
+    covers
+}
+
+/// A trace stays whole and found while others write it again.
+async fn assert_answered(parts: &Parts) {
+    for id in [parts.trace_ids().next().unwrap(), parts.trace_ids().next_back().unwrap()] {
+        let answer = get(&format!("http://{}/api/traces/{id}", parts.gateway)).await.unwrap();
+        let spans = answer.json()["data"][0]["spans"].as_array().map_or(0, Vec::len);
+        assert_eq!((answer.status.as_u16(), spans), (200, 1), "{id}");
+    }
+    let url = format!(
+        "http://{}/api/farspan/v1/search?service=cart&tag=http.route:/cart/%7Bid%7D&limit=500",
+        parts.gateway
+    );
+    let found = get(&url).await.unwrap().json();
+    assert_eq!(found["traces"].as_array().map_or(0, Vec::len), 30, "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_log_is_replayed_beside_a_running_cell_and_no_answer_changes() {
+    let mut parts = Parts::start().await;
+    parts.send(30).await;
+    parts.send_calls(30).await;
+    until_all_is_stored(&parts).await;
+    let before = covers(&parts).await;
+    let groups: Vec<&str> = before.iter().map(|(group, _)| group.as_str()).collect();
+    assert_eq!(
+        groups,
+        ["analytics-writer", "metrics-aggregator", "search-indexer", "storage-writer"]
+    );
+    // Into the cell's own stores, while it takes more.
+    let records = 30 * 20 + 30;
+    for group in ["search-indexer", "storage-writer"] {
+        let (summary, ()) = {
+            let arguments = [group, "--from", "earliest"];
+            tokio::join!(replayed(&parts, &arguments), assert_answered(&parts))
+        };
+        assert_eq!(
+            (&summary["records"], &summary["spans"]),
+            (&records.into(), &(records + 30).into())
+        );
+    }
+    parts.send(5).await;
+    until_all_is_stored(&parts).await;
+    assert_answered(&parts).await;
+    let after = covers(&parts).await;
+    for ((group, before), (_, after)) in before.iter().zip(&after) {
+        assert!(after >= before, "{group}: {before} {after}");
+    }
+    into_views(&parts).await;
+    stopped_and_gone_on_with(&parts).await;
+    what_cannot_be_replayed_is_refused(&parts).await;
+    counts_take_the_place_of_the_cells(&mut parts).await;
+    parts.end();
+}
+
+async fn into_views(parts: &Parts) {
+    let view = format!("{}v", parts.name());
+    for group in ["search-indexer", "storage-writer", "analytics-writer"] {
+        replayed(parts, &[group, "--from", "earliest", "--into", &view]).await;
+    }
+    let sent = parts.sent();
+    assert_eq!((documents(&view).await, rows(&view).await), (Ok(sent), Ok(sent)));
+    let sql = format!("SELECT uniqExact(TraceId, SpanId), count() FROM {view}.otel_traces");
+    let raw = clickhouse(&sql);
+    assert_eq!(raw.await.trim(), format!("{sent}\t{sent}"));
+    // Without a place it goes on where the view ends, where nothing is left.
+    let again = replayed(parts, &["search-indexer", "--into", &view]).await;
+    assert_eq!(again["records"], 0, "{again}");
+}
+
+/// Ctrl-C ends a replay in order; what it says goes on with the rest.
+async fn stopped_and_gone_on_with(parts: &Parts) {
+    let view = format!("{}s", parts.name());
+    let replay = ["replay", "--group", "search-indexer", "--into", &view];
+    let mut process =
+        parts.command("replay", &[&replay[..], &["--from", "earliest", "--rate", "20"]].concat());
+    eventually("it has begun", MINUTE, || async {
+        let text = process.output();
+        (text.contains(" records/s") && process.catches_interrupts()).then_some(()).ok_or(text)
+    })
+    .await;
+    process.interrupt();
+    assert_eq!(process.code(MINUTE), Some(3), "{}", process.output());
+    let text = process.output();
+    let rest = text.lines().find_map(|line| line.strip_prefix("stopped; to go on: "));
+    let rest: Vec<&str> = rest.unwrap_or_else(|| panic!("{text}")).split(' ').collect();
+    assert!(documents(&view).await.unwrap() < parts.sent());
+    replayed(parts, &[&replay[2..], &rest].concat()).await;
+    assert_eq!(documents(&view).await, Ok(parts.sent()));
+}
+
+async fn what_cannot_be_replayed_is_refused(parts: &Parts) {
+    let replay = ["replay", "--from", "earliest", "--group"];
+    let with = |more: &[&'static str]| [&replay[..], more].concat();
+    refused(parts, &with(&["metadata-publisher"]), "no function of the log alone").await;
+    refused(parts, &with(&["search-indexer", "--swap"]), "counts alone are swapped").await;
+    let own = [&replay[..], &["search-indexer", "--into", parts.name()]].concat();
+    refused(parts, &own, "the prefix that the cell uses").await;
+    let from = |place| ["replay", "--group", "search-indexer", "--from", place];
+    refused(parts, &from("8:1"), "there is no partition 8: they are 0 to 7").await;
+    refused(parts, &from("0:99999"), "before 99999").await;
+    refused(parts, &from("yesterday"), "is no time").await;
+    refused(parts, &["replay", "--group", "search-indexer"], "--from is needed").await;
+    let migrated = parts.farspan(&["store", "migrate", "--dry-run"]).await;
+    assert!(migrated.status.success(), "{}", words(&migrated));
+    assert_eq!(words(&migrated).matches("schema version 1, nothing to do").count(), 3);
+}
+
+async fn counts_take_the_place_of_the_cells(parts: &mut Parts) {
+    let view = format!("{}m", parts.name());
+    let counts_of_the_cell = counts(parts.name()).await;
+    assert_eq!(counts_of_the_cell[1].lines().count(), 1, "{counts_of_the_cell:?}");
+    replayed(parts, &["metrics-aggregator", "--from", "earliest", "--into", &view]).await;
+    assert_eq!(counts(&view).await, counts_of_the_cell);
+    // Again: nothing is counted twice.
+    replayed(parts, &["metrics-aggregator", "--from", "earliest", "--into", &view]).await;
+    assert_eq!(counts(&view).await, counts_of_the_cell);
+    let swap = ["replay", "--group", "metrics-aggregator", "--into", &view, "--swap"];
+    refused(parts, &swap, "running process(es) take part in metrics-aggregator").await;
+    swap_is_done_once_and_counted_on(parts, &view, &swap).await;
+}
+
+async fn swap_is_done_once_and_counted_on(parts: &mut Parts, view: &str, swap: &[&str]) {
+    parts.send(5).await;
+    until_all_is_stored(parts).await;
+    for ingester in 0..2 {
+        parts.end_ingester(ingester);
+    }
+    let marked = format!(
+        "INSERT INTO {}.red_services (service, minute, arrived) SELECT 'marked', now() - 7200, now()",
+        parts.name()
+    );
+    clickhouse(&marked).await;
+    // What the cell counts begins earlier now.
+    refused(parts, swap, "With --yes it is done").await;
+    let output = parts.farspan(&[swap, &["--yes"]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{}", words(&output));
+    let marks = |database: &str| {
+        format!("SELECT count() FROM {database}.red_services WHERE service = 'marked'")
+    };
+    let found = [clickhouse(&marks(parts.name())).await, clickhouse(&marks(view)).await];
+    assert_eq!(found, ["0\n", "1\n"]);
+    refused(parts, swap, "in use since a swap").await;
+    for ingester in 0..2 {
+        parts.start_again(ingester);
+    }
+    parts.send(5).await;
+    parts.send_calls(5).await;
+    until_all_is_stored(parts).await;
+    let edges = format!("SELECT sum(seen) FROM {}.edges", parts.name());
+    assert_eq!(clickhouse(&edges).await.trim(), "35");
+}
