@@ -233,7 +233,12 @@ impl ElasticsearchStore {
                 tier.word()
             ));
         }
-        if is_own && policy.repository.is_some() && !cluster.has_mounts {
+        let repository = policy.repository.as_ref().filter(|_| is_own);
+        if let Some(repository) = repository.filter(|_| cluster.lacks_repository) {
+            notes.push(format!(
+                "the cluster has no snapshot repository {repository}: no day is frozen, they stay cold"
+            ));
+        } else if repository.is_some() && !cluster.has_mounts {
             notes.push(
                 "the cluster does not search snapshots: a frozen day has one and stays beside it"
                     .to_owned(),
@@ -246,7 +251,8 @@ impl ElasticsearchStore {
     async fn tier_setting(&self) -> Result<(TierDriver, Cluster), StoreError> {
         let driver = driver(&self.client, &self.config.tiers).await?;
         let attribute = &self.config.tiers.allocation_attribute;
-        let cluster = cluster(&self.client, self.engine().is_opensearch, attribute).await?;
+        let mut cluster = cluster(&self.client, self.engine().is_opensearch, attribute).await?;
+        cluster.lacks_repository = self.missing_repository().await?.is_some();
         Ok((driver, cluster))
     }
 }

@@ -29,6 +29,13 @@ impl ElasticsearchStore {
         let Some((key, _)) = role_of(&self.names, index) else {
             return self.open_and_delete(index, documents).await;
         };
+        // Snapshots that are not seen may hold what is deleted, and come back with it.
+        if let Some(repository) = self.missing_repository().await? {
+            return Err(unavailable(format!(
+                "the cluster has no snapshot repository {repository}, and {index} may be in it: make \
+                 it, or take it out of `elasticsearch.tiers`, and erase again"
+            )));
+        }
         let mut gate = self.lock_soon(&key.to_string()).await?;
         let deleted = async {
             let facts = self.day_facts(&key).await?;

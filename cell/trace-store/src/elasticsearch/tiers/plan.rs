@@ -21,6 +21,8 @@ pub(super) struct Cluster {
     pub(super) values: BTreeSet<String>,
     /// It searches snapshots.
     pub(super) has_mounts: bool,
+    /// It does not know the repository that the policy names.
+    pub(super) lacks_repository: bool,
 }
 
 /// A step. Each may be made again.
@@ -106,6 +108,7 @@ impl Rules<'_> {
         if due == Tier::Gone {
             return remove(facts);
         }
+        let due = if self.cluster.lacks_repository { due.min(Tier::Cold) } else { due };
         let read = key.read_alias(self.names);
         let lacks = |index: &&IndexFacts| !index.is_closed() && !index.aliases.contains(&read);
         if let Some(index) = facts.current.iter().chain(&facts.late).find(lacks) {

@@ -403,6 +403,36 @@ async fn late_spans_that_come_while_late_spans_are_merged_are_not_lost() {
 }
 
 #[tokio::test]
+async fn a_repository_that_is_missing_is_a_note_and_days_stay_cold_until_it_is_there() {
+    for engine in ENGINES {
+        let mut moving = Moving::new(engine, true).await;
+        let repository = format!("/_snapshot/{}", moving.repository.clone().unwrap());
+        let settings = http(&moving.bench.url, "DELETE", &repository, "");
+        assert_eq!(settings.0, 200, "{settings:?}");
+        moving.index("web", 0..3).await;
+        let laws = Laws::of(&[("web", &[0, 1, 2])]);
+        moving.at_day(30);
+        moving.step_by_step(&laws).await;
+        let report = moving.run(TierSteps::All).await;
+        assert!(report.days.iter().all(|day| day.tier == Tier::Cold && day.due == Tier::Frozen));
+        assert!(report.notes.iter().any(|note| note.contains("no snapshot repository")));
+        let erased = moving.bench.store.erase(&TenantId::default(), trace_id(0)).await;
+        assert!(erased.unwrap_err().to_string().contains("repository"), "snapshots are not seen");
+
+        let name = moving.repository.clone().unwrap();
+        let settings = value!({ "type": "fs", "settings": { "location": name } });
+        json(&moving.bench.url, "PUT", &repository, &settings);
+        assert_eq!(
+            moving.bench.store.erase(&TenantId::default(), trace_id(0)).await.unwrap().spans,
+            1
+        );
+        let laws = Laws::of(&[("web", &[1, 2])]);
+        moving.step_by_step(&laws).await;
+        assert_eq!(moving.day(TODAY).await.tier, Tier::Frozen);
+    }
+}
+
+#[tokio::test]
 async fn a_lock_of_a_run_that_is_gone_ends_and_one_that_is_held_is_respected() {
     let mut moving = Moving::new(ENGINES[0], false).await;
     moving.index("web", 0..2).await;

@@ -191,3 +191,15 @@ fn a_number_of_shards_is_one_that_the_day_can_be_shrunk_to() {
         assert_eq!(divisor(shards, wanted), found, "{shards} {wanted}");
     }
 }
+
+#[test]
+fn a_day_stays_cold_while_its_repository_is_missing() {
+    let mut case = Case::new(1);
+    case.block();
+    case.cluster.lacks_repository = true;
+    assert!(matches!(case.next(30), Some(Step::Mark { tier: Tier::Cold, .. })));
+    case.arrive(Tier::Cold);
+    assert_eq!(case.next(30), None);
+    case.cluster.lacks_repository = false;
+    assert!(matches!(case.next(30), Some(Step::Snapshot { .. })));
+}
