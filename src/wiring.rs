@@ -22,6 +22,7 @@ mod replay;
 mod replicator;
 mod serve;
 mod standing;
+mod tiers;
 
 pub(crate) use cell::{start_cell, start_receiver};
 pub(crate) use engines::{SetUp, set_up};
@@ -29,3 +30,6 @@ pub(crate) use gateway::start_gateway;
 pub(crate) use replay::{PreparedReplay, is_swap_begun, prepare_replay, swap_counts};
 pub(crate) use replicator::start_replicator;
 pub(crate) use standing::{Migrated, Standing, look, migrate};
+#[cfg(test)]
+pub(crate) use tiers::DayShown;
+pub(crate) use tiers::{Moves, TiersShown, store_tiers};

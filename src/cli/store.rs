@@ -1,5 +1,5 @@
-//! `farspan store init|status|migrate`: what a cell needs in its engines, made before it is started, how it
-//! stands, and led to the schema of a new release.
+//! `farspan store init|status|migrate|tiers`: what a cell needs in its engines, made before it is started,
+//! how it stands, led to the schema of a new release, and the days of its search engine moved on.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::output::Output;
 use crate::wiring::{self, SetUp};
 
 mod standing;
+mod tiers;
 
 /// What to do with a cell's engines.
 #[derive(Debug, Subcommand)]
@@ -40,6 +41,9 @@ pub(super) enum StoreCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Show in which tier each day of the search engine is, and move those that are due: read-only and
+    /// merged, cold, frozen, gone. What was stopped anywhere is gone on with.
+    Tiers(tiers::TiersArguments),
 }
 
 /// Sets the engines up, looks at them, or leads their schemas forward.
@@ -50,6 +54,7 @@ pub(super) async fn run(command: &StoreCommand, output: &mut Output) -> Result<O
             let config = cell_on_engines(config)?;
             Box::pin(standing::status(&config, output)).await
         }
+        StoreCommand::Tiers(arguments) => tiers::run(arguments, output).await,
         StoreCommand::Migrate { config, dry_run } => {
             let config = cell_on_engines(config)?;
             Box::pin(standing::migrate(&config, *dry_run, output)).await

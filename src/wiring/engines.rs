@@ -170,9 +170,31 @@ pub(super) mod cassandra {
 #[cfg(feature = "elasticsearch")]
 pub(super) mod elasticsearch {
     use anyhow::Context as _;
-    use trace_store::elasticsearch::{ElasticsearchConfig, ElasticsearchStore, EngineCredentials};
+    use service_kit::config::search_engine::{self, TiersConfig};
+    use trace_store::elasticsearch::{
+        ElasticsearchConfig, ElasticsearchStore, EngineCredentials, TierDriver, TierPolicy,
+        TierSteps,
+    };
 
     use super::{CellConfig, SetUp, raw};
+
+    fn tiers(tiers: &TiersConfig) -> TierPolicy {
+        TierPolicy {
+            warm_after: tiers.warm_after,
+            cold_after: tiers.cold_after,
+            frozen_after: tiers.frozen_after,
+            repository: tiers.repository.clone(),
+            allocation_attribute: tiers.allocation_attribute.clone(),
+            shrink_to: tiers.shrink_to,
+            force_merge_segments: tiers.force_merge_segments,
+            driver: match tiers.driver {
+                search_engine::TierDriver::Auto => TierDriver::Auto,
+                search_engine::TierDriver::Ilm => TierDriver::Ilm,
+                search_engine::TierDriver::Own => TierDriver::Own,
+                search_engine::TierDriver::Off => TierDriver::Off,
+            },
+        }
+    }
 
     pub(in crate::wiring) fn settings(
         config: &CellConfig,
@@ -190,6 +212,7 @@ pub(super) mod elasticsearch {
             shards: elasticsearch.shards,
             replicas: elasticsearch.replicas,
             search_timeout: elasticsearch.timeout,
+            tiers: tiers(&elasticsearch.tiers),
             ..ElasticsearchConfig::at(String::new(), elasticsearch.prefix.clone())
         }
     }
@@ -203,6 +226,20 @@ pub(super) mod elasticsearch {
         let made = made.context("setting Elasticsearch's templates up")?;
         let what = format!("Elasticsearch prefix {}", settings.index_prefix);
         Ok(SetUp { what, notes: made.warnings, is_different: false })
+    }
+
+    /// A run of the cell's own; what fails is left for the next one, and said.
+    pub(in crate::wiring) async fn move_tiers(store: &ElasticsearchStore) -> anyhow::Result<()> {
+        let report = store.move_tiers(TierSteps::All).await?;
+        let steps: usize = report.days.iter().map(|day| day.done.len()).sum();
+        let failed: Vec<&str> = report.days.iter().filter_map(|day| day.error.as_deref()).collect();
+        tracing::info!(steps, failed = failed.len(), "days were moved between tiers");
+        match failed.first() {
+            Some(first) => {
+                anyhow::bail!("{} days were not moved; the first: {first}", failed.len())
+            }
+            None => Ok(()),
+        }
     }
 }
 

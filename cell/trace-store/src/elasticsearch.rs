@@ -6,6 +6,7 @@
 //! flush   refresh → progress document
 //! search  refresh own → push down → scan newest first → judge → traces
 //! erase   tombstone → documents → catalogue → segments
+//! tiers   read-only → late documents in, merged, shrunk → cold nodes → snapshot → gone
 //! ```
 //!
 //! **Never**: an answer that is shorter than it should be, a document that grows the mapping, an offset
@@ -35,10 +36,12 @@ mod standing;
 mod state;
 mod store;
 mod templates;
+mod tiers;
 mod tombstones;
 mod upkeep;
 
-pub use config::{ElasticsearchConfig, EngineCredentials, Lifecycle};
+pub use config::{ElasticsearchConfig, EngineCredentials};
 pub use figures::{ElasticsearchFigures, PoolFigures, SearchNodeFigures, ShardFigures, figures};
 pub use store::ElasticsearchStore;
 pub use templates::{EngineInfo, InitReport, SCHEMA};
+pub use tiers::{DayReport, Tier, TierDriver, TierPolicy, TierReport, TierSteps};

@@ -43,9 +43,9 @@ pub use memory_metrics::MemoryMetricsStore;
 pub use metrics::CassandraMetrics;
 #[cfg(feature = "clickhouse")]
 pub use metrics::ClickhouseSpansMetrics;
-#[cfg(feature = "elasticsearch")]
-pub use metrics::SearchEngineMetrics;
 pub use metrics::{ColdMetrics, QuestionMetrics, StoreMetrics};
+#[cfg(feature = "elasticsearch")]
+pub use metrics::{SearchEngineMetrics, TierLabels};
 pub use migration::{Migration, MigrationReport, Schema};
 pub use port::{
     ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta,

@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicU64;
 #[cfg(feature = "cassandra")]
 pub use cassandra::CassandraMetrics;
 use prometheus_client::metrics::counter::Counter;
+#[cfg(feature = "elasticsearch")]
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -261,6 +263,20 @@ pub struct SearchEngineMetrics {
     pub upkeep_rounds: Counter,
     /// Rounds of upkeep that failed; the next one does what is left.
     pub failed_upkeep_rounds: Counter,
+    /// Steps of days on their way to a tier.
+    pub tier_steps: Family<TierLabels, Counter>,
+    /// Such steps that failed; the next run tries again.
+    pub failed_tier_steps: Family<TierLabels, Counter>,
+    /// Indices of days by the tier in which they are, as the last run saw them.
+    pub tier_indices: Family<TierLabels, Gauge>,
+}
+
+/// The tier in which something is, or is on its way to.
+#[cfg(feature = "elasticsearch")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelSet)]
+pub struct TierLabels {
+    /// The tier.
+    pub tier: crate::elasticsearch::Tier,
 }
 
 #[cfg(feature = "elasticsearch")]
@@ -285,5 +301,17 @@ impl SearchEngineMetrics {
         for (name, help, counter) in counters {
             registry.register(format!("farspan_search_engine_{name}"), help, counter.clone());
         }
+        let families = [
+            ("tier_steps", "Steps of days to a tier", &self.tier_steps),
+            ("failed_tier_steps", "Steps of days that failed", &self.failed_tier_steps),
+        ];
+        for (name, help, family) in families {
+            registry.register(format!("farspan_search_engine_{name}"), help, family.clone());
+        }
+        registry.register(
+            "farspan_search_engine_tier_indices",
+            "Indices of days, by their tier",
+            self.tier_indices.clone(),
+        );
     }
 }

@@ -16,6 +16,7 @@ pub mod home;
 pub mod listen;
 pub mod redis;
 pub mod replicator;
+pub mod search_engine;
 mod section;
 mod setting;
 mod tree;

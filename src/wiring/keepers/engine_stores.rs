@@ -85,6 +85,14 @@ pub(super) async fn elasticsearch(
         }
     });
     opening.chores.push(Chore { when_stopped: WhenStopped::Leave, ..upkeep });
+    if opening.role.consumes() {
+        let kept = Arc::clone(&store);
+        let moving = chore("moving days between tiers", UPKEEP_EVERY, move || {
+            let store = Arc::clone(&kept);
+            async move { engines::elasticsearch::move_tiers(&store).await }
+        });
+        opening.chores.push(Chore { when_stopped: WhenStopped::Leave, ..moving });
+    }
     Ok(Searching {
         indexer: Arc::clone(&store) as _,
         search: Arc::clone(&store) as _,

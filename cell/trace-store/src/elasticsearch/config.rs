@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::tiers::TierPolicy;
 use crate::port::{NAMES_MAX, StoreError};
 
 /// Settings of an [`super::ElasticsearchStore`]. [`ElasticsearchConfig::at`] gives the defaults.
@@ -24,8 +25,8 @@ pub struct ElasticsearchConfig {
     pub shards: u32,
     /// Copies of each; `None`: 1, and 0 where the cluster has one node for data.
     pub replicas: Option<u32>,
-    /// Who moves and removes old days.
-    pub lifecycle: Lifecycle,
+    /// How days grow old, and who moves and removes them.
+    pub tiers: TierPolicy,
     /// Largest body of a bulk request, in bytes; a single document may be larger.
     pub bulk_bytes_max: usize,
     /// Most bulk requests at once.
@@ -71,19 +72,6 @@ pub enum EngineCredentials {
     },
 }
 
-/// Who moves days from hot to warm to cold to frozen, and removes them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Lifecycle {
-    /// Not the engine: a runner of ours, or nobody.
-    #[default]
-    None,
-    /// The engine's index lifecycle management (not every distribution has it).
-    Ilm {
-        /// Snapshot repository of the frozen tier; without one there is no such tier.
-        snapshot_repository: Option<String>,
-    },
-}
-
 impl ElasticsearchConfig {
     /// The defaults, for one node and a prefix.
     #[must_use]
@@ -96,7 +84,7 @@ impl ElasticsearchConfig {
             retention: Duration::from_secs(30 * 24 * 3_600),
             shards: 5,
             replicas: None,
-            lifecycle: Lifecycle::None,
+            tiers: TierPolicy::default(),
             bulk_bytes_max: 5 << 20,
             bulk_in_flight_max: 2,
             bulk_tries_max: 6,
@@ -127,6 +115,7 @@ impl ElasticsearchConfig {
         ]
         .into_iter()
         .filter_map(|(is_fault, fault)| is_fault.then_some(fault))
+        .chain(self.tiers.faults())
         .collect();
         if faults.is_empty() {
             return Ok(());

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use elasticsearch::http::Method;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
@@ -12,7 +11,7 @@ use trace_model::{Filter, SearchQuery, SpanKind, TenantId, TimeRange, TraceId, U
 
 use super::bulk::{Chunk, Outcome};
 use super::catalog::{BUCKET_NANOS, Entry};
-use super::client::{json as body, unavailable};
+use super::client::unavailable;
 use super::encode::shelf;
 use super::hits::Hit;
 use super::identity::{document_id, entry_hash};
@@ -176,7 +175,8 @@ impl ElasticsearchStore {
                 return Ok(removed);
             }
             for hit in &hits {
-                let newest = removed.indices.entry(hit.index.clone()).or_default();
+                let name = self.lasting_name(&hit.index);
+                let newest = removed.indices.entry(name).or_default();
                 *newest = hit.sequence.max(*newest);
             }
             // Before anything goes: what a crash leaves behind is finished by the next erasure.
@@ -195,29 +195,22 @@ impl ElasticsearchStore {
         }
     }
 
-    /// Deletes documents, also from a day that takes no writes.
+    /// Deletes documents, also from days that take no writes. What has gone to another index meanwhile
+    /// is left there.
     pub(super) async fn delete(&self, documents: &[(&str, &str)]) -> Result<(), StoreError> {
-        let blocked = self.try_delete(documents).await?;
-        for index in &blocked {
-            self.set_write_block(index, false).await?;
+        for blocked in self.try_delete(documents).await? {
+            let of_index = |(index, _): &&(&str, &str)| *index == blocked;
+            let documents: Vec<(&str, &str)> = documents.iter().filter(of_index).copied().collect();
+            self.delete_from_closed_day(&blocked, &documents).await?;
         }
-        if blocked.is_empty() {
-            return Ok(());
-        }
-        let again = self.try_delete(documents).await;
-        for index in &blocked {
-            self.set_write_block(index, true).await?;
-        }
-        match again?.first() {
-            None => Ok(()),
-            Some(index) => {
-                Err(unavailable(format!("{index} takes no deletions: erase again later")))
-            }
-        }
+        Ok(())
     }
 
     /// Deletes documents; gives the indices that refuse it.
-    async fn try_delete(&self, documents: &[(&str, &str)]) -> Result<BTreeSet<String>, StoreError> {
+    pub(super) async fn try_delete(
+        &self,
+        documents: &[(&str, &str)],
+    ) -> Result<BTreeSet<String>, StoreError> {
         let actions: String = documents
             .iter()
             .map(|(index, id)| format!("{}\n", json!({ "delete": { "_index": index, "_id": id } })))
@@ -230,6 +223,8 @@ impl ElasticsearchStore {
                 Outcome::ReadOnly(_) => {
                     blocked.insert((*index).to_owned());
                 }
+                // A copy of the day has taken its place.
+                Outcome::Away(words) if words.contains("index_not_found_exception") => {}
                 Outcome::Busy(words)
                 | Outcome::Full(words)
                 | Outcome::Refused(words)
@@ -237,19 +232,6 @@ impl ElasticsearchStore {
             }
         }
         Ok(blocked)
-    }
-
-    async fn set_write_block(&self, index: &str, is_blocked: bool) -> Result<(), StoreError> {
-        let path = format!("/{index}/_settings");
-        let settings = json!({ "index.blocks.write": is_blocked });
-        let answer = self.client.write(Method::Put, &path, &[], body(&settings)).await?;
-        if answer.is_success() {
-            return Ok(());
-        }
-        Err(unavailable(format!(
-            "{index} cannot be opened for an erasure: {}",
-            answer.error().words()
-        )))
     }
 
     /// Removes those entries for which no other span stands; gives the indices that held them.
@@ -311,20 +293,21 @@ impl ElasticsearchStore {
         ids: &[String],
     ) -> Result<BTreeSet<String>, StoreError> {
         let patterns = self.names.of(tenant, Kind::Services).all();
-        self.refresh(&patterns).await?;
-        let question = json!({
-            "size": ENTRIES * 3, "_source": false, "query": { "ids": { "values": ids } },
-        });
-        let hits: Vec<Hit<IgnoredAny>> = self.search_one(&patterns, question).await?.whole()?;
-        let documents: Vec<(&str, &str)> =
-            hits.iter().map(|hit| (hit.index.as_str(), hit.id.as_str())).collect();
-        if !documents.is_empty() {
+        let mut touched = BTreeSet::new();
+        loop {
+            self.refresh(&patterns).await?;
+            let question = json!({
+                "size": ENTRIES * 3, "_source": false, "query": { "ids": { "values": ids } },
+            });
+            let hits: Vec<Hit<IgnoredAny>> = self.search_one(&patterns, question).await?.whole()?;
+            if hits.is_empty() {
+                return Ok(touched);
+            }
+            let documents: Vec<(&str, &str)> =
+                hits.iter().map(|hit| (hit.index.as_str(), hit.id.as_str())).collect();
             self.delete(&documents).await?;
+            touched.extend(hits.iter().map(|hit| self.lasting_name(&hit.index)));
         }
-        let touched: BTreeSet<String> = hits.into_iter().map(|hit| hit.index).collect();
-        let names: Vec<String> = touched.iter().cloned().collect();
-        self.refresh(&names).await?;
-        Ok(touched)
     }
 }
 

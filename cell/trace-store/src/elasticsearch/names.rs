@@ -27,6 +27,29 @@ impl Day {
     }
 }
 
+impl Day {
+    /// When it begins.
+    pub(super) const fn start(self) -> UnixNanos {
+        UnixNanos(self.0.saturating_mul(NANOS_PER_DAY))
+    }
+
+    /// The day of a `YYYY-MM-DD` from 1970 on.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-').map(|part| part.parse::<u64>().ok());
+        let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+        if !(1_970..=2_500).contains(&year) || !(1..=12).contains(&month) {
+            return None;
+        }
+        // March begins a year, so that leap days come last.
+        let (year, month) = if month < 3 { (year - 1, month + 9) } else { (year, month - 3) };
+        let of_year = (153 * month + 2) / 5 + day.checked_sub(1)?;
+        let days = year * 365 + year / 4 - year / 100 + year / 400 + of_year;
+        // What no calendar has is printed otherwise.
+        let found = Self(days.checked_sub(719_468)?);
+        (found.to_string() == text).then_some(found)
+    }
+}
+
 impl fmt::Display for Day {
     /// Counts days from 1 March of a year divisible by 400, so that leap days come last.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,7 +100,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const fn word(self) -> &'static str {
+    /// Its word in the names of indices.
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Spans => "jaeger-span",
             Self::Services => "jaeger-service",
@@ -119,6 +143,21 @@ impl Names {
     /// The index prefix under which a stock Jaeger reads a tenant.
     pub(super) fn jaeger_prefix(&self, tenant: &TenantId) -> String {
         format!("{}.{}", self.prefix, tenant_part(tenant.as_str()))
+    }
+
+    /// The tenant's part, the kind and the rest of the name of an index of this cell.
+    pub(super) fn parts<'a>(&self, index: &'a str) -> Option<(&'a str, Kind, &'a str)> {
+        let rest = index.strip_prefix(&self.prefix)?.strip_prefix('.')?;
+        // Jaeger's word stands within no tenant's part.
+        [Kind::Spans, Kind::Services].into_iter().find_map(|kind| {
+            let (part, rest) = rest.split_once(&format!("-{}-", kind.word()))?;
+            Some((part, kind, rest))
+        })
+    }
+
+    /// The indices of the tenant with this part and of a kind.
+    pub(super) fn of_part(&self, part: &str, kind: Kind) -> TenantNames {
+        TenantNames { base: format!("{}.{part}-{}-", self.prefix, kind.word()) }
     }
 
     /// The indices of a tenant and kind.
@@ -206,6 +245,19 @@ mod tests {
         ] {
             assert_eq!(Day::of(UnixNanos(seconds * 1_000_000_000)).to_string(), text);
         }
+    }
+
+    #[test]
+    fn every_day_is_read_as_it_is_written_and_nothing_else_is_a_day() {
+        for day in 0..60_000 {
+            let day = Day(day);
+            assert_eq!(Day::parse(&day.to_string()), Some(day));
+            assert_eq!(Day::of(day.start()), day);
+        }
+        for text in ["", "2026-02-29", "2026-13-01", "2026-01-00", "26-01-01", "2026-1-1", "read"] {
+            assert_eq!(Day::parse(text), None, "{text}");
+        }
+        assert_eq!(Day::parse("2026-01-01-late"), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! What is refused for good is told at the end, when everything else is there: the caller narrows it
 //! down and sets it aside.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ use serde::Deserialize;
 use serde_json::json;
 use trace_model::Coverage;
 
-use super::bulk::{ANSWER_FILTER, Chunk, Outcome, outcomes};
+use super::bulk::{ANSWER_FILTER, Chunk, Outcome, Target, outcomes};
 use super::client::{json as body, unavailable};
 use super::encode::{Encoder, erased_traces};
-use super::names::Shelf;
+use super::names::{Day, Shelf};
 use super::state::Erased;
 use super::store::ElasticsearchStore;
 use super::templates::is_there_already;
@@ -230,27 +231,40 @@ impl ElasticsearchStore {
                 }
             }
         }
-        left.moved.extend(self.move_to_late(chunk, read_only).await?);
+        let (moved, busy) = self.move_to_late(chunk, read_only).await?;
+        left.moved.extend(moved);
+        left.busy.extend(busy);
         Ok(())
     }
 
-    /// Takes items to the companion of their day, but for those that the day has already.
+    /// Takes items to the companion of their day, but for those that the day has already; those whose
+    /// companion is being merged into its day wait, and then try the day again.
     async fn move_to_late(
         &self,
         chunk: &mut Chunk,
         items: Vec<(usize, String)>,
-    ) -> Result<Vec<usize>, StoreError> {
-        let mut moved = Vec::new();
+    ) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
+        let (mut moved, mut busy) = (Vec::new(), Vec::new());
         let mut docs = Vec::new();
         for (item, words) in items {
             let target = chunk.target_of(item).cloned();
             let (Some(target), Some(found)) = (target, chunk.items.get(item)) else { continue };
-            let Shelf::Day(day) = target.shelf else { return Err(unavailable(words)) };
+            let day = match target.shelf {
+                Shelf::Day(day) => day,
+                Shelf::Late(day) => {
+                    // It is gone in a moment, and then made anew.
+                    self.state.forget_index(&target.index);
+                    Self::back_to_day(chunk, item, &target, day);
+                    busy.push(item);
+                    continue;
+                }
+                Shelf::Outlying => return Err(unavailable(words)),
+            };
             docs.push(json!({ "_index": target.index, "_id": found.id, "_source": false }));
             moved.push((item, target, Shelf::Late(day)));
         }
         if moved.is_empty() {
-            return Ok(vec![]);
+            return Ok((vec![], busy));
         }
         let known: ManyDocuments = self.client.ask("/_mget", &[], &json!({ "docs": docs })).await?;
         if known.docs.len() != moved.len() {
@@ -258,20 +272,31 @@ impl ElasticsearchStore {
                 "half an answer about the documents of a day that is read-only",
             ));
         }
-        let mut late = Vec::new();
+        let (mut late, mut made) = (Vec::new(), BTreeSet::new());
         for ((item, target, shelf), _) in
             moved.into_iter().zip(known.docs).filter(|(_, document)| !document.found)
         {
             let place = chunk.target(&target.names, target.kind, shelf);
             let index = target.names.index(shelf);
-            self.make_index(&index, &target.names.read_alias()).await?;
+            // It comes and goes with each merge: what this process remembers of it is worth nothing.
+            if made.insert(index.clone()) {
+                self.state.forget_index(&index);
+                self.make_index(&index, &target.names.read_alias()).await?;
+            }
             if let Some(item) = chunk.items.get_mut(item) {
                 item.target = place;
             }
             self.metrics.late_documents.inc();
             late.push(item);
         }
-        Ok(late)
+        Ok((late, busy))
+    }
+
+    fn back_to_day(chunk: &mut Chunk, item: usize, target: &Target, day: Day) {
+        let place = chunk.target(&target.names, target.kind, Shelf::Day(day));
+        if let Some(item) = chunk.items.get_mut(item) {
+            item.target = place;
+        }
     }
 
     /// Makes an index, with the alias by which it is read; one that is there gets the alias.
@@ -287,6 +312,11 @@ impl ElasticsearchStore {
             if !is_there_already(&answer) {
                 let words = answer.error().words();
                 return Err(unavailable(format!("{index} was not made: {words}")));
+            }
+            if answer.error().words().contains("already exists as alias") {
+                // A copy of the day has its name, and all that goes with it.
+                self.state.know_index(index, now);
+                return Ok(());
             }
             let action = json!({ "actions": [{ "add": { "index": index, "alias": alias } }] });
             let answer = self.client.write(Method::Post, "/_aliases", &[], body(&action)).await?;

@@ -75,6 +75,11 @@ impl State {
         known.insert(index.to_owned(), now);
     }
 
+    /// The index is made again before it is written to.
+    pub(super) fn forget_index(&self, index: &str) {
+        lock(&self.known).remove(index);
+    }
+
     /// An index may have been removed: each is made again before it is written to.
     pub(super) fn forget_indices(&self) {
         lock(&self.known).clear();

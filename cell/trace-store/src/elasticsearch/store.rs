@@ -89,12 +89,6 @@ impl ElasticsearchStore {
     pub fn jaeger_prefix(&self, tenant: &TenantId) -> String {
         self.names.jaeger_prefix(tenant)
     }
-
-    /// The policy of the engine's lifecycle management for this configuration.
-    #[must_use]
-    pub fn lifecycle_policy(config: &ElasticsearchConfig) -> serde_json::Value {
-        templates::lifecycle_policy(config)
-    }
 }
 
 #[async_trait]

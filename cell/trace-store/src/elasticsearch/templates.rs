@@ -2,13 +2,16 @@
 //! state index, and the lifecycle policy where the engine has one. Versioned; a newer version is
 //! refused, an older one is replaced (days that exist keep their mapping, the next day has ours).
 
+use std::collections::BTreeSet;
+
 use elasticsearch::http::Method;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client, json as body, unavailable};
-use super::config::{ElasticsearchConfig, Lifecycle};
+use super::config::ElasticsearchConfig;
 use super::names::{Kind, Names};
 use super::standing::lacking;
+use super::tiers::{self, Tier, TierDriver};
 use crate::migration::{Schema, expect};
 use crate::port::StoreError;
 
@@ -19,7 +22,6 @@ pub static SCHEMA: Schema = Schema { version: VERSION, steps: &[] };
 /// Above Jaeger's own (500): a day that a Jaeger begins has our fields as well. Patterns that might
 /// meet need priorities of their own.
 const PRIORITY: u32 = 700;
-const SECONDS_PER_DAY: u64 = 24 * 3_600;
 
 /// Which engine answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +114,53 @@ pub(super) async fn init(
     Ok(InitReport { engine, replicas, warnings })
 }
 
+/// What is said of new days.
+struct DaySettings {
+    driver: TierDriver,
+    /// Tiers that nodes are for.
+    nodes: BTreeSet<String>,
+}
+
+impl DaySettings {
+    async fn of(client: &Client, config: &ElasticsearchConfig) -> Result<Self, StoreError> {
+        Ok(Self {
+            driver: tiers::driver(client, &config.tiers).await?,
+            nodes: tiers::tiers_of_nodes(client, &config.tiers.allocation_attribute).await?,
+        })
+    }
+
+    fn has(&self, tier: Tier) -> bool {
+        self.nodes.contains(tier.word())
+    }
+
+    /// The policy's name where the engine moves the days, and the hot nodes where a day can move away
+    /// from them.
+    fn component(&self, config: &ElasticsearchConfig, names: &Names) -> Value {
+        let mut settings = json!({});
+        if self.driver == TierDriver::Ilm {
+            set(&mut settings, "lifecycle.name", &names.own("days"));
+        }
+        if self.has(Tier::Hot) && (self.has(Tier::Warm) || self.has(Tier::Cold)) {
+            let attribute = &config.tiers.allocation_attribute;
+            let required = format!("routing.allocation.require.{attribute}");
+            set(&mut settings, &required, Tier::Hot.word());
+        }
+        if settings == json!({}) {
+            return settings;
+        }
+        json!({ "settings": { "index": settings } })
+    }
+}
+
+/// Puts a setting where its path leads: so the engine keeps and shows it, whatever is written.
+fn set(settings: &mut Value, path: &str, value: &str) {
+    let mut place = settings;
+    for part in path.split('.') {
+        place = &mut place[part];
+    }
+    *place = json!(value);
+}
+
 /// Puts policy and templates under this version. Gives the copies of each shard.
 pub(super) async fn put_all(
     client: &Client,
@@ -120,11 +169,13 @@ pub(super) async fn put_all(
     version: u32,
 ) -> Result<u32, StoreError> {
     let replicas = replicas(client, config).await?;
-    if let Lifecycle::Ilm { .. } = config.lifecycle {
+    let days = DaySettings::of(client, config).await?;
+    if days.driver == TierDriver::Ilm {
         let path = format!("/_ilm/policy/{}", names.own("days"));
-        put(client, &path, &lifecycle_policy(config)).await?;
+        let policy = config.tiers.lifecycle(config.retention, |tier| days.has(tier));
+        put(client, &path, &policy).await?;
     }
-    for (name, component) in components(config, names, replicas, version) {
+    for (name, component) in components(config, names, replicas, &days, version) {
         put(client, &format!("/_component_template/{}", names.own(name)), &component).await?;
     }
     for (name, template) in index_templates(names, version) {
@@ -148,8 +199,9 @@ pub(super) async fn differences(
     names: &Names,
 ) -> Result<Vec<String>, StoreError> {
     let replicas = replicas(client, config).await?;
+    let days = DaySettings::of(client, config).await?;
     let mut differences = Vec::new();
-    for (name, component) in components(config, names, replicas, VERSION) {
+    for (name, component) in components(config, names, replicas, &days, VERSION) {
         let name = names.own(name);
         let path = format!("/_component_template/{name}");
         let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
@@ -170,6 +222,7 @@ fn components(
     config: &ElasticsearchConfig,
     names: &Names,
     replicas: u32,
+    days: &DaySettings,
     version: u32,
 ) -> Vec<(&'static str, Value)> {
     let mut settings = parsed(include_str!("templates/settings.json"));
@@ -177,14 +230,10 @@ fn components(
         index.insert("number_of_shards".to_owned(), json!(config.shards));
         index.insert("number_of_replicas".to_owned(), json!(replicas));
     }
-    let mut days = json!({});
-    if let Lifecycle::Ilm { .. } = config.lifecycle {
-        days = json!({ "settings": { "index": { "lifecycle": { "name": names.own("days") } } } });
-    }
     let component = |template: Value| json!({ "template": template, "version": version });
     vec![
         ("settings", component(settings)),
-        ("days", component(days)),
+        ("days", component(days.component(config, names))),
         ("span", component(parsed(include_str!("templates/span.json")))),
         ("service", component(parsed(include_str!("templates/service.json")))),
         ("state", component(parsed(include_str!("templates/state.json")))),
@@ -246,35 +295,6 @@ async fn put(client: &Client, path: &str, value: &Value) -> Result<(), StoreErro
     Err(StoreError::Unsupported(format!("the engine refuses {path}: {}", error.words())))
 }
 
-/// The policy of the engine's lifecycle management: hot, warm from day 2 (read-only, merged, shrunk),
-/// cold from day 7, frozen from day 30 in a snapshot, gone at the end of the retention. Tiers that
-/// the retention ends before are left out.
-#[must_use]
-pub(super) fn lifecycle_policy(config: &ElasticsearchConfig) -> Value {
-    let mut policy = parsed(include_str!("templates/lifecycle.json"));
-    let days = (config.retention.as_secs() / SECONDS_PER_DAY).max(1);
-    let repository = match &config.lifecycle {
-        Lifecycle::Ilm { snapshot_repository } => snapshot_repository.as_deref(),
-        Lifecycle::None => None,
-    };
-    let Some(phases) = policy.pointer_mut("/policy/phases").and_then(Value::as_object_mut) else {
-        return policy;
-    };
-    for (phase, begins) in [("warm", 2), ("cold", 7), ("frozen", 30)] {
-        if days <= begins || (phase == "frozen" && repository.is_none()) {
-            phases.remove(phase);
-        }
-    }
-    if let Some(delete) = phases.get_mut("delete").and_then(Value::as_object_mut) {
-        delete.insert("min_age".to_owned(), json!(format!("{days}d")));
-    }
-    let snapshot = "/frozen/actions/searchable_snapshot/snapshot_repository";
-    if let Some(name) = policy.pointer_mut(&format!("/policy/phases{snapshot}")) {
-        *name = json!(repository);
-    }
-    policy
-}
-
 /// A file of ours; that it is JSON is tested.
 fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
@@ -286,16 +306,14 @@ fn body_of_none() -> bytes::Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn config(days: u64, repository: Option<&str>) -> ElasticsearchConfig {
-        ElasticsearchConfig {
-            retention: Duration::from_secs(days * 24 * 3_600),
-            lifecycle: Lifecycle::Ilm { snapshot_repository: repository.map(str::to_owned) },
-            ..ElasticsearchConfig::at("http://127.0.0.1:9200", "eu")
-        }
+    fn config() -> ElasticsearchConfig {
+        ElasticsearchConfig::at("http://127.0.0.1:9200", "eu")
+    }
+
+    fn days(driver: TierDriver, nodes: &[&str]) -> DaySettings {
+        DaySettings { driver, nodes: nodes.iter().map(|node| (*node).to_owned()).collect() }
     }
 
     #[test]
@@ -309,7 +327,8 @@ mod tests {
             }
         }
         let names = Names::new("eu".to_owned());
-        let components = components(&config(30, None), &names, 1, VERSION);
+        let days = days(TierDriver::Ilm, &[]);
+        let components = components(&config(), &names, 1, &days, VERSION);
         assert_eq!(components.len(), 5);
         for (name, component) in &components {
             assert!(component.get("template").unwrap().is_object(), "{name}");
@@ -322,33 +341,21 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_moves_days_as_the_guide_says_and_ends_with_the_retention() {
-        let phases =
-            |config: &ElasticsearchConfig| lifecycle_policy(config)["policy"]["phases"].clone();
-        let full = phases(&config(90, Some("backup")));
-        let begins = |phase: &str| full[phase]["min_age"].as_str().unwrap().to_owned();
-        let of = ["hot", "warm", "cold", "frozen", "delete"].map(begins);
-        assert_eq!(of, ["0ms", "2d", "7d", "30d", "90d"]);
-        assert_eq!(
-            full["frozen"]["actions"]["searchable_snapshot"]["snapshot_repository"],
-            "backup"
-        );
-        for action in ["readonly", "forcemerge", "shrink", "allocate"] {
-            assert!(full["warm"]["actions"][action].is_object(), "{action}");
-        }
-        let short = phases(&config(5, Some("backup")));
-        assert!(short["warm"].is_object() && short["cold"].is_null() && short["frozen"].is_null());
-        assert_eq!(short["delete"]["min_age"], "5d");
-        assert!(phases(&config(90, None))["frozen"].is_null());
-    }
-
-    #[test]
     fn a_lifecycle_is_named_only_where_the_engine_has_it() {
         let names = Names::new("eu".to_owned());
-        let days =
-            |config: &ElasticsearchConfig| components(config, &names, 0, VERSION)[1].1.clone();
-        let with = days(&config(30, None));
-        assert_eq!(with["template"]["settings"]["index"]["lifecycle"]["name"], "eu-farspan-days");
+        let settings = |driver: TierDriver, nodes: &[&str]| {
+            let all = components(&config(), &names, 0, &days(driver, nodes), VERSION);
+            all[1].1["template"].clone()
+        };
+        let ilm = settings(TierDriver::Ilm, &["hot"]);
+        assert_eq!(
+            ilm,
+            json!({ "settings": { "index": { "lifecycle": { "name": "eu-farspan-days" } } } })
+        );
+        assert_eq!(settings(TierDriver::Own, &["hot"]), json!({}));
+        let both = settings(TierDriver::Own, &["hot", "warm"]);
+        let hot = json!({ "routing": { "allocation": { "require": { "data": "hot" } } } });
+        assert_eq!(both, json!({ "settings": { "index": hot } }));
         let outlying = index_templates(&names, VERSION);
         let of =
             |wanted: &str| outlying.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
@@ -356,7 +363,5 @@ mod tests {
             assert!(!of(name)["composed_of"].to_string().contains("days"), "{name}");
         }
         assert!(of("span")["composed_of"].to_string().contains("days"));
-        let without = ElasticsearchConfig::at("http://127.0.0.1:9200", "eu");
-        assert_eq!(days(&without)["template"], json!({}));
     }
 }

@@ -6,6 +6,7 @@ mod engine;
 mod figures;
 mod hostile;
 mod kills;
+mod moves;
 mod schema;
 mod tiers;
 

@@ -228,7 +228,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
         true => root.within("retention", COLD_RETENTION, lives),
         false => root.within_by_profile("retention", by_profile, lives),
     };
-    let stores = read_stores(root, profile);
+    let stores = read_stores(root, profile, retention);
     let cold = read_cold(root, stores.as_ref(), retention);
     for unserved in profile.unserved() {
         root.note(format!(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::cell::Profile;
 pub use super::foreign::{ForeignConfig, ForeignEncoding};
+use super::search_engine::{TiersConfig, read_elasticsearch};
 use super::section::Section;
 use super::setting::{EngineUrl, Properties};
 
@@ -154,6 +155,8 @@ pub struct ElasticsearchConfig {
     pub timeout: Duration,
     /// Who we are.
     pub credentials: Credentials,
+    /// How its days grow old.
+    pub tiers: TiersConfig,
 }
 
 /// ClickHouse.
@@ -197,7 +200,11 @@ const fn choices(profile: Profile) -> (LogKind, TracesKind, SearchKind, MetricsK
 }
 
 /// Reads the choice, then the section of each engine that is chosen.
-pub(super) fn read_stores(root: &mut Section<'_>, profile: Profile) -> Option<StoresConfig> {
+pub(super) fn read_stores(
+    root: &mut Section<'_>,
+    profile: Profile,
+    retention: Duration,
+) -> Option<StoresConfig> {
     let (log, traces, search, metrics) = choices(profile);
     let name = profile.name();
     let mut section = root.section("stores");
@@ -217,7 +224,8 @@ pub(super) fn read_stores(root: &mut Section<'_>, profile: Profile) -> Option<St
     let is_cassandra = traces == TracesKind::Cassandra;
     let cassandra = engine(root, "cassandra", is_cassandra, read_cassandra);
     let is_elasticsearch = search == SearchKind::Elasticsearch;
-    let elasticsearch = engine(root, "elasticsearch", is_elasticsearch, read_elasticsearch);
+    let read = |section: &mut Section<'_>| read_elasticsearch(section, retention);
+    let elasticsearch = engine(root, "elasticsearch", is_elasticsearch, read);
     let is_clickhouse = metrics == MetricsKind::Clickhouse;
     let clickhouse = engine(root, "clickhouse", is_clickhouse, read_clickhouse);
     Some(StoresConfig {
@@ -233,7 +241,7 @@ fn engine<T>(
     root: &mut Section<'_>,
     key: &'static str,
     is_used: bool,
-    read: fn(&mut Section<'_>) -> Option<T>,
+    read: impl FnOnce(&mut Section<'_>) -> Option<T>,
 ) -> Option<Option<T>> {
     if !is_used {
         if root.has(key) {
@@ -323,28 +331,6 @@ fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
     })
 }
 
-fn read_elasticsearch(section: &mut Section<'_>) -> Option<ElasticsearchConfig> {
-    let urls = section.required::<Vec<EngineUrl>>("urls");
-    if urls.as_ref().is_some_and(Vec::is_empty) {
-        section.refuse("urls", "names no node");
-    }
-    let prefix = section.value("prefix", "farspan".to_owned());
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_prefix = prefix.bytes().all(is_plain) && !prefix.starts_with('-');
-    if !is_prefix || !(1..=60).contains(&prefix.len()) {
-        section.refuse("prefix", "is 1 to 60 lower-case letters, digits and dashes, no dash first");
-    }
-    let config = ElasticsearchConfig {
-        urls: Vec::new(),
-        prefix,
-        shards: section.within("shards", 5, 1..=1_024),
-        replicas: section.optional("replicas"),
-        timeout: timeout(section),
-        credentials: read_credentials(section),
-    };
-    Some(ElasticsearchConfig { urls: urls?, ..config })
-}
-
 fn read_clickhouse(section: &mut Section<'_>) -> Option<ClickhouseConfig> {
     let url = section.required::<EngineUrl>("url");
     let database = section.value("database", "farspan".to_owned());
@@ -382,7 +368,7 @@ fn hosts(section: &mut Section<'_>, key: &'static str) -> Option<Vec<String>> {
     Some(hosts)
 }
 
-fn timeout(section: &mut Section<'_>) -> Duration {
+pub(super) fn timeout(section: &mut Section<'_>) -> Duration {
     let seconds = Duration::from_secs;
     section.within("timeout", seconds(10), Duration::from_millis(100)..=seconds(300))
 }

@@ -33,7 +33,15 @@ impl Bench {
     pub(super) async fn with(
         change: impl FnOnce(ElasticsearchConfig) -> ElasticsearchConfig,
     ) -> Self {
-        let url = url("FARSPAN_TEST_ELASTICSEARCH");
+        Self::on("FARSPAN_TEST_ELASTICSEARCH", change).await
+    }
+
+    /// On the engine whose address the variable has.
+    pub(super) async fn on(
+        variable: &str,
+        change: impl FnOnce(ElasticsearchConfig) -> ElasticsearchConfig,
+    ) -> Self {
+        let url = url(variable);
         let directory = tempfile::tempdir().unwrap();
         let config = change(config(&url, directory.path()));
         let tidy = Tidy {

@@ -7,6 +7,7 @@ use super::super::cell::{GroupKind, Profile, WhenFull};
 use super::super::engines::{LogKind, MetricsKind, SearchKind, TracesKind};
 use super::super::foreign::ForeignEncoding;
 use super::super::listen::LogFormat;
+use super::super::search_engine::TierDriver;
 use super::super::tree::Node;
 use super::{Setting, needs, text_of};
 
@@ -227,5 +228,24 @@ impl Setting for SpanMode {
 
     fn show(&self) -> String {
         word_for(self, &SPAN_MODES)
+    }
+}
+
+const TIER_DRIVERS: [(&str, TierDriver); 4] = [
+    ("auto", TierDriver::Auto),
+    ("ilm", TierDriver::Ilm),
+    ("own", TierDriver::Own),
+    ("off", TierDriver::Off),
+];
+
+impl Setting for TierDriver {
+    const WANTED: &'static str = "auto, ilm, own or off";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        word_of(node, &TIER_DRIVERS)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &TIER_DRIVERS)
     }
 }
