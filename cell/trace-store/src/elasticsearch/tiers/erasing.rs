@@ -33,7 +33,7 @@ impl ElasticsearchStore {
         if let Some(repository) = self.missing_repository().await? {
             return Err(unavailable(format!(
                 "the cluster has no snapshot repository {repository}, and {index} may be in it: make \
-                 it, or take it out of `elasticsearch.tiers`, and erase again"
+                 it and erase again"
             )));
         }
         let mut gate = self.lock_soon(&key.to_string()).await?;
