@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json as value};
 use trace_model::query::Field;
-use trace_model::{Filter, TenantId, TimeRange, TraceId};
+use trace_model::{Filter, TenantId, TimeRange, TraceId, TraceMatch};
 use trace_store::elasticsearch::{
     DayReport, ElasticsearchConfig, ElasticsearchStore, Tier, TierDriver, TierPolicy, TierReport,
     TierSteps,
 };
-use trace_store::{Eraser, SearchIndexer, ServiceCatalog, TraceSearch};
+use trace_store::{Eraser, SearchIndexer, ServiceCatalog, StoreError, TraceSearch};
 
 use super::documents::{Bench, TODAY};
 use super::engine::{http, json};
@@ -136,7 +136,7 @@ impl Laws {
     async fn hold(&self, moving: &Moving, after: &[String]) {
         let bench = &moving.bench;
         let store = bench.another().await;
-        let found = store.search(&query(Filter::All)).await.unwrap().matches;
+        let found = found_at_last(&store).await;
         let spans: u32 = found.iter().map(|found| found.matched_spans).sum();
         assert_eq!(spans as usize, self.spans(), "{after:?}");
         for (service, traces) in &self.traces {
@@ -157,6 +157,24 @@ impl Laws {
         assert_eq!(services, expected, "{after:?}");
     }
 }
+
+/// What a search finds, once the engine has opened what a step that was dropped has made: until then it
+/// is refused, and never shorter.
+async fn found_at_last(store: &ElasticsearchStore) -> Vec<TraceMatch> {
+    let searched = async {
+        loop {
+            match store.search(&query(Filter::All)).await {
+                Ok(answer) => return answer.matches,
+                Err(StoreError::Unavailable(_)) => tokio::time::sleep(POLL).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), searched).await.expect("it cannot be searched")
+}
+
+/// How often it is looked again.
+const POLL: Duration = Duration::from_millis(50);
 
 fn has(made: &[String], word: &str) -> bool {
     made.iter().any(|step| step.contains(word))
