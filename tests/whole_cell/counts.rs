@@ -26,6 +26,9 @@ impl Names {
     }
 }
 
+/// Who counts joins its group again after brokers stood, once they have given its old membership up.
+const COUNTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(150);
+
 /// Waits until every store holds exactly so many spans, each once.
 pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u64) {
     let name = &names.name;
@@ -35,7 +38,7 @@ pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u6
         ("red_services", format!("SELECT sum(seen) FROM {name}.red_services")),
         ("red_operations", format!("SELECT sum(seen) FROM {name}.red_operations")),
     ] {
-        eventually(what, PATIENCE, || async {
+        eventually(what, COUNTED_WITHIN, || async {
             let found = clickhouse(engines, &sql).await?;
             if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
         })
