@@ -433,6 +433,25 @@ fn newest_file(directory: &std::path::Path, place_from_end: usize) -> PathBuf {
     paths[paths.len() - 1 - place_from_end].clone()
 }
 
+/// What of a file is damaged.
+#[derive(Clone, Copy)]
+enum Damaged {
+    /// The byte in its middle.
+    Middle,
+    /// Nearly all that it holds behind its header.
+    BehindTheHeader,
+}
+
+fn damage(path: &std::path::Path, what: Damaged) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let (from, until) = match what {
+        Damaged::Middle => (bytes.len() / 2, bytes.len() / 2 + 1),
+        Damaged::BehindTheHeader => (64, bytes.len()),
+    };
+    bytes[from..until].iter_mut().for_each(|byte| *byte ^= 0x10);
+    std::fs::write(path, bytes).unwrap();
+}
+
 #[tokio::test]
 async fn a_torn_tail_is_cut_and_the_rest_is_kept() {
     let directory = tempfile::tempdir().unwrap();
@@ -460,10 +479,7 @@ async fn damage_in_the_middle_costs_its_record_and_makes_a_hole() {
     fill(&log, 3, 4).await;
     drop(log);
     let path = newest_file(directory.path(), 0);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    std::fs::write(&path, bytes).unwrap();
+    damage(&path, Damaged::Middle);
     let log = open_files(directory.path(), &clock);
     let published = log.published().unwrap();
     assert_eq!(published.holes.len(), 1);
@@ -486,10 +502,7 @@ async fn a_packed_file_is_smaller_and_damage_to_it_makes_a_hole_that_stays() {
     assert!(packed < plain / 2, "{packed} of {plain}");
     assert_eq!(read_all(&log).await.rows.len(), 61);
     drop(log);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    std::fs::write(&path, bytes).unwrap();
+    damage(&path, Damaged::Middle);
     for _ in 0..2 {
         let log = open_files(directory.path(), &clock);
         assert_eq!(log.published().unwrap().holes.len(), 1);
@@ -499,7 +512,9 @@ async fn a_packed_file_is_smaller_and_damage_to_it_makes_a_hole_that_stays() {
 
 #[tokio::test]
 async fn damage_that_comes_after_opening_makes_a_hole_for_readers_and_for_what_follows() {
-    for (is_packed, is_whole_file) in [(false, false), (false, true), (true, false)] {
+    for (is_packed, what) in
+        [(false, Damaged::Middle), (false, Damaged::BehindTheHeader), (true, Damaged::Middle)]
+    {
         let directory = tempfile::tempdir().unwrap();
         let clock = clock();
         let log = open_files(directory.path(), &clock);
@@ -509,12 +524,7 @@ async fn damage_that_comes_after_opening_makes_a_hole_for_readers_and_for_what_f
         if is_packed {
             log.maintain().await.unwrap();
         }
-        let mut bytes = std::fs::read(&path).unwrap();
-        // In the middle, or all that the file holds behind its header.
-        let from = if is_whole_file { 64 } else { bytes.len() / 2 };
-        let until = if is_whole_file { bytes.len() } else { from + 1 };
-        bytes[from..until].iter_mut().for_each(|byte| *byte ^= 0x10);
-        std::fs::write(&path, bytes).unwrap();
+        damage(&path, what);
         assert!(log.published().unwrap().holes.is_empty());
         let reader = read_all(&log).await;
         assert!(reader.rows.len() < 61, "{} rows, packed: {is_packed}", reader.rows.len());
@@ -539,9 +549,7 @@ async fn a_row_that_cannot_be_read_is_gone_on_from_without_its_detail() {
     let log = open_files(directory.path(), &clock);
     log.append(&[row(1, 1, "web")], Some(&watermark(2))).await.unwrap();
     let path = newest_file(directory.path(), 0);
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[64..].iter_mut().for_each(|byte| *byte ^= 0x10);
-    std::fs::write(&path, bytes).unwrap();
+    damage(&path, Damaged::BehindTheHeader);
     let key = RowKey::of(&row(1, 1, "web"));
     let held = log.own_rows(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
     assert_eq!((RowKey::of(&held), held.version, held.detail), (key.clone(), 0, None));
@@ -589,10 +597,7 @@ async fn damage_that_compaction_meets_first_is_noted_before_it_goes() {
     fill(&log, 60, 1).await;
     log.append(&[row(60, 1, "web")], Some(&watermark(2))).await.unwrap();
     let path = newest_file(directory.path(), 1);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    std::fs::write(&path, bytes).unwrap();
+    damage(&path, Damaged::Middle);
     log.maintain().await.unwrap();
     assert_eq!(log.published().unwrap().holes.len(), 1);
     drop(log);

@@ -22,6 +22,6 @@ impl RawChunk {
 pub(crate) struct Damage {
     /// The good record before, and the one behind.
     pub(crate) neighbours: (Option<Vec<u8>>, Option<Vec<u8>>),
-    /// The latest append before their file, and within it.
-    pub(crate) stamps: (u64, u64),
+    /// The number of their file.
+    pub(crate) segment: u32,
 }

@@ -72,13 +72,8 @@ impl Segment {
         Ok(Body::of(file, self.blocks.clone()))
     }
 
-    /// The part from a sequence on; `earlier` is the latest append before this file.
-    pub(super) fn part(
-        &self,
-        first: Cursor,
-        sequence: u64,
-        earlier: u64,
-    ) -> Result<Part, ReplicatorError> {
+    /// The part from a sequence on.
+    pub(super) fn part(&self, first: Cursor, sequence: u64) -> Result<Part, ReplicatorError> {
         let place = self.marks.partition_point(|(held, _)| *held <= sequence);
         let mark = place.checked_sub(1).and_then(|place| self.marks.get(place));
         Ok(Part {
@@ -88,7 +83,7 @@ impl Segment {
             length: self.length,
             first: Cursor { epoch: first.epoch, sequence },
             next_sequence: self.next_sequence,
-            stamps: (earlier, self.stamp),
+            number: self.number,
         })
     }
 }
@@ -102,8 +97,7 @@ pub(super) struct Part {
     pub(super) length: u64,
     pub(super) first: Cursor,
     pub(super) next_sequence: u64,
-    /// The latest append before the file, and within it.
-    pub(super) stamps: (u64, u64),
+    pub(super) number: u32,
 }
 
 impl Part {
@@ -186,6 +180,6 @@ impl Part {
 
     fn damage(&self, before: Option<&[u8]>, after: Option<&[u8]>) -> Damage {
         let neighbours = (before.map(<[u8]>::to_vec), after.map(<[u8]>::to_vec));
-        Damage { neighbours, stamps: self.stamps }
+        Damage { neighbours, segment: self.number }
     }
 }

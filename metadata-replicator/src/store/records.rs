@@ -228,7 +228,7 @@ impl RecordStore {
         bytes_max: usize,
     ) -> Result<Chunk, ReplicatorError> {
         let raw = self.segments.read(from, bytes_max)?;
-        let holes: Vec<_> = raw.damage.iter().map(hole_of).collect();
+        let holes: Vec<_> = raw.damage.iter().map(|damage| self.hole_of(damage)).collect();
         self.note_damage(&holes)?;
         let mut records = Vec::with_capacity(raw.records.len());
         let words = self.words();
@@ -256,6 +256,20 @@ impl RecordStore {
         last.map_or(Ok(()), |end| self.forget(LetGo::Evicted.mark(end.minus(1))))
     }
 
+    /// The append times between the neighbours of what is damaged; where there are none, those of its
+    /// file.
+    fn hole_of(&self, damage: &Damage) -> TimeRange {
+        let stamp_of = |payload: &Option<Vec<u8>>| {
+            let record = payload.as_deref().and_then(|payload| record_of(payload).ok());
+            record.map(|record| stamp_of(&record)).filter(|stamp| *stamp > 0)
+        };
+        let (before, after) = &damage.neighbours;
+        let of_file = self.segments.stamps_of(damage.segment);
+        let start = UnixNanos(stamp_of(before).unwrap_or(of_file.0));
+        let end = UnixNanos(stamp_of(after).unwrap_or(of_file.1));
+        TimeRange { start, end: start.max(end).plus(1) }
+    }
+
     fn note_hole(&self, hole: TimeRange) {
         let holes = &mut self.words().holes;
         let is_known = holes.iter().any(|held| held.start <= hole.start && hole.end <= held.end);
@@ -272,10 +286,8 @@ impl RecordStore {
     ) -> Result<Option<Contribution>, ReplicatorError> {
         let found = self.segments.payload(location);
         if matches!(found, Err(ReplicatorError::Record)) {
-            let (before, own) = self.segments.stamps_of(location);
-            let hole =
-                TimeRange { start: UnixNanos(before), end: UnixNanos(before.max(own)).plus(1) };
-            self.note_damage(&[hole])?;
+            let damage = Damage { neighbours: (None, None), segment: location.segment };
+            self.note_damage(&[self.hole_of(&damage)])?;
         }
         let Some((epoch, payload)) = found? else { return Ok(None) };
         let Record::Contribution(wire) = record_of(&payload)? else {
@@ -342,18 +354,6 @@ impl RecordStore {
         }
         Ok(())
     }
-}
-
-/// The append times between the neighbours of what is damaged.
-fn hole_of(damage: &Damage) -> TimeRange {
-    let stamp_of = |payload: &Option<Vec<u8>>| {
-        let record = payload.as_deref().and_then(|payload| record_of(payload).ok());
-        record.map(|record| stamp_of(&record)).filter(|stamp| *stamp > 0)
-    };
-    let (before, after) = &damage.neighbours;
-    let start = UnixNanos(stamp_of(before).unwrap_or(damage.stamps.0));
-    let end = UnixNanos(stamp_of(after).unwrap_or(damage.stamps.1));
-    TimeRange { start, end: start.max(end).plus(1) }
 }
 
 pub(super) fn record_of(payload: &[u8]) -> Result<Record, ReplicatorError> {

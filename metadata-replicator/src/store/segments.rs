@@ -48,12 +48,6 @@ impl State {
         let next = self.segments.range(behind).next();
         next.is_some_and(|(next, held)| next.epoch == first.epoch && held.begins_with_names)
     }
-
-    /// The latest append in the files before one.
-    fn stamp_before(&self, first: Cursor) -> u64 {
-        let earlier = self.segments.range(..first).map(|(_, segment)| segment.stamp);
-        earlier.max().unwrap_or_default()
-    }
 }
 
 /// A directory of segments, held by one process. One caller appends or compacts at a time.
@@ -238,15 +232,13 @@ impl Segments {
             first.epoch == from.epoch && segment.next_sequence > from.sequence
         };
         if let Some((first, segment)) = state.segments.range(..=from).next_back().filter(holds) {
-            return segment.part(*first, from.sequence, state.stamp_before(*first)).map(Ok);
+            return segment.part(*first, from.sequence).map(Ok);
         }
         let behind = (Bound::Excluded(from), Bound::Unbounded);
         let filled =
             |(first, segment): &(&Cursor, &Segment)| segment.next_sequence > first.sequence;
         match state.segments.range(behind).find(filled) {
-            Some((first, segment)) => {
-                segment.part(*first, first.sequence, state.stamp_before(*first)).map(Ok)
-            }
+            Some((first, segment)) => segment.part(*first, first.sequence).map(Ok),
             // A file that was begun and holds nothing yet is passed, or a waiting reader would not
             // wait.
             None => Ok(Err(state.end().map_or(from, |end| end.max(from)))),
@@ -281,12 +273,14 @@ impl Segments {
         Ok(Some((first.epoch, segment.body()?, segment.path.clone())))
     }
 
-    /// The latest append in the files up to that of a location.
-    pub(crate) fn stamps_of(&self, location: Location) -> (u64, u64) {
+    /// The latest append in the files before one, and within it.
+    pub(crate) fn stamps_of(&self, number: u32) -> (u64, u64) {
         let state = self.state();
-        let Some(first) = state.by_number.get(&location.segment).copied() else { return (0, 0) };
+        let Some(first) = state.by_number.get(&number).copied() else { return (0, 0) };
+        let earlier = state.segments.range(..first).map(|(_, segment)| segment.stamp);
+        let before = earlier.max().unwrap_or_default();
         let own = state.segments.get(&first).map_or(0, |segment| segment.stamp);
-        (state.stamp_before(first), own)
+        (before, own)
     }
 
     /// All segments but the newest, oldest first.
@@ -331,7 +325,7 @@ impl Segments {
         let (number, path, part) = {
             let state = self.state();
             let Some(segment) = state.segments.get(&first) else { return Ok(Vec::new()) };
-            (segment.number, segment.path.clone(), segment.part(first, first.sequence, 0)?)
+            (segment.number, segment.path.clone(), segment.part(first, first.sequence)?)
         };
         let bytes = part.bytes()?;
         let failed = || ReplicatorError::disk("pack", &path);
