@@ -215,15 +215,7 @@ impl KafkaLog {
         config: &KafkaConfig,
         settings: &TopicSettings,
     ) -> Result<Vec<TopicReport>, KafkaOpenError> {
-        config.check()?;
-        let voice = Voice::default();
-        let admin = Admin::open(config, &voice)?;
-        let mut reports = Vec::new();
-        for topic in [KafkaTopic::SpansRaw, KafkaTopic::SpansSampled] {
-            let config = KafkaConfig { topic, ..config.clone() };
-            reports.push(init_topic(&config, (settings, true), &admin, &voice).await?);
-        }
-        Ok(reports)
+        report_topics(config, settings, true).await
     }
 
     /// As [`Self::init`], but makes nothing: a topic that is missing is a difference.
@@ -231,15 +223,7 @@ impl KafkaLog {
         config: &KafkaConfig,
         settings: &TopicSettings,
     ) -> Result<Vec<TopicReport>, KafkaOpenError> {
-        config.check()?;
-        let voice = Voice::default();
-        let admin = Admin::open(config, &voice)?;
-        let mut reports = Vec::new();
-        for topic in [KafkaTopic::SpansRaw, KafkaTopic::SpansSampled] {
-            let config = KafkaConfig { topic, ..config.clone() };
-            reports.push(init_topic(&config, (settings, false), &admin, &voice).await?);
-        }
-        Ok(reports)
+        report_topics(config, settings, false).await
     }
 
     /// How many members a consumer group of the cell has: processes that read it, or stand by to.
@@ -253,7 +237,23 @@ impl KafkaLog {
     }
 }
 
-async fn init_topic(
+async fn report_topics(
+    config: &KafkaConfig,
+    settings: &TopicSettings,
+    may_create: bool,
+) -> Result<Vec<TopicReport>, KafkaOpenError> {
+    config.check()?;
+    let voice = Voice::default();
+    let admin = Admin::open(config, &voice)?;
+    let mut reports = Vec::new();
+    for topic in [KafkaTopic::SpansRaw, KafkaTopic::SpansSampled] {
+        let config = KafkaConfig { topic, ..config.clone() };
+        reports.push(report_topic(&config, (settings, may_create), &admin, &voice).await?);
+    }
+    Ok(reports)
+}
+
+async fn report_topic(
     config: &KafkaConfig,
     (settings, may_create): (&TopicSettings, bool),
     admin: &Admin,

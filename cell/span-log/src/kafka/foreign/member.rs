@@ -16,7 +16,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use trace_model::UnixNanos;
 
-use super::super::client::{Voice, base, guarded, millis, number_of, offset_at};
+use super::super::client::{Voice, guarded, member, number_of, offset_at};
 use super::super::config::KafkaConfig;
 use super::super::error::KafkaOpenError;
 use super::Shared;
@@ -27,20 +27,7 @@ use crate::foreign::FOREIGN_SPANS;
 const FETCH_BYTES: usize = 8 << 20;
 
 pub(super) fn client(config: &KafkaConfig) -> Result<ClientConfig, KafkaOpenError> {
-    let mut client = base(config)?;
-    client.set("group.id", config.group_name(FOREIGN_SPANS));
-    if let Some(name) = &config.member {
-        client.set("group.instance.id", name);
-    }
-    client.set("partition.assignment.strategy", "cooperative-sticky");
-    client.set("session.timeout.ms", millis(config.session_timeout));
-    let heartbeat = (config.session_timeout / 6).min(Duration::from_secs(2));
-    client.set("heartbeat.interval.ms", millis(heartbeat));
-    let drained = config.drain_timeout.saturating_add(config.request_timeout).saturating_mul(2);
-    let patience = drained.max(config.session_timeout.saturating_mul(2));
-    client.set("max.poll.interval.ms", millis(patience));
-    client.set("enable.auto.commit", "false");
-    client.set("enable.auto.offset.store", "false");
+    let mut client = member(config, &config.group_name(FOREIGN_SPANS), true)?;
     // What lay in the topic before the group was there is wanted as well.
     client.set("auto.offset.reset", "earliest");
     client.set("check.crcs", "true");
