@@ -32,10 +32,7 @@ impl SpanWriter for CassandraStore {
         if self.progress.has_gap(batches) {
             self.progress.load(&engine).await?;
         }
-        let mut rest = batches;
-        while !rest.is_empty() {
-            let (run, after) = rest.split_at(run_length(rest));
-            rest = after;
+        for run in runs(batches) {
             self.erased.refresh(&engine).await?;
             self.write_run(&engine, run).await?;
             self.progress.wrote(run);
@@ -49,10 +46,7 @@ impl SpanWriter for CassandraStore {
 
     async fn write_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
         let engine = self.engine().await?;
-        let mut rest = batches;
-        while !rest.is_empty() {
-            let (run, after) = rest.split_at(run_length(rest));
-            rest = after;
+        for run in runs(batches) {
             self.erased.refresh(&engine).await?;
             self.write_run(&engine, run).await?;
         }
@@ -70,6 +64,16 @@ impl SpanWriter for CassandraStore {
     fn durable(&self) -> Coverage {
         self.progress.durable()
     }
+}
+
+/// The batches in runs that are written at once.
+fn runs(mut batches: &[LoggedBatch]) -> impl Iterator<Item = &[LoggedBatch]> {
+    std::iter::from_fn(move || {
+        let length = if batches.is_empty() { return None } else { run_length(batches) };
+        let (run, rest) = batches.split_at(length);
+        batches = rest;
+        Some(run)
+    })
 }
 
 /// How many of the batches are written at once, at least one.

@@ -12,7 +12,7 @@ use trace_model::UnixNanos;
 
 use super::cold_segment::{self, ColdTier};
 use super::commit::commit;
-use super::replace::replace;
+use super::index_repair::rewrite;
 use super::sealed_file::disk_error;
 use super::segment_read::Segment;
 use super::state::{State, lock};
@@ -257,13 +257,7 @@ fn repair_indexes(state: &State) -> Result<(), StoreError> {
             continue;
         }
         let erased = Arc::clone(&state.view().erased);
-        match replace(state, std::slice::from_ref(segment), &erased) {
-            Ok(_) => {}
-            Err(error @ StoreError::Damaged(_)) => {
-                state.note_damage(segment, &error);
-            }
-            Err(error) => return Err(error),
-        }
+        rewrite(state, segment, &erased)?;
     }
     Ok(())
 }

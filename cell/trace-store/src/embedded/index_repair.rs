@@ -11,7 +11,7 @@ use trace_model::Coverage;
 
 use super::replace::replace;
 use super::segment_read::Segment;
-use super::state::{State, lock};
+use super::state::{ErasedSet, State, lock};
 use crate::StoreError;
 
 /// Whether a segment is without its index and can get one now. A cold one waits for the next round
@@ -30,15 +30,25 @@ pub(crate) fn repair(state: &State) -> Result<(), StoreError> {
     let _one_at_a_time = lock(&state.maintenance);
     let erased = Arc::clone(&state.view().erased);
     for segment in state.segments().iter().filter(is_bare) {
-        match replace(state, std::slice::from_ref(segment), &erased) {
-            Ok(_) => {}
-            Err(error @ StoreError::Damaged(_)) => {
-                state.note_damage(segment, &error);
-            }
-            Err(error) => return Err(error),
-        }
+        rewrite(state, segment, &erased)?;
     }
     Ok(())
+}
+
+/// Rewrites a segment with an index; one that is damaged is noted and stays as it is.
+pub(super) fn rewrite(
+    state: &State,
+    segment: &Arc<Segment>,
+    erased: &ErasedSet,
+) -> Result<(), StoreError> {
+    match replace(state, std::slice::from_ref(segment), erased) {
+        Ok(_) => Ok(()),
+        Err(error @ StoreError::Damaged(_)) => {
+            state.note_damage(segment, &error);
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// How far the log is indexed: as far as it is sealed, but not beyond a segment without an index.

@@ -27,7 +27,7 @@ use crate::cold::{Bench, answers, config, names, open};
 use crate::cold_store::{limits, tier};
 use crate::files::orders;
 use crate::fixture::{Log, NOW, trace_id};
-use crate::harness::{query, tag};
+use crate::harness::{copied, query, tag};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -387,15 +387,6 @@ async fn an_erasure_that_was_cut_short_is_finished_by_upkeep() {
     let mut expected = vec![(2, 1); 20];
     expected[3] = (0, 0);
     assert_eq!(answers(&bench.store, 20).await, expected);
-}
-
-fn copied(directory: &Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-    }
-    copy
 }
 
 /// What a process leaves that ends at each step: its directory and the objects.

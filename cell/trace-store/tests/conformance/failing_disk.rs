@@ -18,7 +18,7 @@ use trace_store::{
 
 use crate::files::{files, open, orders};
 use crate::fixture::{INCARNATION, Log, NOW, trace_id};
-use crate::harness::{files_with, query, small_config};
+use crate::harness::{copied, files_with, query, small_config};
 
 /// Fails some of its syncs: after so many good ones so many bad ones.
 #[derive(Debug, Default)]
@@ -53,15 +53,6 @@ impl Disk for FailingDisk {
 
 fn config(directory: &Path) -> EmbeddedStoreConfig {
     EmbeddedStoreConfig { retention: Duration::from_secs(3_600), ..small_config(directory) }
-}
-
-fn copied(directory: &Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-    }
-    copy
 }
 
 /// The store as a restart finds it, in a copy of its directory; of the manifests this one.

@@ -14,7 +14,7 @@ use trace_store::{
 };
 
 use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
-use crate::harness::{equals, query, small_config, tag};
+use crate::harness::{copied, equals, query, small_config, tag};
 
 pub(crate) fn golden(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)
@@ -106,12 +106,7 @@ const HOUR_NANOS: u64 = 3_600 * 1_000_000_000;
 
 /// A copy to open: opening locks, and may tidy.
 pub(crate) fn copy_of(version: &str) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden(version)).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-    }
-    copy
+    copied(&golden(version))
 }
 
 #[tokio::test]

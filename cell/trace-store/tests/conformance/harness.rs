@@ -182,3 +182,13 @@ pub(crate) fn files_with(directory: &Path, needle: &[u8]) -> Vec<String> {
     }
     found
 }
+
+/// The files of a directory, in one of its own.
+pub(crate) fn copied(directory: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
