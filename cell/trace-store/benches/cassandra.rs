@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -27,12 +27,14 @@ use scylla::response::{PagingState, PagingStateResponse};
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use trace_model::merge::context_hash;
-use trace_model::{Clock, TenantId, TraceId, UnixNanos};
+use trace_model::{TenantId, TraceId};
 use trace_store::{CassandraConfig, CassandraStore, SpanWriter, TraceReader};
 
+mod measure;
 #[path = "../tests/conformance/workload.rs"]
 mod workload;
 
+use measure::{BenchClock, median, print_medians, timed};
 use workload::{BEGIN, REQUEST_SPANS, Workload};
 
 /// As the product's binary.
@@ -50,29 +52,6 @@ const TRACE_SPANS: u32 = 20;
 const KEYSPACE: &str = "farspan_bench";
 /// 30 days.
 const TTL: i32 = 30 * 24 * 3_600;
-
-/// The workload's time, going on at the machine's pace.
-#[derive(Debug)]
-struct BenchClock(Instant);
-
-impl Clock for BenchClock {
-    fn now(&self) -> UnixNanos {
-        BEGIN.plus(u64::try_from(self.0.elapsed().as_nanos()).expect("years"))
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
-/// CPU time of this process, in nanoseconds (Linux, `schedstat` of each thread).
-fn cpu_nanos() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
-    tasks
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
 
 /// A loop that knows nothing but the driver: one table, plain columns, the bytes of each resource
 /// and scope once a batch, as the store does.
@@ -184,19 +163,6 @@ fn bare_rows<'a>(batch: &'a SpanBatch, slice: &'a TraceSlice) -> Vec<BareRow<'a>
     rows
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Spans per second of wall time and CPU of this process a span, for one round.
-async fn timed(spans: usize, work: impl Future<Output = ()>) -> (f64, f64) {
-    let (begun, cpu) = (Instant::now(), cpu_nanos());
-    work.await;
-    let seconds = begun.elapsed().as_secs_f64();
-    (spans as f64 / seconds, (cpu_nanos() - cpu) as f64 / 1_000.0 / spans as f64)
-}
-
 async fn write_rounds(store: &CassandraStore, bare: &Bare, spans: usize) -> Vec<TraceId> {
     let mut workload = Workload::new(7, 1_000_000);
     let (mut ours, mut bares, mut ids) = (Vec::new(), Vec::new(), Vec::new());
@@ -229,19 +195,7 @@ async fn write_rounds(store: &CassandraStore, bare: &Bare, spans: usize) -> Vec<
             bares.push(other);
         }
     }
-    let of = |rounds: &[(f64, f64)], at: fn(&(f64, f64)) -> f64| {
-        median(&mut rounds.iter().map(at).collect::<Vec<_>>())
-    };
-    let mut ratios: Vec<f64> = ours.iter().zip(&bares).map(|(own, bare)| own.0 / bare.0).collect();
-    println!(
-        "written: {:.0} spans/s, bare {:.0} spans/s; median of the rounds' ratios {:.2}; \
-         client CPU {:.1} us a span, bare {:.1} us",
-        of(&ours, |round| round.0),
-        of(&bares, |round| round.0),
-        median(&mut ratios),
-        of(&ours, |round| round.1),
-        of(&bares, |round| round.1),
-    );
+    print_medians("span", &ours, &bares);
     ids
 }
 

@@ -30,9 +30,11 @@ use trace_store::{
     ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, MetricsStore, RedQuery, SpanWriter,
 };
 
+mod measure;
 #[path = "../tests/conformance/workload.rs"]
 mod workload;
 
+use measure::{cpu_nanos, median};
 use workload::{REQUEST_SPANS, Workload};
 
 /// As the product's binary.
@@ -46,15 +48,6 @@ const HOUR: u64 = 60 * MINUTE;
 
 fn number_of(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
-
-/// CPU time of this process, in nanoseconds (Linux, `schedstat` of each thread).
-fn cpu_nanos() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
-    tasks
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
-        .sum()
 }
 
 fn config(engine: &str, name: &str) -> ClickhouseConfig {
@@ -186,11 +179,6 @@ async fn insert_bare(client: &Client, rows: &[SpanRow]) {
     }
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
 async fn compare_inserts(engine: &str, clock: &Arc<dyn Clock>) {
     let spans = usize::try_from(number_of("CLICKHOUSE_SPANS", 300_000)).expect("a number");
     let mut workload = Workload::new(7, 50_000);
@@ -236,7 +224,7 @@ async fn compare_inserts(engine: &str, clock: &Arc<dyn Clock>) {
             }
         }
     }
-    let [ours_rate, ours_cpu, bare_rate, bare_cpu] = rates.map(median);
+    let [ours_rate, ours_cpu, bare_rate, bare_cpu] = rates.map(|mut rates| median(&mut rates));
     println!(
         "medians: ours {ours_rate:.0} rows/s, {ours_cpu:.2} µs CPU a row (from OTLP bytes); bare \
          {bare_rate:.0} rows/s, {bare_cpu:.2} µs (from rows made before); {:.0} %",
@@ -345,7 +333,7 @@ async fn hour_of_p99(engine: &str, clock: &Arc<dyn Clock>) {
             found = client.query(sql).fetch_one::<Vec<f32>>().await.expect("quantiles");
             millis.push(begun.elapsed().as_secs_f64() * 1e3);
         }
-        println!("{what}: P50 {:.1} ms ({:.1} ms is the P99)", median(millis), found[3] / 1e6);
+        println!("{what}: P50 {:.1} ms ({:.1} ms is the P99)", median(&mut millis), found[3] / 1e6);
     }
     println!("{spans} spans are {rows} rows of the roll-up");
     drop_database(&config).await;

@@ -16,7 +16,7 @@
 )]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use elasticsearch::http::Method;
@@ -25,13 +25,14 @@ use elasticsearch::http::transport::Transport;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use proto::LoggedBatch;
 use serde_json::{Value, json};
-use trace_model::{Clock, UnixNanos};
 use trace_store::{ElasticsearchConfig, ElasticsearchStore, SearchIndexer};
 
+mod measure;
 #[path = "../tests/conformance/workload.rs"]
 mod workload;
 
-use workload::{BEGIN, REQUEST_SPANS, Workload};
+use measure::{BenchClock, print_medians, timed};
+use workload::{REQUEST_SPANS, Workload};
 
 /// As the product's binary.
 #[global_allocator]
@@ -43,29 +44,6 @@ const ROUNDS: usize = 5;
 const CALL_REQUESTS: usize = 16;
 /// Documents of a page, when what was written is read back for the bare side.
 const PAGE: usize = 5_000;
-
-/// The workload's time, going on at the machine's pace.
-#[derive(Debug)]
-struct BenchClock(Instant);
-
-impl Clock for BenchClock {
-    fn now(&self) -> UnixNanos {
-        BEGIN.plus(u64::try_from(self.0.elapsed().as_nanos()).expect("years"))
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
-/// CPU time of this process, in nanoseconds (Linux, `schedstat` of each thread).
-fn cpu_nanos() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
-    tasks
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
 
 /// A program that knows nothing but the client.
 #[derive(Debug)]
@@ -154,19 +132,6 @@ impl Bare {
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Documents per second of wall time and CPU of this process a document, for one round.
-async fn timed(documents: usize, work: impl Future<Output = ()>) -> (f64, f64) {
-    let (begun, cpu) = (Instant::now(), cpu_nanos());
-    work.await;
-    let seconds = begun.elapsed().as_secs_f64();
-    (documents as f64 / seconds, (cpu_nanos() - cpu) as f64 / 1_000.0 / documents as f64)
-}
-
 /// A round of ours into an empty prefix, then the same documents by the bare side into another.
 async fn round(
     address: &str,
@@ -222,19 +187,7 @@ async fn run() {
             bares.push(other);
         }
     }
-    let of = |rounds: &[(f64, f64)], at: fn(&(f64, f64)) -> f64| {
-        median(&mut rounds.iter().map(at).collect::<Vec<_>>())
-    };
-    let mut ratios: Vec<f64> = ours.iter().zip(&bares).map(|(own, bare)| own.0 / bare.0).collect();
-    println!(
-        "written: {:.0} documents/s, bare {:.0} documents/s; median of the rounds' ratios {:.2}; \
-         client CPU {:.1} us a document, bare {:.1} us",
-        of(&ours, |round| round.0),
-        of(&bares, |round| round.0),
-        median(&mut ratios),
-        of(&ours, |round| round.1),
-        of(&bares, |round| round.1),
-    );
+    print_medians("document", &ours, &bares);
 }
 
 fn main() {

@@ -23,23 +23,16 @@ use trace_model::query::{CompareOp, Field, Literal, Place};
 use trace_model::{Filter, SearchQuery, TenantId, TimeRange, UnixNanos};
 use trace_store::{EmbeddedStore, EmbeddedStoreConfig, SpanWriter, TraceReader, TraceSearch};
 
+mod measure;
 #[path = "../tests/conformance/workload.rs"]
 mod workload;
 
+use measure::cpu_nanos;
 use workload::{BEGIN, REQUEST_SPANS, Workload};
 
 /// As the product's binary.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// CPU time of this process, in nanoseconds (Linux, `schedstat` of each thread).
-fn cpu_nanos() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
-    tasks
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
 
 fn resident_mebibytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
