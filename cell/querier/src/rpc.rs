@@ -1,6 +1,9 @@
 //! The methods of `farspan.v1.CellQuery`. Each one checks its question, asks a port, and lets the
 //! policy decide what leaves.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use proto::convert::index::OTHER_SERVICE;
 use proto::convert::query::{id_bytes, required_range, search_query};
 use proto::v1;
@@ -237,6 +240,30 @@ impl Querier {
         Ok(!self.ports.metrics.red(&others).await?.is_empty())
     }
 
+    /// Whether calls between the two services may be counted, in full or in part, as those of services
+    /// that have no counts of their own.
+    async fn counts_other_edges(&self, query: &EdgeTraceQuery) -> Result<bool, QuerierError> {
+        let other: Arc<str> = OTHER_SERVICE.into();
+        let ends = |named: &Arc<str>| BTreeSet::from([Arc::clone(named), Arc::clone(&other)]);
+        for caller in ends(&query.caller) {
+            for callee in ends(&query.callee) {
+                if caller == query.caller && callee == query.callee {
+                    continue;
+                }
+                let others = EdgeTraceQuery {
+                    caller: Arc::clone(&caller),
+                    callee,
+                    limit: 1,
+                    ..query.clone()
+                };
+                if !self.ports.metrics.edge_traces(&others).await?.is_empty() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     async fn edge_traces(
         &self,
         request: v1::FindEdgeTracesRequest,
@@ -254,7 +281,8 @@ impl Querier {
         let (reach, found) = match access {
             Access::Granted => {
                 let reach = self.reach_of_counts().await;
-                (reach, self.ports.metrics.edge_traces(&query).await?)
+                let is_cut = self.counts_other_edges(&query).await?;
+                (cut_if(reach, is_cut), self.ports.metrics.edge_traces(&query).await?)
             }
             Access::Forbidden => (None, Vec::new()),
         };

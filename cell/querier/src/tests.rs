@@ -203,8 +203,13 @@ impl MetricsStore for Cell {
         Ok(Vec::new())
     }
 
-    async fn edge_traces(&self, _: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
         self.touch().await;
+        let is_of_others =
+            [&query.caller, &query.callee].iter().any(|name| ***name == *"__other__");
+        if is_of_others && !self.counts_others.load(Ordering::SeqCst) {
+            return Ok(Vec::new());
+        }
         Ok(vec![id(5)])
     }
 }
@@ -438,6 +443,26 @@ async fn a_list_that_is_cut_says_so_beside_how_far_it_reaches() {
     assert_eq!(cut().await, [true, true, false, false, false]);
     let reach = reaches(&querier, "us").await[0].clone().unwrap();
     assert_eq!(Coverage::from(reach.coverage.unwrap()), cover(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn traces_of_a_call_are_cut_where_it_may_be_counted_among_others() {
+    let (querier, cell) = querier_with(|_| {});
+    let cut = async |edge_caller: &str, edge_callee: &str| {
+        let request = v1::FindEdgeTracesRequest {
+            caller: caller("us"),
+            range: Some(TimeRange::ALL.into()),
+            edge_caller: edge_caller.to_owned(),
+            edge_callee: edge_callee.to_owned(),
+            limit: 5,
+            ..Default::default()
+        };
+        let answer = querier.find_edge_traces(Request::new(request)).await.unwrap().into_inner();
+        answer.reach.unwrap().is_cut
+    };
+    assert!(!cut("web", "cart").await);
+    cell.counts_others.store(true, Ordering::SeqCst);
+    assert!(cut("web", "cart").await && cut("web", "__other__").await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -282,6 +282,25 @@ fn regions_are_listed_once_and_hold_the_own_one_where_they_must() {
 }
 
 #[test]
+fn collectors_of_the_page_have_an_address_that_an_exporter_takes() {
+    let head = "kind: gateway\nregion: a\nreplicator: h:1\ncells: [{region: a, address: h:2}]\n";
+    let read = |collectors: &str| parse("x", &format!("{head}collectors:\n{collectors}"));
+    let loaded = read("  - {region: a, otlp_grpc: 'https://otel.a.example:4317'}\n").unwrap();
+    let Config::Gateway(config) = loaded.config else { panic!("not a gateway") };
+    let [only] = config.collectors.as_slice() else { panic!("{:?}", config.collectors) };
+    assert_eq!(only.otlp_grpc.as_ref().unwrap().as_str(), "https://otel.a.example:4317");
+    assert_eq!(only.otlp_http, None);
+    for (bad, said) in [
+        ("  - {region: a}\n", "needs `otlp_grpc`, `otlp_http` or both"),
+        ("  - {region: a, otlp_http: 'redis://h:1'}\n", "neither http:// nor https://"),
+        ("  - {region: a, otlp_http: 'h:4318'}\n", "is not an address"),
+    ] {
+        let faults = read(bad).unwrap_err().to_string();
+        assert!(faults.contains(said), "{bad}: {faults}");
+    }
+}
+
+#[test]
 fn addresses_of_services_are_checked() {
     for good in ["http://h:1", "h:1", "http://[::1]:17400/"] {
         assert!(ServiceUrl::new(good).is_ok(), "{good}");
