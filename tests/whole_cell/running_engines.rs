@@ -1,4 +1,5 @@
-//! The four engines, one node each, shared by the tests of this program one after the other.
+//! The four engines, one node each, shared by the tests of this program: those that stop or kill one have
+//! them alone, the others are beside each other.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::spawn_blocking;
 
 use crate::process::free_ports;
@@ -39,10 +40,16 @@ pub(crate) struct Engines {
     nodes: Vec<Node>,
 }
 
-/// The engines, for one test at a time.
+/// The engines, while they do what a test wants of them.
 pub(crate) struct Turn {
     pub(crate) engines: Arc<Engines>,
-    _turn: MutexGuard<'static, ()>,
+    _guard: Guard,
+}
+
+/// Held until it is dropped.
+enum Guard {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Beside(RwLockReadGuard<'static, ()>),
 }
 
 impl Drop for Turn {
@@ -56,19 +63,30 @@ impl Drop for Turn {
     }
 }
 
-static TURN: Mutex<()> = Mutex::const_new(());
+static TURN: RwLock<()> = RwLock::const_new(());
 static RUNNING: Mutex<Weak<Engines>> = Mutex::const_new(Weak::new());
 
-/// Starts the engines where no other test has, and waits for its turn.
-pub(crate) async fn take_turn() -> Turn {
+/// The engines for a test that stops or kills one of them.
+pub(crate) async fn have_engines_alone() -> Turn {
+    let engines = running().await;
+    Turn { engines, _guard: Guard::Alone(TURN.write().await) }
+}
+
+/// The engines for a test that leaves them standing.
+pub(crate) async fn share_engines() -> Turn {
+    let engines = running().await;
+    Turn { engines, _guard: Guard::Beside(TURN.read().await) }
+}
+
+/// Starts the engines where no other test has.
+async fn running() -> Arc<Engines> {
     let mut running = RUNNING.lock().await;
     let engines = match running.upgrade() {
         Some(engines) => engines,
         None => Arc::new(spawn_blocking(Engines::start).await.unwrap()),
     };
     *running = Arc::downgrade(&engines);
-    drop(running);
-    Turn { engines, _turn: TURN.lock().await }
+    engines
 }
 
 fn scripts() -> PathBuf {

@@ -131,7 +131,8 @@ impl Querier {
             stats: Some(stats.into()),
             coverage: Some((&found.covered).into()),
             region: self.region_name(),
-            is_damaged: found.is_damaged,
+            is_damaged: found.is_damaged || found.is_away,
+            lacks_store: found.is_away,
             expired_until_unix_nano: found.expired_until.map_or(0, |until| until.0),
             searched_until_unix_nano: until.map_or(0, |until| until.0),
         }

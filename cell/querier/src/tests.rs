@@ -127,11 +127,13 @@ impl TraceReader for Cell {
 impl TraceSearch for Cell {
     async fn search(&self, _: &SearchQuery) -> Result<SearchAnswer, StoreError> {
         self.touch().await;
+        let is_away = self.is_partly_away.load(Ordering::SeqCst);
         Ok(SearchAnswer {
             matches: Vec::new(),
             stats: SearchStats { spans_scanned: 9, ..SearchStats::default() },
             covered: cover(4),
-            is_damaged: true,
+            is_damaged: !is_away,
+            is_away,
             expired_until: *self.expired_until.lock().unwrap(),
         })
     }
