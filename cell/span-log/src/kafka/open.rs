@@ -97,10 +97,7 @@ fn find(
     clock: &Arc<dyn Clock>,
 ) -> Result<Found, KafkaOpenError> {
     let questions = Arc::new(Questions::new(config, config.topic_name(), voice)?);
-    let TopicShape { leaders, .. } = insist(config, clock, || {
-        // It exists: a broker that does not know it yet will.
-        questions.shape()?.ok_or(KafkaError::MetadataFetch(UnknownTopicOrPartition))
-    })?;
+    let TopicShape { leaders, .. } = first_shape(config, clock, &questions)?;
     let partitions = u32::try_from(leaders.len()).unwrap_or(u32::MAX);
     let ends = Arc::new(Ends::new(partitions));
     let error_max = config.clock_error_max;
@@ -118,6 +115,24 @@ fn find(
     insist(config, clock, || end_keeper.ask_firsts())?;
     let identity_keeper = Arc::new(identity_keeper);
     Ok(Found { questions, ends, end_keeper, identity_keeper, texts })
+}
+
+/// The first question that the brokers answer. A login that they refuse is asked for once.
+fn first_shape(
+    config: &KafkaConfig,
+    clock: &Arc<dyn Clock>,
+    questions: &Questions,
+) -> Result<TopicShape, KafkaOpenError> {
+    let answered = insist(config, clock, || match questions.shape() {
+        Ok(Some(shape)) => Ok(Ok(shape)),
+        // It exists: a broker that does not know it yet will.
+        Ok(None) => Err(KafkaError::MetadataFetch(UnknownTopicOrPartition).to_string()),
+        Err(error) => match questions.failure(&error) {
+            KafkaOpenError::Unreachable(words) => Err(words),
+            failure => Ok(Err(failure)),
+        },
+    });
+    answered?
 }
 
 fn core_of(config: &KafkaConfig, voice: &Voice, clock: Arc<dyn Clock>, found: &Found) -> Core {
