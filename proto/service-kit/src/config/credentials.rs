@@ -65,3 +65,84 @@ fn read_tls(section: &mut Section<'_>, encryption: &Encryption) -> Option<Client
         identity.map(|(certificate_file, key_file)| TlsIdentity { certificate_file, key_file });
     ca_file.map(|ca_file| ClientTls { ca_file, identity })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::engines::StoresConfig;
+    use super::super::{Config, Faults, parse};
+
+    fn stores(
+        cassandra: &str,
+        elasticsearch: &str,
+        clickhouse: &str,
+    ) -> Result<StoresConfig, Faults> {
+        let text = format!(
+            "kind: cell\nregion: a\nstores: {{traces: cassandra, search: elasticsearch, metrics: \
+             clickhouse}}\ncassandra: {{nodes: ['c:1'], datacenter: d, {cassandra}}}\n\
+             elasticsearch: {{{elasticsearch}}}\nclickhouse: {{{clickhouse}}}\n"
+        );
+        let Config::Cell(config) = parse("c.yaml", &text)?.config else { panic!("not a cell") };
+        Ok(config.stores)
+    }
+
+    const ELASTICSEARCH: &str = "urls: ['https://e:1'], ";
+    const CLICKHOUSE: &str = "url: 'https://h:1', ";
+
+    #[test]
+    fn every_engine_takes_authorities_and_a_certificate_by_the_same_keys() {
+        let keys = "ca_file: ca, certificate_file: cert, key_file: key, ";
+        let cassandra = format!("tls: true, user: me, password_file: p, {keys}");
+        let (elasticsearch, clickhouse) =
+            (ELASTICSEARCH.to_owned() + keys, CLICKHOUSE.to_owned() + keys);
+        let stores = stores(&cassandra, &elasticsearch, &clickhouse).unwrap();
+        let all = [
+            stores.cassandra.unwrap().credentials,
+            stores.elasticsearch.unwrap().credentials,
+            stores.clickhouse.unwrap().credentials,
+        ];
+        for credentials in all {
+            let tls = credentials.tls.unwrap();
+            assert_eq!(tls.ca_file.to_str(), Some("ca"));
+            assert_eq!(tls.identity.unwrap().key_file.to_str(), Some("key"));
+        }
+    }
+
+    #[test]
+    fn an_api_key_stands_alone_and_the_webs_authorities_need_no_file() {
+        let elasticsearch = format!("{ELASTICSEARCH}api_key_file: k");
+        let stores = stores("", &elasticsearch, CLICKHOUSE).unwrap();
+        let elasticsearch = stores.elasticsearch.unwrap();
+        assert_eq!(elasticsearch.api_key_file, Some("k".into()));
+        assert!(elasticsearch.credentials.tls.is_none());
+    }
+
+    #[test]
+    fn what_would_have_no_effect_or_speak_plainly_is_a_fault() {
+        let (es, ch) = ("urls: ['http://e:1'], ", "url: 'http://h:1', ");
+        let of = |cassandra: &str, elasticsearch: &str, clickhouse: &str| {
+            let found =
+                stores(cassandra, &format!("{es}{elasticsearch}"), &format!("{ch}{clickhouse}"));
+            let faults = found.unwrap_err();
+            assert_eq!(faults.list().len(), 1, "{faults}");
+            faults.to_string()
+        };
+        for (fault, words) in [
+            (of("tls: true", "", ""), "cassandra.ca_file: is missing"),
+            (of("ca_file: x", "", ""), "cassandra.ca_file: has no effect without `tls: true`"),
+            (of("", "ca_file: x", ""), "elasticsearch.ca_file: has no effect without `https://`"),
+            (of("", "", "ca_file: x"), "clickhouse.ca_file: has no effect without `https://`"),
+            (
+                of("", "user: u, password_file: p, api_key_file: k", ""),
+                "elasticsearch.api_key_file: stands for `user`",
+            ),
+        ] {
+            assert!(fault.contains(words), "{words} is not in {fault}");
+        }
+        let mixed = "urls: ['https://e:1', 'http://e:2'], ca_file: x";
+        let mixed = stores("", mixed, CLICKHOUSE).unwrap_err().to_string();
+        assert!(mixed.contains("in each of `urls`"), "{mixed}");
+        let half = stores("tls: true, ca_file: x, certificate_file: c", ELASTICSEARCH, CLICKHOUSE);
+        let half = half.unwrap_err().to_string();
+        assert!(half.contains("cassandra.key_file: goes with `certificate_file`"), "{half}");
+    }
+}
