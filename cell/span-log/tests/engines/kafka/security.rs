@@ -59,15 +59,15 @@ fn login(mechanism: SaslMechanism, password_file: PathBuf) -> KafkaSecurity {
 fn topic(port: u16, security: KafkaSecurity) -> TestTopic {
     let mut topic = TestTopic::unmade(format!("127.0.0.1:{port}"));
     topic.config.security = security;
-    topic.config.request_timeout = std::time::Duration::from_secs(2);
-    topic.config.open_timeout = std::time::Duration::from_secs(4);
+    topic.config.request_timeout = std::time::Duration::from_secs(1);
+    topic.config.open_timeout = std::time::Duration::from_secs(3);
     topic
 }
 
 /// Makes the topic, appends, and reads what was appended.
 async fn write_and_read(topic: &TestTopic) {
     topic.create(1).await;
-    let log = topic.open_with(|config| config.open_timeout *= 5).await;
+    let log = topic.open_with(|config| config.open_timeout *= 7).await;
     log.append(batch_of("default", &[1, 2], 10)).await.unwrap();
     let (read, damage) = read_as_a_group(log.as_ref(), 0, 0, 2).await;
     assert!(damage.is_empty(), "{damage:?}");
