@@ -1,9 +1,10 @@
 //! Brokers that ask who we are; with the cargo feature `kafka-tls`, through TLS.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use span_log::kafka::{KafkaLogin, KafkaOpenError, KafkaSecurity, KafkaTls, SaslMechanism};
-use span_log::{KafkaLog, Seen, SpanLog};
+use span_log::{KafkaConfig, KafkaLog, Seen, SpanLog};
 
 use super::cluster::{TestTopic, clock, read_as_a_group};
 use super::restart::OwnBroker;
@@ -59,15 +60,13 @@ fn login(mechanism: SaslMechanism, password_file: PathBuf) -> KafkaSecurity {
 fn topic(port: u16, security: KafkaSecurity) -> TestTopic {
     let mut topic = TestTopic::unmade(format!("127.0.0.1:{port}"));
     topic.config.security = security;
-    topic.config.request_timeout = std::time::Duration::from_secs(1);
-    topic.config.open_timeout = std::time::Duration::from_secs(3);
     topic
 }
 
 /// Makes the topic, appends, and reads what was appended.
 async fn write_and_read(topic: &TestTopic) {
     topic.create(1).await;
-    let log = topic.open_with(|config| config.open_timeout *= 7).await;
+    let log = topic.open().await;
     log.append(batch_of("default", &[1, 2], 10)).await.unwrap();
     let (read, damage) = read_as_a_group(log.as_ref(), 0, 0, 2).await;
     assert!(damage.is_empty(), "{damage:?}");
@@ -76,8 +75,23 @@ async fn write_and_read(topic: &TestTopic) {
     log.close().await.unwrap();
 }
 
+/// What the opening ends with, at the latest when its time is over.
+async fn fault_within(topic: &TestTopic, open_timeout: Duration) -> KafkaOpenError {
+    let request_timeout = Duration::from_secs(1);
+    let config = KafkaConfig { request_timeout, open_timeout, ..topic.config.clone() };
+    KafkaLog::open(config, Seen::default(), clock()).await.unwrap_err()
+}
+
+/// … where it does not take its time to end.
 async fn fault(topic: &TestTopic) -> KafkaOpenError {
-    KafkaLog::open(topic.config.clone(), Seen::default(), clock()).await.unwrap_err()
+    fault_within(topic, Duration::from_secs(60)).await
+}
+
+/// … where it is tried again for as long as it may be.
+async fn fault_at_last(topic: &TestTopic) -> String {
+    let fault = fault_within(topic, Duration::from_secs(3)).await;
+    assert!(fault.is_retryable(), "{fault}");
+    fault.to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,22 +110,22 @@ async fn a_login_from_a_file_is_taken_and_one_that_is_refused_ends_the_start() {
     let password = file("password", "a-secret-pass\n");
     write_and_read(&topic(port, login(SaslMechanism::Plain, password.clone()))).await;
 
-    let guess = topic(port, login(SaslMechanism::Plain, file("guess", "a-guess\n")));
+    let mut guess = topic(port, login(SaslMechanism::Plain, file("guess", "a-guess\n")));
+    guess.config.request_timeout = Duration::from_secs(1);
     let refused = fault(&guess).await;
     assert!(matches!(refused, KafkaOpenError::Login(_)), "{refused}");
     assert!(refused.to_string().contains("Invalid username or password"), "{refused}");
     let refused = KafkaLog::members(&guess.config, span_log::port::STORAGE_WRITER).await;
     let refused = refused.unwrap_err();
     assert!(!refused.is_retryable() && !refused.to_string().contains("a-guess"), "{refused}");
-    let nobody = fault(&topic(port, KafkaSecurity::default())).await;
-    assert!(nobody.to_string().contains("SASL"), "{nobody}");
+    fault_at_last(&topic(port, KafkaSecurity::default())).await;
     let missing = topic(port, login(SaslMechanism::Plain, files.path().join("nothing")));
     let missing = fault(&missing).await.to_string();
     assert!(missing.contains("nothing with sasl.password cannot be read"), "{missing}");
 
     let encrypted = KafkaSecurity { tls: Some(KafkaTls::default()), login: None };
     for security in [login(SaslMechanism::ScramSha512, password), encrypted] {
-        let fault = fault(&topic(port, security)).await.to_string();
+        let fault = fault_within(&topic(port, security), Duration::from_secs(3)).await.to_string();
         let is_lacking = fault.contains("made without the cargo feature `kafka-tls`");
         assert_eq!(is_lacking, !cfg!(feature = "kafka-tls"), "{fault}");
     }
@@ -163,20 +177,20 @@ mod encrypted {
         };
         let plain = KafkaSecurity::default;
         write_and_read(&at(&TLS, Some(believing(&authority)), plain())).await;
-        let stranger = fault(&at(&TLS, Some(believing(&Authority::new())), plain())).await;
-        assert!(stranger.to_string().contains("certificate verify failed"), "{stranger}");
-        let stranger = fault(&at(&TLS, Some(KafkaTls::default()), plain())).await;
-        assert!(stranger.to_string().contains("certificate verify failed"), "{stranger}");
+        let stranger = fault_at_last(&at(&TLS, Some(believing(&Authority::new())), plain())).await;
+        assert!(stranger.contains("certificate verify failed"), "{stranger}");
+        let stranger = fault_at_last(&at(&TLS, Some(KafkaTls::default()), plain())).await;
+        assert!(stranger.contains("certificate verify failed"), "{stranger}");
         let mut elsewhere = at(&TLS, Some(believing(&authority)), plain());
         elsewhere.config.brokers = vec![format!("localhost:{}", broker.port + TLS.port)];
-        let elsewhere = fault(&elsewhere).await;
-        assert!(elsewhere.to_string().contains("certificate verify failed"), "{elsewhere}");
+        let elsewhere = fault_at_last(&elsewhere).await;
+        assert!(elsewhere.contains("certificate verify failed"), "{elsewhere}");
 
         let identity = authority.identity(&["a-client"]);
         let identity = Some((identity.certificate_file, identity.key_file));
         let showing = KafkaTls { identity, ..believing(&authority) };
         write_and_read(&at(&ASKING, Some(showing), plain())).await;
-        fault(&at(&ASKING, Some(believing(&authority)), plain())).await;
+        fault_at_last(&at(&ASKING, Some(believing(&authority)), plain())).await;
 
         let password = authority.file("password", "a-secret-pass\n");
         let scram = login(SaslMechanism::ScramSha512, password);
