@@ -90,7 +90,7 @@ pub(super) fn redis_settings(
 
     let credentials = &redis.credentials;
     RedisConfig {
-        ca_file: credentials.ca_file.clone().filter(|_| redis.is_tls),
+        tls: credentials.tls.clone(),
         user: credentials.user.clone(),
         password_file: credentials.password_file.clone(),
         prefix: redis.prefix.clone(),

@@ -237,5 +237,15 @@ impl ColdObjects for ObjectStorage {
 /// What the keeper of the objects said, in the store's words. Wrong keys, no such bucket, no rights: a
 /// person mends it, and then the same call succeeds.
 fn fault(error: &object_store::Error) -> StoreError {
-    StoreError::Unavailable(format!("objects: {error}"))
+    let mut words = format!("objects: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_words = cause.to_string();
+        if !words.contains(&cause_words) {
+            words.push_str(": ");
+            words.push_str(&cause_words);
+        }
+        source = cause.source();
+    }
+    StoreError::Unavailable(words)
 }

@@ -13,3 +13,6 @@
 mod laws;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+#[path = "../../../tests/engines/tls_front.rs"]
+mod tls_front;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use service_kit::tls::ClientTls;
+
 use crate::port::NAMES_MAX;
 
 /// How many replicas must answer. Both are quorums: what was written before is seen by what reads
@@ -24,16 +26,6 @@ pub struct CassandraCredentials {
     pub user: String,
     /// A file that holds its password and nothing else; blanks and line ends around it are cut.
     pub password_file: PathBuf,
-}
-
-/// How connections are encrypted. A node's certificate must name its IP address: addresses come
-/// from the cluster, not from names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CassandraTls {
-    /// Certificates (PEM) of the authorities that may vouch for nodes.
-    pub ca_file: PathBuf,
-    /// Certificate chain and key (PEM) that are shown to the nodes.
-    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// Settings of a [`super::CassandraStore`]. [`CassandraConfig::at`] gives the defaults.
@@ -62,8 +54,9 @@ pub struct CassandraConfig {
     pub connect_timeout: Duration,
     /// Who connects; `None`: the cluster asks nobody.
     pub credentials: Option<CassandraCredentials>,
-    /// Encryption; `None`: none.
-    pub tls: Option<CassandraTls>,
+    /// Encryption; `None`: none. A node's certificate must name its IP address: addresses come from
+    /// the cluster, not from names.
+    pub tls: Option<ClientTls>,
     /// Whether frames are compressed (LZ4): saves traffic between zones, costs processor time.
     pub compress_frames: bool,
     /// From so many bytes on a partition is closed and its next shard or bucket opened. Writers

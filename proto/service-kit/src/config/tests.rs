@@ -135,7 +135,7 @@ fn modes_that_do_not_exist_yet_are_refused_by_name() {
 const GROWTH: &str = "kind: cell
 region: a
 profile: growth
-kafka: {brokers: ['k1:9092', 'k2:9092'], properties: {security.protocol: ssl}}
+kafka: {brokers: ['k1:9092', 'k2:9092'], properties: {client.dns.lookup: resolve_canonical_bootstrap_servers_only}}
 cassandra: {nodes: ['c1:9042'], datacenter: dc1}
 elasticsearch: {urls: ['http://e1:9200']}
 clickhouse: {url: 'http://h1:8123'}
@@ -162,7 +162,7 @@ fn a_profile_chooses_stores_rate_and_retention_and_each_can_be_overridden() {
     let profile = effective::Origin::Profile("growth");
     assert_eq!(find("stores.log"), Some(("stores.log", "kafka", profile)));
     let shown = find("kafka.properties").unwrap().1;
-    assert_eq!(shown, "{security.protocol}", "a value may be a secret");
+    assert_eq!(shown, "{client.dns.lookup}", "a value may be a secret");
 }
 
 #[test]
