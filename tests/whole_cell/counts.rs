@@ -31,6 +31,11 @@ const COUNTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(150);
 
 /// Waits until every store holds exactly so many spans, each once.
 pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u64) {
+    until_all_hold(engines, &[engines.address(Engine::Cassandra)], names, spans).await;
+}
+
+/// The same where Cassandra's nodes are these, each of which has every row.
+pub(crate) async fn until_all_hold(engines: &Engines, nodes: &[String], names: &Names, spans: u64) {
     let name = &names.name;
     let distinct = "uniqExact(TraceId, SpanId)";
     for (what, sql) in [
@@ -44,12 +49,14 @@ pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u6
         })
         .await;
     }
-    eventually("Cassandra's rows", PATIENCE, || async {
-        let cql = format!("SELECT count(*) FROM {name}.spans WHERE part = 2 ALLOW FILTERING");
-        let found = cassandra(&engines.address(Engine::Cassandra), &cql).await?;
-        if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
-    })
-    .await;
+    for node in nodes {
+        eventually("Cassandra's rows", PATIENCE, || async {
+            let cql = format!("SELECT count(*) FROM {name}.spans WHERE part = 2 ALLOW FILTERING");
+            let found = cassandra(node, &cql).await?;
+            if found == spans { Ok(()) } else { Err(format!("{node}: {found} of {spans}")) }
+        })
+        .await;
+    }
     eventually("Elasticsearch's documents", PATIENCE, || async {
         let found = elasticsearch(engines, name).await?;
         if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }

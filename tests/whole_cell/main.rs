@@ -15,6 +15,7 @@
 )]
 
 mod away_at_the_start;
+mod clusters;
 mod counts;
 #[path = "../system/federation.rs"]
 mod federation;
@@ -27,6 +28,7 @@ mod killed_cell;
 #[path = "../system/ledger.rs"]
 mod ledger;
 mod load;
+mod loses_one;
 mod parts;
 mod poison;
 #[path = "../system/process.rs"]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cell::Profile;
+pub use super::consistency::Consistency;
 pub use super::foreign::{ForeignConfig, ForeignEncoding};
 use super::search_engine::{TiersConfig, read_elasticsearch};
 use super::section::Section;
@@ -132,6 +133,8 @@ pub struct CassandraConfig {
     pub datacenter: String,
     /// Copies in each data center, by its name, for a keyspace that is made.
     pub replication: Properties,
+    /// Which of them a statement waits for.
+    pub consistency: Consistency,
     /// Until a statement must be answered.
     pub timeout: Duration,
     /// Who we are.
@@ -306,11 +309,12 @@ fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
     let copies = datacenter.clone().map(|name| (name, "3".to_owned()));
     let config = (
         section.value("replication", Properties(copies.into_iter().collect())),
+        section.value("consistency", Consistency::default()),
         timeout(section),
         read_credentials(section),
         section.value("tls", false),
     );
-    let (replication, timeout, credentials, is_tls) = config;
+    let (replication, consistency, timeout, credentials, is_tls) = config;
     for (name, copies) in &replication.0 {
         if !copies.parse::<u32>().is_ok_and(|copies| (1..=7).contains(&copies)) {
             section.refuse("replication", &format!("{name}: `{copies}` is not 1 to 7 copies"));
@@ -325,6 +329,7 @@ fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
         keyspace,
         datacenter: datacenter?,
         replication,
+        consistency,
         timeout,
         credentials,
         is_tls,
