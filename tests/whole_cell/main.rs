@@ -14,9 +14,11 @@
               what it shares with other tests is not all used here"
 )]
 
+mod aimed_kills;
 mod away_at_the_start;
 mod clusters;
 mod counts;
+mod drain;
 #[path = "../system/federation.rs"]
 mod federation;
 #[path = "../system/fixture.rs"]
