@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::clusters::Clusters;
-use crate::counts::{Names, until_all_hold};
+use crate::counts::{Names, cassandra, until_all_hold};
 use crate::federation::Federation;
 use crate::fixture::{hex, now_nanos};
 use crate::http::eventually;
@@ -113,4 +113,18 @@ async fn a_broker_of_three_and_a_data_centre_of_two_are_lost_and_no_sender_or_an
     until_all_is_read_back(&federation, &load.ledger, since).await;
     let spans = (load.ledger.len() * SPANS.len()) as u64;
     until_all_hold(&turn.engines, &clusters.nodes(), &names, spans).await;
+
+    // One that stays away is taken out of the keyspace, and the cell writes on as it is.
+    clusters.signal_datacenter(1, Signal::KILL);
+    let [_, other] = clusters.nodes();
+    let alter = format!(
+        "ALTER KEYSPACE {} WITH replication = {{'class': 'NetworkTopologyStrategy', 'dc2': 1}}",
+        names.name
+    );
+    cassandra(&other, &alter).await.unwrap();
+    let mut load = Load::start(&federation);
+    load.acknowledges(5).await;
+    load.stop().await;
+    let more = (load.ledger.len() * SPANS.len()) as u64;
+    until_all_hold(&turn.engines, &[other], &names, spans + more).await;
 }
