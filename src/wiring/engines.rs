@@ -148,7 +148,9 @@ pub(super) mod kafka {
 #[cfg(feature = "cassandra")]
 pub(super) mod cassandra {
     use anyhow::Context as _;
-    use trace_store::cassandra::{CassandraConfig, CassandraCredentials, CassandraStore};
+    use trace_store::cassandra::{
+        CassandraConfig, CassandraConsistency, CassandraCredentials, CassandraStore,
+    };
 
     use super::{CellConfig, SetUp, raw};
 
@@ -165,6 +167,11 @@ pub(super) mod cassandra {
         Ok(CassandraConfig {
             replication: copies.collect::<anyhow::Result<_>>()?,
             retention: config.retention,
+            consistency: match cassandra.consistency {
+                raw::Consistency::LocalQuorum => CassandraConsistency::LocalQuorum,
+                raw::Consistency::Quorum => CassandraConsistency::Quorum,
+                raw::Consistency::EachQuorum => CassandraConsistency::EachQuorum,
+            },
             request_timeout: cassandra.timeout,
             credentials: who
                 .map(|(user, password_file)| CassandraCredentials { user, password_file }),

@@ -89,12 +89,13 @@ async fn running() -> Arc<Engines> {
     engines
 }
 
-fn scripts() -> PathBuf {
+/// Where the scripts are.
+pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines")
 }
 
 /// Where the scripts keep what they have installed, and what runs.
-fn kept() -> PathBuf {
+pub(crate) fn kept() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(kept) = variable("FARSPAN_ENGINES") {
         return kept.into();
@@ -298,7 +299,8 @@ impl Engines {
     }
 }
 
-fn is_alive(pid: Pid) -> bool {
+/// Whether a process is there and no zombie.
+pub(crate) fn is_alive(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     // `pid (name) state …`: a killed child may stay as a zombie until somebody looks.
     stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim().starts_with('Z'))

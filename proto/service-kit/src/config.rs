@@ -6,6 +6,7 @@
 
 pub mod cell;
 pub mod cold;
+mod consistency;
 mod credentials;
 pub mod effective;
 pub mod engines;

@@ -70,6 +70,10 @@ impl Engine {
         }
         let mut request = Batch::new(BatchType::Unlogged);
         request.set_is_idempotent(true);
+        // A batch does not take it from its statements.
+        if let Some(level) = statement.get_consistency() {
+            request.set_consistency(level);
+        }
         for _ in &batch.rows {
             request.append_statement(statement.clone());
         }

@@ -14,10 +14,9 @@ use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::{
     DefaultRetryPolicy, RequestInfo, RetryDecision, RetryPolicy, RetrySession,
 };
-use scylla::statement::Consistency;
 use service_kit::tls::ClientTls;
 
-use super::config::{CassandraConfig, CassandraConsistency};
+use super::config::CassandraConfig;
 use super::fault::{self, Disconnected};
 use super::schema::check_names;
 use crate::port::StoreError;
@@ -52,13 +51,10 @@ async fn builder(
     let policy = DefaultPolicy::builder()
         .prefer_datacenter(datacenter)
         .token_aware(true)
-        .permit_dc_failover(false)
+        .permit_dc_failover(config.consistency.is_same_everywhere())
         .build();
     let profile = ExecutionProfile::builder()
-        .consistency(match config.consistency {
-            CassandraConsistency::LocalQuorum => Consistency::LocalQuorum,
-            CassandraConsistency::Quorum => Consistency::Quorum,
-        })
+        .consistency(config.consistency.of_reads())
         .request_timeout(Some(config.request_timeout))
         .load_balancing_policy(policy)
         .retry_policy(Arc::new(Counted { retries: retries.clone() }))

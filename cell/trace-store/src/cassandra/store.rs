@@ -223,7 +223,7 @@ impl CassandraStore {
     async fn open(&self) -> Result<Arc<Engine>, Disconnected> {
         let session = session::open(&self.config, &self.metrics.retries).await?;
         init::expect_schema(&session, &self.config.keyspace).await?;
-        let statements = Box::pin(statements::prepare(&session, &self.config.keyspace)).await;
+        let statements = Box::pin(statements::prepare(&session, &self.config)).await;
         let statements = statements.map_err(Disconnected::Unreachable)?;
         let writer = xxh3_64(session.session_id().as_bytes()).to_be_bytes();
         let engine = Arc::new(Engine {

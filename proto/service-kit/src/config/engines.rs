@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cell::Profile;
+pub use super::consistency::Consistency;
 pub use super::credentials::Credentials;
 use super::credentials::{Encryption, read_credentials};
 pub use super::foreign::{ForeignConfig, ForeignEncoding};
@@ -99,6 +100,8 @@ pub struct CassandraConfig {
     pub datacenter: String,
     /// Copies in each data center, by its name, for a keyspace that is made.
     pub replication: Properties,
+    /// Which of them a statement waits for.
+    pub consistency: Consistency,
     /// Until a statement must be answered.
     pub timeout: Duration,
     /// Who we are; with `tls`, that is spoken.
@@ -244,6 +247,7 @@ fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
     let keyspace = section.value("keyspace", "farspan".to_owned());
     let copies = datacenter.clone().map(|name| (name, "3".to_owned()));
     let replication = section.value("replication", Properties(copies.into_iter().collect()));
+    let consistency = section.value("consistency", Consistency::default());
     let timeout = timeout(section);
     let encryption = Encryption {
         is_on: section.value("tls", false),
@@ -265,6 +269,7 @@ fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
         keyspace,
         datacenter: datacenter?,
         replication,
+        consistency,
         timeout,
         credentials,
     })

@@ -235,6 +235,19 @@ fn an_engine_that_is_not_used_or_makes_no_sense_is_a_fault() {
 }
 
 #[test]
+fn copies_that_are_waited_for_are_chosen_by_a_word() {
+    let consistency = |line: &str| {
+        let nodes = format!("datacenter: dc1{line}}}");
+        cell(&GROWTH.replace("datacenter: dc1}", &nodes)).stores.cassandra.unwrap().consistency
+    };
+    assert_eq!(consistency(""), engines::Consistency::LocalQuorum);
+    assert_eq!(consistency(", consistency: quorum"), engines::Consistency::Quorum);
+    assert_eq!(consistency(", consistency: each_quorum"), engines::Consistency::EachQuorum);
+    let one = GROWTH.replace("datacenter: dc1}", "datacenter: dc1, consistency: one}");
+    assert!(faults(&one)[0].1.contains("`one` is not one of local_quorum, quorum, each_quorum"));
+}
+
+#[test]
 fn what_a_profile_stands_for_and_is_not_served_is_said_and_no_fault() {
     let notes = |text: &str| parse("cell.yaml", text).unwrap().effective.notes().to_vec();
     assert!(notes(GROWTH).is_empty());

@@ -4,6 +4,7 @@ use trace_model::locality::{IndexMode, SpanMode};
 
 use super::super::Kind;
 use super::super::cell::{GroupKind, Profile, WhenFull};
+use super::super::consistency::Consistency;
 use super::super::engines::{LogKind, MetricsKind, SearchKind, TracesKind};
 use super::super::foreign::ForeignEncoding;
 use super::super::kafka::SaslMechanism;
@@ -266,5 +267,23 @@ impl Setting for TierDriver {
 
     fn show(&self) -> String {
         word_for(self, &TIER_DRIVERS)
+    }
+}
+
+const CONSISTENCIES: [(&str, Consistency); 3] = [
+    ("local_quorum", Consistency::LocalQuorum),
+    ("quorum", Consistency::Quorum),
+    ("each_quorum", Consistency::EachQuorum),
+];
+
+impl Setting for Consistency {
+    const WANTED: &'static str = "local_quorum, quorum or each_quorum";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        word_of(node, &CONSISTENCIES)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &CONSISTENCIES)
     }
 }
