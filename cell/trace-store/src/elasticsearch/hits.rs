@@ -85,7 +85,9 @@ impl<T> Hits<T> {
 }
 
 /// What an engine says of an index that went, was closed or was not open yet while it was searched.
-const REPLACED: [&str; 6] = [
+const REPLACED: [&str; 7] = [
+    // Some shard failed, and the causes are not told.
+    "search_phase_execution_exception",
     "index_not_found_exception",
     "index_closed_exception",
     "shard_not_found_exception",
