@@ -10,7 +10,7 @@ use rustls::{RootCertStore, ServerConfig};
 use service_kit::tls::ClientTls;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 #[path = "authority.rs"]
@@ -54,7 +54,7 @@ fn server(authority: &Authority, hosts: &[&str], asks: bool) -> ServerConfig {
 pub(crate) struct Front {
     pub(crate) port: u16,
     sent: Arc<Mutex<Vec<u8>>>,
-    accepting: JoinHandle<()>,
+    _accepting: JoinSet<()>,
 }
 
 impl Front {
@@ -63,9 +63,9 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let sent = Arc::default();
-        let accepting =
-            tokio::spawn(accept(listener, acceptor, engine.to_owned(), Arc::clone(&sent)));
-        Self { port, sent, accepting }
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, acceptor, engine.to_owned(), Arc::clone(&sent)));
+        Self { port, sent, _accepting: accepting }
     }
 
     /// Whether clients have sent this within TLS.
@@ -79,19 +79,13 @@ impl Front {
     }
 }
 
-impl Drop for Front {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
 async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
     engine: String,
     sent: Arc<Mutex<Vec<u8>>>,
 ) {
-    let mut connections = tokio::task::JoinSet::new();
+    let mut connections = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.unwrap();
         let (acceptor, engine, sent) = (acceptor.clone(), engine.clone(), Arc::clone(&sent));

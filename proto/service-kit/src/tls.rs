@@ -158,7 +158,7 @@ mod tests {
             (ClientTls::believing(directory.path().join("no")), "cannot read"),
             (ClientTls::believing(file("empty", "")), "empty holds no certificate"),
             (ClientTls::believing(identity.key_file.clone()), "key.pem holds no certificate"),
-            (ClientTls::believing(file("cut", &certificate[..90])), "cut is not PEM"),
+            (ClientTls::believing(file("cut", certificate.get(..90).unwrap())), "cut is not PEM"),
             (key_file(ca_file), "ca.pem holds no private key"),
             (key_file(file("other.pem", &other_key)), "other.pem does not fit"),
             (key_file(directory.path().join("no")), "cannot read"),

@@ -102,10 +102,14 @@ fn greet(
 ) -> Result<Arc<Questions>, KafkaOpenError> {
     let greeted = insist(config, clock, || match questions.shape() {
         Ok(_) => Ok(Ok(())),
-        Err(error) => match questions.failure(&error) {
-            KafkaOpenError::Unreachable(words) => Err(words),
-            failure => Ok(Err(failure)),
-        },
+        Err(error) => {
+            let failure = questions.failure(&error);
+            if let KafkaOpenError::Unreachable(words) = failure {
+                Err(words)
+            } else {
+                Ok(Err(failure))
+            }
+        }
     })?;
     greeted.map(|()| Arc::new(questions))
 }
