@@ -83,7 +83,8 @@ async fn strike(
     ledger: &Ledger,
     group: &str,
 ) -> bool {
-    send_burst(federation, ledger).await;
+    let cell: &Federation = federation;
+    send_burst(cell, ledger).await;
     eventually("a store holds what is not committed", PATIENCE, || async {
         let (stored, between) = in_between(engines, names, group).await?;
         if between > 0 {
@@ -91,9 +92,9 @@ async fn strike(
         }
         if stored == (ledger.len() * SPANS.len()) as u64 {
             // Too late for this burst: the next one is looked at.
-            send_burst(federation, ledger).await;
+            send_burst(cell, ledger).await;
         }
-        Err(format!("{group} holds {stored}\n{}", federation.last_words()))
+        Err(format!("{group} holds {stored}\n{}", cell.last_words()))
     })
     .await;
     federation.kill_cell(0);

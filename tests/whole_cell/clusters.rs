@@ -85,11 +85,6 @@ impl Clusters {
                 pair("KAFKA_PORT", &first_broker.to_string()),
                 pair("KAFKA_HEAP", "256m"),
                 pair("KAFKA_JVM_EXTRA", "-XX:TieredStopAtLevel=1"),
-                // Kafka's own defaults, and not the script's shorter ones: a broker is given up after 9 s.
-                pair(
-                    "KAFKA_EXTRA",
-                    "broker.session.timeout.ms=9000\nbroker.heartbeat.interval.ms=2000",
-                ),
             ],
         };
         let ports = free_ports(2);

@@ -114,12 +114,15 @@ impl Sender {
             let spans = SPANS.map(|id| span(trace, id, id / 2, "work"));
             let begun = Instant::now();
             self.until_acknowledged(encode(&request(SERVICE, spans.to_vec()))).await;
-            let mut slowest = self.slowest.lock().unwrap();
-            *slowest = begun.elapsed().max(*slowest);
-            drop(slowest);
+            self.note_wait(begun.elapsed());
             self.ledger.note(trace, &SPANS);
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    fn note_wait(&self, waited: Duration) {
+        let mut slowest = self.slowest.lock().unwrap();
+        *slowest = waited.max(*slowest);
     }
 
     async fn until_acknowledged(&self, body: Bytes) {
