@@ -67,7 +67,10 @@ async fn write_rounds(store: &CassandraStore, bare: &Bare, spans: usize) -> Vec<
             }
         });
         let other = other.await;
-        println!("round {round}: ours {:.0} spans/s, bare {:.0} spans/s", own.0, other.0);
+        println!(
+            "round {round}: ours {:.0} spans/s, bare {:.0} spans/s",
+            own.per_second, other.per_second
+        );
         // The first one warms both up.
         if round > 0 {
             ours.push(own);

@@ -83,7 +83,10 @@ async fn compare_inserts(engine: &str, clock: &Arc<dyn Clock>) {
             let other = insert.await;
             (write.await, other)
         };
-        println!("round {round}: ours {:.0} rows/s, bare {:.0} rows/s", own.0, other.0);
+        println!(
+            "round {round}: ours {:.0} rows/s, bare {:.0} rows/s",
+            own.per_second, other.per_second
+        );
         // The first one warms both up.
         if round > 0 {
             own_rounds.push(own);

@@ -28,7 +28,7 @@ mod measure;
 mod workload;
 
 use bare::Bare;
-use measure::{BenchClock, print_medians, timed};
+use measure::{BenchClock, Timed, print_medians, timed};
 use workload::{REQUEST_SPANS, Workload};
 
 /// As the product's binary.
@@ -46,7 +46,7 @@ async fn round(
     bare: &Bare,
     requests: &[LoggedBatch],
     number: usize,
-) -> ((f64, f64), (f64, f64)) {
+) -> (Timed, Timed) {
     let prefix = format!("farspan-bench-ours-{number}");
     let other = format!("farspan-bench-bare-{number}");
     for prefix in [&prefix, &other] {
@@ -87,7 +87,10 @@ async fn run() {
         let requests: Vec<_> =
             (0..spans.div_ceil(REQUEST_SPANS)).map(|_| workload.request()).collect();
         let (own, other) = round(&address, &bare, &requests, number).await;
-        println!("round {number}: ours {:.0} documents/s, bare {:.0} documents/s", own.0, other.0);
+        println!(
+            "round {number}: ours {:.0} documents/s, bare {:.0} documents/s",
+            own.per_second, other.per_second
+        );
         // The first one warms both up.
         if number > 0 {
             ours.push(own);

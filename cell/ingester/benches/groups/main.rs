@@ -40,7 +40,7 @@ use proto::LoggedBatch;
 use service_kit::SystemClock;
 use trace_model::Clock;
 
-use measure::print_medians;
+use measure::{Timed, print_medians};
 use workload::{REQUEST_SPANS, Workload};
 
 /// As the product's binary.
@@ -67,8 +67,8 @@ pub(crate) struct Rounds {
     spans: usize,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: topic::Place,
-    ours: Vec<(f64, f64)>,
-    bares: Vec<(f64, f64)>,
+    ours: Vec<Timed>,
+    bares: Vec<Timed>,
 }
 
 impl Rounds {
@@ -92,10 +92,10 @@ impl Rounds {
     }
 
     /// Notes rates and CPU times of a round. The first one warms both up.
-    pub(crate) fn note(&mut self, round: usize, own: (f64, f64), bare: (f64, f64)) {
+    pub(crate) fn note(&mut self, round: usize, own: Timed, bare: Timed) {
         println!(
             "{} {round}: ours {:.0} spans/s ({:.1} us CPU a span), bare {:.0} ({:.1})",
-            self.what, own.0, own.1, bare.0, bare.1
+            self.what, own.per_second, own.own_micros, bare.per_second, bare.own_micros
         );
         if round > 0 {
             self.ours.push(own);

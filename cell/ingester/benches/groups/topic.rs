@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use trace_model::Clock;
 
-use crate::measure::timed;
+use crate::measure::{Timed, timed};
 
 /// Appends on their way at once.
 const APPENDS: usize = 32;
@@ -73,12 +73,8 @@ impl Place {
 
 impl Topic {
     /// Lets a group that never read it take all of it in, from the moment in which it has all
-    /// partitions until everything is durable and committed. Spans a second, and CPU time of this
-    /// process for a span in microseconds.
-    pub(crate) async fn taken_by<M: GroupMaker>(
-        &self,
-        maker_of: impl FnOnce(u64) -> M,
-    ) -> (f64, f64) {
+    /// partitions until everything is durable and committed.
+    pub(crate) async fn taken_by<M: GroupMaker>(&self, maker_of: impl FnOnce(u64) -> M) -> Timed {
         let clock = Arc::clone(&self.clock);
         let log = KafkaLog::open(self.config.clone(), Seen::default(), clock).await;
         let log = log.expect("a log");
