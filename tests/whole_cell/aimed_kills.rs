@@ -9,7 +9,7 @@ use crate::federation::{Federation, PATIENCE};
 use crate::fixture::{encode, now_nanos, random_trace_id, request, span};
 use crate::http::eventually;
 use crate::ledger::Ledger;
-use crate::running_engines::{Engine, Engines, take_turn};
+use crate::running_engines::{Engine, Engines, share_engines};
 use crate::whole_cell::{REGION, SERVICE, set_up, until_all_is_read_back, yaml};
 
 /// Kills that strike between write and commit; `FARSPAN_TEST_KILLS` says another number.
@@ -107,7 +107,7 @@ async fn strike(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_between_a_stores_write_and_the_commit_count_every_span_and_every_call_once() {
-    let turn = take_turn().await;
+    let turn = share_engines().await;
     let names = Names::new("aimed");
     let since = now_nanos();
     // A process that is started again has its partitions at once, or after the shortest session.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::counts::{Names, until_each_holds};
 use crate::federation::Federation;
 use crate::http::{eventually, get};
-use crate::running_engines::{Engine, Engines, take_turn};
+use crate::running_engines::{Engine, Engines, have_engines_alone};
 use crate::whole_cell::start;
 
 /// How long an engine stands; `FARSPAN_TEST_OUTAGE` says another number of seconds, lets all four stand
@@ -179,7 +179,7 @@ async fn stand(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_gathers_while_an_engine_stands_drains_faster_than_more_arrives_and_is_there_once() {
-    let turn = take_turn().await;
+    let turn = have_engines_alone().await;
     let names = Names::new("drain");
     let federation = start(&turn.engines, &names).await;
     rate_through(&federation, WARM_UP).await;

@@ -10,7 +10,7 @@ use crate::federation::Federation;
 use crate::fixture::{hex, now_nanos};
 use crate::http::eventually;
 use crate::load::{Load, SPANS};
-use crate::running_engines::take_turn;
+use crate::running_engines::share_engines;
 use crate::whole_cell::{REGION, set_up, until_all_is_read_back};
 
 /// From a loss on, what was acknowledged before and what comes then is acknowledged and answered.
@@ -92,7 +92,7 @@ async fn lose_a_datacenter(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_of_three_and_a_data_centre_of_two_are_lost_and_no_sender_or_answer_lacks_them() {
-    let turn = take_turn().await;
+    let turn = share_engines().await;
     let clusters = Clusters::start().await;
     let names = Names::new("losesone");
     let since = now_nanos();

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::announce::Announced;
 use super::config::CassandraConfig;
-use super::engine::Engine;
+use super::engine::{Engine, Repeats};
 use super::erased::{ErasedList, SKEW};
 use super::fault::Disconnected;
 use super::overflow::Fills;
@@ -233,6 +233,7 @@ impl CassandraStore {
             concurrency: self.config.concurrency,
             clock: Arc::clone(&self.clock),
             metrics: self.metrics.clone(),
+            repeats: Repeats::default(),
         });
         self.progress.load(&engine).await.map_err(Disconnected::Unreachable)?;
         self.erased.load(&engine).await.map_err(Disconnected::Unreachable)?;
