@@ -125,7 +125,8 @@ fn certificates(path: &Path) -> Result<Vec<rustls::pki_types::CertificateDer<'st
     Ok(certificates)
 }
 
-#[cfg(all(test, feature = "tls"))]
+#[cfg(test)]
+#[cfg(feature = "tls")]
 mod tests {
     use super::*;
 
