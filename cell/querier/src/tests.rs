@@ -25,8 +25,8 @@ use trace_model::{
     TenantId, TimeRange, TraceId, UnixNanos,
 };
 use trace_store::port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, NameList, Operation, RedKey,
-    RedQuery, RedRow, SearchAnswer, ServiceCatalog, StoreError, StoreFigures, TraceRead,
+    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, NameList, Operation,
+    RedKey, RedQuery, RedRow, SearchAnswer, ServiceCatalog, StoreError, StoreFigures, TraceRead,
     TraceReader, TraceSearch,
 };
 
