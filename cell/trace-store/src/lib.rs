@@ -48,9 +48,9 @@ pub use metrics::{ColdMetrics, QuestionMetrics, StoreMetrics};
 pub use metrics::{SearchEngineMetrics, TierLabels};
 pub use migration::{Migration, MigrationReport, Schema};
 pub use port::{
-    ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta,
-    MetricsStore, NameList, ObjectFound, Operation, PartSize, RedKey, RedQuery, RedRow,
-    SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures, StoreStatus,
-    TraceRead, TraceReader, TraceSearch,
+    ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, Eraser, ErasureReceipt,
+    MetricsDelta, MetricsStore, NameList, ObjectFound, Operation, PartSize, RedKey, RedQuery,
+    RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures,
+    StoreStatus, TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;

@@ -34,6 +34,12 @@ pub const PARTS_MAX: usize = 4096;
 /// Longest service or operation name, in bytes.
 pub const NAME_BYTES_MAX: usize = 4096;
 
+/// A name as the index knows it: as much of it, in whole characters, as [`NAME_BYTES_MAX`] bytes hold.
+#[must_use]
+pub fn index_name(name: &str) -> &str {
+    name.get(..name.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or(name)
+}
+
 /// Why a message of the index is not what it claims to be. None of these passes by waiting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidIndexMessage {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use metadata_replicator::feed::Chunk;
 use metadata_replicator::{Entropy, LogHistory, MemoryOriginLog, MemoryRecords, OriginFeed, Terms};
 use proptest::prelude::*;
+use proto::convert::index::{OTHER_SERVICE, PARTS_MAX};
 use proto::wire::{put_bytes_field, put_varint};
 use proto::{BatchSource, SpanBatchBuilder};
 use service_kit::ManualClock;
@@ -643,6 +644,42 @@ async fn names_that_peers_would_refuse_are_cut() {
     let root = detail.root.unwrap();
     assert_eq!((root.operation.len(), root.service.len()), (4096, 4096));
     assert_eq!(detail.services[0].service, root.service);
+}
+
+#[tokio::test]
+async fn services_beyond_those_of_a_message_share_a_name_and_are_counted() {
+    let (mut bench, beyond) = (Bench::new(IndexMode::Full), 10);
+    let mut builder = SpanBatchBuilder::new();
+    let all = PARTS_MAX as u64 + beyond;
+    let spans: Vec<_> = (0..all)
+        .map(|number| {
+            let mut bytes = span(1, 1, 0).bytes();
+            put_bytes_field(&mut bytes, 2, &(number + 1).to_be_bytes());
+            (format!("s{number}"), bytes)
+        })
+        .collect();
+    for (service, bytes) in spans.iter().chain(&spans[..1]) {
+        let resource = builder.add_resource(resource(service));
+        let scope = builder.add_scope(resource, vec![]);
+        builder.add_span(TraceId::from_bytes([1; 16]).unwrap(), Threshold::KEEP_ALL, scope, bytes);
+    }
+    let source = batch_of(&[], 0, 0, 1).batch.source().clone();
+    let batch = LoggedBatch {
+        batch: Arc::new(builder.finish(source).unwrap()),
+        ..batch_of(&[span(1, 1, 0)], 0, 0, 1)
+    };
+    bench.publisher.handle(&[batch]).await.unwrap();
+    bench.tick(100).await;
+    let detail = bench.detail(1).await;
+    let spans_of = |name: &str| {
+        let count = detail.services.iter().find(|count| &*count.service == name);
+        count.map(|count| u64::from(count.spans))
+    };
+    assert_eq!(detail.services.len(), PARTS_MAX);
+    assert_eq!((spans_of("s0"), spans_of(OTHER_SERVICE)), (Some(1), Some(beyond + 1)));
+    let counted: u64 = detail.services.iter().map(|count| u64::from(count.spans)).sum();
+    assert_eq!((counted, u64::from(detail.span_count)), (all, all));
+    assert!(!detail.is_lower_bound, "all are counted");
 }
 
 proptest! {
