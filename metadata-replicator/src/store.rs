@@ -23,6 +23,8 @@ mod segments;
 mod sieve;
 mod state;
 mod terms;
+#[cfg(test)]
+mod tests;
 
 #[cfg(test)]
 pub(crate) use disk::faulty::FaultyDisk;

@@ -280,7 +280,9 @@ mod tests {
             }
             assert_eq!(range.is_rotten, has_zeros, "{offset} {length}");
         }
-        assert!(read_range(file.as_ref(), 8_192, 30_000).unwrap().bytes.iter().all(|byte| *byte > 0));
+        assert!(
+            read_range(file.as_ref(), 8_192, 30_000).unwrap().bytes.iter().all(|byte| *byte > 0)
+        );
     }
 
     #[test]

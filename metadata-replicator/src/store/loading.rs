@@ -43,7 +43,9 @@ impl<'a> Loading<'a> {
     /// Takes in what is met; gives the append time of a record.
     pub(super) fn meet(&mut self, met: Met<'_>) -> Result<u64, ReplicatorError> {
         match met {
-            Met::Record { cursor, location, payload } => self.meet_record(cursor, location, payload),
+            Met::Record { cursor, location, payload } => {
+                self.meet_record(cursor, location, payload)
+            }
             Met::Damaged { path, bytes } => {
                 tracing::error!(path = %path.display(), bytes, "damaged records were set aside");
                 self.gaps.open();
@@ -96,7 +98,9 @@ impl<'a> Loading<'a> {
     ) -> Result<(), ReplicatorError> {
         let services = self.words.dictionaries.entry(cursor.epoch).or_default();
         match &record {
-            Record::ServiceName(name) => services.define(name.id, &name.name)?,
+            Record::ServiceName(name) => {
+                services.define(name.id, &name.name)?;
+            }
             Record::Watermark(wire) => {
                 self.words.watermark = Some(watermark_from_wire(wire, self.region)?);
             }

@@ -341,9 +341,7 @@ fn believed(roll: Roll, sheet: Option<Sheet>) -> (BTreeSet<Cursor>, Option<Sheet
     match roll {
         Roll::Files(files) if has_roll => (files, sheet),
         Roll::Files(_) => (BTreeSet::new(), sheet),
-        Roll::Absent | Roll::Damaged => {
-            (BTreeSet::new(), sheet.filter(|sheet| !sheet.has_roll))
-        }
+        Roll::Absent | Roll::Damaged => (BTreeSet::new(), sheet.filter(|sheet| !sheet.has_roll)),
     }
 }
 

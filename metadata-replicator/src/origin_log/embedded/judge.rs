@@ -38,9 +38,8 @@ impl JudgeRows for Judge<'_> {
 
     fn lost(&mut self, segment: u32) {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.map.lose_all(|location| {
-            location.segment == segment && !self.kept.contains_key(&location)
-        });
+        rows.map
+            .lose_all(|location| location.segment == segment && !self.kept.contains_key(&location));
     }
 
     fn moved(&mut self, from: Location, to: Location) {
