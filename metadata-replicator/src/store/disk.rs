@@ -147,7 +147,7 @@ pub(crate) mod faulty {
 
     #[derive(Debug, Default)]
     struct Faults {
-        /// Offsets of files that cannot be read.
+        /// Offsets in sectors that cannot be read.
         rotten: BTreeMap<PathBuf, BTreeSet<u64>>,
         /// Files of which nothing can be opened.
         closed: BTreeSet<PathBuf>,
@@ -173,7 +173,7 @@ pub(crate) mod faulty {
     }
 
     impl FaultyDisk {
-        /// The byte at an offset cannot be read any more.
+        /// The sector of an offset cannot be read any more.
         pub(crate) fn rot(&self, path: &Path, offset: u64) {
             let mut faults = self.0.lock().unwrap();
             faults.rotten.entry(path.to_path_buf()).or_default().insert(offset);
@@ -221,10 +221,12 @@ pub(crate) mod faulty {
         }
 
         fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-            let end = offset + buffer.len() as u64;
+            let sector = SECTOR_BYTES as u64;
+            let end = (offset + buffer.len() as u64).next_multiple_of(sector);
             let faults = self.disk.0.lock().unwrap();
             let places = faults.rotten.get(&self.path);
-            if places.is_some_and(|places| places.range(offset..end).next().is_some()) {
+            let touched = offset / sector * sector..end;
+            if places.is_some_and(|places| places.range(touched).next().is_some()) {
                 return Err(rotten());
             }
             self.file.read_at(buffer, offset)
@@ -292,7 +294,7 @@ mod tests {
         std::fs::write(&path, [7; 10]).unwrap();
         let file = LocalDisk.open(&path, Access::Read).unwrap();
         assert_eq!(read_range(file.as_ref(), 4, 100).unwrap().bytes, [7; 6]);
-        assert_eq!(read_range(file.as_ref(), 10, 100).unwrap().bytes, []);
+        assert!(read_range(file.as_ref(), 10, 100).unwrap().bytes.is_empty());
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl RecordStore {
         visit: &mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
     ) -> Result<Self, ReplicatorError> {
         let (roll, sheet) = (Roll::load(&config.directory)?, Sheet::load(&config.directory)?);
-        let (roll, sheet) = believed(roll, sheet);
+        let (roll, sheet) = believed(roll, sheet, Sheet::is_there(&config.directory));
         let mut loading = Loading::of(&config.region, config.latest, visit);
         let place = (&*config.directory, config.segment_bytes_max);
         let mut meet = |met: Met<'_>| loading.meet(met);
@@ -336,10 +336,16 @@ impl RecordStore {
 /// What is believed of the files that there should be, and of the terms (`None`: they are damaged).
 /// The two are witnesses of each other: a list that an earlier release did not keep up is not
 /// believed, and terms without the list that they name are not whole.
-fn believed(roll: Roll, sheet: Option<Sheet>) -> (BTreeSet<Cursor>, Option<Sheet>) {
+fn believed(
+    roll: Roll,
+    sheet: Option<Sheet>,
+    has_terms: bool,
+) -> (BTreeSet<Cursor>, Option<Sheet>) {
     let has_roll = sheet.as_ref().is_none_or(|sheet| sheet.has_roll);
     match roll {
         Roll::Files(files) if has_roll => (files, sheet),
+        // The list of a first opening that was broken off names nothing.
+        Roll::Files(files) if !has_terms && !files.is_empty() => (files, None),
         Roll::Files(_) => (BTreeSet::new(), sheet),
         Roll::Absent | Roll::Damaged => (BTreeSet::new(), sheet.filter(|sheet| !sheet.has_roll)),
     }

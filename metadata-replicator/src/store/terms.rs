@@ -82,6 +82,11 @@ impl Sheet {
         }
     }
 
+    /// Whether a directory has the file.
+    pub(crate) fn is_there(directory: &Path) -> bool {
+        directory.join(FILE_NAME).exists()
+    }
+
     /// Replaces a directory's file. Durable when this returns.
     pub(crate) fn save(&self, directory: &Path) -> Result<(), ReplicatorError> {
         let path = directory.join(FILE_NAME);
