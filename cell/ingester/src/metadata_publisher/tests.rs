@@ -417,6 +417,29 @@ fn a_lost_origin_log_proves_no_absence_of_what_it_had_published() {
     assert_eq!(holes_of(0), [], "nothing was published before");
 }
 
+#[test]
+fn holes_that_are_taken_over_are_joined() {
+    let source = SpanLogState {
+        identity: LogIdentity { incarnation: 1, partitions: 1 },
+        ends: BTreeMap::from([(0, 9)]),
+        committed: BTreeMap::new(),
+        end_time: NOW,
+    };
+    let hole =
+        |place: u64| TimeRange { start: UnixNanos(place * 9), end: UnixNanos(place * 9 + 2) };
+    let published = Watermark {
+        region: region(),
+        incarnation: 1,
+        as_of: NOW,
+        next: BTreeMap::from([(0, 9)]),
+        holes: (0..5_000).map(hole).collect(),
+    };
+    let progress = Progress::resume(&region(), &source, Some(&published), false).unwrap();
+    let holes = progress.watermark(None, Duration::ZERO, Duration::ZERO).unwrap().holes;
+    assert_eq!(holes.len(), trace_model::HOLES_MAX);
+    assert_eq!((holes[0].start, holes[63]), (UnixNanos(0), hole(4_999)));
+}
+
 #[tokio::test]
 async fn a_failing_origin_log_holds_everything_back_and_loses_nothing() {
     let mut bench = Bench::new(IndexMode::Full);
