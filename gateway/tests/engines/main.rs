@@ -14,5 +14,6 @@ mod laws;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "redis")]
+#[expect(dead_code, reason = "no credentials go through the front of Redis")]
 #[path = "../../../tests/engines/tls_front.rs"]
 mod tls_front;
