@@ -111,7 +111,7 @@ async fn kills_between_a_stores_write_and_the_commit_count_every_span_and_every_
     let names = Names::new("aimed");
     let since = now_nanos();
     // A process that is started again has its partitions at once, or after the shortest session.
-    let section = "  partitions: 4\n  member: one\n  session_timeout: 6s\n";
+    let section = "  partitions: 4\n  member: one\n";
     let extra = yaml(&turn.engines, &names).replace("  partitions: 4\n", section);
     set_up(&extra).await;
     let mut federation = Federation::start(&[REGION], &[(REGION, &extra)]).await;
