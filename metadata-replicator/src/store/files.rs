@@ -25,7 +25,9 @@ pub(super) fn file_name(first: Cursor) -> String {
     format!("{:020}-{:020}-{sequence:020}.log", epoch.millis, epoch.random)
 }
 
-pub(super) fn lock(directory: &Path) -> Result<File, ReplicatorError> {
+/// Makes the directory where there is none, and takes it for this process while the file is held.
+pub(super) fn take(directory: &Path) -> Result<File, ReplicatorError> {
+    std::fs::create_dir_all(directory).map_err(ReplicatorError::disk("create", directory))?;
     let path = directory.join("LOCK");
     let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = options.map_err(ReplicatorError::disk("open", &path))?;

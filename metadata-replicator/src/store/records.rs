@@ -15,6 +15,7 @@ use trace_model::{Contribution, Forgotten, Region, UnixNanos, Watermark};
 use super::batch::Batch;
 use super::chunk::Damage;
 use super::disk::Disk;
+use super::files::take;
 use super::framer::Framer;
 use super::gaps::Gaps;
 use super::loading::{Loading, Words};
@@ -90,10 +91,12 @@ impl RecordStore {
         config: StoreConfig,
         visit: &mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
     ) -> Result<Self, ReplicatorError> {
+        // First of all: a process that is ending writes the list and the terms while it has the directory.
+        let lock = take(&config.directory)?;
         let (roll, sheet) = (Roll::load(&config.directory)?, Sheet::load(&config.directory)?);
         let (roll, sheet) = believed(roll, sheet, Sheet::is_there(&config.directory));
         let mut loading = Loading::of(&config.region, config.latest, visit);
-        let place = (&*config.directory, config.segment_bytes_max);
+        let place = (&*config.directory, lock, config.segment_bytes_max);
         let mut meet = |met: Met<'_>| loading.meet(met);
         let segments = Segments::open(place, Arc::clone(&config.disk), &roll, &mut meet)?;
         let (words, newest) = loading.finish();

@@ -12,7 +12,7 @@ use trace_model::location::{Cursor, Epoch};
 use super::batch::Batch;
 use super::chunk::RawChunk;
 use super::disk::{Disk, DiskFile};
-use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
+use super::files::{file_name, load, segment_paths, short, sync_directory, write_file};
 use super::packed::{Body, Packer};
 use super::part::{Part, Segment};
 use super::roll::Roll;
@@ -48,13 +48,11 @@ impl Segments {
     /// Opens a directory that should have these files, cuts a torn tail and shows every record to
     /// `meet`, which gives the record's append time (0 for none).
     pub(crate) fn open(
-        (directory, segment_bytes_max): (&Path, u64),
+        (directory, lock, segment_bytes_max): (&Path, File, u64),
         disk: Arc<dyn Disk>,
         roll: &BTreeSet<Cursor>,
         meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
     ) -> Result<Self, ReplicatorError> {
-        std::fs::create_dir_all(directory).map_err(ReplicatorError::disk("create", directory))?;
-        let lock = lock(directory)?;
         let mut state = State::default();
         let present = segment_paths(directory)?;
         let listed = roll.iter().map(|first| directory.join(file_name(*first)));
@@ -404,7 +402,8 @@ mod tests {
     fn a_reader_beside_the_writer_steps_over_nothing() {
         const BATCHES: u64 = 4_000;
         let directory = tempfile::tempdir().unwrap();
-        let (place, roll) = ((directory.path(), 64 << 10), BTreeSet::new());
+        let lock = super::super::files::take(directory.path()).unwrap();
+        let (place, roll) = ((directory.path(), lock, 64 << 10), BTreeSet::new());
         let disk = Arc::new(LocalDisk);
         let segments = Segments::open(place, disk, &roll, &mut |_| Ok(1)).unwrap();
         let epoch = Epoch { millis: 1, random: 1 };

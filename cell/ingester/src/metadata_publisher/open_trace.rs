@@ -235,10 +235,46 @@ fn count_service(detail: &mut Detail, service: &Arc<str>, errors: u32) {
         count_service(detail, &OTHER_SERVICE.into(), errors);
         return;
     }
-    detail.services.push(ServiceCount { service: bounded(service), spans: 1, errors });
+    let mut count = ServiceCount { service: bounded(service), spans: 1, errors };
+    // A row of a release that let services beyond the limit go has no place for the shared name.
+    while detail.services.len() >= PARTS_MAX
+        && let Some(last) = detail.services.pop()
+    {
+        count.spans = count.spans.saturating_add(last.spans);
+        count.errors = count.errors.saturating_add(last.errors);
+    }
+    detail.services.push(count);
 }
 
 /// A name at most as long as peers take.
 fn bounded(name: &Arc<str>) -> Arc<str> {
     if name.len() <= NAME_BYTES_MAX { Arc::clone(name) } else { index_name(name).into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_row_of_an_earlier_release_makes_place_for_the_shared_name() {
+        let count = |number: usize| ServiceCount {
+            service: format!("s{number}").into(),
+            spans: 2,
+            errors: 1,
+        };
+        let services = (0..PARTS_MAX).map(count).collect();
+        let mut detail = Detail { services, ..Detail::default() };
+        for late in ["s-late", "s-later"] {
+            count_service(&mut detail, &late.into(), 1);
+        }
+        assert_eq!(detail.services.len(), PARTS_MAX, "a message takes no more");
+        let others = detail.services.iter().find(|count| &*count.service == OTHER_SERVICE).unwrap();
+        assert_eq!(
+            (others.spans, others.errors),
+            (4, 3),
+            "two late ones, and the one that gave way"
+        );
+        let spans: u32 = detail.services.iter().map(|count| count.spans).sum();
+        assert_eq!(spans as usize, 2 * PARTS_MAX + 2);
+    }
 }

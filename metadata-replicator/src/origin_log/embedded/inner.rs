@@ -100,7 +100,8 @@ impl Inner {
     ) -> Result<Option<Contribution>, ReplicatorError> {
         match self.store.contribution_at(location) {
             Ok(Some(row)) => Ok(Some(row).filter(|row| RowKey::of(row) == *key)),
-            Ok(None) | Err(ReplicatorError::Record) => {
+            // Also a whole record that no peer would take: it would be met at every try again.
+            Ok(None) | Err(ReplicatorError::Record | ReplicatorError::Message(_)) => {
                 self.rows().map.lose(Fingerprint::of(key));
                 Ok(Some(key.without_detail(self.store.region())))
             }
