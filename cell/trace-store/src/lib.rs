@@ -9,6 +9,8 @@
 
 #[cfg(feature = "cassandra")]
 pub mod cassandra;
+#[cfg(any(feature = "clickhouse", feature = "elasticsearch", feature = "object-storage"))]
+mod causes;
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
 pub mod disk;

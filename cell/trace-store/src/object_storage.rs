@@ -24,6 +24,7 @@ use trace_model::{Clock, UnixNanos};
 
 pub use self::config::{ColdConfig, ColdCredentials, ColdLimits};
 use crate::StoreError;
+use crate::causes::words_of;
 use crate::port::{ColdObjects, ObjectFound};
 
 /// The name of the object that says whose a prefix is.
@@ -237,15 +238,5 @@ impl ColdObjects for ObjectStorage {
 /// What the keeper of the objects said, in the store's words. Wrong keys, no such bucket, no rights: a
 /// person mends it, and then the same call succeeds.
 fn fault(error: &object_store::Error) -> StoreError {
-    let mut words = format!("objects: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_words = cause.to_string();
-        if !words.contains(&cause_words) {
-            words.push_str(": ");
-            words.push_str(&cause_words);
-        }
-        source = cause.source();
-    }
-    StoreError::Unavailable(words)
+    StoreError::Unavailable(format!("objects: {}", words_of(error)))
 }

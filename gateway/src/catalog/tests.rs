@@ -9,17 +9,7 @@ use crate::port::{EdgeTraceAsk, RedAsk};
 use crate::red::RedRequest;
 
 fn all_summaries() -> SummaryQuery {
-    SummaryQuery {
-        tenant: TenantId::default(),
-        range: TimeRange::ALL,
-        service: None,
-        root_service: None,
-        root_operation: None,
-        duration_nanos_min: 0,
-        duration_nanos_max: None,
-        only_errors: false,
-        limit: 20,
-    }
+    SummaryQuery::newest(TenantId::default(), TimeRange::ALL, 20)
 }
 
 async fn summary_line(other: RegionState, query: &SummaryQuery) -> (RegionOutcome, String) {

@@ -87,17 +87,9 @@ fn put_collectors(page: &mut String, collectors: &[CollectorEndpoint]) {
 /// Of the newest traces the one that lies in most regions; the newest among such.
 async fn example(question: &Question<Ours>) -> Result<Option<(TraceId, TraceEntry)>, String> {
     let gateway = &question.gateway;
-    let query = SummaryQuery {
-        tenant: question.context.tenant.clone(),
-        range: gateway.last(gateway.config.search_lookback),
-        service: None,
-        root_service: None,
-        root_operation: None,
-        duration_nanos_min: 0,
-        duration_nanos_max: None,
-        only_errors: false,
-        limit: EXAMPLE_AMONG.min(gateway.config.search_limit_max),
-    };
+    let range = gateway.last(gateway.config.search_lookback);
+    let limit = EXAMPLE_AMONG.min(gateway.config.search_limit_max);
+    let query = SummaryQuery::newest(question.context.tenant.clone(), range, limit);
     let answer = gateway.summaries(&question.context, &query).await;
     let traces = answer.map_err(|error| error.to_string())?.traces;
     // `max_by_key` takes the last of equals, and the newest come first.

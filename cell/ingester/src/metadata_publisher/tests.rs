@@ -647,6 +647,15 @@ async fn traces_beyond_the_limit_are_published_and_closed() {
     }
 }
 
+/// The log's first record, with what was built.
+fn first_record(builder: SpanBatchBuilder<'_>) -> LoggedBatch {
+    let source = batch_of(&[], 0, 0, 1).batch.source().clone();
+    LoggedBatch {
+        batch: Arc::new(builder.finish(source).unwrap()),
+        ..batch_of(&[span(1, 1, 0)], 0, 0, 1)
+    }
+}
+
 #[tokio::test]
 async fn names_that_peers_would_refuse_are_cut() {
     let mut bench = Bench::new(IndexMode::Full);
@@ -656,12 +665,7 @@ async fn names_that_peers_would_refuse_are_cut() {
     let resource = builder.add_resource(resource(&"s".repeat(9_000)));
     let scope = builder.add_scope(resource, vec![]);
     builder.add_span(TraceId::from_bytes([1; 16]).unwrap(), Threshold::KEEP_ALL, scope, &bytes);
-    let source = batch_of(&[], 0, 0, 1).batch.source().clone();
-    let batch = LoggedBatch {
-        batch: Arc::new(builder.finish(source).unwrap()),
-        ..batch_of(&[span(1, 1, 0)], 0, 0, 1)
-    };
-    bench.publisher.handle(&[batch]).await.unwrap();
+    bench.publisher.handle(&[first_record(builder)]).await.unwrap();
     bench.tick(100).await;
     let detail = bench.detail(1).await;
     let root = detail.root.unwrap();
@@ -686,12 +690,7 @@ async fn services_beyond_those_of_a_message_share_a_name_and_are_counted() {
         let scope = builder.add_scope(resource, vec![]);
         builder.add_span(TraceId::from_bytes([1; 16]).unwrap(), Threshold::KEEP_ALL, scope, bytes);
     }
-    let source = batch_of(&[], 0, 0, 1).batch.source().clone();
-    let batch = LoggedBatch {
-        batch: Arc::new(builder.finish(source).unwrap()),
-        ..batch_of(&[span(1, 1, 0)], 0, 0, 1)
-    };
-    bench.publisher.handle(&[batch]).await.unwrap();
+    bench.publisher.handle(&[first_record(builder)]).await.unwrap();
     bench.tick(100).await;
     let detail = bench.detail(1).await;
     let spans_of = |name: &str| {

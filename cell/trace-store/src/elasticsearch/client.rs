@@ -20,6 +20,7 @@ use serde_json::Value;
 use service_kit::tls::{ClientTls, TlsFault, content};
 
 use super::config::{ElasticsearchConfig, EngineCredentials};
+use crate::causes::words_of;
 use crate::port::StoreError;
 
 /// Largest answer that is read.
@@ -225,20 +226,6 @@ impl Client {
 /// A JSON value as a body.
 pub(super) fn json(value: &Value) -> Bytes {
     value.to_string().into()
-}
-
-fn words_of(error: &elasticsearch::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !words.contains(&more) {
-            words.push_str(": ");
-            words.push_str(&more);
-        }
-        cause = error.source();
-    }
-    words
 }
 
 /// What every request says about us.

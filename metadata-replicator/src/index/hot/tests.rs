@@ -179,17 +179,8 @@ fn a_search_ends_when_its_tenants_number_is_given_to_another_one() {
         }),
     };
     let mut index = index_of(&(0..40).map(|number| row_of(0, number)).collect::<Vec<_>>());
-    let query = SummaryQuery {
-        tenant: tenant(0),
-        range: TimeRange { start: UnixNanos(NOW - 40 * MINUTE), end: UnixNanos(NOW + MINUTE) },
-        service: None,
-        root_service: None,
-        root_operation: None,
-        duration_nanos_min: 0,
-        duration_nanos_max: None,
-        only_errors: false,
-        limit: 1_000,
-    };
+    let range = TimeRange { start: UnixNanos(NOW - 40 * MINUTE), end: UnixNanos(NOW + MINUTE) };
+    let query = SummaryQuery::newest(tenant(0), range, 1_000);
     let mut search = index.search(query);
     assert!(!search.step(&index, 1));
     let number = index.names.id_of(tenant(0).as_str());
@@ -397,17 +388,11 @@ fn busy_index(traces: u64) -> HotIndex {
 
 /// Everything, newest first.
 fn all() -> SummaryQuery {
-    SummaryQuery {
-        tenant: TenantId::default(),
-        range: TimeRange { start: UnixNanos(0), end: UnixNanos::MAX },
-        service: None,
-        root_service: None,
-        root_operation: None,
-        duration_nanos_min: 0,
-        duration_nanos_max: None,
-        only_errors: false,
-        limit: 20,
-    }
+    SummaryQuery::newest(
+        TenantId::default(),
+        TimeRange { start: UnixNanos(0), end: UnixNanos::MAX },
+        20,
+    )
 }
 
 #[test]

@@ -40,16 +40,26 @@ async fn lost_rows(log: &OriginLog, traces: u64) -> u64 {
     lost
 }
 
+/// Nine rows that a process has written and no power cut would spare; gives their file and its length.
+async fn leave_unsynced(
+    disk: &FaultyDisk,
+    directory: &std::path::Path,
+    clock: &Arc<ManualClock>,
+) -> (PathBuf, u64) {
+    let log = open_on(disk, directory, clock);
+    log.append(&rows(0..9), Some(&watermark(9))).await.unwrap();
+    drop(log);
+    disk.forget_syncs();
+    let path = newest_file(directory, 0);
+    let length = std::fs::metadata(&path).unwrap().len();
+    (path, length)
+}
+
 #[tokio::test]
 async fn what_a_killed_process_left_unsynced_is_on_disk_before_anything_follows_it() {
     let directory = tempfile::tempdir().unwrap();
     let (clock, disk) = (clock(), FaultyDisk::default());
-    let log = open_on(&disk, directory.path(), &clock);
-    log.append(&rows(0..9), Some(&watermark(9))).await.unwrap();
-    drop(log);
-    let path = newest_file(directory.path(), 0);
-    let length = std::fs::metadata(&path).unwrap().len();
-    disk.forget_syncs();
+    let (path, length) = leave_unsynced(&disk, directory.path(), &clock).await;
     drop(open_on(&disk, directory.path(), &clock));
     assert_eq!(disk.synced(&path), Some(length));
 }
@@ -58,12 +68,7 @@ async fn what_a_killed_process_left_unsynced_is_on_disk_before_anything_follows_
 async fn a_file_that_cannot_be_synced_at_the_start_is_written_anew() {
     let directory = tempfile::tempdir().unwrap();
     let (clock, disk) = (clock(), FaultyDisk::default());
-    let log = open_on(&disk, directory.path(), &clock);
-    log.append(&rows(0..9), Some(&watermark(9))).await.unwrap();
-    drop(log);
-    let path = newest_file(directory.path(), 0);
-    let length = std::fs::metadata(&path).unwrap().len();
-    disk.forget_syncs();
+    let (path, length) = leave_unsynced(&disk, directory.path(), &clock).await;
     disk.fail_sync(&path);
     let log = open_on(&disk, directory.path(), &clock);
     assert_eq!(disk.synced(&path.with_extension("tmp")), Some(length));
