@@ -55,6 +55,8 @@ struct Cell {
     /// A part of the store does not answer.
     is_partly_away: AtomicBool,
     is_cut: AtomicBool,
+    /// The search index has no damaged file.
+    has_whole_index: AtomicBool,
     /// It has counts of services that have none of their own.
     counts_others: AtomicBool,
     expired_until: Mutex<Option<UnixNanos>>,
@@ -132,7 +134,7 @@ impl TraceSearch for Cell {
             matches: Vec::new(),
             stats: SearchStats { spans_scanned: 9, ..SearchStats::default() },
             covered: cover(4),
-            is_damaged: !is_away,
+            is_damaged: !is_away && !self.has_whole_index.load(Ordering::SeqCst),
             is_away,
             expired_until: *self.expired_until.lock().unwrap(),
         })
@@ -452,6 +454,7 @@ async fn a_list_that_is_cut_says_so_beside_how_far_it_reaches() {
 async fn what_a_group_missed_is_said_by_the_answers_made_of_its_work_and_by_no_others() {
     const HOUR: u64 = 3_600_000_000_000;
     let (querier, cell) = querier_with(|_| {});
+    cell.has_whole_index.store(true, Ordering::SeqCst);
     let run = |hour: u64| vec![TimeRange { start: UnixNanos(hour * HOUR), end: UnixNanos::MAX }];
     let missed_by = async || reaches(&querier, "us").await.map(|reach| reach.unwrap().missed_by);
     let found = search(&querier).await;
@@ -478,6 +481,7 @@ async fn what_a_group_missed_is_said_by_the_answers_made_of_its_work_and_by_no_o
 async fn a_search_of_other_times_than_those_that_were_missed_is_whole() {
     const HOUR: u64 = 3_600_000_000_000;
     let (querier, cell) = querier_with(|_| {});
+    cell.has_whole_index.store(true, Ordering::SeqCst);
     let unindexed = vec![TimeRange { start: UnixNanos(100 * HOUR), end: UnixNanos(101 * HOUR) }];
     *cell.lost.lock().unwrap() = Lost { unindexed, ..Lost::default() };
     for (first, last, is_short) in
