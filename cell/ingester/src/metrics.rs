@@ -42,6 +42,8 @@ pub struct IngesterMetrics {
     pub damaged_records: Family<GroupLabel, Counter>,
     /// Records that the log no longer kept.
     pub expired_records: Family<GroupLabel, Counter>,
+    /// Records that the group will never read: damaged, dropped or no longer kept.
+    pub missed_records: Family<GroupLabel, Counter>,
     /// Commits that the log refused or failed.
     pub commit_failures: Family<GroupLabel, Counter>,
     /// 1 while the group's runner is at work.
@@ -72,6 +74,11 @@ impl IngesterMetrics {
         put("dead_letters", "Batches put into the dead letter", &self.dead_letters);
         put("damaged_records", "Records set aside as damaged", &self.damaged_records);
         put("expired_records", "Records that the log no longer kept", &self.expired_records);
+        put(
+            "missed_records",
+            "Records that a consumer group will never read: the log lost them or let them go",
+            &self.missed_records,
+        );
         put("panics", "Panics of a consumer group, which was started again", &self.panics);
         put("commit_failures", "Commits of offsets that failed", &self.commit_failures);
         registry.register(

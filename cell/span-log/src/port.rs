@@ -13,6 +13,7 @@ use crate::assignment::{Assignment, Hold, Sharing};
 use crate::stepped_over::Stranger;
 
 pub use crate::eraser::{ErasedRecords, LogEraser};
+pub use crate::losses::{ForgetLost, Lost, LostCause, LostRun, MissedRun};
 
 /// What an adapter can do. A test's opt-outs, not the adapter's word, decide what is skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,74 +78,6 @@ pub struct TailAnswer {
     /// The log holds, or may hold, records of the trace's partition beyond `covered`: the tail has
     /// not reached them. An absence is not proven.
     pub is_behind: bool,
-}
-
-/// Why records of the log will not come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LostCause {
-    /// Their bytes are damaged.
-    Damaged,
-    /// They were dropped unread, because the log was full.
-    Dropped,
-    /// The log was found to end before what had been read of it.
-    WentBack,
-    /// Their log is gone, and this one was made in its place.
-    Recreated,
-    /// A store refused them: they lie in the dead letters of the process that had them.
-    SetAside,
-}
-
-impl LostCause {
-    /// The cause in a word, as it is shown and kept.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Damaged => "damaged",
-            Self::Dropped => "dropped",
-            Self::WentBack => "went-back",
-            Self::Recreated => "recreated",
-            Self::SetAside => "set-aside",
-        }
-    }
-}
-
-/// Records that were acknowledged, that no store has and that will not come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LostRun {
-    /// The incarnation of the log that had them.
-    pub incarnation: u64,
-    /// Which records; `next` is [`u64::MAX`] where nobody knows how many there were.
-    pub range: LogRange,
-    /// Append times between which they lie.
-    pub append_times: (UnixNanos, UnixNanos),
-    /// What happened.
-    pub cause: LostCause,
-}
-
-/// What the log knows to be lost.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
-    /// Runs of records, each as small as is known.
-    pub runs: Vec<LostRun>,
-    /// Runs appended at or before this time were forgotten, because no store would have kept their
-    /// records until now: as if they had been stored and had expired.
-    pub expired_until: Option<UnixNanos>,
-}
-
-/// Which lost runs to forget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForgetLost {
-    /// Those whose last record was appended before: stores keep nothing as old.
-    Before(UnixNanos),
-    /// Those that begin with this record: a person has seen to them.
-    Run {
-        /// The incarnation.
-        incarnation: u64,
-        /// The partition.
-        partition: u32,
-        /// Offset of the first record.
-        first: u64,
-    },
 }
 
 /// What its readers have seen of a log. An adapter is opened with it, and never gives an offset of
@@ -318,6 +251,11 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// Next offset that the group has to handle; the oldest kept where it has committed none.
     fn committed(&self, group: GroupId, partition: u32) -> Result<u64, LogError>;
 
+    /// Whether the group has committed anything in the partition that the log still knows of.
+    fn has_committed(&self, _group: GroupId, _partition: u32) -> Result<bool, LogError> {
+        Ok(true)
+    }
+
     /// Notes that the group has handled everything below `next`. Durable at the latest when the
     /// log closes or within a second: a lost commit is a replay, which readers bear.
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError>;
@@ -369,6 +307,18 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// A time before which no record at or behind the offset was appended, as far as that is known
+    /// without reading: also of records that are no longer kept.
+    fn appended_since(&self, _partition: u32, _offset: u64) -> UnixNanos {
+        UnixNanos(0)
+    }
+
+    /// Tells all processes that read the log of records that one of [`TOLD_GROUPS`] will never read:
+    /// durable, and known to them, when it returns. What is known of them already stays as it is.
+    async fn note_missed(&self, _missed: MissedRun) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Whether the log's own tasks are at work; else which is not, and why. A log that is not well
     /// refuses appends, retryably.
     fn health(&self) -> Result<(), String> {
@@ -387,3 +337,6 @@ pub const SEARCH_INDEXER: GroupId = GroupId("search-indexer");
 pub const METRICS_AGGREGATOR: GroupId = GroupId("metrics-aggregator");
 /// The group that publishes contributions.
 pub const METADATA_PUBLISHER: GroupId = GroupId("metadata-publisher");
+/// Groups whose answers are short of what they missed, and that have no other way to say so: what
+/// storage-writer misses is lost, and the publisher's watermark has a hole.
+pub const TOLD_GROUPS: [GroupId; 2] = [SEARCH_INDEXER, METRICS_AGGREGATOR];

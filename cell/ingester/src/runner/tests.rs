@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use async_trait::async_trait;
 use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
 use service_kit::SystemClock;
+use span_log::port::SEARCH_INDEXER;
 use span_log::{
-    Appended, Capabilities, DamagedRange, LogEnd, LogError, LogIdentity, Share, TailAnswer,
+    Appended, Capabilities, DamagedRange, LogEnd, LogError, LogIdentity, LostCause, MissedRun,
+    Share, TailAnswer,
 };
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
@@ -20,6 +22,7 @@ use crate::handler::{GroupMaker, MakeError};
 use crate::retries::RetryError;
 use crate::service::{IngesterParts, IngesterService};
 
+mod missed;
 mod share;
 
 const GROUP: GroupId = GroupId("under-test");
@@ -43,6 +46,9 @@ struct LogState {
     damaged: Option<DamagedRange>,
     committed: BTreeMap<u32, u64>,
     commit_fails: bool,
+    /// What groups were said to have missed, and whether that cannot be noted.
+    missed: Vec<MissedRun>,
+    cannot_note: bool,
 }
 
 impl FakeLog {
@@ -127,7 +133,25 @@ impl SpanLog for FakeLog {
     }
 
     fn committed(&self, _: GroupId, _: u32) -> Result<u64, LogError> {
-        Ok(self.committed_next())
+        let state = self.state.lock().unwrap();
+        Ok(state.committed.get(&0).copied().unwrap_or(state.first))
+    }
+
+    fn has_committed(&self, _: GroupId, partition: u32) -> Result<bool, LogError> {
+        Ok(self.state.lock().unwrap().committed.contains_key(&partition))
+    }
+
+    fn appended_since(&self, _: u32, offset: u64) -> UnixNanos {
+        UnixNanos(offset + 1)
+    }
+
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+        let mut state = self.state.lock().unwrap();
+        if state.cannot_note {
+            return Err(LogError::Unavailable("the brokers are away".into()));
+        }
+        state.missed.push(missed);
+        Ok(())
     }
 
     async fn commit(&self, _: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
@@ -189,9 +213,19 @@ struct Script {
     cannot_make: AtomicU32,
     /// Whether one process reads the group alone.
     is_alone: AtomicBool,
+    /// Whether the group is one of those that are told what they miss.
+    is_told: AtomicBool,
+    /// What the store has when the handler is made.
+    stored: Mutex<Coverage>,
     /// Letters taken again, and whether the store has room for them.
     again: Mutex<Vec<u64>>,
     takes_again: AtomicBool,
+}
+
+impl Script {
+    fn group(&self) -> GroupId {
+        if self.is_told.load(Ordering::SeqCst) { SEARCH_INDEXER } else { GROUP }
+    }
 }
 
 /// Makes handlers that share a script.
@@ -203,7 +237,7 @@ struct FakeMaker {
 #[async_trait]
 impl GroupMaker for FakeMaker {
     fn group(&self) -> GroupId {
-        GROUP
+        self.script.group()
     }
 
     fn sharing(&self) -> Sharing {
@@ -223,7 +257,7 @@ impl GroupMaker for FakeMaker {
         Ok(Box::new(FakeHandler {
             script: Arc::clone(&self.script),
             taken: Coverage::none(INCARNATION),
-            durable: Coverage::none(INCARNATION),
+            durable: self.script.stored.lock().unwrap().clone(),
         }))
     }
 }
@@ -248,7 +282,7 @@ impl FakeHandler {
 #[async_trait]
 impl GroupHandler for FakeHandler {
     fn group(&self) -> GroupId {
-        GROUP
+        self.script.group()
     }
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
@@ -564,7 +598,12 @@ async fn damaged_records_are_counted_told_to_the_handler_and_passed() {
 
 #[tokio::test]
 async fn records_no_longer_kept_are_counted_told_to_the_handler_and_passed() {
-    let bench = Bench::start(4, |log, _| log.with(|state| state.first = 4)).await;
+    let bench = Bench::start(4, |log, _| {
+        log.with(|state| {
+            (state.first, state.committed) = (4, BTreeMap::from([(0, 0)]));
+        });
+    })
+    .await;
     bench.until("committed", |bench| bench.log.committed_next() == 8).await;
     assert_eq!(bench.handled(), [4, 6]);
     let range = LogRange { partition: 0, first: 0, next: 4 };
