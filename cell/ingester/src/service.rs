@@ -19,6 +19,8 @@ use crate::runner::{ConsumerRunner, Ended, RunnerParts};
 
 /// A group that ran so long has recovered: its next panic is the first.
 const RECOVERED_AFTER: Duration = Duration::from_secs(300);
+/// A group that could not be made so often is left to other processes, until it can be.
+const TRIES_INSIDE: u32 = 3;
 
 /// What the service is made of.
 #[derive(Debug)]
@@ -41,7 +43,8 @@ impl IngesterService {
     /// Makes the handler of every group that is this process's at once, then starts a task for each
     /// group on the tracker. They end when the token is cancelled, each inside its close deadline; wait
     /// for them on the tracker. A group that panics is made anew and reads again what it had not
-    /// committed; one that another process reads alone stands by and is made when its turn comes.
+    /// committed; one that another process reads alone stands by and is made when its turn comes. One
+    /// that cannot be made is left to other processes and tried again.
     pub async fn start(
         tracker: &TaskTracker,
         token: &CancellationToken,
@@ -80,7 +83,7 @@ impl IngesterService {
         &self.groups
     }
 
-    /// Whether every group's runner is at work or ready to take over.
+    /// Whether every group's runner is at work, ready to take over or waiting for a store.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.groups.iter().all(|group| self.check(*group).is_ok())
@@ -92,10 +95,11 @@ impl IngesterService {
         self.lag.warning(group)
     }
 
-    /// Whether the group's runner is at work or ready to take over; else why not.
+    /// Whether the group's runner is at work, ready to take over or waiting for a store that is away,
+    /// which is a matter of [`Self::warning`]; else why not.
     pub fn check(&self, group: GroupId) -> Result<(), String> {
         match self.lag.of(group) {
-            Some(lag) if lag.is_running || lag.is_standing_by => Ok(()),
+            Some(lag) if lag.is_running || lag.is_standing_by || lag.is_waiting => Ok(()),
             Some(lag) => Err(lag.retrying.unwrap_or_else(|| "it does not run".to_owned())),
             None => Err("it was not started".to_owned()),
         }
@@ -108,13 +112,26 @@ struct Supervisor {
     parts: RunnerParts,
     backoff: Backoff,
     assignment: watch::Receiver<Assignment>,
+    /// The group was left to other processes, since it cannot be made here.
+    is_outside: bool,
+    /// Since when it cannot be made, on the monotonic clock.
+    failing_since: Option<Duration>,
+}
+
+/// Why a group does not run.
+struct Failure {
+    reason: String,
+    /// What it works with is away.
+    is_away: bool,
+    /// It could not be made: another process may be able to.
+    is_of_making: bool,
 }
 
 /// How a run came to its end.
 enum Run {
     Over,
     Taken,
-    Panicked(String),
+    Panicked(Failure),
 }
 
 impl Supervisor {
@@ -124,7 +141,8 @@ impl Supervisor {
         let config = &parts.config;
         let backoff = Backoff::new(config.restart_min, config.restart_max, seed);
         let assignment = parts.log.join(maker.group(), maker.sharing());
-        Self { maker, parts, backoff, assignment }
+        let (is_outside, failing_since) = (false, None);
+        Self { maker, parts, backoff, assignment, is_outside, failing_since }
     }
 
     /// Whether the group is this process's to read.
@@ -153,21 +171,57 @@ impl Supervisor {
                 },
                 None => match self.make().await {
                     Ok(made) => {
+                        self.failing_since = None;
+                        self.come_back();
                         handler = Some(made);
                         continue;
                     }
-                    Err(reason) => reason,
+                    Err(failure) => failure,
                 },
             };
-            self.parts.lag.amend(self.maker.group(), |lag| {
-                lag.is_running = false;
-                lag.is_standing_by = false;
-                lag.retrying = Some(failure);
-            });
-            let pause = self.backoff.fail(self.parts.clock.monotonic());
+            let pause = self.note(failure);
             if token.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
+            // One that reads alone must not be made while another process may be at work.
+            if self.maker.sharing() == Sharing::Alone {
+                self.come_back();
+            }
+        }
+    }
+
+    /// Posts why the group does not run, leaves it to others where that may help, and gives the time
+    /// until the next try.
+    fn note(&mut self, failure: Failure) -> Duration {
+        let now = self.parts.clock.monotonic();
+        let pause = self.backoff.fail(now);
+        let since = *self.failing_since.get_or_insert(now);
+        let failing_ms = u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
+        let group = self.maker.group();
+        if failure.is_of_making && self.backoff.tries() >= TRIES_INSIDE {
+            self.is_outside = true;
+            self.parts.log.leave(group);
+        }
+        self.parts.lag.amend(group, |lag| {
+            lag.is_running = false;
+            lag.is_standing_by = false;
+            lag.is_waiting = failure.is_away;
+            lag.failing_ms = failing_ms;
+            lag.retrying = Some(failure.reason);
+        });
+        // Who is to take over looks once a second.
+        let outside_min = self.parts.config.outside_min;
+        match (self.is_outside, failure.is_away) {
+            (true, true) => outside_min,
+            (true, false) => pause.max(outside_min),
+            (false, _) => pause,
+        }
+    }
+
+    /// Takes part in the group again.
+    fn come_back(&mut self) {
+        if std::mem::take(&mut self.is_outside) {
+            drop(self.parts.log.join(self.maker.group(), self.maker.sharing()));
         }
     }
 
@@ -214,25 +268,32 @@ impl Supervisor {
     }
 
     /// Makes the group anew, or says why it cannot be.
-    async fn make(&self) -> Result<Box<dyn GroupHandler>, String> {
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, Failure> {
         let making = AssertUnwindSafe(self.maker.make()).catch_unwind();
         match making.await {
             Ok(Ok(handler)) => Ok(handler),
             Ok(Err(error)) => {
-                tracing::error!(%error, "a consumer group does not start again and is tried again");
-                Err(error.to_string())
+                match error.is_away {
+                    true => tracing::warn!(%error, "a consumer group waits for what it works with"),
+                    false => {
+                        tracing::error!(%error, "a consumer group does not start: it is tried again")
+                    }
+                }
+                let (reason, is_away) = (error.to_string(), error.is_away);
+                Err(Failure { reason, is_away, is_of_making: true })
             }
-            Err(panic) => Err(self.note_panic(panic.as_ref())),
+            Err(panic) => Err(Failure { is_of_making: true, ..self.note_panic(panic.as_ref()) }),
         }
     }
 
-    fn note_panic(&self, panic: &(dyn Any + Send)) -> String {
+    fn note_panic(&self, panic: &(dyn Any + Send)) -> Failure {
         let group = self.maker.group();
         self.parts.metrics.panics.get_or_create(&group.into()).inc();
         let text = words_of(panic);
         let again = self.backoff.tries();
         tracing::error!(%group, panic = text, again, "a consumer group has panicked and starts again");
-        format!("it has panicked: {text}")
+        let reason = format!("it has panicked: {text}");
+        Failure { reason, is_away: false, is_of_making: false }
     }
 }
 

@@ -32,6 +32,8 @@ struct FakeLog {
     /// What is assigned, where that changes.
     assignment: Option<watch::Sender<Assignment>>,
     released: Mutex<Vec<Hold>>,
+    /// How often the group was left to others.
+    left: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +155,11 @@ impl SpanLog for FakeLog {
         self.commit(group, hold.partition, next).await
     }
 
+    fn leave(&self, _: GroupId) {
+        self.left.fetch_add(1, Ordering::SeqCst);
+        self.assign(&[]);
+    }
+
     fn release(&self, _: GroupId, hold: Hold) {
         self.released.lock().unwrap().push(hold);
         self.assign(&[]);
@@ -187,6 +194,8 @@ struct Script {
     /// Handlers that were made, and how many of the next cannot be.
     made: AtomicU32,
     cannot_make: AtomicU32,
+    /// Whether they cannot since their store is away.
+    is_store_away: AtomicBool,
     /// Whether one process reads the group alone.
     is_alone: AtomicBool,
     /// Letters taken again, and whether the store has room for them.
@@ -217,7 +226,8 @@ impl GroupMaker for FakeMaker {
         let failing = &self.script.cannot_make;
         let left = |left: u32| left.checked_sub(1);
         if failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
-            return Err(MakeError { group: GROUP, reason: "the store is away".into() });
+            let is_away = self.script.is_store_away.load(Ordering::SeqCst);
+            return Err(MakeError { group: GROUP, reason: "the store is away".into(), is_away });
         }
         self.script.made.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(FakeHandler {
@@ -355,6 +365,7 @@ impl Bench {
             tick_every: Duration::from_millis(5),
             restart_min: Duration::from_millis(1),
             restart_max: Duration::from_millis(4),
+            outside_min: Duration::from_millis(40),
             close_deadline: Duration::from_millis(300),
             ..RunnerConfig::default()
         };

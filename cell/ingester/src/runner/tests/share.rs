@@ -97,3 +97,27 @@ async fn a_group_that_is_read_alone_stands_by_and_is_made_anew_for_each_turn() {
     bench.until("it stands by once more", |bench| lag(bench).is_standing_by).await;
     assert_eq!(bench.log.committed_next(), 6);
 }
+
+#[tokio::test]
+async fn a_group_that_cannot_be_made_here_is_left_to_others_and_taken_again_when_it_can() {
+    let bench = start(|_, script| script.is_alone.store(true, Ordering::SeqCst)).await;
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    bench.script.is_store_away.store(true, Ordering::SeqCst);
+    bench.script.cannot_make.store(u32::MAX, Ordering::SeqCst);
+    bench.log.assign(&[given(1)]);
+    bench.until("it is left", |bench| bench.log.left.load(Ordering::SeqCst) == 1).await;
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    // Nobody else can: it comes back to this process, which tries once and leaves it again.
+    let tries = bench.script.cannot_make.load(Ordering::SeqCst);
+    bench.log.assign(&[given(2)]);
+    bench.until("it is left again", |bench| bench.log.left.load(Ordering::SeqCst) == 2).await;
+    assert_eq!(tries - bench.script.cannot_make.load(Ordering::SeqCst), 1);
+    bench.until("it waits", |bench| lag(bench).is_waiting || lag(bench).is_standing_by).await;
+    assert!(bench.service.is_running(), "a store that is away is no fault of this process");
+    bench.script.cannot_make.store(0, Ordering::SeqCst);
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    bench.log.assign(&[given(3)]);
+    bench.until("all is handled", |bench| bench.handled() == [0, 2, 4]).await;
+    bench.until("all is committed", |bench| bench.log.committed_next() == 6).await;
+    assert!(lag(&bench).retrying.is_none() && !lag(&bench).is_waiting);
+}
