@@ -44,7 +44,8 @@ impl IngesterService {
     /// group on the tracker. They end when the token is cancelled, each inside its close deadline; wait
     /// for them on the tracker. A group that panics is made anew and reads again what it had not
     /// committed; one that another process reads alone stands by and is made when its turn comes. One
-    /// that cannot be made is left to other processes and tried again.
+    /// that cannot be made is left to other processes and tried again. Only what is no matter of a store
+    /// that is away ends the start.
     pub async fn start(
         tracker: &TaskTracker,
         token: &CancellationToken,
@@ -55,7 +56,11 @@ impl IngesterService {
         for maker in parts.groups {
             let supervisor = Supervisor::new(maker, parts.runner.clone());
             let handler = match supervisor.has_turn() {
-                true => Some(supervisor.maker.make().await?),
+                true => match supervisor.maker.make().await {
+                    Ok(handler) => Some(handler),
+                    Err(error) if error.is_away => None,
+                    Err(error) => return Err(error),
+                },
                 false => None,
             };
             made.push((supervisor, handler));

@@ -101,7 +101,7 @@ pub(super) async fn elasticsearch(
     let readiness = opening.readiness.clone();
     let to_come = ToCome::<Searching>::away("Elasticsearch", reason, &readiness);
     let coming = Arc::clone(&to_come);
-    let awaiting = Awaiting::new(move |_| async move { coming.come(readiness, open).await });
+    let awaiting = Awaiting::new(move |_| async move { coming.come(&readiness, open).await });
     opening.awaiting.push(awaiting);
     let (indexer, search) = (Arc::clone(&to_come) as _, Arc::clone(&to_come) as _);
     Ok(Searching { indexer, search, catalog: to_come })
@@ -196,7 +196,7 @@ pub(super) async fn clickhouse(
             agree(&counts.covered, &*log)?;
             Ok(counts)
         };
-        coming.come(readiness, open_and_compare).await;
+        coming.come(&readiness, open_and_compare).await;
     }));
     let analytics = is_keeping_spans.then(|| Arc::clone(&to_come) as _);
     let counted = trace_model::Coverage::none(0);

@@ -5,7 +5,7 @@
 //! a store goes away later, retryably, and says what is waited for.
 #![cfg_attr(
     not(all(feature = "clickhouse", feature = "elasticsearch")),
-    allow(dead_code, reason = "a build without these engines waits for none")
+    expect(dead_code, reason = "a build without these engines waits for none")
 )]
 
 use std::fmt;
@@ -101,7 +101,7 @@ impl<T: Send + Sync + 'static> ToCome<T> {
     /// be started again then.
     pub(super) async fn come(
         &self,
-        readiness: Readiness,
+        readiness: &Readiness,
         mut open: impl AsyncFnMut() -> Result<T, Refusal>,
     ) {
         let mut back_off = BackOff::new(WAIT_MIN, WAIT_MAX, u64::from(std::process::id()));
@@ -294,7 +294,7 @@ mod tests {
         assert!(refused.is_retryable() && refused.to_string().contains("no answer"), "{refused}");
         let mut tries = 0;
         store
-            .come(readiness.clone(), async || {
+            .come(&readiness, async || {
                 tries += 1;
                 let away = Refusal::Away(anyhow::anyhow!("still none"));
                 if tries < 9 { Err(away) } else { Ok(counts()) }
@@ -310,7 +310,7 @@ mod tests {
         let readiness = Readiness::default();
         let store = ToCome::<Counts>::away("ClickHouse", "no answer".to_owned(), &readiness);
         let refused = async || Err(Refusal::Final(anyhow::anyhow!("the password is wrong")));
-        store.come(readiness.clone(), refused).await;
+        store.come(&readiness, refused).await;
         assert!(!readiness.is_ready());
         let report = readiness.report();
         assert!(report.contains("ClickHouse: the password is wrong; mend it"), "{report}");
