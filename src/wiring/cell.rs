@@ -112,7 +112,9 @@ async fn run(
     for awaiting in keepers.awaiting {
         let (coming, stopping) =
             (awaiting.with(Arc::clone(&keepers.log)), stages.house.stopping.clone());
-        stages.house.spawn(async move { drop(stopping.run_until_cancelled(coming).await) });
+        stages.house.spawn(async move {
+            stopping.run_until_cancelled(coming).await;
+        });
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ use crate::runner::{ConsumerRunner, Ended, RunnerParts};
 const RECOVERED_AFTER: Duration = Duration::from_secs(300);
 /// A group that could not be made so often is left to other processes, until it can be.
 const TRIES_INSIDE: u32 = 3;
+/// Within this time one that was left is another process's, or this one's turn again.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the service is made of.
 #[derive(Debug)]
@@ -103,10 +105,11 @@ impl IngesterService {
     /// Whether the group's runner is at work, ready to take over or waiting for a store that is away,
     /// which is a matter of [`Self::warning`]; else why not.
     pub fn check(&self, group: GroupId) -> Result<(), String> {
-        match self.lag.of(group) {
-            Some(lag) if lag.is_running || lag.is_standing_by || lag.is_waiting => Ok(()),
-            Some(lag) => Err(lag.retrying.unwrap_or_else(|| "it does not run".to_owned())),
-            None => Err("it was not started".to_owned()),
+        let Some(lag) = self.lag.of(group) else { return Err("it was not started".to_owned()) };
+        let is_ready = lag.is_standing_by && lag.retrying.is_none();
+        match lag.is_running || lag.is_waiting || is_ready {
+            true => Ok(()),
+            false => Err(lag.retrying.unwrap_or_else(|| "it does not run".to_owned())),
         }
     }
 }
@@ -115,15 +118,25 @@ impl IngesterService {
 struct Supervisor {
     maker: Arc<dyn GroupMaker>,
     parts: RunnerParts,
+    /// Between panics.
     backoff: Backoff,
+    /// Between tries to make the group.
+    making: Backoff,
     assignment: watch::Receiver<Assignment>,
     /// The group was left to other processes, since it cannot be made here.
     is_outside: bool,
-    /// Since when it cannot be made, on the monotonic clock.
-    failing_since: Option<Duration>,
+    /// Why it does not run here, until it does.
+    failing: Option<Failing>,
 }
 
-/// Why a group does not run.
+/// Why a group does not run, and how long already. Times are on the monotonic clock.
+struct Failing {
+    since: Duration,
+    last: Duration,
+    failure: Failure,
+}
+
+/// What went wrong with a group.
 struct Failure {
     reason: String,
     /// What it works with is away.
@@ -145,9 +158,9 @@ impl Supervisor {
         let seed = parts.clock.now().0 ^ xxhash_rust::xxh3::xxh3_64(name.as_bytes());
         let config = &parts.config;
         let backoff = Backoff::new(config.restart_min, config.restart_max, seed);
+        let making = Backoff::new(config.restart_min, config.restart_max, !seed);
         let assignment = parts.log.join(maker.group(), maker.sharing());
-        let (is_outside, failing_since) = (false, None);
-        Self { maker, parts, backoff, assignment, is_outside, failing_since }
+        Self { maker, parts, backoff, making, assignment, is_outside: false, failing: None }
     }
 
     /// Whether the group is this process's to read.
@@ -172,11 +185,12 @@ impl Supervisor {
                 Some(handler) => match self.run_once(handler, &token).await {
                     Run::Over => return,
                     Run::Taken => continue,
-                    Run::Panicked(reason) => reason,
+                    Run::Panicked(failure) => failure,
                 },
                 None => match self.make().await {
                     Ok(made) => {
-                        self.failing_since = None;
+                        self.failing = None;
+                        self.making.succeed();
                         self.come_back();
                         handler = Some(made);
                         continue;
@@ -199,27 +213,48 @@ impl Supervisor {
     /// until the next try.
     fn note(&mut self, failure: Failure) -> Duration {
         let now = self.parts.clock.monotonic();
-        let pause = self.backoff.fail(now);
-        let since = *self.failing_since.get_or_insert(now);
-        let failing_ms = u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
+        let (is_away, is_of_making) = (failure.is_away, failure.is_of_making);
+        let since = self.failing.as_ref().map_or(now, |failing| failing.since);
+        self.failing = Some(Failing { since, last: now, failure });
+        let pause = match is_of_making {
+            true => self.making.fail(now),
+            false => self.backoff.fail(now),
+        };
         let group = self.maker.group();
-        if failure.is_of_making && self.backoff.tries() >= TRIES_INSIDE {
-            self.is_outside = true;
-            self.parts.log.leave(group);
-        }
-        self.parts.lag.amend(group, |lag| {
-            lag.is_running = false;
-            lag.is_standing_by = false;
-            lag.is_waiting = failure.is_away;
-            lag.failing_ms = failing_ms;
-            lag.retrying = Some(failure.reason);
+        // How far it was behind when it ran is still the best that is known.
+        let lag = self.lag(now);
+        self.parts.lag.amend(group, |last| {
+            let GroupLag { records, uncommitted_records, age_ms, .. } = *last;
+            *last = GroupLag { records, uncommitted_records, age_ms, ..lag };
         });
-        // Who is to take over looks once a second.
+        self.parts.metrics.fail(group, now.saturating_sub(since));
+        if !is_of_making || self.making.tries() < TRIES_INSIDE {
+            return pause;
+        }
+        if self.making.tries() == TRIES_INSIDE {
+            tracing::warn!(%group, "a consumer group that cannot be started here is left to other processes");
+        }
+        self.is_outside = true;
+        self.parts.log.leave(group);
+        // Who is to take over looks once a second; what is away may be back at any time.
         let outside_min = self.parts.config.outside_min;
-        match (self.is_outside, failure.is_away) {
-            (true, true) => outside_min,
-            (true, false) => pause.max(outside_min),
-            (false, _) => pause,
+        if is_away { outside_min } else { pause.max(outside_min) }
+    }
+
+    /// The lag of a group that does not run here.
+    fn lag(&self, now: Duration) -> GroupLag {
+        let unstarted = GroupLag::unstarted(self.maker.group());
+        let Some(Failing { since, failure, .. }) = &self.failing else { return unstarted };
+        let failing_ms = u64::try_from(now.saturating_sub(*since).as_millis()).unwrap_or(u64::MAX);
+        let retrying = Some(failure.reason.clone());
+        GroupLag { is_waiting: failure.is_away, retrying, failing_ms, ..unstarted }
+    }
+
+    /// What kept this process from the group is no matter where another one has taken it.
+    fn forgive(&mut self, now: Duration) {
+        let is_old = |failing: &mut Failing| now.saturating_sub(failing.last) >= TAKEN_WITHIN;
+        if self.failing.take_if(is_old).is_some() {
+            self.making.succeed();
         }
     }
 
@@ -236,8 +271,11 @@ impl Supervisor {
         let assignment = self.assignment.borrow_and_update().clone();
         let leaving = assignment.holds().filter(|(_, share)| share.is_leaving);
         leaving.for_each(|(hold, _)| self.parts.log.release(group, hold));
-        self.parts.lag.post(GroupLag { is_standing_by: true, ..GroupLag::unstarted(group) });
-        self.parts.metrics.stand_by(group);
+        let now = self.parts.clock.monotonic();
+        self.forgive(now);
+        let lag = GroupLag { is_standing_by: true, ..self.lag(now) };
+        self.parts.metrics.stand_by(group, Duration::from_millis(lag.failing_ms));
+        self.parts.lag.post(lag);
         while let Some(waiting) = self.parts.retries.take(group) {
             let reason = "another process reads the group, and this one stands by".to_owned();
             let not_now = RetryError::NotNow { group: group.0.to_owned(), reason };
@@ -278,16 +316,23 @@ impl Supervisor {
         match making.await {
             Ok(Ok(handler)) => Ok(handler),
             Ok(Err(error)) => {
-                match error.is_away {
-                    true => tracing::warn!(%error, "a consumer group waits for what it works with"),
-                    false => {
-                        tracing::error!(%error, "a consumer group does not start: it is tried again")
-                    }
-                }
                 let (reason, is_away) = (error.to_string(), error.is_away);
+                self.say(&error, &reason);
                 Err(Failure { reason, is_away, is_of_making: true })
             }
             Err(panic) => Err(Failure { is_of_making: true, ..self.note_panic(panic.as_ref()) }),
+        }
+    }
+
+    /// Logs why the group cannot be made, where that is news.
+    fn say(&self, error: &MakeError, reason: &str) {
+        if self.failing.as_ref().is_some_and(|failing| failing.failure.reason == reason) {
+            tracing::debug!(%error, "a consumer group cannot be started yet");
+            return;
+        }
+        match error.is_away {
+            true => tracing::warn!(%error, "a consumer group waits for what it works with"),
+            false => tracing::error!(%error, "a consumer group does not start: it is tried again"),
         }
     }
 

@@ -19,6 +19,8 @@ use crate::wiring::house::{Chore, WhenStopped, chore};
 #[cfg(any(feature = "clickhouse", feature = "elasticsearch"))]
 use crate::wiring::opening::Refusal;
 #[cfg(any(feature = "clickhouse", feature = "elasticsearch"))]
+use futures_util::future::BoxFuture;
+#[cfg(any(feature = "clickhouse", feature = "elasticsearch"))]
 use prometheus_client::registry::Registry;
 
 /// How often indices of no day lose what has passed its retention.
@@ -78,20 +80,13 @@ pub(super) async fn elasticsearch(
     opening: &mut Opening<'_>,
     elasticsearch: &raw::ElasticsearchConfig,
 ) -> anyhow::Result<Searching> {
-    use trace_store::elasticsearch::ElasticsearchStore;
-
     let settings = engines::elasticsearch::settings(opening.config, elasticsearch);
     let (clock, metrics) = (Arc::clone(opening.clock), opening.metrics.clone());
     let place = SearchPlace::default();
     let opened = Arc::clone(&place);
-    let open = async move || -> Result<Searching, Refusal> {
-        let store = ElasticsearchStore::connect(settings.clone(), Arc::clone(&clock)).await?;
-        let store = opened.get_or_init(|| store);
-        let mut registry = Registry::default();
-        store.metrics().register(&mut registry);
-        metrics.add(registry);
-        let (indexer, search) = (Arc::clone(store) as _, Arc::clone(store) as _);
-        Ok(Searching { indexer, search, catalog: Arc::clone(store) as _ })
+    let open = move || -> BoxFuture<'static, Result<Searching, Refusal>> {
+        let with = (settings.clone(), Arc::clone(&clock));
+        Box::pin(connect_search(with, Arc::clone(&opened), metrics.clone()))
     };
     look_after_search(opening, &place);
     let reason = match first_try("Elasticsearch", opening, &open).await? {
@@ -105,6 +100,26 @@ pub(super) async fn elasticsearch(
     opening.awaiting.push(awaiting);
     let (indexer, search) = (Arc::clone(&to_come) as _, Arc::clone(&to_come) as _);
     Ok(Searching { indexer, search, catalog: to_come })
+}
+
+#[cfg(feature = "elasticsearch")]
+async fn connect_search(
+    (settings, clock): (
+        trace_store::elasticsearch::ElasticsearchConfig,
+        Arc<dyn trace_model::Clock>,
+    ),
+    place: SearchPlace,
+    metrics: service_kit::admin::MetricsPage,
+) -> Result<Searching, Refusal> {
+    use trace_store::elasticsearch::ElasticsearchStore;
+
+    let store = ElasticsearchStore::connect(settings, clock).await?;
+    let store = place.get_or_init(|| store);
+    let mut registry = Registry::default();
+    store.metrics().register(&mut registry);
+    metrics.add(registry);
+    let (indexer, search) = (Arc::clone(store) as _, Arc::clone(store) as _);
+    Ok(Searching { indexer, search, catalog: Arc::clone(store) as _ })
 }
 
 /// Where the search index is, once it is there.
@@ -146,7 +161,7 @@ fn look_after_search(opening: &mut Opening<'_>, place: &SearchPlace) {
 async fn first_try<T>(
     what: &'static str,
     opening: &Opening<'_>,
-    open: impl AsyncFn() -> Result<T, Refusal>,
+    open: impl Fn() -> BoxFuture<'static, Result<T, Refusal>>,
 ) -> anyhow::Result<Result<T, String>> {
     opening.ready.fail(&format!("opening {what}"));
     let reason = match tokio::time::timeout(FIRST_TRY, open()).await {
@@ -176,9 +191,9 @@ pub(super) async fn clickhouse(
     let settings = engines::clickhouse::settings(opening.config, clickhouse);
     let (clock, metrics) = (Arc::clone(opening.clock), opening.metrics.clone());
     let is_keeping_spans = clickhouse.is_keeping_spans;
-    let open = async move || -> Result<Counts, Refusal> {
+    let open = move || -> BoxFuture<'static, Result<Counts, Refusal>> {
         let with = (settings.clone(), Arc::clone(&clock));
-        connect_counts(with, is_keeping_spans, &metrics).await
+        Box::pin(connect_counts(with, is_keeping_spans, metrics.clone()))
     };
     let reason = match first_try("ClickHouse", opening, &open).await? {
         Ok(Counts { metrics, covered, spans }) => {
@@ -191,10 +206,13 @@ pub(super) async fn clickhouse(
     let coming = Arc::clone(&to_come);
     opening.awaiting.push(Awaiting::new(move |log| async move {
         // The log was opened without knowing what is counted of it.
-        let open_and_compare = async || -> Result<Counts, Refusal> {
-            let counts = open().await?;
-            agree(&counts.covered, &*log)?;
-            Ok(counts)
+        let open_and_compare = || -> BoxFuture<'static, Result<Counts, Refusal>> {
+            let (opening, log) = (open(), Arc::clone(&log));
+            Box::pin(async move {
+                let counts = opening.await?;
+                agree(&counts.covered, &*log)?;
+                Ok(counts)
+            })
         };
         coming.come(&readiness, open_and_compare).await;
     }));
@@ -207,7 +225,7 @@ pub(super) async fn clickhouse(
 async fn connect_counts(
     (settings, clock): (trace_store::clickhouse::ClickhouseConfig, Arc<dyn trace_model::Clock>),
     is_keeping_spans: bool,
-    metrics: &service_kit::admin::MetricsPage,
+    metrics: service_kit::admin::MetricsPage,
 ) -> Result<Counts, Refusal> {
     use trace_store::clickhouse::{ClickhouseMetricsStore, ClickhouseSpans};
     use trace_store::{MetricsStore as _, SpanWriter};

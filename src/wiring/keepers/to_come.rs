@@ -16,10 +16,10 @@ use futures_util::future::BoxFuture;
 use proto::LoggedBatch;
 use service_kit::{BackOff, Readiness};
 use span_log::SpanLog;
-use trace_model::{Coverage, SearchQuery, TenantId, TimeRange, TraceId, UnixNanos};
+use trace_model::{Coverage, SearchQuery, TenantId, TimeRange, UnixNanos};
 use trace_store::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, NameList, Operation, RedKey,
-    RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError,
+    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, NameList, Operation,
+    RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError,
     TraceSearch,
 };
 
@@ -77,7 +77,11 @@ impl<T> fmt::Debug for ToCome<T> {
 impl<T: Send + Sync + 'static> ToCome<T> {
     /// A store that is away, which the report of the process says until it is there.
     pub(super) fn away(what: &'static str, reason: String, readiness: &Readiness) -> Arc<Self> {
-        tracing::warn!(error = reason, "the cell starts without {what} and waits for it");
+        tracing::warn!(
+            store = what,
+            error = reason,
+            "the cell starts without a store and waits for it"
+        );
         let to_come = Arc::new(Self { what, store: OnceLock::new(), reason: Mutex::new(reason) });
         let asked = Arc::clone(&to_come);
         readiness.warn(what, move || asked.waits());
@@ -102,22 +106,25 @@ impl<T: Send + Sync + 'static> ToCome<T> {
     pub(super) async fn come(
         &self,
         readiness: &Readiness,
-        mut open: impl AsyncFnMut() -> Result<T, Refusal>,
+        mut open: impl FnMut() -> BoxFuture<'static, Result<T, Refusal>>,
     ) {
         let mut back_off = BackOff::new(WAIT_MIN, WAIT_MAX, u64::from(std::process::id()));
         loop {
             match open().await {
                 Ok(opened) => {
                     if self.store.set(opened).is_err() {
-                        tracing::error!("{} was opened twice; the first one stays", self.what);
+                        tracing::error!(
+                            store = self.what,
+                            "a store was opened twice; the first one stays"
+                        );
                     }
-                    tracing::info!("{} is there", self.what);
+                    tracing::info!(store = self.what, "a store that was away is there");
                     return;
                 }
                 Err(Refusal::Away(error)) => self.note(format!("{error:#}")),
                 Err(Refusal::Final(error)) => {
                     let words = format!("{error:#}; mend it and start this process again");
-                    tracing::error!(error = words, "{} cannot be opened", self.what);
+                    tracing::error!(store = self.what, error = words, "a store cannot be opened");
                     readiness.check(self.what).fail(&words);
                     return self.note(words);
                 }
@@ -176,7 +183,7 @@ impl MetricsStore for ToCome<Counts> {
         self.here()?.metrics.edges(tenant, range).await
     }
 
-    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {
         self.here()?.metrics.edge_traces(query).await
     }
 }
@@ -294,10 +301,10 @@ mod tests {
         assert!(refused.is_retryable() && refused.to_string().contains("no answer"), "{refused}");
         let mut tries = 0;
         store
-            .come(&readiness, async || {
+            .come(&readiness, || {
                 tries += 1;
                 let away = Refusal::Away(anyhow::anyhow!("still none"));
-                if tries < 9 { Err(away) } else { Ok(counts()) }
+                Box::pin(std::future::ready(if tries < 9 { Err(away) } else { Ok(counts()) }))
             })
             .await;
         assert_eq!((tries, readiness.report()), (9, String::new()));
@@ -309,7 +316,10 @@ mod tests {
     async fn what_a_person_must_mend_makes_the_process_not_ready() {
         let readiness = Readiness::default();
         let store = ToCome::<Counts>::away("ClickHouse", "no answer".to_owned(), &readiness);
-        let refused = async || Err(Refusal::Final(anyhow::anyhow!("the password is wrong")));
+        let refused = || -> BoxFuture<'static, _> {
+            let wrong = anyhow::anyhow!("the password is wrong");
+            Box::pin(std::future::ready(Err(Refusal::Final(wrong))))
+        };
         store.come(&readiness, refused).await;
         assert!(!readiness.is_ready());
         let report = readiness.report();

@@ -24,7 +24,7 @@ use trace_model::sampling_threshold::Threshold;
 use trace_model::{Clock, Coverage, Region, TenantId, TimeRange, TraceId, UnixNanos};
 use trace_store::memory::MemoryStore;
 use trace_store::memory_metrics::MemoryMetricsStore;
-use trace_store::{EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore};
+use trace_store::{EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore};
 use trace_store::{RedKey, RedQuery, RedRow, StoreError};
 
 /// What the processes of a cell share.
@@ -79,7 +79,7 @@ impl MetricsStore for Unreached {
         self.reach()?.edges(tenant, range).await
     }
 
-    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {
         self.reach()?.edge_traces(query).await
     }
 }

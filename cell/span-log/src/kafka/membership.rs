@@ -132,7 +132,7 @@ impl Membership {
     /// The reader cannot read for now: others are to have the partitions.
     fn stay_out(&self, consumer: &Member, turn: Turn) -> Turn {
         if let Turn::Joined { .. } = turn {
-            tracing::warn!(group = %self.id, "this process cannot read a group and leaves it to others");
+            tracing::debug!(group = %self.id, "this process leaves a group to others");
             consumer.unsubscribe();
         }
         Turn::StandsBy(self.now())
