@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
@@ -12,7 +12,7 @@ use span_log::{
 };
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
-use trace_model::{Coverage, LogRange, Region, TenantId, TraceId};
+use trace_model::{Clock, Coverage, LogRange, Region, TenantId, TraceId};
 
 use super::*;
 use crate::dead_letter::DeadLetterConfig;
@@ -201,6 +201,25 @@ struct Script {
     /// Letters taken again, and whether the store has room for them.
     again: Mutex<Vec<u64>>,
     takes_again: AtomicBool,
+    /// Seconds by which the clock is ahead of this machine's.
+    ahead_s: AtomicU64,
+}
+
+/// A clock that a script puts forward.
+#[derive(Debug)]
+struct ForwardClock {
+    real: SystemClock,
+    script: Arc<Script>,
+}
+
+impl Clock for ForwardClock {
+    fn now(&self) -> UnixNanos {
+        self.real.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.real.monotonic() + Duration::from_secs(self.script.ahead_s.load(Ordering::SeqCst))
+    }
 }
 
 /// Makes handlers that share a script.
@@ -374,7 +393,7 @@ impl Bench {
             stepped_over: None,
             log: Arc::clone(&log) as _,
             dead_letters: Arc::clone(&dead_letters),
-            clock: Arc::new(SystemClock::new()),
+            clock: Arc::new(ForwardClock { real: SystemClock::new(), script: Arc::clone(&script) }),
             lag: LagBoard::default(),
             metrics: metrics.clone(),
             retries: Retries::default(),
