@@ -1,6 +1,7 @@
 //! What the ingester counts of itself. Labels are groups and fixed words, never ids or texts.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -55,13 +56,22 @@ pub struct IngesterMetrics {
 }
 
 impl IngesterMetrics {
-    /// Another process reads the group: there is no lag of this one's.
-    pub(crate) fn stand_by(&self, group: GroupId) {
+    /// Another process reads the group, or will: there is no lag of this one's.
+    pub(crate) fn stand_by(&self, group: GroupId, failing: Duration) {
         let label = GroupLabel::from(group);
+        self.failing_seconds.get_or_create(&label).set(failing.as_secs_f64());
         self.running.get_or_create(&label).set(0);
         self.standing_by.get_or_create(&label).set(1);
         self.lag_records.get_or_create(&label).set(0);
         self.lag_seconds.get_or_create(&label).set(0.0);
+    }
+
+    /// The group does not run here, and could not be started for so long.
+    pub(crate) fn fail(&self, group: GroupId, failing: Duration) {
+        let label = GroupLabel::from(group);
+        self.running.get_or_create(&label).set(0);
+        self.standing_by.get_or_create(&label).set(0);
+        self.failing_seconds.get_or_create(&label).set(failing.as_secs_f64());
     }
 
     /// Adds all figures to a registry.

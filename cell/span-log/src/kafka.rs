@@ -263,6 +263,7 @@ impl SpanLog for KafkaLog {
 
     fn join(&self, group: GroupId, sharing: Sharing) -> watch::Receiver<Assignment> {
         let (board, is_new) = self.core.commits.board_to_join(group);
+        board.set_absent(false);
         let told = board.subscribe();
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         if is_new && !self.core.is_closed.load(Ordering::Relaxed) {
@@ -283,6 +284,12 @@ impl SpanLog for KafkaLog {
     fn release(&self, group: GroupId, hold: Hold) {
         if let Some(board) = self.core.commits.board(group) {
             board.release(hold);
+        }
+    }
+
+    fn leave(&self, group: GroupId) {
+        if let Some(board) = self.core.commits.board(group) {
+            board.set_absent(true);
         }
     }
 

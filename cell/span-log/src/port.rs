@@ -260,9 +260,9 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// log closes or within a second: a lost commit is a replay, which readers bear.
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError>;
 
-    /// Joins a group, at the first call, and tells which partitions are this process's from now on.
-    /// The receiver goes on telling until the log closes; a log of one process gives all of them at
-    /// once and for good.
+    /// Joins a group, at the first call and after [`Self::leave`], and tells which partitions are this
+    /// process's from now on. The receiver goes on telling until the log closes; a log of one process
+    /// gives all of them at once and for good.
     fn join(&self, _group: GroupId, _sharing: Sharing) -> watch::Receiver<Assignment> {
         watch::channel(Assignment::of_all(self.identity().partitions)).1
     }
@@ -278,6 +278,11 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
 
     /// Gives a leaving partition back: all that is to be committed of it was. Harmless otherwise.
     fn release(&self, _group: GroupId, _hold: Hold) {}
+
+    /// Leaves a group that this process cannot read for now, so that others take its partitions, until
+    /// it joins again. Who calls it reads nothing of the group: nobody waits for a release. A log of one
+    /// process has nobody to leave them to.
+    fn leave(&self, _group: GroupId) {}
 
     /// Spans of a trace in records that storage-writer has not committed, also after a restart.
     /// "Not found" is an empty list.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
@@ -14,7 +14,7 @@ use span_log::{
 };
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
-use trace_model::{Coverage, LogRange, Region, TenantId, TraceId};
+use trace_model::{Clock, Coverage, LogRange, Region, TenantId, TraceId};
 
 use super::*;
 use crate::dead_letter::DeadLetterConfig;
@@ -35,6 +35,8 @@ struct FakeLog {
     /// What is assigned, where that changes.
     assignment: Option<watch::Sender<Assignment>>,
     released: Mutex<Vec<Hold>>,
+    /// How often the group was left to others.
+    left: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -177,6 +179,11 @@ impl SpanLog for FakeLog {
         self.commit(group, hold.partition, next).await
     }
 
+    fn leave(&self, _: GroupId) {
+        self.left.fetch_add(1, Ordering::SeqCst);
+        self.assign(&[]);
+    }
+
     fn release(&self, _: GroupId, hold: Hold) {
         self.released.lock().unwrap().push(hold);
         self.assign(&[]);
@@ -211,6 +218,8 @@ struct Script {
     /// Handlers that were made, and how many of the next cannot be.
     made: AtomicU32,
     cannot_make: AtomicU32,
+    /// Whether they cannot since their store is away.
+    is_store_away: AtomicBool,
     /// Whether one process reads the group alone.
     is_alone: AtomicBool,
     /// Whether the group is one of those that are told what they miss.
@@ -220,6 +229,25 @@ struct Script {
     /// Letters taken again, and whether the store has room for them.
     again: Mutex<Vec<u64>>,
     takes_again: AtomicBool,
+    /// Seconds by which the clock is ahead of this machine's.
+    ahead_s: AtomicU64,
+}
+
+/// A clock that a script puts forward.
+#[derive(Debug)]
+struct ForwardClock {
+    real: SystemClock,
+    script: Arc<Script>,
+}
+
+impl Clock for ForwardClock {
+    fn now(&self) -> UnixNanos {
+        self.real.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.real.monotonic() + Duration::from_secs(self.script.ahead_s.load(Ordering::SeqCst))
+    }
 }
 
 impl Script {
@@ -251,7 +279,8 @@ impl GroupMaker for FakeMaker {
         let failing = &self.script.cannot_make;
         let left = |left: u32| left.checked_sub(1);
         if failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
-            return Err(MakeError { group: GROUP, reason: "the store is away".into() });
+            let is_away = self.script.is_store_away.load(Ordering::SeqCst);
+            return Err(MakeError { group: GROUP, reason: "the store is away".into(), is_away });
         }
         self.script.made.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(FakeHandler {
@@ -389,6 +418,7 @@ impl Bench {
             tick_every: Duration::from_millis(5),
             restart_min: Duration::from_millis(1),
             restart_max: Duration::from_millis(4),
+            outside_min: Duration::from_millis(40),
             close_deadline: Duration::from_millis(300),
             ..RunnerConfig::default()
         };
@@ -397,7 +427,7 @@ impl Bench {
             stepped_over: None,
             log: Arc::clone(&log) as _,
             dead_letters: Arc::clone(&dead_letters),
-            clock: Arc::new(SystemClock::new()),
+            clock: Arc::new(ForwardClock { real: SystemClock::new(), script: Arc::clone(&script) }),
             lag: LagBoard::default(),
             metrics: metrics.clone(),
             retries: Retries::default(),
