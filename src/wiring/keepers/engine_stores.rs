@@ -210,7 +210,7 @@ pub(super) async fn clickhouse(
             let (opening, log) = (open(), Arc::clone(&log));
             Box::pin(async move {
                 let counts = opening.await?;
-                agree(&counts.covered, &*log)?;
+                agree(&counts.covered, &*log).await?;
                 Ok(counts)
             })
         };

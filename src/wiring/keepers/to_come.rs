@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -138,23 +139,34 @@ impl<T: Send + Sync + 'static> ToCome<T> {
     }
 }
 
-/// Refuses counts of a log that this one is not: it was opened without knowing of them.
-pub(super) fn agree(counted: &Coverage, log: &dyn SpanLog) -> Result<(), Refusal> {
+/// A log hears of its end from others within a second or so; counts may have come to it before.
+const END_WITHIN: Duration = Duration::from_secs(10);
+
+/// Refuses counts of a log that this one is not: it was opened without knowing of them. Another process
+/// may have counted what this one has not heard of yet, so that the end is waited for.
+pub(super) async fn agree(counted: &Coverage, log: &dyn SpanLog) -> Result<(), Refusal> {
     let identity = log.identity();
-    let is_beyond = (0..identity.partitions).find(|partition| {
-        let end = log.end(*partition).map_or(u64::MAX, |end| end.next);
-        counted.next_in(identity.incarnation, *partition) > end
-    });
-    let words = match is_beyond {
-        _ if counted.incarnation > identity.incarnation => {
-            "they are of a newer span log".to_owned()
+    if counted.incarnation > identity.incarnation {
+        return Err(unfit("they are of a newer span log"));
+    }
+    for partition in 0..identity.partitions {
+        let next = counted.next_in(identity.incarnation, partition);
+        if next > 0 {
+            let last = next.saturating_sub(1);
+            let end = log.wait_beyond(partition, last, END_WITHIN).await;
+            let end = end.map_err(|error| Refusal::Away(error.into()))?;
+            if end.next < next {
+                return Err(unfit(&format!("they reach beyond the end of partition {partition}")));
+            }
         }
-        Some(partition) => format!("they reach beyond the end of partition {partition}"),
-        None => return Ok(()),
-    };
-    let words =
-        format!("the counts do not fit the span log, which was opened without them: {words}");
-    Err(Refusal::Final(anyhow::anyhow!(words)))
+    }
+    Ok(())
+}
+
+fn unfit(why: &str) -> Refusal {
+    Refusal::Final(anyhow::anyhow!(
+        "the counts do not fit the span log, which was opened without them: {why}"
+    ))
 }
 
 #[async_trait]
@@ -281,7 +293,8 @@ mod tests {
     use proto::{BatchSource, SpanBatchBuilder};
     use service_kit::ManualClock;
     use span_log::memory::{MemoryConfig, MemoryLog};
-    use trace_model::Region;
+    use trace_model::sampling_threshold::Threshold;
+    use trace_model::{Region, TraceId};
     use trace_store::memory_metrics::MemoryMetricsStore;
 
     use super::*;
@@ -327,25 +340,43 @@ mod tests {
         assert!(store.covered().await.is_err());
     }
 
-    #[tokio::test]
-    async fn counts_of_another_log_are_refused() {
-        let clock = Arc::new(ManualClock::at(UnixNanos(9)));
+    #[tokio::test(start_paused = true)]
+    async fn counts_of_another_log_are_refused_and_the_end_of_this_one_is_waited_for() {
+        let clock = Arc::new(ManualClock::at(UnixNanos(9_000_000_000)));
         let log = MemoryLog::new(MemoryConfig::default(), clock);
-        let source = BatchSource {
-            tenant: TenantId::default(),
-            region: Region::new("eu-west-1").unwrap(),
-            collector: "c".into(),
-            receive_time: UnixNanos(1),
-            digest: 1,
+        let append = || async {
+            let source = BatchSource {
+                tenant: TenantId::default(),
+                region: Region::new("eu-west-1").unwrap(),
+                collector: "c".into(),
+                receive_time: UnixNanos(1),
+                digest: 1,
+            };
+            let mut bytes = Vec::new();
+            proto::wire::put_bytes_field(&mut bytes, 1, &[1; 16]);
+            proto::wire::put_bytes_field(&mut bytes, 2, &[1; 8]);
+            let mut builder = SpanBatchBuilder::new();
+            let resource = builder.add_resource(Vec::new());
+            let scope = builder.add_scope(resource, Vec::new());
+            let trace_id = TraceId::from_bytes([1; 16]).unwrap();
+            builder.add_span(trace_id, Threshold::KEEP_ALL, scope, &bytes);
+            log.append(Arc::new(builder.finish(source).unwrap())).await.unwrap();
         };
-        log.append(Arc::new(SpanBatchBuilder::new().finish(source).unwrap())).await.unwrap();
+        append().await;
         let (incarnation, end) = (log.identity().incarnation, log.end(0).unwrap().next);
-        let agrees = |incarnation, next| {
+        let agrees = async |incarnation, next| {
             let mut counted = Coverage::none(incarnation);
             counted.extend(0, next);
-            agree(&counted, &*log).is_ok()
+            agree(&counted, &*log).await.is_ok()
         };
-        assert!(agrees(incarnation, end) && agrees(0, 1 << 40));
-        assert!(!agrees(incarnation, end + 1) && !agrees(incarnation + 1, 0));
+        assert!(agrees(incarnation, end).await && agrees(incarnation - 1, 1 << 40).await);
+        assert!(!agrees(incarnation + 1, 0).await);
+        assert!(!agrees(incarnation, end + 1).await);
+        // Another process has counted what this one hears of a moment later.
+        let (agreed, ()) = tokio::join!(agrees(incarnation, end + 1), async {
+            tokio::task::yield_now().await;
+            append().await;
+        });
+        assert!(agreed && log.end(0).unwrap().next > end);
     }
 }
