@@ -1,7 +1,8 @@
 //! Drives one consumer group: read → handle → tick → commit what is durable.
 //!
 //! **Never**: step over an error that may pass, commit what is not durable, or read on while what
-//! was read cannot be handed over. What waits is at most one read a partition.
+//! was read cannot be handed over. What waits is at most one read a partition, and one more that was
+//! made while the first was handed over: reading and decoding go on while a store writes.
 //!
 //! The log says which partitions are this process's ([`SpanLog::join`]). One that is wanted elsewhere is
 //! read no further, made durable, committed and released; what is known of one that is gone is dropped.
@@ -25,11 +26,13 @@ use crate::lag::{GroupLag, LagBoard};
 use crate::metrics::{GroupLabel, IngesterMetrics};
 use crate::retries::Retries;
 
+mod ahead;
 mod desk;
 mod partition;
 mod retry;
 mod share;
 
+use ahead::reading_beside;
 use desk::{Desk, Step};
 use partition::PartitionReader;
 
@@ -202,8 +205,7 @@ impl ConsumerRunner {
             if token.is_cancelled() || !self.may_read() || self.is_reassigned() {
                 break;
             }
-            let Some(reader) = self.readers.get_mut(place) else { break };
-            if !reader.is_leaving && self.desk.step(reader).await == Step::Progressed {
+            if self.step(place).await == Step::Progressed {
                 has_progressed = true;
                 self.tick().await;
             }
@@ -218,6 +220,28 @@ impl ConsumerRunner {
             }
         }
         has_progressed
+    }
+
+    /// One step of the partition at this place; the next one is read meanwhile.
+    async fn step(&mut self, place: usize) -> Step {
+        let bytes_max = self.desk.parts.config.read_bytes_max;
+        let log = &self.desk.parts.log;
+        let has_more = |reader: &PartitionReader| {
+            log.end(reader.partition).is_ok_and(|end| end.next > reader.reads_at())
+        };
+        let mut ahead = reading_beside(&self.readers, place, bytes_max, has_more);
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Waits };
+        if reader.is_leaving {
+            return Step::Waits;
+        }
+        let step = self.desk.step(reader, ahead.as_mut()).await;
+        if let Some(ahead) = ahead {
+            let mut readers = self.readers.iter_mut();
+            if let Some(reader) = readers.find(|reader| reader.hold() == ahead.hold()) {
+                reader.keep_ahead(ahead);
+            }
+        }
+        step
     }
 
     /// While the handler cannot make durable what it has, it is given nothing more.
