@@ -20,6 +20,7 @@ use crate::handler::{GroupMaker, MakeError};
 use crate::retries::RetryError;
 use crate::service::{IngesterParts, IngesterService};
 
+mod ahead;
 mod share;
 
 const GROUP: GroupId = GroupId("under-test");

@@ -14,7 +14,7 @@ use super::progress::{self, Range, Step};
 use super::run::CutRun;
 use super::writer::Writer;
 use crate::clickhouse::client::Engine;
-use crate::clickhouse::metrics::Scrub;
+use crate::clickhouse::metrics::{Erased, Scrub};
 use crate::clickhouse::tables::{OTEL_TRACES_TRACE_ID_TS, TRACE_TIMES, TRACE_TIMES_BY};
 use crate::metrics::ClickhouseSpansMetrics;
 use crate::port::StoreError;
@@ -122,7 +122,9 @@ impl Writer {
             Err(error) => {
                 // Nobody knows how far it came.
                 self.cut.iter_mut().for_each(|run| run.is_in_doubt |= run.is_begun);
-                return Err(StoreError::Unavailable(format!("clickhouse: an insert broke off: {error}")));
+                return Err(StoreError::Unavailable(format!(
+                    "clickhouse: an insert broke off: {error}"
+                )));
             }
         };
         for run in &runs {
@@ -144,11 +146,7 @@ impl Writer {
     }
 
     /// Writes down that the first run of each partition is begun, and gives these runs.
-    async fn begin(
-        &mut self,
-        engine: &Engine,
-        now: UnixNanos,
-    ) -> Result<Vec<CutRun>, StoreError> {
+    async fn begin(&mut self, engine: &Engine, now: UnixNanos) -> Result<Vec<CutRun>, StoreError> {
         let Some(incarnation) = self.cut.front().map(|run| run.incarnation) else {
             return Ok(Vec::new());
         };
