@@ -32,7 +32,6 @@ mod partition;
 mod retry;
 mod share;
 
-use ahead::reading_beside;
 use desk::{Desk, Step};
 use partition::PartitionReader;
 
@@ -220,28 +219,6 @@ impl ConsumerRunner {
             }
         }
         has_progressed
-    }
-
-    /// One step of the partition at this place; the next one is read meanwhile.
-    async fn step(&mut self, place: usize) -> Step {
-        let bytes_max = self.desk.parts.config.read_bytes_max;
-        let log = &self.desk.parts.log;
-        let has_more = |reader: &PartitionReader| {
-            log.end(reader.partition).is_ok_and(|end| end.next > reader.reads_at())
-        };
-        let mut ahead = reading_beside(&self.readers, place, bytes_max, has_more);
-        let Some(reader) = self.readers.get_mut(place) else { return Step::Waits };
-        if reader.is_leaving {
-            return Step::Waits;
-        }
-        let step = self.desk.step(reader, ahead.as_mut()).await;
-        if let Some(ahead) = ahead {
-            let mut readers = self.readers.iter_mut();
-            if let Some(reader) = readers.find(|reader| reader.hold() == ahead.hold()) {
-                reader.keep_ahead(ahead);
-            }
-        }
-        step
     }
 
     /// While the handler cannot make durable what it has, it is given nothing more.

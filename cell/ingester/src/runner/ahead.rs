@@ -7,6 +7,8 @@ use futures_util::future::{Either, select};
 use proto::LoggedBatch;
 use span_log::{Hold, LogError, SpanLog};
 
+use super::ConsumerRunner;
+use super::desk::Step;
 use super::partition::PartitionReader;
 
 /// What is read of a partition, piece by piece: a log may give less at once than it is asked for.
@@ -114,4 +116,28 @@ pub(super) fn reading_beside(
     let reader = others.find(|reader| reader.held.is_empty() && may_read(reader));
     let reader = reader.or_else(|| readers.get(place).filter(may_read))?;
     Some(Reading::new(reader.hold(), reader.reads_at(), bytes_max))
+}
+
+impl ConsumerRunner {
+    /// One step of the partition at this place; the next one is read meanwhile.
+    pub(super) async fn step(&mut self, place: usize) -> Step {
+        let bytes_max = self.desk.parts.config.read_bytes_max;
+        let log = &self.desk.parts.log;
+        let has_more = |reader: &PartitionReader| {
+            log.end(reader.partition).is_ok_and(|end| end.next > reader.reads_at())
+        };
+        let mut ahead = reading_beside(&self.readers, place, bytes_max, has_more);
+        let Some(reader) = self.readers.get_mut(place) else { return Step::Waits };
+        if reader.is_leaving {
+            return Step::Waits;
+        }
+        let step = self.desk.step(reader, ahead.as_mut()).await;
+        if let Some(ahead) = ahead {
+            let mut readers = self.readers.iter_mut();
+            if let Some(reader) = readers.find(|reader| reader.hold() == ahead.hold()) {
+                reader.keep_ahead(ahead);
+            }
+        }
+        step
+    }
 }
