@@ -172,9 +172,15 @@ impl Desk {
         cause: LostCause,
     ) -> Result<(), HandleError> {
         let group = self.handler.group();
-        let range = LogRange { first: gone.range.first.max(reader.next()), ..gone.range };
+        let incarnation = self.parts.log.identity().incarnation;
+        // A log that is an older copy lacks what the store has had from it.
+        let stored = self.handler.durable().next_in(incarnation, reader.partition);
+        let first = gone.range.first.max(reader.next()).max(stored);
+        if first >= gone.range.next {
+            return Ok(());
+        }
+        let range = LogRange { first, ..gone.range };
         if TOLD_GROUPS.contains(&group) {
-            let incarnation = self.parts.log.identity().incarnation;
             let run = LostRun { incarnation, range, append_times: gone.append_times, cause };
             let noted = self.parts.log.note_missed(MissedRun { group, run }).await;
             noted.map_err(|error| retry(&error))?;
