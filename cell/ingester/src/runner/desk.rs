@@ -176,10 +176,10 @@ impl Desk {
         // A log that is an older copy lacks what the store has had from it.
         let stored = self.handler.durable().next_in(incarnation, reader.partition);
         let first = gone.range.first.max(reader.next()).max(stored);
-        if first >= gone.range.next {
+        let range = LogRange { first, ..gone.range };
+        if first >= range.next || self.is_lost(range) {
             return Ok(());
         }
-        let range = LogRange { first, ..gone.range };
         if TOLD_GROUPS.contains(&group) {
             let run = LostRun { incarnation, range, append_times: gone.append_times, cause };
             let noted = self.parts.log.note_missed(MissedRun { group, run }).await;
@@ -188,6 +188,16 @@ impl Desk {
         let records = range.next.saturating_sub(range.first);
         self.parts.metrics.missed_records.get_or_create(&group.into()).inc_by(records);
         Ok(())
+    }
+
+    /// Whether nobody has the records: every answer says so already, until a person has seen to it.
+    fn is_lost(&self, range: LogRange) -> bool {
+        let incarnation = self.parts.log.identity().incarnation;
+        self.parts.log.lost().runs.iter().any(|lost| {
+            let is_same =
+                (lost.incarnation, lost.range.partition) == (incarnation, range.partition);
+            is_same && lost.range.first <= range.first && range.next <= lost.range.next
+        })
     }
 
     /// Lists records that were never ours, for whoever looks for their writer.
