@@ -193,11 +193,7 @@ impl Desk {
     /// Whether nobody has the records: every answer says so already, until a person has seen to it.
     fn is_lost(&self, range: LogRange) -> bool {
         let incarnation = self.parts.log.identity().incarnation;
-        self.parts.log.lost().runs.iter().any(|lost| {
-            let is_same =
-                (lost.incarnation, lost.range.partition) == (incarnation, range.partition);
-            is_same && lost.range.first <= range.first && range.next <= lost.range.next
-        })
+        self.parts.log.lost().runs.iter().any(|lost| lost.holds(incarnation, range))
     }
 
     /// Lists records that were never ours, for whoever looks for their writer.
