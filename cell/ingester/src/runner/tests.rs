@@ -9,8 +9,8 @@ use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
 use service_kit::SystemClock;
 use span_log::port::SEARCH_INDEXER;
 use span_log::{
-    Appended, Capabilities, DamagedRange, LogEnd, LogError, LogIdentity, LostCause, MissedRun,
-    Share, TailAnswer,
+    Appended, Capabilities, DamagedRange, ForgetLost, LogEnd, LogError, LogIdentity, Lost,
+    LostCause, LostRun, MissedRun, Share, TailAnswer,
 };
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
@@ -52,6 +52,10 @@ struct LogState {
     /// What groups were said to have missed, and whether that cannot be noted.
     missed: Vec<MissedRun>,
     cannot_note: bool,
+    /// What is lost to all, and whose letters other processes were told of.
+    lost: Lost,
+    aside: Vec<(GroupId, LogRange)>,
+    forgotten: Vec<ForgetLost>,
 }
 
 impl FakeLog {
@@ -154,6 +158,32 @@ impl SpanLog for FakeLog {
             return Err(LogError::Unavailable("the brokers are away".into()));
         }
         state.missed.push(missed);
+        Ok(())
+    }
+
+    fn lost(&self) -> Lost {
+        self.state.lock().unwrap().lost.clone()
+    }
+
+    async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
+        self.state.lock().unwrap().forgotten.push(which);
+        Ok(1)
+    }
+
+    async fn note_set_aside(
+        &self,
+        group: GroupId,
+        range: LogRange,
+        append_times: (UnixNanos, UnixNanos),
+    ) -> Result<(), LogError> {
+        let mut state = self.state.lock().unwrap();
+        if state.cannot_note {
+            return Err(LogError::Unavailable("the brokers are away".into()));
+        }
+        state.aside.push((group, range));
+        let cause = LostCause::SetAside;
+        let run = LostRun { incarnation: INCARNATION, range, append_times, cause };
+        state.lost.missed.push(MissedRun { group, run });
         Ok(())
     }
 
@@ -342,7 +372,9 @@ impl GroupHandler for FakeHandler {
             return Err(HandleError::Retry("disk".into()));
         }
         if is_closing || !self.script.is_lazy.load(Ordering::SeqCst) {
-            self.durable = self.taken.clone();
+            self.durable.join(&self.taken);
+            // A store that was away when the handler was made says then what it has.
+            self.durable.join(&self.script.stored.lock().unwrap());
         }
         Ok(())
     }
@@ -413,28 +445,8 @@ impl Bench {
             ..DeadLetterConfig::new(directory.path().join("dead"))
         };
         let dead_letters = Arc::new(DeadLetters::open(config).unwrap());
-        let config = RunnerConfig {
-            backoff_min: Duration::from_millis(1),
-            backoff_max: Duration::from_millis(4),
-            tick_every: Duration::from_millis(5),
-            restart_min: Duration::from_millis(1),
-            restart_max: Duration::from_millis(4),
-            outside_min: Duration::from_millis(40),
-            close_deadline: Duration::from_millis(300),
-            ..RunnerConfig::default()
-        };
-        let metrics = IngesterMetrics::default();
-        let runner = RunnerParts {
-            stepped_over: None,
-            log: Arc::clone(&log) as _,
-            dead_letters: Arc::clone(&dead_letters),
-            clock: Arc::new(ForwardClock { real: SystemClock::new(), script: Arc::clone(&script) }),
-            lag: LagBoard::default(),
-            metrics: metrics.clone(),
-            retries: Retries::default(),
-            config,
-        };
-        let retries = runner.retries.clone();
+        let runner = parts_of(&log, &script, &dead_letters);
+        let (metrics, retries) = (runner.metrics.clone(), runner.retries.clone());
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let maker = FakeMaker { script: Arc::clone(&script) };
         let parts = IngesterParts { runner, groups: vec![Arc::new(maker)] };
@@ -474,6 +486,34 @@ impl Bench {
 
     fn retries(&self) -> u64 {
         self.metrics.retries.get_or_create(&GROUP.into()).get()
+    }
+}
+
+/// What a runner works with, impatient.
+fn parts_of(
+    log: &Arc<FakeLog>,
+    script: &Arc<Script>,
+    dead_letters: &Arc<DeadLetters>,
+) -> RunnerParts {
+    let config = RunnerConfig {
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(4),
+        tick_every: Duration::from_millis(5),
+        restart_min: Duration::from_millis(1),
+        restart_max: Duration::from_millis(4),
+        outside_min: Duration::from_millis(40),
+        close_deadline: Duration::from_millis(300),
+        ..RunnerConfig::default()
+    };
+    RunnerParts {
+        stepped_over: None,
+        log: Arc::clone(log) as _,
+        dead_letters: Arc::clone(dead_letters),
+        clock: Arc::new(ForwardClock { real: SystemClock::new(), script: Arc::clone(script) }),
+        lag: LagBoard::default(),
+        metrics: IngesterMetrics::default(),
+        retries: Retries::default(),
+        config,
     }
 }
 
