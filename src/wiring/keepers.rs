@@ -17,7 +17,8 @@ use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
 use span_log::{ForgetLost, Seen, SpanLog};
 use trace_model::{Clock, Coverage, UnixNanos};
 use trace_store::{
-    MetricsStore, SearchIndexer, ServiceCatalog, SpanWriter, TraceReader, TraceSearch,
+    MetricsStore, SearchIndexer, Searcher, ServiceCatalog, SpanWriter, StandIn, TraceReader,
+    TraceSearch,
 };
 
 use super::engines;
@@ -92,9 +93,12 @@ pub(super) async fn open(
         None => Some(files::spans(&mut opening).await?),
         Some(_) => None,
     };
-    let (writer, traces) = match (&embedded, &config.stores.cassandra) {
+    let Traces { writer, reader: traces, tables } = match (&embedded, &config.stores.cassandra) {
         (_, Some(cassandra)) => engine_stores::cassandra(&mut opening, cassandra).await?,
-        (Some(store), None) => (Arc::clone(store) as Arc<dyn SpanWriter>, Arc::clone(store) as _),
+        (Some(store), None) => {
+            let (writer, reader) = (Arc::clone(store) as _, Arc::clone(store) as _);
+            Traces { writer, reader, tables: None }
+        }
         (None, None) => anyhow::bail!("no store for traces"),
     };
     let may_publish =
@@ -106,16 +110,18 @@ pub(super) async fn open(
     let seen = seen_of_the_log(&*writer, &counting, origin.as_deref());
     let log = open_log(&mut opening, seen).await?;
     hand_over(Arc::clone(&log));
-    let searching = match (embedded, &config.stores.elasticsearch) {
-        (_, Some(elasticsearch)) => {
-            engine_stores::elasticsearch(&mut opening, elasticsearch).await?
+    let searching = match (embedded, &config.stores.elasticsearch, tables) {
+        (_, Some(elasticsearch), tables) => {
+            let index = engine_stores::elasticsearch(&mut opening, elasticsearch).await?;
+            index.beside(tables)
         }
-        (Some(store), None) => Searching {
+        (Some(store), None, _) => Searching {
             indexer: Arc::clone(&store) as _,
             search: Arc::clone(&store) as _,
             catalog: store,
         },
-        (None, None) => anyhow::bail!("no store for search"),
+        (None, None, Some(tables)) => tables,
+        (None, None, None) => anyhow::bail!("no store for search"),
     };
     let Counting { metrics, analytics, .. } = counting;
     let Searching { indexer, search, catalog } = searching;
@@ -143,7 +149,26 @@ struct Searching {
     catalog: Arc<dyn ServiceCatalog>,
 }
 
-type WriterAndReader = (Arc<dyn SpanWriter>, Arc<dyn TraceReader>);
+impl Searching {
+    fn searcher(&self) -> Searcher {
+        Searcher { search: Arc::clone(&self.search), catalog: Arc::clone(&self.catalog) }
+    }
+
+    /// An index and a trace store's tables answer for one another; the index is what is filled.
+    fn beside(self, tables: Option<Self>) -> Self {
+        let Some(tables) = tables else { return self };
+        let pair = Arc::new(StandIn::new(tables.searcher(), self.searcher()));
+        Self { indexer: self.indexer, search: Arc::clone(&pair) as _, catalog: pair }
+    }
+}
+
+/// What keeps spans by their traces.
+struct Traces {
+    writer: Arc<dyn SpanWriter>,
+    reader: Arc<dyn TraceReader>,
+    /// What it finds by service, operation and time, where it can.
+    tables: Option<Searching>,
+}
 
 async fn open_counts(opening: &mut Opening<'_>) -> anyhow::Result<Counting> {
     match &opening.config.stores.clickhouse {

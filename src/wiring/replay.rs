@@ -122,6 +122,9 @@ fn refuse_what_cannot_be(
         ReplayGroup::StorageWriter if stores.cassandra.is_none() => {
             Some("spans are kept in files of the one process that runs the cell")
         }
+        ReplayGroup::SearchIndexer if stores.is_searched_by_tables() => {
+            Some("traces are found by the tables that storage-writer fills: replay that group")
+        }
         ReplayGroup::SearchIndexer if stores.elasticsearch.is_none() => {
             Some("the search index is files of the one process that runs the cell")
         }

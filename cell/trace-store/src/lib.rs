@@ -26,6 +26,7 @@ pub mod migration;
 pub mod object_storage;
 pub mod port;
 mod questions;
+pub mod stand_in;
 
 #[cfg(feature = "cassandra")]
 pub use crate::cassandra::{CassandraConfig, CassandraStore};
@@ -56,3 +57,4 @@ pub use port::{
     StoreStatus, TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;
+pub use stand_in::{Searcher, StandIn};

@@ -13,7 +13,7 @@ use service_kit::config::engines as raw;
 use super::to_come::{Awaiting, ToCome};
 #[cfg(feature = "clickhouse")]
 use super::to_come::{Counts, agree};
-use super::{Counting, Opening, Searching, WriterAndReader, engines};
+use super::{Counting, Opening, Searching, Traces, engines};
 #[cfg(any(feature = "cassandra", feature = "elasticsearch"))]
 use crate::wiring::house::{Chore, WhenStopped, chore};
 #[cfg(any(feature = "clickhouse", feature = "elasticsearch"))]
@@ -41,7 +41,7 @@ const RECONNECT_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn cassandra(
     opening: &mut Opening<'_>,
     cassandra: &raw::CassandraConfig,
-) -> anyhow::Result<WriterAndReader> {
+) -> anyhow::Result<Traces> {
     use anyhow::Context as _;
     use trace_store::cassandra::CassandraStore;
 
@@ -62,7 +62,9 @@ pub(super) async fn cassandra(
         }
     });
     opening.chores.push(Chore { when_stopped: WhenStopped::Leave, ..connecting });
-    Ok((Arc::clone(&store) as _, store))
+    let (indexer, search) = (Arc::clone(&store) as _, Arc::clone(&store) as _);
+    let tables = Searching { indexer, search, catalog: Arc::clone(&store) as _ };
+    Ok(Traces { writer: Arc::clone(&store) as _, reader: store, tables: Some(tables) })
 }
 
 #[cfg(not(feature = "cassandra"))]
@@ -70,7 +72,7 @@ pub(super) async fn cassandra(
 pub(super) async fn cassandra(
     _: &mut Opening<'_>,
     _: &raw::CassandraConfig,
-) -> anyhow::Result<WriterAndReader> {
+) -> anyhow::Result<Traces> {
     Err(engines::lacking("stores.traces: cassandra", "cassandra"))
 }
 

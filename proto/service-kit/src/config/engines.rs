@@ -40,8 +40,10 @@ pub enum TracesKind {
 pub enum SearchKind {
     /// The index of the embedded trace store.
     Embedded,
-    /// Elasticsearch or OpenSearch.
+    /// Elasticsearch or OpenSearch; beside Cassandra, whose tables answer in its place what they can.
     Elasticsearch,
+    /// The tables of the trace store in Cassandra alone: by service, operation and time.
+    Cassandra,
 }
 
 /// Rate, errors, durations and edges.
@@ -60,7 +62,8 @@ pub struct StoresConfig {
     pub kafka: Option<KafkaConfig>,
     /// Spans by trace id; `None` is the embedded store.
     pub cassandra: Option<CassandraConfig>,
-    /// Search and catalogue; `None` is the embedded store's index.
+    /// Search and catalogue; `None` is the index of the store that has the traces: embedded, or tables of
+    /// Cassandra.
     pub elasticsearch: Option<ElasticsearchConfig>,
     /// Counts; `None` is the embedded metrics store.
     pub clickhouse: Option<ClickhouseConfig>,
@@ -76,13 +79,19 @@ impl StoresConfig {
             && self.clickhouse.is_none()
     }
 
+    /// Whether Cassandra's tables alone are searched.
+    #[must_use]
+    pub const fn is_searched_by_tables(&self) -> bool {
+        self.cassandra.is_some() && self.elasticsearch.is_none()
+    }
+
     /// The parts that are files of one process, by their keys.
     #[must_use]
     pub fn embedded_parts(&self) -> Vec<&'static str> {
         let parts = [
             ("stores.log", self.kafka.is_none()),
             ("stores.traces", self.cassandra.is_none()),
-            ("stores.search", self.elasticsearch.is_none()),
+            ("stores.search", self.elasticsearch.is_none() && self.cassandra.is_none()),
             ("stores.metrics", self.clickhouse.is_none()),
         ];
         parts.into_iter().filter(|(_, is_embedded)| *is_embedded).map(|(key, _)| key).collect()
@@ -187,6 +196,12 @@ pub(super) fn read_stores(
             "search",
             "`embedded` is the index of the embedded trace store and needs `stores.traces: \
              embedded`",
+        );
+    }
+    if search == SearchKind::Cassandra && traces != TracesKind::Cassandra {
+        section.refuse(
+            "search",
+            "`cassandra` is the tables of the trace store and needs `stores.traces: cassandra`",
         );
     }
     section.finish();

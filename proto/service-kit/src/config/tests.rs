@@ -203,6 +203,16 @@ fn startup_has_no_kafka_and_counts_in_its_own_files() {
 }
 
 #[test]
+fn the_tables_of_the_trace_store_search_where_there_is_no_search_engine() {
+    let config = cell(
+        "kind: cell\nregion: a\nprofile: startup\nstores: {search: cassandra}\ncassandra: {nodes: \
+         ['c:9042'], datacenter: dc1}\n",
+    );
+    assert!(config.stores.cassandra.is_some() && config.stores.elasticsearch.is_none());
+    assert_eq!(config.stores.embedded_parts(), ["stores.log", "stores.metrics"]);
+}
+
+#[test]
 fn every_engine_that_a_profile_needs_and_nobody_wrote_is_named() {
     let found = faults("kind: cell\nregion: a\nprofile: growth\n");
     for key in ["kafka.brokers", "cassandra.nodes", "cassandra.datacenter", "elasticsearch.urls"] {
@@ -225,6 +235,8 @@ fn an_engine_that_is_not_used_or_makes_no_sense_is_a_fault() {
         |line: u64, text: &str| found.iter().any(|(at, word)| *at == line && word.contains(text));
     assert!(has(3, "kafka: is not used"), "{found:?}");
     assert!(has(4, "needs `stores.traces: embedded`"), "{found:?}");
+    let tables = faults("kind: cell\nregion: a\nstores: {search: cassandra}\n");
+    assert!(tables[0].1.contains("needs `stores.traces: cassandra`"), "{tables:?}");
     assert!(has(6, "`c` is not host:port"), "{found:?}");
     assert!(has(8, "letters, digits and underscores"), "{found:?}");
     assert!(has(10, "1 to 7 copies"), "{found:?}");

@@ -160,11 +160,14 @@ impl Setting for TracesKind {
     }
 }
 
-const SEARCH_KINDS: [(&str, SearchKind); 2] =
-    [("embedded", SearchKind::Embedded), ("elasticsearch", SearchKind::Elasticsearch)];
+const SEARCH_KINDS: [(&str, SearchKind); 3] = [
+    ("embedded", SearchKind::Embedded),
+    ("elasticsearch", SearchKind::Elasticsearch),
+    ("cassandra", SearchKind::Cassandra),
+];
 
 impl Setting for SearchKind {
-    const WANTED: &'static str = "embedded or elasticsearch";
+    const WANTED: &'static str = "embedded, elasticsearch or cassandra";
 
     fn read(node: &Node) -> Result<Self, String> {
         word_of(node, &SEARCH_KINDS)
