@@ -6,6 +6,8 @@
 #     roles     a collector, a querier, and one ingester with all groups (this where nothing is said)
 #     groups    the same, but an ingester for each group: what each costs
 #     SPANS     300000 where nothing is said; half a kilobyte each, ten attributes
+# With LOAD_SAMPLES=FOLDER perf samples the processes meanwhile: FOLDER/perf.data; who is who: FOLDER/processes.
+# cell_stages.sh does so and folds them.
 # Engines: `eval $(all.sh env)` first. Everything is made under names of its own and removed, but for the
 # keyspace farspan_load and the topics, which their retention empties.
 set -euo pipefail
@@ -14,14 +16,16 @@ farspan=${1:?the farspan binary}; mode=${2:-roles}; spans=${3:-300000}
 case $mode in
   roles) ingesters=(all) ;;
   groups) ingesters=(storage-writer search-indexer metrics-aggregator metadata-publisher analytics-writer) ;;
-  *) sed -n '2,10p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  *) sed -n '2,12p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac
 run=load-$(date +%s)
 home=$(mktemp -d)
 pids=()
 watched=()
+sampler=
 
 finish() {
+  [ -z "$sampler" ] || kill "$sampler" 2>/dev/null || true
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
   for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
   curl -sS -o /dev/null -X DELETE "$FARSPAN_TEST_ELASTICSEARCH/_index_template/$run*" || true
@@ -71,6 +75,18 @@ start() {
   echo "$name is not ready:" >&2; tail -5 "$home/$name.log" >&2; exit 1
 }
 
+# Samples of all processes and the threads that they begin, with 32 KiB of stack each: frames of futures, and of librdkafka
+# (16 KiB in one), are large.
+sample() {
+  printf '%s\n' "${watched[@]}" | grep -v -- '^--' >"$LOAD_SAMPLES/processes"
+  local all
+  all=$(IFS=,; echo "${pids[*]}")
+  perf record --quiet --event cpu-clock --freq "${LOAD_SAMPLES_HZ:-499}" --call-graph dwarf,32768 \
+    --mmap-pages 2048 --output "$LOAD_SAMPLES/perf.data" --pid "$all" >&2 &
+  sampler=$!
+  until [ -s "$LOAD_SAMPLES/perf.data" ]; do kill -0 $sampler; sleep 0.1; done
+}
+
 port=${LOAD_PORT:-18100}
 write_file collector "$port"
 write_file querier $((port + 10))
@@ -89,4 +105,6 @@ for name in "${ingesters[@]}"; do
 done
 start querier querier $((port + 10))
 start collector collector "$port"
+[ -z "${LOAD_SAMPLES:-}" ] || sample
 "$farspan" bench write --collector "http://127.0.0.1:$port" --spans "$spans" --settle 900 "${watched[@]}"
+[ -z "$sampler" ] || { kill -INT $sampler; wait $sampler || true; }

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Folds samples of a cell's processes into stages: what each costs, in microseconds of CPU a span.
+
+    cell_stages.py FOLDER                of what `cell_stages.sh` has recorded there
+    cell_stages.py FOLDER --in STAGE     which of our functions a stage's samples are called from
+
+FOLDER holds `samples` (what `perf script` prints), `processes` (NAME=PID a line) and `report` (what
+`farspan bench write` prints). A sample is placed by its stack, from the innermost frame outwards: the first frame
+that STAGES knows gives the stage. Frames that it does not know are looked past: copying, hashing, containers,
+`proto`, futures belong to who calls them. Only where the whole stack has none, the same is done with LAST. No
+debug information is needed or used, so what the compiler has inlined counts as the function that it is in.
+"""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+# (a frame's function begins so or, after ` as `, `<` or `impl `, holds it; the stage)
+STAGES = [
+    # The kernel, by what it was asked for.
+    (r"exc_page_fault$|__x64_sys_(madvise|munmap|mmap|mprotect|brk)", "memory: page faults"),
+    (r"__sys_(send|recv)|sock_(write|read)_iter|net_rx_action|sock_close", "kernel: network"),
+    (r"do_sys_poll|__x64_sys_(epoll|ppoll)|do_epoll|epoll_wait$|eventfd_(read|write)|__x64_sys_futex", "kernel: wait and wake"),
+    (r"ext4_|vfs_(write|fsync|open|unlink|rename)|__x64_sys_(fdatasync|fsync)", "kernel: files"),
+    (r"(__)?schedule$|schedule_tail|do_exit|ret_from_fork", "kernel: wait and wake"),
+    # Memory. Rust asks mimalloc, C asks libc.
+    (r"_?mi_|(__libc_)?(malloc|free|calloc|realloc)$|_int_(malloc|free)|cfree|sysmalloc|malloc_consolidate", "memory: allocator"),
+    # Libraries that are a stage of their own wherever they are called.
+    (r"LZ4|rd_kafka_lz4|lz4_flex::", "LZ4"),
+    (r"rd_crc32|crc32c|rd_kafka_crc", "CRC"),
+    (r"ZSTD|zstd|HUF_|FSE_", "zstd"),
+    (r"opentelemetry_proto::|prost::", "decode of spans (prost)"),
+    (r"scylla::|scylla_cql", "Cassandra's client"),
+    (r"clickhouse::", "ClickHouse's client"),
+    (r"rustls::|aws_lc|ring::", "TLS"),
+    (r"h2::|hyper::|hyper_util::|reqwest::|tower::|tonic::|axum::|http::|http_body|elasticsearch::", "HTTP"),
+    (r"serde_json::", "JSON"),
+    # Ours. The log:
+    (r"span_log::kafka::(record::RecordWriter|appender|pending|envelope::key_of)", "append: records, hand over, answers"),
+    (r"span_log::kafka::(record|envelope|message)", "decode of the record"),
+    (r"span_log::kafka::(lane|lanes|core|blocks|open|member|membership|succession|client)", "reader: lanes, last records"),
+    (r"span_log::kafka::(tail|tail_memory)", "live tail: index, evict"),
+    (r"span_log::", "ends, commits, figures of the log"),
+    # The groups:
+    (r"ingester::dead_letter", "dead letters"),
+    (r"ingester::border", "border"),
+    (r"ingester::metadata_publisher|metadata_replicator::origin_log::own|trace_model::", "joining summaries"),
+    (r"metadata_replicator::", "origin log"),
+    (r"ingester::metrics_aggregator::(checkpoint|flush|shard)", "checkpoint and flush"),
+    (r"ingester::metrics_aggregator", "counting: RED, edges, services"),
+    (r"ingester::", "runner and handler"),
+    # The stores:
+    (r"trace_store::cassandra::(rows|entries|batches|gather|places)", "rows"),
+    (r"trace_store::cassandra", "plan and write of runs"),
+    (r"trace_store::clickhouse::spans::(row|run)|trace_store::clickhouse::row_binary", "rows"),
+    (r"trace_store::clickhouse::metrics", "rows"),
+    (r"trace_store::clickhouse", "blocks and inserts"),
+    (r"trace_store::elasticsearch::(bulk|encode|document|json|names|identity)", "documents"),
+    (r"trace_store::elasticsearch", "bulk: send, answer"),
+    (r"trace_store::", "store"),
+    # The collector and the querier:
+    (r"collector::(validate|deep_check)", "validate, deep check"),
+    (r"collector::(batch|enrich|sample)|sampling::", "enrich, sample, regroup"),
+    (r"collector::", "receive"),
+    (r"querier::", "reads"),
+]
+LAST = [
+    (r"rd_kafka_|rd_|rdkafka::|thread rdk:", "Kafka's client"),
+    (r"thread span-log", "ends, commits, figures of the log"),
+    (r"prometheus|tracing|service_kit::", "metrics and logs"),
+    (r"proto::", "OTLP wire"),
+    (r"tokio|mio::|futures|parking_lot|thread tokio|epoll_wait", "tasks (tokio)"),
+    (r"farspan::", "wiring"),
+]
+OURS = r"(?:trace_store|span_log|ingester|collector|querier|metadata_replicator|proto|farspan)::"
+OTHER = "other"
+SMALL = 0.02
+
+
+def compiled(table):
+    return [(re.compile(r"(?:^|<|\bas |\bimpl |&|mut )(?:" + pattern + ")"), stage) for pattern, stage in table]
+
+
+STAGES, LAST = compiled(STAGES), compiled(LAST)
+known = {}
+
+
+def first_of(table, frames):
+    """The stage of the innermost frame that the table knows."""
+    for frame in frames:
+        key = (id(table), frame)
+        if key not in known:
+            known[key] = next((stage for pattern, stage in table if pattern.search(frame)), None)
+        if known[key]:
+            return known[key]
+    return None
+
+
+def stage_of(frames):
+    return first_of(STAGES, frames) or first_of(LAST, frames) or OTHER
+
+
+def samples(lines):
+    """Process and frames, innermost first, of each sample; the thread is the outermost frame."""
+    pid, thread, frames = None, "", []
+    for line in lines:
+        if line[:1].isspace():
+            function = re.match(r"\s+[0-9a-f]+ (.+) \(\S+\)$", line)
+            if function:
+                frames.append(function[1])
+            elif not line.strip() and frames:
+                yield pid, [*frames, f"thread {thread}"]
+                frames = []
+        elif start := re.match(r"(.*?)\s+(\d+)/\d+\s", line):
+            thread, pid, frames = start[1], int(start[2]), []
+
+
+def in_order(counts, total):
+    """Stages from the dearest down, the small ones together."""
+    small = sum(count for stage, count in counts.items() if count < SMALL * total and stage != OTHER)
+    rows = [row for row in counts.most_common() if row[1] >= SMALL * total and row[0] != OTHER]
+    return [*rows, ("below 2 % each", small), (OTHER, counts[OTHER])]
+
+
+def main():
+    folder, within = Path(sys.argv[1]), sys.argv[3] if sys.argv[2:3] == ["--in"] else None
+    names = dict(reversed(line.split("=")) for line in (folder / "processes").read_text().split())
+    report = dict(line.split() for line in (folder / "report").read_text().splitlines())
+    stages, others, callers = {}, {}, {}
+    with open(folder / "samples", errors="replace") as lines:
+        for pid, frames in samples(lines):
+            name, stage = names[str(pid)], stage_of(frames)
+            stages.setdefault(name, Counter())[stage] += 1
+            if stage == OTHER:
+                others.setdefault(name, Counter())[frames[0]] += 1
+            if stage == within:
+                caller = next((frame for frame in frames if re.search(OURS, frame)), frames[-1])
+                callers.setdefault(name, Counter())[caller] += 1
+    for name, counts in stages.items():
+        total = sum(counts.values())
+        micros = float(report.get(f"{name}_settled_cpu_us_per_span", "nan"))
+        if within:
+            print(f"\n{name}: {within}, {100 * counts[within] / total:.1f} %")
+            for caller, count in callers.get(name, Counter()).most_common(12):
+                print(f"  {100 * count / total:5.1f} %  {caller}")
+            continue
+        print(f"\n{name}: {micros:.1f} µs CPU a span, {total} samples\n")
+        print("| stage | share | µs a span |\n|---|---|---|")
+        for stage, count in in_order(counts, total):
+            print(f"| {stage} | {100 * count / total:.1f} % | {micros * count / total:.2f} |")
+        for frame, count in others.get(name, Counter()).most_common(5):
+            print(f"  other: {100 * count / total:.1f} %  {frame}")
+
+
+main()
