@@ -66,8 +66,7 @@ start() {
   local name=$1 role=$2 port=$3
   "$farspan" cell --role "$role" --config "$home/$name.yaml" >"$home/$name.log" 2>&1 &
   pids+=($!); watched+=(--server-pid "$name=$!")
-  local try
-  for try in $(seq 600); do
+  for _ in $(seq 600); do
     curl -fsS -o /dev/null "http://127.0.0.1:$((port + 4))/readyz" 2>/dev/null && return
     kill -0 "${pids[-1]}" 2>/dev/null || break
     sleep 0.2
@@ -84,7 +83,10 @@ sample() {
   perf record --quiet --event cpu-clock --freq "${LOAD_SAMPLES_HZ:-499}" --call-graph dwarf,32768 \
     --mmap-pages 2048 --output "$LOAD_SAMPLES/perf.data" --pid "$all" >&2 &
   sampler=$!
-  until [ -s "$LOAD_SAMPLES/perf.data" ]; do kill -0 $sampler; sleep 0.1; done
+  until [ -s "$LOAD_SAMPLES/perf.data" ]; do
+    kill -0 "$sampler" 2>/dev/null || { echo "perf has ended" >&2; exit 1; }
+    sleep 0.1
+  done
 }
 
 port=${LOAD_PORT:-18100}
@@ -107,4 +109,8 @@ start querier querier $((port + 10))
 start collector collector "$port"
 [ -z "${LOAD_SAMPLES:-}" ] || sample
 "$farspan" bench write --collector "http://127.0.0.1:$port" --spans "$spans" --settle 900 "${watched[@]}"
-[ -z "$sampler" ] || { kill -INT $sampler; wait $sampler || true; }
+if [ -n "$sampler" ]; then
+  kill -INT "$sampler"
+  wait "$sampler" || true
+  sampler=
+fi

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """Folds samples of a cell's processes into stages: what each costs, in microseconds of CPU a span.
 
-    cell_stages.py FOLDER                of what `cell_stages.sh` has recorded there
-    cell_stages.py FOLDER --in STAGE     which of our functions a stage's samples are called from
+    cell_stages.py FOLDER…               of what `cell_stages.sh` has recorded there, several runs together
+    cell_stages.py FOLDER… --short       a line for each process
+    cell_stages.py FOLDER… --in STAGE    which of our functions a stage's samples were called from
 
-FOLDER holds `samples` (what `perf script` prints), `processes` (NAME=PID a line) and `report` (what
+A FOLDER holds `samples` (what `perf script` prints), `processes` (NAME=PID a line) and `report` (what
 `farspan bench write` prints). A sample is placed by its stack, from the innermost frame outwards: the first frame
 that STAGES knows gives the stage. Frames that it does not know are looked past: copying, hashing, containers,
 `proto`, futures belong to who calls them. Only where the whole stack has none, the same is done with LAST. No
 debug information is needed or used, so what the compiler has inlined counts as the function that it is in.
 """
 
+import argparse
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -27,14 +28,15 @@ STAGES = [
     # Memory. Rust asks mimalloc, C asks libc.
     (r"_?mi_|(__libc_)?(malloc|free|calloc|realloc)$|_int_(malloc|free)|cfree|sysmalloc|malloc_consolidate", "memory: allocator"),
     # Libraries that are a stage of their own wherever they are called.
-    (r"LZ4|rd_kafka_lz4|lz4_flex::", "LZ4"),
-    (r"rd_crc32|crc32c|rd_kafka_crc", "CRC"),
+    (r"LZ4|rd_kafka_lz4", "Kafka's client: LZ4"),
+    (r"rd_crc32|crc32c|rd_kafka_crc", "Kafka's client: CRC"),
+    (r"lz4_flex::|cityhash_rs::", "LZ4 and hash of inserts"),
     (r"ZSTD|zstd|HUF_|FSE_", "zstd"),
     (r"opentelemetry_proto::|prost::", "decode of spans (prost)"),
     (r"scylla::|scylla_cql", "Cassandra's client"),
     (r"clickhouse::", "ClickHouse's client"),
     (r"rustls::|aws_lc|ring::", "TLS"),
-    (r"h2::|hyper::|hyper_util::|reqwest::|tower::|tonic::|axum::|http::|http_body|elasticsearch::", "HTTP"),
+    (r"h2::|hyper::|hyper_util::|reqwest::|tower::|tonic::|axum::|http::|http_body|elasticsearch::", "HTTP, gRPC"),
     (r"serde_json::", "JSON"),
     # Ours. The log:
     (r"span_log::kafka::(record::RecordWriter|appender|pending|envelope::key_of)", "append: records, hand over, answers"),
@@ -45,7 +47,7 @@ STAGES = [
     # The groups:
     (r"ingester::dead_letter", "dead letters"),
     (r"ingester::border", "border"),
-    (r"ingester::metadata_publisher|metadata_replicator::origin_log::own|trace_model::", "joining summaries"),
+    (r"ingester::metadata_publisher|metadata_replicator::origin_log::own", "joining summaries"),
     (r"metadata_replicator::", "origin log"),
     (r"ingester::metrics_aggregator::(checkpoint|flush|shard)", "checkpoint and flush"),
     (r"ingester::metrics_aggregator", "counting: RED, edges, services"),
@@ -69,20 +71,29 @@ LAST = [
     (r"rd_kafka_|rd_|rdkafka::|thread rdk:", "Kafka's client"),
     (r"thread span-log", "ends, commits, figures of the log"),
     (r"prometheus|tracing|service_kit::", "metrics and logs"),
-    (r"proto::", "OTLP wire"),
-    (r"tokio|mio::|futures|parking_lot|thread tokio|epoll_wait", "tasks (tokio)"),
+    (r"proto::|trace_model::", "OTLP wire, spans"),
+    (r"tokio::|mio::", "tasks (tokio)"),
     (r"farspan::", "wiring"),
+]
+# The same, from the outermost frame inwards: in whose turn a sample was taken.
+TASKS = [
+    (r"span_log::kafka::tail", "live tail"),
+    (r"thread rdk:", "Kafka's client"),
+    (r"thread span-log", "upkeep of the log"),
+    (r"ingester::", "group"),
+    (r"collector::|h2::|hyper::", "receivers"),
 ]
 OURS = r"(?:trace_store|span_log|ingester|collector|querier|metadata_replicator|proto|farspan)::"
 OTHER = "other"
-SMALL = 0.02
+SMALL = 0.02  # stages below it are shown together
 
 
 def compiled(table):
     return [(re.compile(r"(?:^|<|\bas |\bimpl |&|mut )(?:" + pattern + ")"), stage) for pattern, stage in table]
 
 
-STAGES, LAST = compiled(STAGES), compiled(LAST)
+STAGES, LAST, TASKS = compiled(STAGES), compiled(LAST), compiled(TASKS)
+OUTSIDE_MEMORY = [row for row in STAGES if not row[1].startswith("memory")]
 known = {}
 
 
@@ -97,8 +108,8 @@ def first_of(table, frames):
     return None
 
 
-def stage_of(frames):
-    return first_of(STAGES, frames) or first_of(LAST, frames) or OTHER
+def stage_of(frames, table=STAGES):
+    return first_of(table, frames) or first_of(LAST, frames) or OTHER
 
 
 def samples(lines):
@@ -116,41 +127,92 @@ def samples(lines):
             thread, pid, frames = start[1], int(start[2]), []
 
 
-def in_order(counts, total):
-    """Stages from the dearest down, the small ones together."""
-    small = sum(count for stage, count in counts.items() if count < SMALL * total and stage != OTHER)
-    rows = [row for row in counts.most_common() if row[1] >= SMALL * total and row[0] != OTHER]
-    return [*rows, ("below 2 % each", small), (OTHER, counts[OTHER])]
+def shares(counts, total):
+    """The shares of at least 2 %, in a line."""
+    large = [(name, count) for name, count in counts.most_common() if count >= SMALL * total]
+    return ", ".join(f"{name} {100 * count / total:.0f} %" for name, count in large)
+
+
+class Process:
+    """The samples of a process, counted."""
+
+    def __init__(self):
+        self.stages, self.tasks, self.memory, self.others = Counter(), Counter(), Counter(), Counter()
+        self.functions = {}
+
+    def take(self, frames):
+        stage = stage_of(frames)
+        self.stages[stage] += 1
+        self.tasks[first_of(TASKS, frames[::-1]) or "the rest"] += 1
+        if stage.startswith("memory"):
+            self.memory[stage_of(frames, OUTSIDE_MEMORY)] += 1
+        if stage == OTHER:
+            self.others[frames[0]] += 1
+        function = next((frame for frame in frames if re.search(OURS, frame)), frames[-1])
+        self.functions.setdefault(stage, Counter())[function] += 1
+
+    def rows(self):
+        """Stages from the dearest down, the small ones together."""
+        least = SMALL * self.stages.total()
+        placed = [row for row in self.stages.most_common() if row[0] != OTHER]
+        small = sum(count for _, count in placed if count < least)
+        large = [row for row in placed if row[1] >= least]
+        return [*large, ("below 2 % each", small), (OTHER, self.stages[OTHER])]
+
+    def print_row(self, name, micros):
+        total = max(self.stages.total(), 1)
+        parts = [f"{stage} {100 * count / total:.0f} %, {micros * count / total:.1f}" for stage, count in self.rows()]
+        print(f"| {name} | {micros:.1f} | {'; '.join(parts)} | {shares(self.tasks, total)} |")
+
+    def print(self, name, micros):
+        total = max(self.stages.total(), 1)
+        print(f"\n{name}: {micros:.1f} µs CPU a span, {total} samples")
+        print(f"in whose turn: {shares(self.tasks, total)}")
+        print(f"memory, by the stage that asks: {shares(self.memory, total)}\n")
+        print("| stage | share | µs a span |\n|---|---|---|")
+        for stage, count in self.rows():
+            print(f"| {stage} | {100 * count / total:.1f} % | {micros * count / total:.2f} |")
+        for frame, count in self.others.most_common(5):
+            print(f"  other: {100 * count / total:.1f} %  {frame}")
+
+    def print_functions(self, name, stage):
+        total, functions = max(self.stages.total(), 1), self.functions.get(stage, Counter())
+        print(f"\n{name}: {stage}, {100 * functions.total() / total:.1f} %")
+        for function, count in functions.most_common(12):
+            print(f"  {100 * count / total:5.1f} %  {function}")
+
+
+def count(folders):
+    """The processes, and the CPU a span of each in each folder."""
+    processes, micros = {}, {}
+    for folder in folders:
+        names = dict(reversed(line.split("=")) for line in (folder / "processes").read_text().split())
+        report = dict(line.split() for line in (folder / "report").read_text().splitlines())
+        for name in names.values():
+            processes.setdefault(name, Process())
+            micros.setdefault(name, []).append(float(report[f"{name}_settled_cpu_us_per_span"]))
+        with open(folder / "samples", errors="replace") as lines:
+            for pid, frames in samples(lines):
+                processes[names[str(pid)]].take(frames)
+    return processes, {name: sum(each) / len(each) for name, each in micros.items()}
 
 
 def main():
-    folder, within = Path(sys.argv[1]), sys.argv[3] if sys.argv[2:3] == ["--in"] else None
-    names = dict(reversed(line.split("=")) for line in (folder / "processes").read_text().split())
-    report = dict(line.split() for line in (folder / "report").read_text().splitlines())
-    stages, others, callers = {}, {}, {}
-    with open(folder / "samples", errors="replace") as lines:
-        for pid, frames in samples(lines):
-            name, stage = names[str(pid)], stage_of(frames)
-            stages.setdefault(name, Counter())[stage] += 1
-            if stage == OTHER:
-                others.setdefault(name, Counter())[frames[0]] += 1
-            if stage == within:
-                caller = next((frame for frame in frames if re.search(OURS, frame)), frames[-1])
-                callers.setdefault(name, Counter())[caller] += 1
-    for name, counts in stages.items():
-        total = sum(counts.values())
-        micros = float(report.get(f"{name}_settled_cpu_us_per_span", "nan"))
-        if within:
-            print(f"\n{name}: {within}, {100 * counts[within] / total:.1f} %")
-            for caller, count in callers.get(name, Counter()).most_common(12):
-                print(f"  {100 * count / total:5.1f} %  {caller}")
-            continue
-        print(f"\n{name}: {micros:.1f} µs CPU a span, {total} samples\n")
-        print("| stage | share | µs a span |\n|---|---|---|")
-        for stage, count in in_order(counts, total):
-            print(f"| {stage} | {100 * count / total:.1f} % | {micros * count / total:.2f} |")
-        for frame, count in others.get(name, Counter()).most_common(5):
-            print(f"  other: {100 * count / total:.1f} %  {frame}")
+    parser = argparse.ArgumentParser(description="Folds samples of a cell's processes into stages.")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--in", dest="stage", help="our functions that a stage's samples were called from")
+    parser.add_argument("--short", action="store_true", help="a line for each process")
+    arguments = parser.parse_args()
+    processes, micros = count(arguments.folders)
+    if arguments.short:
+        print("| process | µs CPU a span | stages: share, µs a span | in whose turn |\n|---|---|---|---|")
+    for name, process in processes.items():
+        if arguments.stage:
+            process.print_functions(name, arguments.stage)
+        elif arguments.short:
+            process.print_row(name, micros[name])
+        else:
+            process.print(name, micros[name])
 
 
 main()
