@@ -26,6 +26,6 @@ rm -f "$folder"/{perf.data,processes,report,samples}
 LOAD_SAMPLES=$folder "$here/cell_load.sh" "$farspan" "$mode" "$spans" >"$folder/report"
 grep -qx 'server_is_settled *true' "$folder/report" || fail "it has not settled: $(cat "$folder/report")"
 # Without inlined functions: to know them takes debug information.
-perf script --input "$folder/perf.data" --no-inline --fields comm,pid,tid,time,event,ip,sym,dso >"$folder/samples"
+perf script 2>"$folder/perf.log" --input "$folder/perf.data" --no-inline --fields comm,pid,tid,time,event,ip,sym,dso >"$folder/samples"
 printf '%s spans, load %s\n' "$(awk '$1 == "acknowledged_spans" {print $2}' "$folder/report")" "$(cut -d' ' -f1-3 /proc/loadavg)"
 "$here/cell_stages.py" "$folder"
