@@ -5,8 +5,8 @@
     cell_stages.py FOLDER… --short       a line for each process
     cell_stages.py FOLDER… --in STAGE    which of our functions a stage's samples were called from
 
-A FOLDER holds `samples` (what `perf script` prints), `processes` (NAME=PID a line) and `report` (what
-`farspan bench write` prints). A sample is placed by its stack, from the innermost frame outwards: the first frame
+A FOLDER holds a NAME.samples for each process (what `perf script` prints) and `report` (what `cell_load.sh`
+prints). A sample is placed by its stack, from the innermost frame outwards: the first frame
 that STAGES knows gives the stage. Frames that it does not know are looked past: copying, hashing, containers,
 `proto`, futures belong to who calls them. Only where the whole stack has none, the same is done with LAST. No
 debug information is needed or used, so what the compiler has inlined counts as the function that it is in.
@@ -113,18 +113,18 @@ def stage_of(frames, table=STAGES):
 
 
 def samples(lines):
-    """Process and frames, innermost first, of each sample; the thread is the outermost frame."""
-    pid, thread, frames = None, "", []
+    """The frames of each sample, innermost first; the thread is the outermost."""
+    thread, frames = "", []
     for line in lines:
         if line[:1].isspace():
             function = re.match(r"\s+[0-9a-f]+ (.+) \(\S+\)$", line)
             if function:
                 frames.append(function[1])
             elif not line.strip() and frames:
-                yield pid, [*frames, f"thread {thread}"]
+                yield [*frames, f"thread {thread}"]
                 frames = []
-        elif start := re.match(r"(.*?)\s+(\d+)/\d+\s", line):
-            thread, pid, frames = start[1], int(start[2]), []
+        elif start := re.match(r"(.*?)\s+\d+\s+[\d.]+:", line):
+            thread, frames = start[1], []
 
 
 def shares(counts, total):
@@ -186,14 +186,13 @@ def count(folders):
     """The processes, and the CPU a span of each in each folder."""
     processes, micros = {}, {}
     for folder in folders:
-        names = dict(reversed(line.split("=")) for line in (folder / "processes").read_text().split())
         report = dict(line.split() for line in (folder / "report").read_text().splitlines())
-        for name in names.values():
-            processes.setdefault(name, Process())
-            micros.setdefault(name, []).append(float(report[f"{name}_settled_cpu_us_per_span"]))
-        with open(folder / "samples", errors="replace") as lines:
-            for pid, frames in samples(lines):
-                processes[names[str(pid)]].take(frames)
+        for path in sorted(folder.glob("*.samples")):
+            process = processes.setdefault(path.stem, Process())
+            micros.setdefault(path.stem, []).append(float(report[f"{path.stem}_whole_cpu_us_per_span"]))
+            with open(path, errors="replace") as lines:
+                for frames in samples(lines):
+                    process.take(frames)
     return processes, {name: sum(each) / len(each) for name, each in micros.items()}
 
 

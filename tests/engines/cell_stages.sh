@@ -22,10 +22,11 @@ if [ -z "$folder" ]; then
   trap 'rm -rf "$folder"' EXIT
 fi
 mkdir -p "$folder"
-rm -f "$folder"/{perf.data,processes,report,samples}
+rm -f "$folder"/*.{perf,log,samples} "$folder/report"
 LOAD_SAMPLES=$folder "$here/cell_load.sh" "$farspan" "$mode" "$spans" >"$folder/report"
-grep -qx 'server_is_settled *true' "$folder/report" || fail "it has not settled: $(cat "$folder/report")"
-# Without inlined functions: to know them takes debug information.
-perf script 2>"$folder/perf.log" --input "$folder/perf.data" --no-inline --fields comm,pid,tid,time,event,ip,sym,dso >"$folder/samples"
-printf '%s spans, load %s\n' "$(awk '$1 == "acknowledged_spans" {print $2}' "$folder/report")" "$(cut -d' ' -f1-3 /proc/loadavg)"
+printf '%s spans, load %s\n' "$spans" "$(cut -d' ' -f1-3 /proc/loadavg)"
+for data in "$folder"/*.perf; do
+  # Without inlined functions: to know them takes debug information.
+  perf script --input "$data" --no-inline --fields comm,tid,time,event,ip,sym,dso >"${data%.perf}.samples" 2>>"${data%.perf}.log"
+done
 "$here/cell_stages.py" "$folder"
