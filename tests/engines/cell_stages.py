@@ -44,6 +44,8 @@ STAGES = [
     (r"span_log::kafka::(lane|lanes|core|blocks|open|member|membership|succession|client)", "reader: lanes, last records"),
     (r"span_log::kafka::(tail|tail_memory)", "live tail: index, evict"),
     (r"span_log::", "ends, commits, figures of the log"),
+    (r"thread span-log-report", "poll for answers to appends"),
+    (r"thread span-log", "ends, commits, figures of the log"),
     # The groups:
     (r"ingester::dead_letter", "dead letters"),
     (r"ingester::border", "border"),
@@ -69,7 +71,6 @@ STAGES = [
 ]
 LAST = [
     (r"rd_kafka_|rd_|rdkafka::|thread rdk:", "Kafka's client"),
-    (r"thread span-log", "ends, commits, figures of the log"),
     (r"prometheus|tracing|service_kit::", "metrics and logs"),
     (r"proto::|trace_model::", "OTLP wire, spans"),
     (r"tokio::|mio::", "tasks (tokio)"),
