@@ -5,11 +5,11 @@
     cell_stages.py FOLDER… --short       a line for each process
     cell_stages.py FOLDER… --in STAGE    which of our functions a stage's samples were called from
 
-A FOLDER holds a NAME.samples for each process (what `perf script` prints) and `report` (what `cell_load.sh`
-prints). A sample is placed by its stack, from the innermost frame outwards: the first frame
-that STAGES knows gives the stage. Frames that it does not know are looked past: copying, hashing, containers,
-`proto`, futures belong to who calls them. Only where the whole stack has none, the same is done with LAST. No
-debug information is needed or used, so what the compiler has inlined counts as the function that it is in.
+A FOLDER holds a NAME.samples for each process (what `perf script` prints) and `report` (what `cell_load.sh` prints).
+A sample is placed by its stack, from the innermost frame outwards: the first frame that STAGES knows gives the stage.
+Frames that it does not know are looked past: copying, hashing, containers, `proto`, futures belong to who calls them.
+Only where the whole stack has none, the same is done with LAST. No debug information is needed or used, so what the
+compiler has inlined counts as the function that it is in.
 """
 
 import argparse
@@ -17,16 +17,16 @@ import re
 from collections import Counter
 from pathlib import Path
 
-# (a frame's function begins so or, after ` as `, `<` or `impl `, holds it; the stage)
+# (what a frame's function begins with, or a type in it after `<`, ` as ` or `impl `; the stage)
 STAGES = [
     # The kernel, by what it was asked for.
     (r"exc_page_fault$|__x64_sys_(madvise|munmap|mmap|mprotect|brk)", "memory: page faults"),
     (r"__sys_(send|recv)|sock_(write|read)_iter|net_rx_action|sock_close", "kernel: network"),
-    (r"do_sys_poll|__x64_sys_(epoll|ppoll)|do_epoll|epoll_wait$|eventfd_(read|write)|__x64_sys_futex", "kernel: wait and wake"),
+    (r"do_sys_poll|__x64_sys_(epoll|ppoll|futex)|do_epoll|epoll_wait$|eventfd_(read|write)", "kernel: wait and wake"),
     (r"ext4_|vfs_(write|fsync|open|unlink|rename)|__x64_sys_(fdatasync|fsync)", "kernel: files"),
     (r"(__)?schedule$|schedule_tail|do_exit|ret_from_fork", "kernel: wait and wake"),
     # Memory. Rust asks mimalloc, C asks libc.
-    (r"_?mi_|(__libc_)?(malloc|free|calloc|realloc)$|_int_(malloc|free)|cfree|sysmalloc|malloc_consolidate", "memory: allocator"),
+    (r"_?mi_|(__libc_)?(malloc|free|calloc|realloc)$|_int_(malloc|free)|cfree|sysmalloc", "memory: allocator"),
     # Libraries that are a stage of their own wherever they are called.
     (r"LZ4|rd_kafka_lz4", "Kafka's client: LZ4"),
     (r"rd_crc32|crc32c|rd_kafka_crc", "Kafka's client: CRC"),
@@ -51,7 +51,7 @@ STAGES = [
     (r"ingester::border", "border"),
     (r"ingester::metadata_publisher|metadata_replicator::origin_log::own", "joining summaries"),
     (r"metadata_replicator::", "origin log"),
-    (r"ingester::metrics_aggregator::(checkpoint|flush|shard)", "checkpoint and flush"),
+    (r"ingester::metrics_aggregator::(checkpoint|flush)", "checkpoint and flush"),
     (r"ingester::metrics_aggregator", "counting: RED, edges, services"),
     (r"ingester::", "runner and handler"),
     # The stores:
