@@ -84,7 +84,10 @@ fn makers(
     let (aggregator, calls) = AggregatorMaker::new(AggregatorParts {
         store: Arc::clone(&keepers.stores.metrics),
         log: (incarnation, identity.partitions),
-        config: AggregatorConfig::default(),
+        config: AggregatorConfig {
+            are_traces_spread: config.direct.is_some(),
+            ..AggregatorConfig::default()
+        },
         metrics: counting,
     });
     let writer = Arc::clone(&keepers.stores.writer);

@@ -19,12 +19,14 @@ use trace_store::{
     MetricsStore, SearchIndexer, ServiceCatalog, SpanWriter, TraceReader, TraceSearch,
 };
 
+pub(super) use self::direct::Direct;
 use super::engines;
 use super::house::{Chore, chore};
 use super::opening::until_open;
 use crate::seam::CellRole;
 
 mod cold;
+mod direct;
 mod engine_stores;
 mod files;
 
@@ -36,6 +38,7 @@ pub(super) struct Keepers {
     /// The region's log of contributions, in the process that may publish.
     pub(super) origin: Option<Arc<OriginLog>>,
     pub(super) dead_letters: Arc<DeadLetters>,
+    pub(super) direct: Direct,
     pub(super) chores: Vec<Chore>,
 }
 
@@ -66,6 +69,7 @@ pub(super) struct Opening<'a> {
     pub(super) readiness: &'a Readiness,
     /// Says what is waited for.
     pub(super) ready: &'a ReadyCheck,
+    pub(super) direct: Direct,
     pub(super) chores: Vec<Chore>,
 }
 
@@ -113,9 +117,10 @@ pub(super) async fn open(
     let stores = Stores { writer, traces, indexer, search, catalog, metrics, analytics };
     let letters = DeadLetterConfig::new(config.data_dir.join("dead-letters"));
     let dead_letters = Arc::new(blocking(move || Ok(DeadLetters::open(letters)?)).await?);
+    let direct = opening.direct;
     let mut chores = opening.chores;
     chores.push(forget_losses(config.retention, opening.clock, &log, &dead_letters));
-    Ok(Keepers { log, stores, origin, dead_letters, chores })
+    Ok(Keepers { log, stores, origin, dead_letters, direct, chores })
 }
 
 /// What counts, and what keeps raw spans beside the counts.
@@ -204,6 +209,9 @@ pub(super) async fn open_log(
     let config = opening.config;
     if let Some(kafka) = &config.stores.kafka {
         return open_kafka(opening, kafka, seen).await;
+    }
+    if let Some(direct) = &config.direct {
+        return direct::open(opening, direct, seen).await;
     }
     let settings = EmbeddedConfig { seen, ..log_config(config) };
     let clock = Arc::clone(opening.clock);

@@ -33,7 +33,9 @@ impl LiveTail for LogTail {
         let is_buried = self.dead_letters.may_hold(STORAGE_WRITER, tenant, trace_id);
         // A tail that has not reached the log's end may lack spans that no store has.
         let is_damaged = tail.is_damaged || tail.is_behind || is_buried;
-        Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged })
+        // Asked behind the tail: who was silent there is silent still, or its absence shows as damage.
+        let away = if tail.is_behind { self.log.away() } else { Vec::new() };
+        Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged, away })
     }
 
     fn lost(&self) -> Lost {
@@ -80,7 +82,7 @@ impl CellStatus for LogAndGroups {
         let identity = self.log.identity();
         let mut next = Coverage::none(identity.incarnation);
         let mut appended_until = UnixNanos::MAX;
-        for partition in 0..identity.partitions {
+        for partition in self.partitions() {
             let end = self.log.end(partition).map_err(|error| failed(&error))?;
             next.extend(partition, end.next);
             appended_until = appended_until.min(end.append_time.minus(1));
@@ -91,7 +93,7 @@ impl CellStatus for LogAndGroups {
     async fn appended_until(&self, covered: &Coverage) -> Result<UnixNanos, PortError> {
         let identity = self.log.identity();
         let mut until = UnixNanos::MAX;
-        for partition in 0..identity.partitions {
+        for partition in self.partitions() {
             let next = covered.next_in(identity.incarnation, partition);
             until = until.min(self.appended_before(partition, next).await?);
         }
@@ -104,6 +106,13 @@ fn failed(error: &LogError) -> PortError {
 }
 
 impl LogAndGroups {
+    /// The partitions that go on. What lies behind the end of one that is retired is lost, and told as
+    /// such.
+    fn partitions(&self) -> impl Iterator<Item = u32> + '_ {
+        let all = 0..self.log.identity().partitions;
+        all.filter(|partition| !self.log.is_retired(*partition))
+    }
+
     /// The time just before the first record of a partition that does not lie below an offset.
     async fn appended_before(&self, partition: u32, next: u64) -> Result<UnixNanos, PortError> {
         let end = self.log.end(partition).map_err(|error| failed(&error))?;

@@ -55,6 +55,8 @@ const APPEND_ROWS_MAX: usize = 4096;
 struct TraceKey {
     tenant: u32,
     trace_id: TraceId,
+    /// Each partition is a writer of its own. Of most logs one alone has records of a trace.
+    partition: u32,
 }
 
 /// The group's handler: see the module.
@@ -128,7 +130,7 @@ impl MetadataPublisher {
         }
         for (offset, trace) in (batch.range.first..).zip(batch.batch.traces()) {
             if offset >= from && !is_repeat && !trace.is_erased() {
-                let key = TraceKey { tenant, trace_id: trace.trace_id };
+                let key = TraceKey { tenant, trace_id: trace.trace_id, partition };
                 self.fold_trace(batch, offset, trace, key, resumed.get(&trace.trace_id));
             }
         }
@@ -149,9 +151,10 @@ impl MetadataPublisher {
             incarnation: batch.incarnation,
             partition: batch.range.partition,
         };
+        let partition = batch.range.partition;
         let numbered = (batch.range.first..).zip(batch.batch.traces());
         let closed = numbered.filter(|(offset, trace)| {
-            let key = TraceKey { tenant, trace_id: trace.trace_id };
+            let key = TraceKey { tenant, trace_id: trace.trace_id, partition };
             *offset >= from && !trace.is_erased() && !self.open.contains_key(&key)
         });
         let keys: Vec<RowKey> = closed.map(|(_, trace)| row_key(trace)).collect();
@@ -222,7 +225,7 @@ impl MetadataPublisher {
                 quiet.push(key);
             }
         }
-        going.sort_unstable_by_key(|key| key.trace_id);
+        going.sort_unstable_by_key(|key| (key.trace_id, key.tenant, key.partition));
         going.dedup();
         if let Err(error) = self.publish(&going, log_end, now).await {
             // Whatever was due is due again.

@@ -181,6 +181,7 @@ impl MetricsAggregator {
         let counted_next = self.flusher.counted_next(logged.range.partition);
         let request = request_key(&source.tenant, source.digest);
         let is_repeated = !shard.digests.is_new(request);
+        let elsewhere = self.others_with(request);
         let mut fresh = Vec::with_capacity(batch.traces().len());
         for (offset, trace) in (logged.range.first..).zip(batch.traces()) {
             if offset < shard.next || trace.is_erased() {
@@ -188,6 +189,10 @@ impl MetricsAggregator {
             }
             let seen_as = fingerprint(trace.trace_id);
             if is_repeated && shard.digests.has_seen(request, seen_as) {
+                self.metrics.duplicate_spans.inc_by(u64::from(trace.span_count));
+                continue;
+            }
+            if elsewhere.iter().any(|other| self.has_seen(*other, request, seen_as)) {
                 self.metrics.duplicate_spans.inc_by(u64::from(trace.span_count));
                 continue;
             }
@@ -200,12 +205,39 @@ impl MetricsAggregator {
                 is_counted: offset < counted_next,
             };
             let key = TraceKey { tenant: source.tenant.clone(), trace_id: trace.trace_id };
-            let mut open = shard.take(&key, &self.config);
+            let now = shard.now;
+            let home = self.home_of(&key, shard);
+            let home = home.and_then(|home| self.shards.get_mut(&home)).unwrap_or(shard);
+            let mut open = home.take(&key, &self.config);
             self.counts.take(&record, &mut open);
-            shard.put(key, open);
+            open.last_seen = open.last_seen.max(now);
+            home.put(key, open);
         }
         let append_time = shard.now;
         shard.digests.note(request, append_time, fresh);
+    }
+
+    /// Other partitions in which something of this request was seen.
+    fn others_with(&self, request: u64) -> Vec<u32> {
+        if !self.config.are_traces_spread {
+            return Vec::new();
+        }
+        let others = self.shards.iter().filter(|(_, other)| !other.digests.is_new(request));
+        others.map(|(partition, _)| *partition).collect()
+    }
+
+    fn has_seen(&self, partition: u32, request: u64, trace: u32) -> bool {
+        let shard = self.shards.get(&partition);
+        shard.is_some_and(|shard| shard.digests.has_seen(request, trace))
+    }
+
+    /// The other partition in which a trace is open that is not open in its own.
+    fn home_of(&self, key: &TraceKey, own: &Shard) -> Option<u32> {
+        if !self.config.are_traces_spread || own.open().contains_key(key) {
+            return None;
+        }
+        let mut others = self.shards.iter();
+        others.find(|(_, other)| other.open().contains_key(key)).map(|(partition, _)| *partition)
     }
 
     fn find_services(&mut self, logged: &LoggedBatch) {

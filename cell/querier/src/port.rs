@@ -25,6 +25,9 @@ pub struct TailRead {
     pub covered: Coverage,
     /// A record of the trace was set aside, or one that may belong to it cannot be read now.
     pub is_damaged: bool,
+    /// Collectors that did not answer, by number, where each has a log of its own: what they have of the
+    /// trace beyond the stores is not here. `is_damaged` is set as well.
+    pub away: Vec<u32>,
 }
 
 /// Records that were acknowledged, that no store has and that will not come: they were damaged or

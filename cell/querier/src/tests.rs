@@ -89,7 +89,7 @@ impl LiveTail for Cell {
         let (_, spans, committed, end) = self.split();
         let moved = self.commits_between_reads.load(Ordering::SeqCst);
         self.committed.store((committed + moved).min(end), Ordering::SeqCst);
-        Ok(TailRead { spans, from: cover(committed), covered: cover(end), is_damaged: false })
+        Ok(TailRead { spans, from: cover(committed), covered: cover(end), is_damaged: false, away: Vec::new() })
     }
 
     fn lost(&self) -> Lost {

@@ -92,9 +92,21 @@ pub enum LostCause {
     Recreated,
     /// A store refused them: they lie in the dead letters of the process that had them.
     SetAside,
+    /// The collector whose log had them is gone for good.
+    Retired,
 }
 
 impl LostCause {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Damaged,
+        Self::Dropped,
+        Self::WentBack,
+        Self::Recreated,
+        Self::SetAside,
+        Self::Retired,
+    ];
+
     /// The cause in a word, as it is shown and kept.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -104,6 +116,7 @@ impl LostCause {
             Self::WentBack => "went-back",
             Self::Recreated => "recreated",
             Self::SetAside => "set-aside",
+            Self::Retired => "retired",
         }
     }
 }
@@ -367,6 +380,18 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
         _append_times: (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
         Ok(())
+    }
+
+    /// Partitions whose keepers do not answer now: nothing is known of what they have taken since they
+    /// last did.
+    fn away(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Whether the partition has come to its end for good: what it had beyond that is lost
+    /// ([`Self::lost`]), and nobody has to reach it.
+    fn is_retired(&self, _partition: u32) -> bool {
+        false
     }
 
     /// Whether the log's own tasks are at work; else which is not, and why. A log that is not well

@@ -5,6 +5,10 @@ use std::time::Duration;
 /// Limits of the aggregator. Byte limits are shared evenly by the partitions.
 #[derive(Clone, Debug)]
 pub struct AggregatorConfig {
+    /// One trace may have records in several partitions, and a repeated request may be in another one
+    /// than its first copy: all of them are looked into. Most logs keep a trace together (default:
+    /// false).
+    pub are_traces_spread: bool,
     /// Counts are flushed this often (default 5 s).
     pub flush_every: Duration,
     /// … and as soon as so many series and edges are held (default 8,192; 1 to 3 KB each).
@@ -43,6 +47,7 @@ pub struct AggregatorConfig {
 impl Default for AggregatorConfig {
     fn default() -> Self {
         Self {
+            are_traces_spread: false,
             flush_every: Duration::from_secs(5),
             flush_rows_max: 8_192,
             checkpoint_every: Duration::from_secs(60),

@@ -20,6 +20,7 @@ enum Cause {
     WentBack,
     Recreated,
     SetAside,
+    Retired,
 }
 
 /// A run as the checkpoint keeps it.
@@ -46,6 +47,7 @@ impl KeptRun {
             LostCause::WentBack => Cause::WentBack,
             LostCause::Recreated => Cause::Recreated,
             LostCause::SetAside => Cause::SetAside,
+            LostCause::Retired => Cause::Retired,
         };
         Self { incarnation, first, next, first_time: first_time.0, last_time: last_time.0, cause }
     }
@@ -61,6 +63,7 @@ impl KeptRun {
                 Cause::WentBack => LostCause::WentBack,
                 Cause::Recreated => LostCause::Recreated,
                 Cause::SetAside => LostCause::SetAside,
+                Cause::Retired => LostCause::Retired,
             },
         }
     }

@@ -35,18 +35,12 @@ const fn letter_of(cause: LostCause) -> &'static str {
         LostCause::WentBack => "w",
         LostCause::Recreated => "r",
         LostCause::SetAside => "s",
+        LostCause::Retired => "g",
     }
 }
 
 fn cause_of(letter: &str) -> Option<LostCause> {
-    let all = [
-        LostCause::Damaged,
-        LostCause::Dropped,
-        LostCause::WentBack,
-        LostCause::Recreated,
-        LostCause::SetAside,
-    ];
-    all.into_iter().find(|cause| letter_of(*cause) == letter)
+    LostCause::ALL.into_iter().find(|cause| letter_of(*cause) == letter)
 }
 
 fn run_text(run: &LostRun) -> String {

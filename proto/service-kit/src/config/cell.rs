@@ -8,6 +8,7 @@ use trace_model::Region;
 use trace_model::locality::{IndexMode, Locality, SpanMode};
 
 use super::cold::{ColdConfig, read_cold};
+use super::direct::{DirectConfig, read_direct};
 use super::engines::{StoresConfig, read_stores};
 pub use super::groups::GroupKind;
 use super::groups::read_groups;
@@ -120,6 +121,8 @@ pub struct CellConfig {
     pub log: LogConfig,
     /// Which log and stores, and where their engines are.
     pub stores: StoresConfig,
+    /// What this process is in a cell of several collectors without Kafka; `None`: no such cell.
+    pub direct: Option<DirectConfig>,
     /// Where old spans go; `None`: they stay where they are.
     pub cold: Option<ColdConfig>,
     /// How long spans are kept: the one key that drives stores, index and objects.
@@ -243,7 +246,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let querier = read_querier(root);
     let replicator = root.optional::<ServiceUrl>("replicator");
     let is_shared = stores.as_ref().is_none_or(|stores| stores.kafka.is_some());
-    let groups = read_groups(root, is_shared, replicator.is_some());
+    let direct = read_direct(root, stores.as_ref());
+    let groups = match &direct {
+        Some(direct) => direct.groups(),
+        None => read_groups(root, is_shared, replicator.is_some()),
+    };
     let drain_timeout = read_drain_timeout(root);
     let telemetry = read_telemetry(root);
     Some(CellConfig {
@@ -256,6 +263,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
         head,
         log,
         stores: stores?,
+        direct,
         cold: cold?,
         retention,
         retention_bytes: retention_bytes.0,

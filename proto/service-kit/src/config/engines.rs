@@ -352,7 +352,7 @@ fn read_clickhouse(section: &mut Section<'_>) -> Option<ClickhouseConfig> {
 }
 
 /// A list of `host:port` with at least one.
-fn hosts(section: &mut Section<'_>, key: &'static str) -> Option<Vec<String>> {
+pub(super) fn hosts(section: &mut Section<'_>, key: &'static str) -> Option<Vec<String>> {
     let hosts = section.required::<Vec<String>>(key)?;
     let is_address = |text: &String| {
         text.rsplit_once(':').is_some_and(|(host, port)| {

@@ -1,0 +1,501 @@
+//! The span log of a cell's front: each collector's log is a partition, read where it is.
+//!
+//! Nothing is appended here. What a collector last said is its end until it says more, with the time
+//! that it vouched for then: so a silent one holds the watermark and nothing else. A read of it fails
+//! and is tried again, an answer names it ([`SpanLog::away`]). One that is retired has come to its end.
+
+mod client;
+mod follow;
+mod seat;
+mod shared;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use proto::convert::query::{id_bytes, unpack_frame};
+use proto::{LoggedBatch, SpanBatch, v1};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use trace_model::{Clock, Coverage, LogRange, StoredSpan, TenantId, TraceId, UnixNanos};
+
+use self::client::{CollectorClient, Refusal};
+use self::seat::Seat;
+use self::shared::{FrontNote, Shared};
+use super::note::NoteFile;
+use super::{COLLECTORS_MAX, DirectError, INCARNATION, check_stores};
+use crate::port::{
+    Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
+    LogIdentity, Lost, Seen, SpanLog, TailAnswer,
+};
+
+/// How long the first words of the collectors are waited for at the start.
+const FIRST_WORDS: Duration = Duration::from_secs(2);
+
+/// How a front is opened.
+#[derive(Clone, Debug)]
+pub struct FrontConfig {
+    /// The collectors by number: where each serves its log. None is ever taken out of the list.
+    pub collectors: Vec<String>,
+    /// What is known of them.
+    pub file: PathBuf,
+    /// What was read of their logs.
+    pub seen: Seen,
+}
+
+/// How a collector is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It answers, and takes spans.
+    Up,
+    /// It answers, and is not known to the cell yet.
+    New,
+    /// It does not answer.
+    Away(String),
+    /// It is gone for good.
+    Retired {
+        /// Since when.
+        at: UnixNanos,
+        /// Whether it has come back and was told.
+        is_told: bool,
+    },
+}
+
+/// A collector, as the front knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectorStanding {
+    /// Its number.
+    pub number: u32,
+    /// Where it is looked for.
+    pub url: String,
+    /// How it is.
+    pub standing: Standing,
+    /// Offset behind the last record that is known of it.
+    pub next: u64,
+    /// How far storage-writer has committed.
+    pub stored: u64,
+    /// Append time up to which it has vouched for its end.
+    pub heard_until: UnixNanos,
+}
+
+/// Why a collector is not retired.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RetireError {
+    /// There is none of that number.
+    #[error("there is no collector {0}")]
+    Absent(u32),
+    /// It is there.
+    #[error("collector {0} answers: stop it for good first; what its log holds would be given up")]
+    Answers(u32),
+    /// It was not written down, and is not retired.
+    #[error("it was not written down: {0}")]
+    NotKept(String),
+}
+
+/// The log over all collectors.
+#[derive(Debug)]
+pub struct FrontLog {
+    shared: Arc<Shared>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl FrontLog {
+    /// Opens it, and waits a moment for the collectors' first words.
+    pub async fn open(
+        config: FrontConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, DirectError> {
+        let FrontConfig { collectors, file, seen } = config;
+        check_stores(&seen)?;
+        let file = NoteFile::at(file);
+        let mut kept: FrontNote = file.read()?.unwrap_or_default();
+        if kept.seats.len() > collectors.len() || collectors.len() > COLLECTORS_MAX {
+            let known = kept.seats.len();
+            let reason = format!(
+                "{known} collectors are known, and the list has {}: it only grows, at its end, to at \
+                 most {COLLECTORS_MAX}; what is gone is retired and stays in it",
+                collectors.len()
+            );
+            return Err(DirectError::File { file: "direct.collectors".to_owned(), reason });
+        }
+        kept.epoch = clock.now().millis().max(kept.epoch.saturating_add(1));
+        kept.seats.resize_with(collectors.len(), Default::default);
+        let seats = seats(&kept, &seen);
+        file.write(&kept)?;
+        let clients = collectors.iter().map(|url| CollectorClient::new(url));
+        let clients = clients.collect::<Result<_, _>>()?;
+        let shared = Shared::new((file, kept), clients, seats, seen.append_time, clock);
+        let log = Self::start(Arc::new(shared));
+        log.first_words().await;
+        Ok(log)
+    }
+
+    fn start(shared: Arc<Shared>) -> Arc<Self> {
+        let mut tasks = JoinSet::new();
+        for partition in 0..shared.count() {
+            tasks.spawn(follow::follow(Arc::clone(&shared), partition));
+        }
+        tasks.spawn(follow::keep(Arc::clone(&shared)));
+        Arc::new(Self { shared, tasks: Mutex::new(tasks) })
+    }
+
+    async fn first_words(&self) {
+        let all_heard = async {
+            while self.standings().iter().any(|one| matches!(one.standing, Standing::Away(_))) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        drop(timeout(FIRST_WORDS, all_heard).await);
+    }
+
+    /// All collectors, by number.
+    #[must_use]
+    pub fn standings(&self) -> Vec<CollectorStanding> {
+        let standing = |number: u32| {
+            let seat = self.shared.seat(number)?;
+            let url = self.shared.client(number)?.url.clone();
+            let standing = match (&seat.note.retired, &seat.fault) {
+                (Some(retired), _) => {
+                    Standing::Retired { at: UnixNanos(retired.at), is_told: retired.is_told }
+                }
+                (None, Some(fault)) => Standing::Away(fault.clone()),
+                (None, None) if seat.is_registered => Standing::Up,
+                (None, None) => Standing::New,
+            };
+            let (next, stored) = (seat.note.next, seat.note.stored);
+            let heard_until = UnixNanos(seat.note.append_time);
+            Some(CollectorStanding { number, url, standing, next, stored, heard_until })
+        };
+        (0..self.shared.count()).filter_map(standing).collect()
+    }
+
+    /// Gives a collector up that is gone for good: durable when it returns. It holds the watermark no
+    /// longer; what no store has of it is lost, and is told as such. Harmless to repeat.
+    pub async fn retire(&self, number: u32) -> Result<(), RetireError> {
+        let seat = self.shared.seat(number).ok_or(RetireError::Absent(number))?;
+        if seat.is_retired() {
+            return Ok(());
+        }
+        if self.answers(number).await {
+            return Err(RetireError::Answers(number));
+        }
+        let seat = self.shared.seat(number).ok_or(RetireError::Absent(number))?;
+        let note = seat.retiring(self.shared.clock.now());
+        let written = self.shared.write_seat(number, note).await;
+        written.map_err(|error| RetireError::NotKept(error.to_string()))?;
+        tracing::warn!(
+            collector = number,
+            stored = seat.note.stored,
+            "a collector was retired: what it had beyond its stored records is lost"
+        );
+        Ok(())
+    }
+
+    /// Whether a process is there that knows the number.
+    async fn answers(&self, number: u32) -> bool {
+        let Some(client) = self.shared.client(number) else { return false };
+        let request = v1::WatchLogRequest {
+            front: Some(self.shared.front(number)),
+            ..v1::WatchLogRequest::default()
+        };
+        client.watch(request).await.is_ok()
+    }
+
+    /// A collector has not answered a question.
+    fn missed(&self, partition: u32, refusal: &Refusal) -> LogError {
+        self.shared.note_away(partition, refusal);
+        LogError::Unavailable(format!("{}: {}", self.name_of(partition), refusal.reason()))
+    }
+
+    fn name_of(&self, partition: u32) -> String {
+        let url = self.shared.client(partition).map_or("", |client| client.url.as_str());
+        let address = url.split_once("://").map_or(url, |(_, address)| address);
+        format!("collector {partition} ({address})")
+    }
+
+    async fn read_from(
+        &self,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<LoggedBatch>, LogError> {
+        let client = self.shared.client(partition).ok_or(LogError::NoPartition(partition))?;
+        let request = v1::ReadLogRequest {
+            front: Some(self.shared.front(partition)),
+            from,
+            bytes_max: u64::try_from(bytes_max).unwrap_or(u64::MAX),
+        };
+        let read = client.read(request).await.map_err(|refusal| self.missed(partition, &refusal))?;
+        if let Some(first) = read.kept_from {
+            return Err(LogError::Expired { wanted: from, first });
+        }
+        if let Some(damaged) = read.damaged {
+            let times = (damaged.appended_from_unix_nano, damaged.appended_until_unix_nano);
+            return Err(LogError::Damaged(DamagedRange {
+                range: LogRange { partition, first: damaged.first, next: damaged.next },
+                append_times: (UnixNanos(times.0), UnixNanos(times.1)),
+                reason: damaged.reason,
+                stranger: None,
+            }));
+        }
+        read.batches.into_iter().map(|batch| logged(partition, batch)).collect()
+    }
+}
+
+/// The seats as they were left; readers may have seen more than was noted.
+fn seats(kept: &FrontNote, seen: &Seen) -> Vec<Seat> {
+    let numbered = (0_u32..).zip(&kept.seats);
+    let seat = |(number, note): (u32, &seat::SeatNote)| {
+        let next = |cover: &Coverage| cover.next_in(INCARNATION, number);
+        let reached = (next(&seen.covered), next(&seen.stored));
+        Seat::new(number, note.clone(), reached, seen.append_time)
+    };
+    numbered.map(seat).collect()
+}
+
+/// A batch of a newer release is waited for: an upgrade heals it.
+fn logged(partition: u32, message: v1::LoggedRecords) -> Result<LoggedBatch, LogError> {
+    let batch = SpanBatch::decode(message.batch)
+        .map_err(|error| LogError::Unavailable(format!("records of collector {partition}: {error}")))?;
+    Ok(LoggedBatch {
+        incarnation: INCARNATION,
+        range: LogRange { partition, first: message.first, next: message.next },
+        append_time: UnixNanos(message.append_time_unix_nano),
+        batch: Arc::new(batch),
+    })
+}
+
+/// What one collector's tail has said, checked.
+fn tail_spans(
+    answer: Vec<v1::FindTraceResponse>,
+    trace_id: TraceId,
+) -> Result<Vec<StoredSpan>, Refusal> {
+    let mut spans = Vec::new();
+    for frame in answer {
+        let unpacked = unpack_frame(frame, trace_id);
+        spans.extend(unpacked.map_err(|error| Refusal::Away(error.to_string()))?);
+    }
+    Ok(spans)
+}
+
+#[async_trait]
+impl SpanLog for FrontLog {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { is_durable: true, has_live_tail: true, can_seek_by_time: true }
+    }
+
+    fn identity(&self) -> LogIdentity {
+        LogIdentity { incarnation: INCARNATION, partitions: self.shared.count() }
+    }
+
+    async fn append(&self, _batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
+        Err(LogError::Unavailable("the front of a cell takes no spans: its collectors do".to_owned()))
+    }
+
+    async fn read(
+        &self,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<LoggedBatch>, LogError> {
+        self.shared.check_open()?;
+        let known = self.shared.with(partition, |seat| match seat.missing(from) {
+            Some(missing) => Err(LogError::Damaged(missing)),
+            None => Ok(from < seat.note.next && !seat.is_retired()),
+        })?;
+        match known? {
+            true => self.read_from(partition, from, bytes_max).await,
+            false => Ok(Vec::new()),
+        }
+    }
+
+    async fn wait_beyond(
+        &self,
+        partition: u32,
+        offset: u64,
+        at_most: Duration,
+    ) -> Result<LogEnd, LogError> {
+        let mut ends = self.shared.ends(partition).ok_or(LogError::NoPartition(partition))?;
+        let mut closing = self.shared.closing();
+        let grown = async {
+            tokio::select! {
+                _ = ends.wait_for(|end| *end > offset) => {}
+                _ = closing.wait_for(|is_closing| *is_closing) => {}
+            }
+        };
+        // Whether it has grown or the time is up, the end as it is now is the answer.
+        drop(timeout(at_most, grown).await);
+        self.end(partition)
+    }
+
+    fn end(&self, partition: u32) -> Result<LogEnd, LogError> {
+        self.shared.check_open()?;
+        let now = self.shared.clock.now();
+        self.shared.with(partition, |seat| seat.end(now))
+    }
+
+    async fn offset_at(&self, partition: u32, time: UnixNanos) -> Result<u64, LogError> {
+        if self.is_retired(partition) {
+            return Ok(self.end(partition)?.next);
+        }
+        let client = self.shared.client(partition).ok_or(LogError::NoPartition(partition))?;
+        let request = v1::FindOffsetRequest {
+            front: Some(self.shared.front(partition)),
+            time_unix_nano: time.0,
+        };
+        client.find(request).await.map_err(|refusal| self.missed(partition, &refusal))
+    }
+
+    fn committed(&self, group: GroupId, partition: u32) -> Result<u64, LogError> {
+        self.shared.check_open()?;
+        self.shared.with(partition, |seat| seat.committed(group))
+    }
+
+    async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
+        self.shared.check_open()?;
+        self.shared.with(partition, |seat| {
+            let committed = seat.committed(group);
+            if next < committed {
+                return Err(CommitError::Backwards { wanted: next, committed });
+            }
+            seat.note.commits.insert(group.0.to_owned(), next);
+            Ok(())
+        })?
+    }
+
+    async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError> {
+        self.shared.check_open()?;
+        let mut asking = JoinSet::new();
+        let mut answer = TailAnswer {
+            spans: Vec::new(),
+            covered: Coverage::none(INCARNATION),
+            is_damaged: false,
+            is_behind: false,
+        };
+        for partition in 0..self.shared.count() {
+            let Some(seat) = self.shared.seat(partition) else { continue };
+            let Some(client) = self.shared.client(partition) else { continue };
+            if seat.is_retired() {
+                continue;
+            }
+            if seat.fault.is_some() {
+                answer.is_behind = true;
+                continue;
+            }
+            let request = v1::ReadTailRequest {
+                front: Some(self.shared.front(partition)),
+                tenant: tenant.as_str().to_owned(),
+                trace_id: id_bytes(trace_id),
+            };
+            let client = client.clone();
+            asking.spawn(async move { (partition, client.tail(request).await) });
+        }
+        while let Some(said) = asking.join_next().await {
+            let (partition, said) = said.map_err(|error| LogError::Unavailable(error.to_string()))?;
+            let spans = said.and_then(|said| {
+                let spans = tail_spans(said.frames, trace_id)?;
+                Ok((spans, said.committed, said.covered, said.is_damaged))
+            });
+            match spans {
+                Ok((spans, committed, covered, is_damaged)) => {
+                    self.shared.with(partition, |seat| seat.note_stored(committed))?;
+                    answer.spans.extend(spans);
+                    answer.covered.extend(partition, covered);
+                    answer.is_damaged |= is_damaged;
+                }
+                Err(refusal) => {
+                    self.shared.note_away(partition, &refusal);
+                    answer.is_behind = true;
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    fn damaged(&self) -> Vec<DamagedRange> {
+        Vec::new()
+    }
+
+    fn lost(&self) -> Lost {
+        let mut lost = Lost::default();
+        for partition in 0..self.shared.count() {
+            let Some(seat) = self.shared.seat(partition) else { continue };
+            let own = seat.lost();
+            lost.runs.extend(own.runs);
+            lost.expired_until = lost.expired_until.max(own.expired_until);
+        }
+        lost
+    }
+
+    async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
+        let mut forgotten = 0_usize;
+        for partition in 0..self.shared.count() {
+            forgotten = forgotten.saturating_add(self.forget_of(partition, which).await?);
+        }
+        Ok(forgotten)
+    }
+
+    fn away(&self) -> Vec<u32> {
+        let away = |partition: &u32| {
+            let seat = self.shared.seat(*partition);
+            seat.is_some_and(|seat| !seat.is_retired() && seat.fault.is_some())
+        };
+        (0..self.shared.count()).filter(away).collect()
+    }
+
+    fn is_retired(&self, partition: u32) -> bool {
+        self.shared.seat(partition).is_some_and(|seat| seat.is_retired())
+    }
+
+    fn health(&self) -> Result<(), String> {
+        if self.shared.is_fenced() {
+            return Err("another front of this cell was started later".to_owned());
+        }
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        self.shared.close();
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.join_all().await;
+        Ok(())
+    }
+}
+
+impl FrontLog {
+    /// Forgets lost runs of one collector. Those of its own it forgets by age itself.
+    async fn forget_of(&self, partition: u32, which: ForgetLost) -> Result<usize, LogError> {
+        let Some(seat) = self.shared.seat(partition) else { return Ok(0) };
+        if let Some(retired) = &seat.note.retired {
+            let (is_expired, is_meant) = match which {
+                ForgetLost::Before(time) => (true, retired.at < time.0),
+                ForgetLost::Run { incarnation, partition: of, first } => {
+                    let is_it = (incarnation, of, first) == (INCARNATION, partition, seat.note.stored);
+                    (false, is_it)
+                }
+            };
+            if retired.is_forgotten || !is_meant {
+                return Ok(0);
+            }
+            let mut note = seat.note.clone();
+            let retired = seat::RetiredNote { is_forgotten: true, is_expired, ..retired.clone() };
+            note.retired = Some(retired);
+            let written = self.shared.write_seat(partition, note).await;
+            written.map_err(|error| LogError::Disk(error.to_string()))?;
+            return Ok(1);
+        }
+        let ForgetLost::Run { partition: of, first, .. } = which else { return Ok(0) };
+        let Some(client) = self.shared.client(partition).filter(|_| of == partition) else {
+            return Ok(0);
+        };
+        let request = v1::ForgetLostRecordsRequest {
+            front: Some(self.shared.front(partition)),
+            first: Some(first),
+            before_unix_nano: None,
+        };
+        let forgotten = client.forget(request).await;
+        let forgotten = forgotten.map_err(|refusal| self.missed(partition, &refusal))?;
+        Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
+    }
+}

@@ -1,0 +1,231 @@
+//! What the front's tasks and readers share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::v1;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use trace_model::{Clock, UnixNanos};
+
+use super::super::DirectError;
+use super::super::note::NoteFile;
+use super::client::{CollectorClient, Refusal};
+use super::seat::{Seat, SeatNote};
+use crate::port::LogError;
+
+/// What the front keeps of its collectors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FrontNote {
+    pub(super) epoch: u64,
+    pub(super) seats: Vec<SeatNote>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) epoch: u64,
+    pub(super) clock: Arc<dyn Clock>,
+    clients: Vec<CollectorClient>,
+    seats: Vec<Mutex<Seat>>,
+    /// Ends as they grow, for those who wait.
+    ends: Vec<watch::Sender<u64>>,
+    file: NoteFile,
+    /// What was written last; held while it is written.
+    kept: AsyncMutex<FrontNote>,
+    published: UnixNanos,
+    is_fenced: AtomicBool,
+    closing: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        (file, kept): (NoteFile, FrontNote),
+        clients: Vec<CollectorClient>,
+        seats: Vec<Seat>,
+        published: UnixNanos,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            epoch: kept.epoch,
+            clock,
+            clients,
+            ends: seats.iter().map(|seat| watch::channel(seat.note.next).0).collect(),
+            seats: seats.into_iter().map(Mutex::new).collect(),
+            file,
+            kept: AsyncMutex::new(kept),
+            published,
+            is_fenced: AtomicBool::new(false),
+            closing: watch::channel(false).0,
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.seats.len()).unwrap_or(u32::MAX)
+    }
+
+    fn lock(&self, partition: u32) -> Option<MutexGuard<'_, Seat>> {
+        let seat = self.seats.get(usize::try_from(partition).ok()?)?;
+        Some(seat.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A collector as it is known now.
+    pub(super) fn seat(&self, partition: u32) -> Option<Seat> {
+        self.lock(partition).map(|seat| seat.clone())
+    }
+
+    /// Looks at a collector.
+    pub(super) fn with<T>(
+        &self,
+        partition: u32,
+        look: impl FnOnce(&mut Seat) -> T,
+    ) -> Result<T, LogError> {
+        let mut seat = self.lock(partition).ok_or(LogError::NoPartition(partition))?;
+        Ok(look(&mut seat))
+    }
+
+    pub(super) fn client(&self, partition: u32) -> Option<&CollectorClient> {
+        self.clients.get(usize::try_from(partition).ok()?)
+    }
+
+    pub(super) fn ends(&self, partition: u32) -> Option<watch::Receiver<u64>> {
+        let ends = self.ends.get(usize::try_from(partition).ok()?)?;
+        Some(ends.subscribe())
+    }
+
+    /// How the front introduces itself to a collector.
+    pub(super) fn front(&self, partition: u32) -> v1::Front {
+        let log = self.lock(partition).map_or(0, |seat| seat.note.log);
+        v1::Front { epoch: self.epoch, collector: partition, log }
+    }
+
+    /// No end of the log was vouched for at a later time than this.
+    pub(super) fn vouched_at_most(&self) -> UnixNanos {
+        let mut latest = self.clock.now().max(self.published);
+        for partition in 0..self.count() {
+            let known = self.lock(partition).map_or(0, |seat| seat.note.append_time);
+            latest = latest.max(UnixNanos(known));
+        }
+        latest
+    }
+
+    /// Takes in what a collector says. Which log has its number is durable before anything else.
+    pub(super) async fn learn(&self, partition: u32, state: &v1::LogState) -> Result<(), String> {
+        let known = self.lock(partition).map(|seat| (seat.is_retired(), seat.note.log));
+        let Some((is_retired, known)) = known else { return Err("no such collector".to_owned()) };
+        if is_retired {
+            return Ok(());
+        }
+        if known == 0 && state.log != 0 {
+            let mut note = self.note_of(partition);
+            note.log = state.log;
+            self.write_seat(partition, note).await.map_err(|error| error.to_string())?;
+        }
+        let Some(mut seat) = self.lock(partition) else { return Ok(()) };
+        if seat.is_retired() {
+            return Ok(());
+        }
+        seat.learn(state)?;
+        if seat.fault.take().is_some() {
+            tracing::info!(collector = partition, "a collector answers");
+        }
+        let next = seat.note.next;
+        drop(seat);
+        self.grown(partition, next);
+        Ok(())
+    }
+
+    fn note_of(&self, partition: u32) -> SeatNote {
+        self.lock(partition).map(|seat| seat.note.clone()).unwrap_or_default()
+    }
+
+    fn grown(&self, partition: u32, next: u64) {
+        if let Some(ends) = usize::try_from(partition).ok().and_then(|place| self.ends.get(place)) {
+            ends.send_if_modified(|end| std::mem::replace(end, next) != next);
+        }
+    }
+
+    /// A collector does not answer.
+    pub(super) fn note_away(&self, partition: u32, refusal: &Refusal) {
+        if *refusal == Refusal::Fenced && !self.is_fenced.swap(true, Ordering::AcqRel) {
+            tracing::error!("another front of this cell was started later: this one is void");
+        }
+        let Some(mut seat) = self.lock(partition) else { return };
+        let reason = refusal.reason();
+        if seat.fault.as_ref() != Some(&reason) {
+            tracing::warn!(collector = partition, reason, "a collector does not answer");
+        }
+        seat.fault = Some(reason);
+    }
+
+    pub(super) fn is_fenced(&self) -> bool {
+        self.is_fenced.load(Ordering::Acquire)
+    }
+
+    /// A retired collector knows that it is.
+    pub(super) async fn note_told(&self, partition: u32) {
+        let mut note = self.note_of(partition);
+        if let Some(retired) = &mut note.retired {
+            retired.is_told = true;
+        }
+        if let Err(error) = self.write_seat(partition, note).await {
+            tracing::debug!(%error, "it is told again after a restart");
+        }
+    }
+
+    /// Replaces what is kept of a collector; durable when it returns, and unchanged where that failed.
+    pub(super) async fn write_seat(
+        &self,
+        partition: u32,
+        note: SeatNote,
+    ) -> Result<(), DirectError> {
+        let mut kept = self.kept.lock().await;
+        let mut next = self.gather(kept.epoch);
+        let Some(slot) = usize::try_from(partition).ok().and_then(|at| next.seats.get_mut(at)) else {
+            return Ok(());
+        };
+        slot.log = note.log;
+        slot.retired.clone_from(&note.retired);
+        *kept = self.write(next).await?;
+        drop(kept);
+        if let Some(mut seat) = self.lock(partition) {
+            (seat.note.log, seat.note.retired) = (note.log, note.retired);
+        }
+        Ok(())
+    }
+
+    /// Writes what is known, if it has changed.
+    pub(super) async fn keep(&self) -> Result<(), DirectError> {
+        let mut kept = self.kept.lock().await;
+        let next = self.gather(kept.epoch);
+        if next != *kept {
+            *kept = self.write(next).await?;
+        }
+        Ok(())
+    }
+
+    fn gather(&self, epoch: u64) -> FrontNote {
+        let seats = (0..self.count()).map(|partition| self.note_of(partition));
+        FrontNote { epoch, seats: seats.collect() }
+    }
+
+    async fn write(&self, note: FrontNote) -> Result<FrontNote, DirectError> {
+        let file = self.file.clone();
+        let written = tokio::task::spawn_blocking(move || file.write(&note).map(|()| note)).await;
+        written.map_err(|error| DirectError::File {
+            file: "front.json".to_owned(),
+            reason: error.to_string(),
+        })?
+    }
+
+    pub(super) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), LogError> {
+        if *self.closing.borrow() { Err(LogError::Closed) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,39 @@
+//! Between the port's words and those on the wire.
+
+use proto::v1;
+use trace_model::{LogRange, UnixNanos};
+
+use super::INCARNATION;
+use crate::port::{Lost, LostCause, LostRun};
+
+pub(super) fn lost_message(run: &LostRun) -> v1::LostRecords {
+    v1::LostRecords {
+        first: run.range.first,
+        next: run.range.next,
+        appended_from_unix_nano: run.append_times.0.0,
+        appended_until_unix_nano: run.append_times.1.0,
+        cause: run.cause.as_str().to_owned(),
+    }
+}
+
+/// A run of a collector's log. A cause that this release does not know is damage.
+pub(super) fn lost_run(partition: u32, message: &v1::LostRecords) -> LostRun {
+    let mut causes = LostCause::ALL.into_iter();
+    let cause = causes.find(|cause| cause.as_str() == message.cause);
+    let times = (message.appended_from_unix_nano, message.appended_until_unix_nano);
+    LostRun {
+        incarnation: INCARNATION,
+        range: LogRange { partition, first: message.first, next: message.next },
+        append_times: (UnixNanos(times.0), UnixNanos(times.1)),
+        cause: cause.unwrap_or(LostCause::Damaged),
+    }
+}
+
+/// All that a collector says to be lost.
+pub(super) fn lost_of(partition: u32, state: &v1::LogState) -> Lost {
+    let until = state.lost_expired_until_unix_nano;
+    Lost {
+        runs: state.lost.iter().map(|run| lost_run(partition, run)).collect(),
+        expired_until: (until > 0).then_some(UnixNanos(until)),
+    }
+}
