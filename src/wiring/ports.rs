@@ -75,7 +75,8 @@ impl CellStatus for LogAndGroups {
             dead_letters: dead.get(lag.group.0).copied().unwrap_or(0),
             failing_millis: lag.failing_ms,
         });
-        Ok(LogStatus { log_end, groups: groups.collect() })
+        let retired = (0..identity.partitions).filter(|one| self.log.is_retired(*one)).collect();
+        Ok(LogStatus { log_end, groups: groups.collect(), away: self.log.away(), retired })
     }
 
     async fn log_end(&self) -> Result<LogEnd, PortError> {

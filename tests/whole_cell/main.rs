@@ -16,6 +16,7 @@
 
 mod away_at_the_start;
 mod counts;
+mod direct;
 #[path = "../system/federation.rs"]
 mod federation;
 #[path = "../system/fixture.rs"]

@@ -83,6 +83,10 @@ pub struct LogStatus {
     pub log_end: Coverage,
     /// Each consumer group's lag.
     pub groups: Vec<GroupLag>,
+    /// Collectors that do not answer, by number, where each has a log of its own.
+    pub away: Vec<u32>,
+    /// Those that are gone for good.
+    pub retired: Vec<u32>,
 }
 
 /// The end of the cell's log.

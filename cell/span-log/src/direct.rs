@@ -11,8 +11,6 @@ mod collector;
 mod front;
 mod note;
 mod service;
-#[cfg(test)]
-mod tests;
 mod wire;
 
 use trace_model::Coverage;

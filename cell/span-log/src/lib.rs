@@ -14,6 +14,7 @@ mod eraser;
 pub mod foreign;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+mod lost;
 pub mod memory;
 pub mod metrics;
 pub mod port;

@@ -687,3 +687,24 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_trace_with_records_in_two_partitions_has_a_row_of_each_writer() {
+    let mut bench = Bench::new(IndexMode::Full);
+    let one = batch_of(&[span(1, 1, 0), span(1, 2, 1)], 4, 0, 77);
+    let two = batch_of(&[span(1, 3, 1)], 900, 1, 78);
+    bench.publisher.handle(&[one, two]).await.unwrap();
+    bench.tick(100).await;
+    let trace_id = TraceId::from_bytes([1; 16]).unwrap();
+    let key =
+        |partition| RowKey { tenant: TenantId::default(), trace_id, incarnation: 1, partition };
+    let rows = bench.log.own_rows(&[key(0), key(1)]).await.unwrap();
+    let told: Vec<_> = rows
+        .into_iter()
+        .flatten()
+        .map(|row| (row.writer.partition, row.version, row.detail.unwrap().span_count))
+        .collect();
+    assert_eq!(told, [(0, 5, 2), (1, 901, 1)]);
+    let durable = bench.publisher.durable();
+    assert_eq!((durable.next[&0], durable.next[&1]), (5, 901));
+}

@@ -684,3 +684,56 @@ async fn an_aggregator_that_is_made_anew_counts_nothing_twice_and_takes_calls_ov
     second.tick(UnixNanos(START + 120 * SECOND), None, true).await.unwrap();
     assert_eq!(spans(&*store).await, named(&[("web/op", 2)]));
 }
+
+fn spread() -> AggregatorConfig {
+    AggregatorConfig { are_traces_spread: true, ..AggregatorConfig::default() }
+}
+
+#[tokio::test]
+async fn a_call_between_spans_of_two_partitions_is_counted_once_where_traces_are_spread() {
+    for is_parent_first in [true, false] {
+        let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+        let parent = one.batch(1, 0, &[span(1, 1, 0, "web")]);
+        let child = two.batch(2, 0, &[span(1, 2, 1, "cart")]);
+        let mut batches = vec![parent, child];
+        if !is_parent_first {
+            batches.reverse();
+        }
+        assert_eq!(calls(&*count(&spread(), &batches).await).await, named(&[("web>cart", 1)]));
+        // A log that keeps a trace together is not searched for its other parts.
+        assert!(calls(&*count(&AggregatorConfig::default(), &batches).await).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_in_another_partition_is_counted_once_where_traces_are_spread() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let sent = [span(1, 1, 0, "web"), span(2, 1, 0, "web")];
+    let batches = [one.batch(7, 0, &sent), two.batch(7, 3, &sent), two.batch(8, 4, &sent[..1])];
+    let store = count(&spread(), &batches).await;
+    assert_eq!(spans(&*store).await, named(&[("web/op", 2)]));
+    let apart = count(&AggregatorConfig::default(), &batches).await;
+    assert_eq!(spans(&*apart).await, named(&[("web/op", 4)]));
+}
+
+#[tokio::test]
+async fn a_call_whose_sides_were_counted_before_and_after_a_crash_is_counted_once() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let store = memory();
+    let begun = one.batch(1, 0, &[span(9, 1, 0, "web")]);
+    let child = two.batch(2, 1, &[span(1, 2, 1, "cart")]);
+    let parent = one.batch(3, 1, &[span(1, 1, 0, "web")]);
+    let (mut aggregator, _border) = open(&store, &spread()).await;
+    aggregator.handle(std::slice::from_ref(&begun)).await.unwrap();
+    // The whole state is written here, and only what is new after that.
+    aggregator.tick(UnixNanos(START), None, false).await.unwrap();
+    aggregator.handle(std::slice::from_ref(&child)).await.unwrap();
+    aggregator.tick(UnixNanos(START + 6 * SECOND), None, false).await.unwrap();
+    assert_eq!(aggregator.durable().next.get(&1), None, "the child is counted, and read again");
+    drop(aggregator);
+    let (mut aggregator, _border) = open(&store, &spread()).await;
+    aggregator.handle(&[parent, child]).await.unwrap();
+    aggregator.tick(UnixNanos(START + 12 * SECOND), None, true).await.unwrap();
+    assert_eq!(calls(&*store).await, named(&[("web>cart", 1)]));
+    assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 2)]));
+}

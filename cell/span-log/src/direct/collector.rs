@@ -330,10 +330,7 @@ impl SpanLog for CollectorLog {
             cause: LostCause::SetAside,
         });
         let forgotten = (note.forgotten_until > 0).then_some(UnixNanos(note.forgotten_until));
-        Lost {
-            runs: own.chain(aside).collect(),
-            expired_until: lost.expired_until.max(forgotten),
-        }
+        Lost { runs: own.chain(aside).collect(), expired_until: lost.expired_until.max(forgotten) }
     }
 
     async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
@@ -355,12 +352,8 @@ impl SpanLog for CollectorLog {
         range: LogRange,
         (first, last): (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
-        let run = Aside {
-            first: range.first,
-            next: range.next,
-            first_time: first.0,
-            last_time: last.0,
-        };
+        let run =
+            Aside { first: range.first, next: range.next, first_time: first.0, last_time: last.0 };
         if self.note().set_aside.contains(&run) {
             return Ok(());
         }

@@ -8,21 +8,23 @@ mod client;
 mod follow;
 mod seat;
 mod shared;
+mod standing;
+mod tail;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use proto::convert::query::{id_bytes, unpack_frame};
 use proto::{LoggedBatch, SpanBatch, v1};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use trace_model::{Clock, Coverage, LogRange, StoredSpan, TenantId, TraceId, UnixNanos};
+use trace_model::{Clock, Coverage, LogRange, TenantId, TraceId, UnixNanos};
 
 use self::client::{CollectorClient, Refusal};
 use self::seat::Seat;
 use self::shared::{FrontNote, Shared};
+pub use self::standing::{CollectorStanding, RetireError, Standing};
 use super::note::NoteFile;
 use super::{COLLECTORS_MAX, DirectError, INCARNATION, check_stores};
 use crate::port::{
@@ -42,55 +44,6 @@ pub struct FrontConfig {
     pub file: PathBuf,
     /// What was read of their logs.
     pub seen: Seen,
-}
-
-/// How a collector is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It answers, and takes spans.
-    Up,
-    /// It answers, and is not known to the cell yet.
-    New,
-    /// It does not answer.
-    Away(String),
-    /// It is gone for good.
-    Retired {
-        /// Since when.
-        at: UnixNanos,
-        /// Whether it has come back and was told.
-        is_told: bool,
-    },
-}
-
-/// A collector, as the front knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CollectorStanding {
-    /// Its number.
-    pub number: u32,
-    /// Where it is looked for.
-    pub url: String,
-    /// How it is.
-    pub standing: Standing,
-    /// Offset behind the last record that is known of it.
-    pub next: u64,
-    /// How far storage-writer has committed.
-    pub stored: u64,
-    /// Append time up to which it has vouched for its end.
-    pub heard_until: UnixNanos,
-}
-
-/// Why a collector is not retired.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RetireError {
-    /// There is none of that number.
-    #[error("there is no collector {0}")]
-    Absent(u32),
-    /// It is there.
-    #[error("collector {0} answers: stop it for good first; what its log holds would be given up")]
-    Answers(u32),
-    /// It was not written down, and is not retired.
-    #[error("it was not written down: {0}")]
-    NotKept(String),
 }
 
 /// The log over all collectors.
@@ -125,7 +78,8 @@ impl FrontLog {
         file.write(&kept)?;
         let clients = collectors.iter().map(|url| CollectorClient::new(url));
         let clients = clients.collect::<Result<_, _>>()?;
-        let shared = Shared::new((file, kept), clients, seats, seen.append_time, clock);
+        let not_before = seen.append_time.max(clock.now());
+        let shared = Shared::new((file, kept), clients, seats, not_before, clock);
         let log = Self::start(Arc::new(shared));
         log.first_words().await;
         Ok(log)
@@ -147,59 +101,6 @@ impl FrontLog {
             }
         };
         drop(timeout(FIRST_WORDS, all_heard).await);
-    }
-
-    /// All collectors, by number.
-    #[must_use]
-    pub fn standings(&self) -> Vec<CollectorStanding> {
-        let standing = |number: u32| {
-            let seat = self.shared.seat(number)?;
-            let url = self.shared.client(number)?.url.clone();
-            let standing = match (&seat.note.retired, &seat.fault) {
-                (Some(retired), _) => {
-                    Standing::Retired { at: UnixNanos(retired.at), is_told: retired.is_told }
-                }
-                (None, Some(fault)) => Standing::Away(fault.clone()),
-                (None, None) if seat.is_registered => Standing::Up,
-                (None, None) => Standing::New,
-            };
-            let (next, stored) = (seat.note.next, seat.note.stored);
-            let heard_until = UnixNanos(seat.note.append_time);
-            Some(CollectorStanding { number, url, standing, next, stored, heard_until })
-        };
-        (0..self.shared.count()).filter_map(standing).collect()
-    }
-
-    /// Gives a collector up that is gone for good: durable when it returns. It holds the watermark no
-    /// longer; what no store has of it is lost, and is told as such. Harmless to repeat.
-    pub async fn retire(&self, number: u32) -> Result<(), RetireError> {
-        let seat = self.shared.seat(number).ok_or(RetireError::Absent(number))?;
-        if seat.is_retired() {
-            return Ok(());
-        }
-        if self.answers(number).await {
-            return Err(RetireError::Answers(number));
-        }
-        let seat = self.shared.seat(number).ok_or(RetireError::Absent(number))?;
-        let note = seat.retiring(self.shared.clock.now());
-        let written = self.shared.write_seat(number, note).await;
-        written.map_err(|error| RetireError::NotKept(error.to_string()))?;
-        tracing::warn!(
-            collector = number,
-            stored = seat.note.stored,
-            "a collector was retired: what it had beyond its stored records is lost"
-        );
-        Ok(())
-    }
-
-    /// Whether a process is there that knows the number.
-    async fn answers(&self, number: u32) -> bool {
-        let Some(client) = self.shared.client(number) else { return false };
-        let request = v1::WatchLogRequest {
-            front: Some(self.shared.front(number)),
-            ..v1::WatchLogRequest::default()
-        };
-        client.watch(request).await.is_ok()
     }
 
     /// A collector has not answered a question.
@@ -226,7 +127,8 @@ impl FrontLog {
             from,
             bytes_max: u64::try_from(bytes_max).unwrap_or(u64::MAX),
         };
-        let read = client.read(request).await.map_err(|refusal| self.missed(partition, &refusal))?;
+        let read =
+            client.read(request).await.map_err(|refusal| self.missed(partition, &refusal))?;
         if let Some(first) = read.kept_from {
             return Err(LogError::Expired { wanted: from, first });
         }
@@ -256,27 +158,15 @@ fn seats(kept: &FrontNote, seen: &Seen) -> Vec<Seat> {
 
 /// A batch of a newer release is waited for: an upgrade heals it.
 fn logged(partition: u32, message: v1::LoggedRecords) -> Result<LoggedBatch, LogError> {
-    let batch = SpanBatch::decode(message.batch)
-        .map_err(|error| LogError::Unavailable(format!("records of collector {partition}: {error}")))?;
+    let batch = SpanBatch::decode(message.batch).map_err(|error| {
+        LogError::Unavailable(format!("records of collector {partition}: {error}"))
+    })?;
     Ok(LoggedBatch {
         incarnation: INCARNATION,
         range: LogRange { partition, first: message.first, next: message.next },
         append_time: UnixNanos(message.append_time_unix_nano),
         batch: Arc::new(batch),
     })
-}
-
-/// What one collector's tail has said, checked.
-fn tail_spans(
-    answer: Vec<v1::FindTraceResponse>,
-    trace_id: TraceId,
-) -> Result<Vec<StoredSpan>, Refusal> {
-    let mut spans = Vec::new();
-    for frame in answer {
-        let unpacked = unpack_frame(frame, trace_id);
-        spans.extend(unpacked.map_err(|error| Refusal::Away(error.to_string()))?);
-    }
-    Ok(spans)
 }
 
 #[async_trait]
@@ -290,7 +180,9 @@ impl SpanLog for FrontLog {
     }
 
     async fn append(&self, _batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
-        Err(LogError::Unavailable("the front of a cell takes no spans: its collectors do".to_owned()))
+        Err(LogError::Unavailable(
+            "the front of a cell takes no spans: its collectors do".to_owned(),
+        ))
     }
 
     async fn read(
@@ -366,51 +258,7 @@ impl SpanLog for FrontLog {
 
     async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError> {
         self.shared.check_open()?;
-        let mut asking = JoinSet::new();
-        let mut answer = TailAnswer {
-            spans: Vec::new(),
-            covered: Coverage::none(INCARNATION),
-            is_damaged: false,
-            is_behind: false,
-        };
-        for partition in 0..self.shared.count() {
-            let Some(seat) = self.shared.seat(partition) else { continue };
-            let Some(client) = self.shared.client(partition) else { continue };
-            if seat.is_retired() {
-                continue;
-            }
-            if seat.fault.is_some() {
-                answer.is_behind = true;
-                continue;
-            }
-            let request = v1::ReadTailRequest {
-                front: Some(self.shared.front(partition)),
-                tenant: tenant.as_str().to_owned(),
-                trace_id: id_bytes(trace_id),
-            };
-            let client = client.clone();
-            asking.spawn(async move { (partition, client.tail(request).await) });
-        }
-        while let Some(said) = asking.join_next().await {
-            let (partition, said) = said.map_err(|error| LogError::Unavailable(error.to_string()))?;
-            let spans = said.and_then(|said| {
-                let spans = tail_spans(said.frames, trace_id)?;
-                Ok((spans, said.committed, said.covered, said.is_damaged))
-            });
-            match spans {
-                Ok((spans, committed, covered, is_damaged)) => {
-                    self.shared.with(partition, |seat| seat.note_stored(committed))?;
-                    answer.spans.extend(spans);
-                    answer.covered.extend(partition, covered);
-                    answer.is_damaged |= is_damaged;
-                }
-                Err(refusal) => {
-                    self.shared.note_away(partition, &refusal);
-                    answer.is_behind = true;
-                }
-            }
-        }
-        Ok(answer)
+        tail::ask_all(&self.shared, tenant, trace_id).await
     }
 
     fn damaged(&self) -> Vec<DamagedRange> {
@@ -460,42 +308,5 @@ impl SpanLog for FrontLog {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.join_all().await;
         Ok(())
-    }
-}
-
-impl FrontLog {
-    /// Forgets lost runs of one collector. Those of its own it forgets by age itself.
-    async fn forget_of(&self, partition: u32, which: ForgetLost) -> Result<usize, LogError> {
-        let Some(seat) = self.shared.seat(partition) else { return Ok(0) };
-        if let Some(retired) = &seat.note.retired {
-            let (is_expired, is_meant) = match which {
-                ForgetLost::Before(time) => (true, retired.at < time.0),
-                ForgetLost::Run { incarnation, partition: of, first } => {
-                    let is_it = (incarnation, of, first) == (INCARNATION, partition, seat.note.stored);
-                    (false, is_it)
-                }
-            };
-            if retired.is_forgotten || !is_meant {
-                return Ok(0);
-            }
-            let mut note = seat.note.clone();
-            let retired = seat::RetiredNote { is_forgotten: true, is_expired, ..retired.clone() };
-            note.retired = Some(retired);
-            let written = self.shared.write_seat(partition, note).await;
-            written.map_err(|error| LogError::Disk(error.to_string()))?;
-            return Ok(1);
-        }
-        let ForgetLost::Run { partition: of, first, .. } = which else { return Ok(0) };
-        let Some(client) = self.shared.client(partition).filter(|_| of == partition) else {
-            return Ok(0);
-        };
-        let request = v1::ForgetLostRecordsRequest {
-            front: Some(self.shared.front(partition)),
-            first: Some(first),
-            before_unix_nano: None,
-        };
-        let forgotten = client.forget(request).await;
-        let forgotten = forgotten.map_err(|refusal| self.missed(partition, &refusal))?;
-        Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
     }
 }

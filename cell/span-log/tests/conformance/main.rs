@@ -10,6 +10,7 @@
 mod adapters;
 mod batches;
 mod bit_flips;
+mod collectors;
 mod erasure;
 mod faults;
 mod faulty_disk;

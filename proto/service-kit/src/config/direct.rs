@@ -49,7 +49,10 @@ pub(super) fn read_direct(
     }
     check_stores(root, stores);
     if root.has("ingester") {
-        root.refuse("ingester", "is not used with `direct`: each part of such a cell has its groups");
+        root.refuse(
+            "ingester",
+            "is not used with `direct`: each part of such a cell has its groups",
+        );
     }
     let mut section = root.section("direct");
     let collectors = match section.has("collectors") {

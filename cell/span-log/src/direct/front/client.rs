@@ -44,14 +44,17 @@ impl Refusal {
 
 impl From<Status> for Refusal {
     fn from(status: Status) -> Self {
-        match status.code() {
-            Code::PermissionDenied => Self::Fenced,
-            Code::FailedPrecondition => Self::Other(status.message().to_owned()),
-            Code::Cancelled | Code::DeadlineExceeded => {
-                Self::Away("it did not answer in time".to_owned())
-            }
-            _ => Self::Away(status.message().to_owned()),
+        let code = status.code();
+        if code == Code::PermissionDenied {
+            return Self::Fenced;
         }
+        if code == Code::FailedPrecondition {
+            return Self::Other(status.message().to_owned());
+        }
+        if code == Code::Cancelled || code == Code::DeadlineExceeded {
+            return Self::Away("it did not answer in time".to_owned());
+        }
+        Self::Away(status.message().to_owned())
     }
 }
 

@@ -81,7 +81,7 @@ async fn register(shared: &Arc<Shared>, partition: u32) -> Duration {
     let Some(client) = shared.client(partition) else { return RETIRED_PAUSE };
     let request = v1::RegisterCollectorRequest {
         front: Some(shared.front(partition)),
-        not_before_unix_nano: shared.vouched_at_most().0,
+        not_before_unix_nano: shared.not_before().0,
     };
     match client.register(request).await {
         Ok(state) => {

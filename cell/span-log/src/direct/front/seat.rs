@@ -270,7 +270,10 @@ mod tests {
         }
         seat.note = seat.retiring(UnixNanos(60 * SECOND));
         let run = seat.lost().runs.remove(0);
-        assert_eq!((run.range.first, run.range.next, run.cause), (25, u64::MAX, LostCause::Retired));
+        assert_eq!(
+            (run.range.first, run.range.next, run.cause),
+            (25, u64::MAX, LostCause::Retired)
+        );
         // The end of second 6 was 20: what lies from there on was appended then or later.
         assert_eq!((seconds(run.append_times.0), seconds(run.append_times.1)), (6, 61));
     }

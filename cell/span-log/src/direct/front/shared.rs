@@ -32,7 +32,7 @@ pub(super) struct Shared {
     file: NoteFile,
     /// What was written last; held while it is written.
     kept: AsyncMutex<FrontNote>,
-    published: UnixNanos,
+    not_before: UnixNanos,
     is_fenced: AtomicBool,
     closing: watch::Sender<bool>,
 }
@@ -42,7 +42,7 @@ impl Shared {
         (file, kept): (NoteFile, FrontNote),
         clients: Vec<CollectorClient>,
         seats: Vec<Seat>,
-        published: UnixNanos,
+        not_before: UnixNanos,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl Shared {
             seats: seats.into_iter().map(Mutex::new).collect(),
             file,
             kept: AsyncMutex::new(kept),
-            published,
+            not_before,
             is_fenced: AtomicBool::new(false),
             closing: watch::channel(false).0,
         }
@@ -98,14 +98,10 @@ impl Shared {
         v1::Front { epoch: self.epoch, collector: partition, log }
     }
 
-    /// No end of the log was vouched for at a later time than this.
-    pub(super) fn vouched_at_most(&self) -> UnixNanos {
-        let mut latest = self.clock.now().max(self.published);
-        for partition in 0..self.count() {
-            let known = self.lock(partition).map_or(0, |seat| seat.note.append_time);
-            latest = latest.max(UnixNanos(known));
-        }
-        latest
+    /// Before a collector was heard of, no end of the log was vouched for at a later time than this:
+    /// from then on its own word bounds all of it.
+    pub(super) const fn not_before(&self) -> UnixNanos {
+        self.not_before
     }
 
     /// Takes in what a collector says. Which log has its number is durable before anything else.
@@ -180,7 +176,8 @@ impl Shared {
     ) -> Result<(), DirectError> {
         let mut kept = self.kept.lock().await;
         let mut next = self.gather(kept.epoch);
-        let Some(slot) = usize::try_from(partition).ok().and_then(|at| next.seats.get_mut(at)) else {
+        let Some(slot) = usize::try_from(partition).ok().and_then(|at| next.seats.get_mut(at))
+        else {
             return Ok(());
         };
         slot.log = note.log;

@@ -1,0 +1,160 @@
+//! How the collectors are, and giving one up that is gone for good.
+
+use proto::v1;
+use trace_model::UnixNanos;
+
+use super::super::INCARNATION;
+use super::FrontLog;
+use super::seat::{RetiredNote, Seat};
+use crate::port::{ForgetLost, LogError};
+
+/// How a collector is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It answers, and takes spans.
+    Up,
+    /// It answers, and is not known to the cell yet.
+    New,
+    /// It does not answer.
+    Away(String),
+    /// It is gone for good.
+    Retired {
+        /// Since when.
+        at: UnixNanos,
+        /// Whether it has come back and was told.
+        is_told: bool,
+    },
+}
+
+/// A collector, as the front knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectorStanding {
+    /// Its number.
+    pub number: u32,
+    /// Where it is looked for.
+    pub url: String,
+    /// How it is.
+    pub standing: Standing,
+    /// Offset behind the last record that is known of it.
+    pub next: u64,
+    /// How far storage-writer has committed.
+    pub stored: u64,
+    /// Append time up to which it has vouched for its end.
+    pub heard_until: UnixNanos,
+}
+
+/// Why a collector is not retired.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RetireError {
+    /// There is none of that number.
+    #[error("there is no collector {0}")]
+    Absent(u32),
+    /// It is there.
+    #[error("collector {0} answers: stop it for good first; what its log holds would be given up")]
+    Answers(u32),
+    /// It was not written down, and is not retired.
+    #[error("it was not written down: {0}")]
+    NotKept(String),
+}
+
+impl FrontLog {
+    /// All collectors, by number.
+    #[must_use]
+    pub fn standings(&self) -> Vec<CollectorStanding> {
+        let standing = |number: u32| {
+            let seat = self.shared.seat(number)?;
+            let url = self.shared.client(number)?.url.clone();
+            let standing = match (&seat.note.retired, &seat.fault) {
+                (Some(retired), _) => {
+                    Standing::Retired { at: UnixNanos(retired.at), is_told: retired.is_told }
+                }
+                (None, Some(fault)) => Standing::Away(fault.clone()),
+                (None, None) if seat.is_registered => Standing::Up,
+                (None, None) => Standing::New,
+            };
+            let (next, stored) = (seat.note.next, seat.note.stored);
+            let heard_until = UnixNanos(seat.note.append_time);
+            Some(CollectorStanding { number, url, standing, next, stored, heard_until })
+        };
+        (0..self.shared.count()).filter_map(standing).collect()
+    }
+
+    /// Gives a collector up that is gone for good: durable when it returns. It holds the watermark no
+    /// longer; what no store has of it is lost, and is told as such. Harmless to repeat.
+    pub async fn retire(&self, number: u32) -> Result<(), RetireError> {
+        let seat = self.shared.seat(number).ok_or(RetireError::Absent(number))?;
+        if seat.is_retired() {
+            return Ok(());
+        }
+        if self.answers(number).await {
+            return Err(RetireError::Answers(number));
+        }
+        let seat = self.shared.seat(number).ok_or(RetireError::Absent(number))?;
+        let note = seat.retiring(self.shared.clock.now());
+        let written = self.shared.write_seat(number, note).await;
+        written.map_err(|error| RetireError::NotKept(error.to_string()))?;
+        tracing::warn!(
+            collector = number,
+            stored = seat.note.stored,
+            "a collector was retired: what it had beyond its stored records is lost"
+        );
+        Ok(())
+    }
+
+    /// Whether a process is there that knows the number.
+    async fn answers(&self, number: u32) -> bool {
+        let Some(client) = self.shared.client(number) else { return false };
+        let request = v1::WatchLogRequest {
+            front: Some(self.shared.front(number)),
+            ..v1::WatchLogRequest::default()
+        };
+        client.watch(request).await.is_ok()
+    }
+
+    /// Forgets lost runs of one collector. Those of its own log it forgets by age itself.
+    pub(super) async fn forget_of(
+        &self,
+        partition: u32,
+        which: ForgetLost,
+    ) -> Result<usize, LogError> {
+        let Some(seat) = self.shared.seat(partition) else { return Ok(0) };
+        if let Some(retired) = &seat.note.retired {
+            return self.forget_retired(&seat, retired, which).await;
+        }
+        let ForgetLost::Run { partition: of, first, .. } = which else { return Ok(0) };
+        let Some(client) = self.shared.client(partition).filter(|_| of == partition) else {
+            return Ok(0);
+        };
+        let request = v1::ForgetLostRecordsRequest {
+            front: Some(self.shared.front(partition)),
+            first: Some(first),
+            before_unix_nano: None,
+        };
+        let forgotten = client.forget(request).await;
+        let forgotten = forgotten.map_err(|refusal| self.missed(partition, &refusal))?;
+        Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
+    }
+
+    async fn forget_retired(
+        &self,
+        seat: &Seat,
+        retired: &RetiredNote,
+        which: ForgetLost,
+    ) -> Result<usize, LogError> {
+        let (is_expired, is_meant) = match which {
+            ForgetLost::Before(time) => (true, retired.at < time.0),
+            ForgetLost::Run { incarnation, partition, first } => {
+                let own = (INCARNATION, seat.partition, seat.note.stored);
+                (false, (incarnation, partition, first) == own)
+            }
+        };
+        if retired.is_forgotten || !is_meant {
+            return Ok(0);
+        }
+        let mut note = seat.note.clone();
+        note.retired = Some(RetiredNote { is_forgotten: true, is_expired, ..retired.clone() });
+        let written = self.shared.write_seat(seat.partition, note).await;
+        written.map_err(|error| LogError::Disk(error.to_string()))?;
+        Ok(1)
+    }
+}

@@ -1,0 +1,389 @@
+//! Several collectors' logs behind one front, over real sockets.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1::collector_log_client::CollectorLogClient;
+use service_kit::ManualClock;
+use span_log::direct::{
+    self, CollectorConfig, CollectorLog, DirectError, FrontConfig, FrontLog, INCARNATION,
+    RetireError, Standing,
+};
+use span_log::port::{METADATA_PUBLISHER, METRICS_AGGREGATOR, STORAGE_WRITER};
+use span_log::{EmbeddedConfig, ForgetLost, LogError, LostCause, Seen, SpanLog};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use trace_model::{Coverage, UnixNanos};
+
+use crate::batches::{batch, eventually, tenant, trace};
+use crate::laws::{NOW, SECOND};
+
+/// A cell of collectors; what runs ends with it.
+pub(crate) struct Collectors {
+    directory: TempDir,
+    pub(crate) clock: Arc<ManualClock>,
+    addresses: Vec<SocketAddr>,
+    running: Vec<Option<(oneshot::Sender<()>, JoinSet<()>)>>,
+}
+
+impl Collectors {
+    /// So many, none of which runs yet.
+    pub(crate) fn new(count: usize) -> Self {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            clock: Arc::new(ManualClock::at(NOW)),
+            addresses: (0..count).map(|_| free()).collect(),
+            running: (0..count).map(|_| None).collect(),
+        }
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn config(&self, number: u32, place: &str, seen: Seen) -> CollectorConfig {
+        let mut log = EmbeddedConfig::at(self.place(place).join("log"));
+        log.disk_reserve_bytes = 0;
+        log.tail_grace = Duration::ZERO;
+        log.seen = seen;
+        CollectorConfig { number, file: self.place(place).join("collector.json"), log }
+    }
+
+    fn open(&self, number: u32, place: &str, seen: Seen) -> Result<Arc<CollectorLog>, DirectError> {
+        CollectorLog::open(self.config(number, place, seen), Arc::clone(&self.clock) as _)
+    }
+
+    /// Starts a collector, and serves its log.
+    pub(crate) async fn start(&mut self, number: u32) -> Arc<CollectorLog> {
+        let log = self.open(number, &format!("c{number}"), Seen::default()).unwrap();
+        let address = self.addresses[number as usize];
+        let incoming = TcpIncoming::from(TcpListener::bind(address).await.unwrap());
+        let service = direct::server(Arc::clone(&log));
+        let mut running = JoinSet::new();
+        let (stop, stopped) = oneshot::channel::<()>();
+        running.spawn(async move {
+            let server = Server::builder().add_service(service);
+            let stopped = async move { drop(stopped.await) };
+            server.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
+        });
+        self.running[number as usize] = Some((stop, running));
+        log
+    }
+
+    /// It is gone, with what it had open.
+    async fn stop(&mut self, number: u32, log: Arc<CollectorLog>) {
+        let (stop, running) = self.running[number as usize].take().unwrap();
+        stop.send(()).unwrap();
+        running.join_all().await;
+        log.close().await.unwrap();
+    }
+
+    pub(crate) async fn open_front(&self) -> Arc<FrontLog> {
+        self.open_front_that_has(Seen::default()).await.unwrap()
+    }
+
+    async fn open_front_that_has(&self, seen: Seen) -> Result<Arc<FrontLog>, DirectError> {
+        let collectors = self.addresses.iter().map(|address| format!("http://{address}"));
+        let file = self.place("front.json");
+        let config = FrontConfig { collectors: collectors.collect(), file, seen };
+        FrontLog::open(config, Arc::clone(&self.clock) as _).await
+    }
+
+    /// Until the collector takes spans: its clock has to pass what was vouched for.
+    pub(crate) async fn until_registered(&self, front: &FrontLog, number: u32) {
+        eventually("the front knows a collector", || {
+            self.clock.advance(Duration::from_millis(1));
+            front.standings()[number as usize].standing == Standing::Up
+        })
+        .await;
+    }
+}
+
+fn is_away(front: &FrontLog, number: u32) -> bool {
+    matches!(front.standings()[number as usize].standing, Standing::Away(_))
+}
+
+async fn end_is(front: &FrontLog, partition: u32, next: u64) {
+    eventually("the front knows the end", || front.end(partition).unwrap().next == next).await;
+}
+
+fn cover(number: u32, next: u64) -> Seen {
+    let mut covered = Coverage::none(INCARNATION);
+    covered.extend(number, next);
+    Seen { stored: covered.clone(), covered, append_time: UnixNanos(0) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_takes_no_span_before_its_front_knows_it() {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let refused = log.append(batch(&[1])).await.unwrap_err();
+    assert!(refused.is_retryable() && refused.to_string().contains("does not know"), "{refused}");
+    assert!(log.health().is_err());
+    let front = cell.open_front().await;
+    cell.until_registered(&front, 0).await;
+    log.append(batch(&[1])).await.unwrap();
+    assert!(log.health().is_ok());
+    // Nothing was appended at a time that a front may have vouched for before.
+    let first = log.read(0, 0, 1).await.unwrap().remove(0);
+    assert!(first.append_time > NOW);
+    // A front that is away stops nobody that is known, also over a restart.
+    front.close().await.unwrap();
+    cell.stop(0, log).await;
+    let log = cell.start(0).await;
+    log.append(batch(&[2])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_front_reads_every_collector_and_its_tail_has_what_any_of_them_acknowledged() {
+    let mut cell = Collectors::new(2);
+    let (one, two) = (cell.start(0).await, cell.start(1).await);
+    let front = cell.open_front().await;
+    for number in 0..2 {
+        cell.until_registered(&front, number).await;
+    }
+    one.append(batch(&[1, 2])).await.unwrap();
+    two.append(batch(&[2, 3, 4])).await.unwrap();
+    // At once, before the front has heard of new ends.
+    let tail = front.tail(&tenant("default"), trace(2)).await.unwrap();
+    assert_eq!(tail.spans.len(), 2);
+    assert_eq!(
+        (tail.covered.next_in(INCARNATION, 0), tail.covered.next_in(INCARNATION, 1)),
+        (2, 3)
+    );
+    assert!(!tail.is_behind && !tail.is_damaged);
+    for (partition, next) in [(0, 2), (1, 3)] {
+        end_is(&front, partition, next).await;
+        let read = front.read(partition, 0, 1 << 20).await.unwrap();
+        assert_eq!((read[0].range.partition, read[0].range.next), (partition, next));
+        assert_eq!(read[0].incarnation, INCARNATION);
+        assert!(front.read(partition, next, 1 << 20).await.unwrap().is_empty());
+    }
+    // What storage-writer has committed is in no tail.
+    two.commit(STORAGE_WRITER, 1, 3).await.unwrap();
+    cell.clock.advance(SECOND);
+    let tail = front.tail(&tenant("default"), trace(2)).await.unwrap();
+    assert_eq!((tail.spans.len(), front.committed(STORAGE_WRITER, 1).unwrap()), (1, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_the_front_reach_the_collector_and_stay_over_a_restart() {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let front = cell.open_front().await;
+    cell.until_registered(&front, 0).await;
+    log.append(batch(&[1, 2, 3])).await.unwrap();
+    end_is(&front, 0, 3).await;
+    front.commit(METADATA_PUBLISHER, 0, 2).await.unwrap();
+    front.commit(METRICS_AGGREGATOR, 0, 1).await.unwrap();
+    assert!(front.commit(METADATA_PUBLISHER, 0, 1).await.is_err());
+    eventually("the collector is told", || log.committed(METADATA_PUBLISHER, 0).unwrap() == 2)
+        .await;
+    front.close().await.unwrap();
+    // Also where the front has lost its directory.
+    std::fs::remove_file(cell.place("front.json")).unwrap();
+    let front = cell.open_front().await;
+    assert_eq!(front.committed(METADATA_PUBLISHER, 0).unwrap(), 2);
+    assert_eq!(front.committed(METRICS_AGGREGATOR, 0).unwrap(), 1);
+    cell.stop(0, log).await;
+    front.close().await.unwrap();
+    let front = cell.open_front().await;
+    assert_eq!(front.committed(METADATA_PUBLISHER, 0).unwrap(), 2);
+    assert_eq!(front.end(0).unwrap().next, 3, "the end as it was last heard");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_answer_is_named_and_holds_the_end_where_it_was() {
+    let mut cell = Collectors::new(2);
+    let (one, two) = (cell.start(0).await, cell.start(1).await);
+    let front = cell.open_front().await;
+    for number in 0..2 {
+        cell.until_registered(&front, number).await;
+    }
+    two.append(batch(&[1])).await.unwrap();
+    end_is(&front, 1, 1).await;
+    cell.stop(1, two).await;
+    eventually("the front finds it away", || is_away(&front, 1)).await;
+    let held = front.end(1).unwrap();
+    cell.clock.advance(60 * SECOND);
+    one.append(batch(&[1, 2])).await.unwrap();
+    end_is(&front, 0, 2).await;
+    assert_eq!(front.end(1).unwrap(), held);
+    assert!(front.end(0).unwrap().append_time > held.append_time);
+    let tail = front.tail(&tenant("default"), trace(1)).await.unwrap();
+    assert_eq!((tail.spans.len(), tail.is_behind), (1, true));
+    assert_eq!(tail.covered.next.get(&1), None, "nothing is said of it");
+    assert_eq!(front.away(), [1]);
+    assert!(matches!(front.read(1, 0, 1).await, Err(LogError::Unavailable(_))));
+    assert!(front.read(1, 1, 1).await.unwrap().is_empty(), "what was read of it holds nobody up");
+    // It comes back, and everything is there again.
+    let two = cell.start(1).await;
+    eventually("the front hears it", || !is_away(&front, 1)).await;
+    two.append(batch(&[1])).await.unwrap();
+    let tail = front.tail(&tenant("default"), trace(1)).await.unwrap();
+    assert_eq!((tail.spans.len(), tail.is_behind, front.away()), (3, false, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_gone_for_good_is_retired_and_what_it_had_is_told_as_lost() {
+    let mut cell = Collectors::new(2);
+    let (one, two) = (cell.start(0).await, cell.start(1).await);
+    let front = cell.open_front().await;
+    for number in 0..2 {
+        cell.until_registered(&front, number).await;
+    }
+    two.append(batch(&[1, 2])).await.unwrap();
+    two.commit(STORAGE_WRITER, 1, 2).await.unwrap();
+    end_is(&front, 1, 2).await;
+    cell.clock.advance(SECOND);
+    two.append(batch(&[3])).await.unwrap();
+    end_is(&front, 1, 3).await;
+    assert_eq!(front.retire(1).await, Err(RetireError::Answers(1)));
+    assert_eq!(front.retire(7).await, Err(RetireError::Absent(7)));
+    cell.stop(1, two).await;
+    cell.clock.advance(60 * SECOND);
+    front.retire(1).await.unwrap();
+    let retired_at = NOW.plus(61 * 1_000_000_000);
+    // Readers meet one run and are at the end behind it, which goes with the time.
+    let Err(LogError::Damaged(missing)) = front.read(1, 2, 1).await else { panic!("not damaged") };
+    assert_eq!((missing.range.first, missing.range.next), (2, 4));
+    assert!(missing.append_times.0 <= NOW.plus(3_000_000_000));
+    assert!(missing.append_times.1 > retired_at);
+    let end = front.end(1).unwrap();
+    assert!(end.next == 4 && end.append_time >= missing.append_times.1);
+    assert!(front.read(1, 4, 1).await.unwrap().is_empty());
+    front.commit(METADATA_PUBLISHER, 1, 4).await.unwrap();
+    // No answer waits for it, and all are told of what no store has.
+    let tail = front.tail(&tenant("default"), trace(3)).await.unwrap();
+    assert!(!tail.is_behind && front.away().is_empty() && front.is_retired(1));
+    let lost = front.lost().runs;
+    assert_eq!((lost.len(), lost[0].cause, lost[0].range.first), (1, LostCause::Retired, 2));
+    // Durable, over a restart of the front; and the collector that comes back is told.
+    front.close().await.unwrap();
+    let front = cell.open_front().await;
+    assert_eq!((front.end(1).unwrap().next, front.lost().runs), (4, lost.clone()));
+    let two = cell.start(1).await;
+    eventually("it is told", || {
+        matches!(front.standings()[1].standing, Standing::Retired { is_told: true, .. })
+    })
+    .await;
+    assert!(two.append(batch(&[9])).await.unwrap_err().to_string().contains("retired"));
+    cell.stop(1, two).await;
+    let two = cell.start(1).await;
+    assert!(two.append(batch(&[9])).await.is_err(), "also after a restart");
+    // The others go on, and a person may end the loss.
+    one.append(batch(&[5])).await.unwrap();
+    let run = ForgetLost::Run { incarnation: INCARNATION, partition: 1, first: 2 };
+    assert_eq!(front.forget_lost(run).await.unwrap(), 1);
+    assert!(front.lost().runs.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_ends_what_was_lost_with_a_retired_one() {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let front = cell.open_front().await;
+    cell.until_registered(&front, 0).await;
+    log.append(batch(&[1])).await.unwrap();
+    end_is(&front, 0, 1).await;
+    cell.stop(0, log).await;
+    front.retire(0).await.unwrap();
+    let run = front.lost().runs.remove(0);
+    assert_eq!(front.forget_lost(ForgetLost::Before(run.append_times.1)).await.unwrap(), 0);
+    let behind = ForgetLost::Before(run.append_times.1.plus(1));
+    assert_eq!(front.forget_lost(behind).await.unwrap(), 1);
+    let lost = front.lost();
+    assert_eq!((lost.runs, lost.expired_until), (vec![], Some(run.append_times.1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_one_logs_for_ever() {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let front = cell.open_front().await;
+    cell.until_registered(&front, 0).await;
+    log.append(batch(&[1, 2])).await.unwrap();
+    end_is(&front, 0, 2).await;
+    cell.stop(0, log).await;
+    // Another number over this directory, another directory under this number.
+    let refused = cell.open(1, "c0", Seen::default()).unwrap_err();
+    assert!(matches!(refused, DirectError::OtherNumber { number: 1, known: 0 }), "{refused}");
+    let refused = cell.open(0, "elsewhere", cover(0, 2)).unwrap_err();
+    assert!(matches!(refused, DirectError::NumberTaken { number: 0, next: 2 }), "{refused}");
+    // A disk that was lost but for the note; then the note as well, before any store had a record.
+    std::fs::remove_dir_all(cell.place("c0").join("log")).unwrap();
+    cell.clock.advance(SECOND);
+    let refused = cell.open(0, "c0", cover(0, 2)).unwrap_err();
+    assert!(matches!(refused, DirectError::OtherLog { number: 0 }), "{refused}");
+    std::fs::remove_dir_all(cell.place("c0")).unwrap();
+    let log = cell.start(0).await;
+    eventually("the front refuses it", || {
+        let standing = front.standings().remove(0).standing;
+        matches!(standing, Standing::Away(reason) if reason.contains("another log"))
+    })
+    .await;
+    assert!(log.append(batch(&[1])).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_and_directories_of_other_logs_are_refused() {
+    let cell = Collectors::new(1);
+    let of_another = Seen { covered: Coverage::none(NOW.millis()), ..Seen::default() };
+    let refused = cell.open(0, "c0", of_another.clone()).unwrap_err();
+    assert!(matches!(refused, DirectError::OtherStores { .. }), "{refused}");
+    let refused = cell.open_front_that_has(of_another).await.unwrap_err();
+    assert!(matches!(refused, DirectError::OtherStores { .. }), "{refused}");
+    let config = cell.config(0, "c0", Seen::default()).log;
+    let log = span_log::EmbeddedLog::open(config, Arc::clone(&cell.clock) as _).unwrap();
+    log.append(batch(&[1])).await.unwrap();
+    log.close().await.unwrap();
+    drop(log);
+    let refused = cell.open(0, "c0", Seen::default()).unwrap_err();
+    assert!(matches!(refused, DirectError::NotNew), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_a_log_is_not_read_on() {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let front = cell.open_front().await;
+    cell.until_registered(&front, 0).await;
+    front.close().await.unwrap();
+    // Somebody has read five records of it.
+    let front = cell.open_front_that_has(cover(0, 5)).await.unwrap();
+    eventually("it is found to be behind", || {
+        let standing = front.standings().remove(0).standing;
+        matches!(standing, Standing::Away(reason) if reason.contains("older copy"))
+    })
+    .await;
+    assert_eq!(front.end(0).unwrap().next, 5);
+    drop(log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_front_fences_the_one_before() {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let first = cell.open_front().await;
+    cell.until_registered(&first, 0).await;
+    let second = cell.open_front().await;
+    eventually("the first one is void", || first.health().is_err()).await;
+    second.health().unwrap();
+    log.append(batch(&[1])).await.unwrap();
+    end_is(&second, 0, 1).await;
+    second.commit(METADATA_PUBLISHER, 0, 1).await.unwrap();
+    // A stranger under a number that is not this one's is refused, and fences nobody.
+    let url = format!("http://{}", cell.addresses[0]);
+    let mut stranger = CollectorLogClient::connect(url).await.unwrap();
+    let front = proto::v1::Front { epoch: u64::MAX, collector: 4, log: 0 };
+    let request = proto::v1::RetireCollectorRequest { front: Some(front) };
+    assert!(stranger.retire_collector(request).await.is_err());
+    assert!(second.health().is_ok() && log.append(batch(&[2])).await.is_ok());
+}

@@ -1,0 +1,330 @@
+//! A cell without Kafka: two collectors, each with a log of its own, one front over both, and stores that
+//! they share. `tests/engines/all.sh` starts the engines and says where they are.
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use ::http::Method;
+use bytes::Bytes;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::fixture::{encode, hex, now_nanos, random_trace_id, request, span};
+use crate::http::{eventually, get, send};
+use crate::parts::engine;
+use crate::process::{Process, free_ports};
+
+const STARTUP: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(60);
+
+struct Cell {
+    directory: TempDir,
+    name: String,
+    ports: Vec<u16>,
+    collectors: Vec<Process>,
+    others: Vec<Process>,
+    /// Spans that were acknowledged, each once.
+    sent: u64,
+}
+
+impl Cell {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let name = format!("direct{}", hex(&random_trace_id()[..6]));
+        let ports = free_ports(20);
+        let (collectors, others) = (Vec::new(), Vec::new());
+        let mut cell = Self { directory, name, ports, collectors, others, sent: 0 };
+        cell.write_files();
+        let made = cell.farspan("front", &["store", "init"]).await;
+        assert!(made.status.success(), "{made:?}");
+        for number in 0..2 {
+            let collector = cell.collector(number);
+            cell.collectors.push(collector);
+        }
+        for (kind, file) in
+            [("cell", "front"), ("replicator", "replicator"), ("gateway", "gateway")]
+        {
+            let arguments = [kind, "--config", &cell.file(file)];
+            cell.others.push(Process::start(file, cell.directory.path(), &arguments));
+        }
+        // Collectors are ready when the front knows them.
+        for admin in [4, 9, 14, 16, 18] {
+            cell.wait_until_ready(cell.ports[admin]).await;
+        }
+        cell
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.path().join(format!("{name}.yaml")).display().to_string()
+    }
+
+    fn at(&self, port: usize) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports[port]))
+    }
+
+    fn collector(&self, number: usize) -> Process {
+        let name = format!("collector{number}");
+        let arguments = ["cell", "--config", &self.file(&name)];
+        Process::start(&name, self.directory.path(), &arguments)
+    }
+
+    fn write_files(&self) {
+        let write = |name: &str, text: String| std::fs::write(self.file(name), text).unwrap();
+        let Self { name, .. } = self;
+        let stores = format!(
+            "profile: startup\nhead: {{rate: 1.0}}\ncassandra: {{nodes: ['{}'], datacenter: dc1, \
+             keyspace: {name}, replication: {{dc1: 1}}}}\nelasticsearch: {{urls: ['{}'], prefix: {name}, \
+             shards: 1}}\n",
+            engine("FARSPAN_TEST_CASSANDRA"),
+            engine("FARSPAN_TEST_ELASTICSEARCH"),
+        );
+        for (place, part) in ["collector0", "collector1", "front"].into_iter().enumerate() {
+            let at = |port: usize| self.at(5 * place + port);
+            let data = self.directory.path().join(part);
+            let own = match place {
+                2 => format!(
+                    "direct: {{collectors: ['{}', '{}']}}\nreplicator: http://{}\nstores: {{metrics: \
+                     clickhouse}}\nclickhouse: {{url: '{}', database: {name}}}\n",
+                    self.at(3),
+                    self.at(8),
+                    self.at(15),
+                    engine("FARSPAN_TEST_CLICKHOUSE"),
+                ),
+                number => format!("direct: {{collector: {number}}}\n"),
+            };
+            let text = format!(
+                "kind: cell\nregion: eu-west-1\ndata_dir: '{}'\nlisten: {{otlp_grpc: '{}', otlp_http: \
+                 '{}', zipkin: '{}', internal: '{}', admin: '{}'}}\n{stores}{own}",
+                data.display(),
+                at(0),
+                at(1),
+                at(2),
+                at(3),
+                at(4),
+            );
+            write(part, text);
+        }
+        let replicator = format!(
+            "kind: replicator\nregion: eu-west-1\ndata_dir: '{}'\nlisten: {{grpc: '{}', admin: \
+             '{}'}}\ncell: http://{}\npeers: []\n",
+            self.directory.path().join("replica").display(),
+            self.at(15),
+            self.at(16),
+            self.at(13),
+        );
+        write("replicator", replicator);
+        let gateway = format!(
+            "kind: gateway\nregion: eu-west-1\nlisten: {{http: '{}', admin: '{}'}}\nreplicator: \
+             http://{}\ncells: [{{region: eu-west-1, address: 'http://{}'}}]\n",
+            self.at(17),
+            self.at(18),
+            self.at(15),
+            self.at(13),
+        );
+        write("gateway", gateway);
+    }
+
+    /// Runs a command on a file, to its end.
+    async fn farspan(&self, file: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
+        command.args(arguments).args(["--config", &self.file(file)]);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    async fn wait_until_ready(&self, admin: u16) {
+        let url = format!("http://127.0.0.1:{admin}/readyz");
+        eventually("a process is ready", STARTUP, || async {
+            let answer = get(&url).await?;
+            (answer.status == 200).then_some(()).ok_or_else(|| {
+                let words = self.others.iter().chain(&self.collectors).map(Process::last_words);
+                format!("{answer:?}\n{}", words.collect::<Vec<_>>().join("\n"))
+            })
+        })
+        .await;
+    }
+
+    async fn export(&self, collector: usize, body: Bytes) {
+        let url = format!("http://{}/v1/traces", self.at(5 * collector + 1));
+        let kind = [("content-type", "application/x-protobuf")];
+        let answer = send(Method::POST, &url, &kind, body).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// A trace of two spans: a call, which goes to the first collector, and what was called, which goes
+    /// to the second.
+    async fn send_a_call(&mut self) -> [u8; 16] {
+        let id = random_trace_id();
+        self.export(0, encode(&request("web", vec![span(id, 1, 0, "call")]))).await;
+        self.export(1, encode(&request("cart", vec![span(id, 2, 1, "serve")]))).await;
+        self.sent += 2;
+        id
+    }
+
+    /// A trace of one span, at the first collector.
+    async fn send_alone(&mut self) -> [u8; 16] {
+        let id = random_trace_id();
+        self.export(0, encode(&request("web", vec![span(id, 1, 0, "work")]))).await;
+        self.sent += 1;
+        id
+    }
+
+    /// How many spans of a trace are found, and what the answer says of itself.
+    async fn find(&self, id: &[u8; 16]) -> Result<(usize, Value), String> {
+        let url = format!("http://{}/api/farspan/v1/traces/{}", self.at(17), hex(id));
+        let answer = get(&url).await?;
+        let body = answer.json();
+        let resources = body["resourceSpans"].as_array().into_iter().flatten();
+        let scopes = resources.flat_map(|one| one["scopeSpans"].as_array().into_iter().flatten());
+        let spans = scopes.map(|one| one["spans"].as_array().map_or(0, Vec::len)).sum();
+        Ok((spans, body["completeness"].clone()))
+    }
+
+    async fn until_found(&self, what: &str, id: &[u8; 16], spans: usize, verdict: &str) -> Value {
+        eventually(what, SOON, || async {
+            let (found, completeness) = self.find(id).await?;
+            let is_so = found == spans && completeness["verdict"] == verdict;
+            if is_so { Ok(completeness) } else { Err(format!("{found} spans, {completeness}")) }
+        })
+        .await
+    }
+
+    async fn clickhouse(&self, sql: &str) -> Result<u64, String> {
+        let sql = sql.replace(' ', "%20").replace("DB", &self.name);
+        let answer = get(&format!("{}/?query={sql}", engine("FARSPAN_TEST_CLICKHOUSE"))).await?;
+        let text = String::from_utf8_lossy(&answer.body).trim().to_owned();
+        text.parse().map_err(|_| text)
+    }
+
+    async fn until_counted(&self, spans: u64, calls: u64) {
+        eventually("everything is counted once", SOON, || async {
+            let seen = self.clickhouse("SELECT sum(seen) FROM DB.red_services").await?;
+            let edges = self.clickhouse("SELECT sum(seen) FROM DB.edges").await?;
+            let is_so = (seen, edges) == (spans, calls);
+            is_so
+                .then_some(())
+                .ok_or_else(|| format!("{seen} of {spans} spans, {edges} of {calls}"))
+        })
+        .await;
+    }
+
+    /// How the region is, as the gateway sees it.
+    async fn region(&self) -> Result<Value, String> {
+        let answer = get(&format!("http://{}/api/farspan/v1/regions", self.at(17))).await?;
+        Ok(answer.json()["regions"][0].clone())
+    }
+
+    async fn watermark(&self) -> Result<u64, String> {
+        let region = self.region().await?;
+        let watermark = region["watermarkUnixNano"].as_str().and_then(|text| text.parse().ok());
+        watermark.ok_or_else(|| format!("{region}"))
+    }
+
+    async fn until_the_watermark_passes(&self, time: u64) {
+        eventually("the watermark moves on", SOON, || async {
+            let watermark = self.watermark().await?;
+            (watermark > time).then_some(()).ok_or_else(|| format!("{watermark} of {time}"))
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named_until_it_is_retired()
+ {
+    let mut cell = Cell::start().await;
+    // Whole at once: each collector's tail is asked, before any store has a span.
+    let first = cell.send_a_call().await;
+    let (spans, completeness) = cell.find(&first).await.unwrap();
+    assert_eq!((spans, &completeness["verdict"]), (2, &"complete".into()), "{completeness}");
+    // A sender repeats a request at the other collector; each span and the call count once.
+    let body = encode(&request("web", vec![span(first, 3, 1, "again")]));
+    cell.export(0, body.clone()).await;
+    cell.export(1, body).await;
+    cell.sent += 1;
+    cell.until_found("the repeated span is there once", &first, 3, "complete").await;
+    cell.until_counted(cell.sent, 1).await;
+    cell.until_the_watermark_passes(now_nanos()).await;
+
+    // One is killed: it is named, and holds the watermark.
+    let second = cell.send_a_call().await;
+    cell.collectors[1].kill();
+    let killed_at = now_nanos();
+    let completeness = cell.until_found_partial(&second).await;
+    let region = &completeness["regions"][0];
+    assert_eq!(region["reason"], "collector 1 does not answer", "{completeness}");
+    let alone = cell.send_alone().await;
+    let (spans, _) = cell.find(&alone).await.unwrap();
+    assert_eq!(spans, 1, "the other goes on");
+    assert_eq!(cell.region().await.unwrap()["awayCollectors"], serde_json::json!([1]));
+    assert!(cell.watermark().await.unwrap() <= killed_at);
+    // It comes back, with what it had acknowledged.
+    cell.collectors[1] = cell.collector(1);
+    cell.until_found("the trace is whole again", &second, 2, "complete").await;
+    cell.until_the_watermark_passes(now_nanos()).await;
+    cell.until_counted(cell.sent, 2).await;
+
+    // Gone for good: not while it answers, then durably.
+    let refused = cell.farspan("front", &["collectors", "retire", "1"]).await;
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("stop it for good"), "{refused:?}");
+    cell.until_stored(1).await;
+    cell.collectors[1].kill();
+    let gone_at = now_nanos();
+    let third = cell.send_alone().await;
+    assert_eq!(cell.find(&third).await.unwrap().0, 1);
+    let retired = cell.farspan("front", &["collectors", "retire", "1"]).await;
+    assert!(retired.status.success(), "{retired:?}");
+    cell.until_the_watermark_passes(gone_at + 2_000_000_000).await;
+    let region = cell.region().await.unwrap();
+    assert_eq!(region["retiredCollectors"], serde_json::json!([1]), "{region}");
+    assert_eq!((&region["hasHole"], &region["awayCollectors"]), (&true.into(), &Value::Null));
+    // What it may have had is told as lost, near it in time, until somebody has seen to that.
+    let completeness = cell.until_found("it may miss spans", &third, 1, "partial").await;
+    assert_eq!(completeness["regions"][0]["isDamaged"], true, "{completeness}");
+    let listed = cell.farspan("front", &["--json", "dead-letters", "list"]).await;
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["lost"][0]["cause"], "retired", "{listed}");
+    let run = listed["lost"][0]["id"].as_str().unwrap();
+    let dropped = cell.farspan("front", &["dead-letters", "drop", run]).await;
+    assert!(dropped.status.success(), "{dropped:?}");
+    for (id, spans) in [(&first, 3), (&second, 2), (&third, 1)] {
+        cell.until_found("everything stored is whole", id, spans, "complete").await;
+    }
+    cell.until_counted(cell.sent, 2).await;
+    // It does not come back to life.
+    cell.collectors[1] = cell.collector(1);
+    let url = format!("http://{}/readyz", cell.at(9));
+    eventually("it is told that it is retired", SOON, || async {
+        let text = String::from_utf8_lossy(&get(&url).await?.body).into_owned();
+        if text.contains("retired") { Ok(()) } else { Err(text) }
+    })
+    .await;
+    for process in cell.others.iter_mut().chain(&mut cell.collectors) {
+        let code = process.terminate(Duration::from_secs(40));
+        assert_eq!(code, Some(0), "{}", process.last_words());
+    }
+}
+
+impl Cell {
+    /// Until the stores hold all that a collector has taken.
+    async fn until_stored(&self, number: usize) {
+        eventually("the stores hold it", SOON, || async {
+            let listed = self.farspan("front", &["--json", "collectors", "list"]).await;
+            let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+            let is_so = listed[number]["notStored"] == 0;
+            if is_so { Ok(()) } else { Err(format!("{listed}")) }
+        })
+        .await;
+    }
+
+    /// Until an answer says that it lacks something.
+    async fn until_found_partial(&self, id: &[u8; 16]) -> Value {
+        eventually("the answer is partial", SOON, || async {
+            let (spans, completeness) = self.find(id).await?;
+            let is_so = completeness["verdict"] == "partial";
+            if is_so { Ok(completeness) } else { Err(format!("{spans} spans, {completeness}")) }
+        })
+        .await
+    }
+}
