@@ -139,6 +139,9 @@ impl ParentLookup for HeldSpans {
     ) -> Result<BTreeMap<SpanId, ParentSpan>, LookupError> {
         let tail = self.log.tail(tenant, trace_id).await;
         let tail = tail.map_err(|error| LookupError(error.to_string()))?;
+        if tail.is_behind && !self.log.away().is_empty() {
+            return Err(LookupError("a collector does not answer".to_owned()));
+        }
         let stored = self.store.read_trace(tenant, trace_id).await;
         let stored = stored.map_err(|error| LookupError(error.to_string()))?;
         let held = stored.spans.into_iter().chain(tail.spans);
