@@ -45,8 +45,9 @@ impl Cell {
         for (kind, file) in
             [("cell", "front"), ("replicator", "replicator"), ("gateway", "gateway")]
         {
-            let arguments = [kind, "--config", &cell.file(file)];
-            cell.others.push(Process::start(file, cell.directory.path(), &arguments));
+            let config = cell.file(file);
+            let process = Process::start(file, cell.directory.path(), &[kind, "--config", &config]);
+            cell.others.push(process);
         }
         // Collectors are ready when the front knows them.
         for admin in [4, 9, 14, 16, 18] {
@@ -65,8 +66,8 @@ impl Cell {
 
     fn collector(&self, number: usize) -> Process {
         let name = format!("collector{number}");
-        let arguments = ["cell", "--config", &self.file(&name)];
-        Process::start(&name, self.directory.path(), &arguments)
+        let config = self.file(&name);
+        Process::start(&name, self.directory.path(), &["cell", "--config", &config])
     }
 
     fn write_files(&self) {

@@ -218,7 +218,7 @@ impl Seat {
 
     /// The front's own commits, as the collector is told them.
     pub(super) fn commits(&self) -> Vec<v1::GroupCommit> {
-        let commits = self.note.commits.iter();
+        let commits = self.note.commits.iter().filter(|(_, next)| **next > 0);
         commits.map(|(group, next)| v1::GroupCommit { group: group.clone(), next: *next }).collect()
     }
 }
