@@ -17,8 +17,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Endpoint, Server};
 use trace_model::{Coverage, UnixNanos};
 
 use crate::batches::{batch, eventually, tenant, trace};
@@ -381,7 +381,8 @@ async fn a_later_front_fences_the_one_before() {
     second.commit(METADATA_PUBLISHER, 0, 1).await.unwrap();
     // A stranger under a number that is not this one's is refused, and fences nobody.
     let url = format!("http://{}", cell.addresses[0]);
-    let mut stranger = CollectorLogClient::connect(url).await.unwrap();
+    let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+    let mut stranger = CollectorLogClient::new(channel);
     let front = proto::v1::Front { epoch: u64::MAX, collector: 4, log: 0 };
     let request = proto::v1::RetireCollectorRequest { front: Some(front) };
     assert!(stranger.retire_collector(request).await.is_err());
