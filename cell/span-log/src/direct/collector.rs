@@ -181,12 +181,8 @@ impl CollectorLog {
     }
 
     fn damage(&self, error: LogError) -> LogError {
-        match error {
-            LogError::Damaged(damaged) => {
-                LogError::Damaged(DamagedRange { range: self.range(damaged.range), ..damaged })
-            }
-            other => other,
-        }
+        let LogError::Damaged(damaged) = error else { return error };
+        LogError::Damaged(DamagedRange { range: self.range(damaged.range), ..damaged })
     }
 
     fn forget_aside(&self, which: ForgetLost) -> Result<usize, LogError> {
