@@ -184,8 +184,9 @@ async fn commits_of_the_front_reach_the_collector_and_stay_over_a_restart() {
     front.commit(METADATA_PUBLISHER, 0, 2).await.unwrap();
     front.commit(METRICS_AGGREGATOR, 0, 1).await.unwrap();
     assert!(front.commit(METADATA_PUBLISHER, 0, 1).await.is_err());
-    eventually("the collector is told", || log.committed(METADATA_PUBLISHER, 0).unwrap() == 2)
-        .await;
+    let told =
+        || [METADATA_PUBLISHER, METRICS_AGGREGATOR].map(|one| log.committed(one, 0).unwrap());
+    eventually("the collector is told", || told() == [2, 1]).await;
     front.close().await.unwrap();
     // Also where the front has lost its directory.
     std::fs::remove_file(cell.place("front.json")).unwrap();
