@@ -257,6 +257,8 @@ mod tests {
         let end = seat.end(UnixNanos(99 * SECOND));
         assert_eq!((end.next, seconds(end.append_time)), (10, 5));
         assert!(seat.learn(&says(9, 6, 4)).unwrap_err().contains("older copy"));
+        // Any log will do until one is noted.
+        seat.note.log = 7;
         let other = v1::LogState { log: 8, ..says(11, 6, 4) };
         assert!(seat.learn(&other).unwrap_err().contains("another log"));
         assert_eq!(seat.end(UnixNanos(0)).next, 10);
