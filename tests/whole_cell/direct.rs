@@ -36,7 +36,7 @@ impl Cell {
         let (collectors, others) = (Vec::new(), Vec::new());
         let mut cell = Self { directory, name, ports, collectors, others, sent: 0 };
         cell.write_files();
-        let made = cell.farspan("front", &["store", "init"]).await;
+        let made = farspan(&["store", "init", "--config", &cell.file("front")]).await;
         assert!(made.status.success(), "{made:?}");
         for number in 0..2 {
             let collector = cell.collector(number);
@@ -126,11 +126,10 @@ impl Cell {
         write("gateway", gateway);
     }
 
-    /// Runs a command on a file, to its end.
-    async fn farspan(&self, file: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
-        command.args(arguments).args(["--config", &self.file(file)]);
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    /// Asks the running front by a command, and waits for its end.
+    async fn ask_front(&self, command: &str, arguments: &[&str]) -> Output {
+        let config = self.file("front");
+        farspan(&[&["--json", command, "--config", &config], arguments].concat()).await
     }
 
     async fn wait_until_ready(&self, admin: u16) {
@@ -230,6 +229,13 @@ impl Cell {
     }
 }
 
+/// Runs a command to its end.
+async fn farspan(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
+    command.args(arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named_until_it_is_retired()
  {
@@ -266,7 +272,7 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     cell.until_counted(cell.sent, 2).await;
 
     // Gone for good: not while it answers, then durably.
-    let refused = cell.farspan("front", &["collectors", "retire", "1"]).await;
+    let refused = cell.ask_front("collectors", &["retire", "1"]).await;
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && words.contains("stop it for good"), "{refused:?}");
     cell.until_stored(1).await;
@@ -274,7 +280,7 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     let gone_at = now_nanos();
     let third = cell.send_alone().await;
     assert_eq!(cell.find(&third).await.unwrap().0, 1);
-    let retired = cell.farspan("front", &["collectors", "retire", "1"]).await;
+    let retired = cell.ask_front("collectors", &["retire", "1"]).await;
     assert!(retired.status.success(), "{retired:?}");
     cell.until_the_watermark_passes(gone_at + 2_000_000_000).await;
     let region = cell.region().await.unwrap();
@@ -283,11 +289,11 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     // What it may have had is told as lost, near it in time, until somebody has seen to that.
     let completeness = cell.until_found("it may miss spans", &third, 1, "partial").await;
     assert_eq!(completeness["regions"][0]["isDamaged"], true, "{completeness}");
-    let listed = cell.farspan("front", &["--json", "dead-letters", "list"]).await;
+    let listed = cell.ask_front("dead-letters", &["list"]).await;
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!(listed["lost"][0]["cause"], "retired", "{listed}");
     let run = listed["lost"][0]["id"].as_str().unwrap();
-    let dropped = cell.farspan("front", &["dead-letters", "drop", run]).await;
+    let dropped = cell.ask_front("dead-letters", &["drop", run]).await;
     assert!(dropped.status.success(), "{dropped:?}");
     for (id, spans) in [(&first, 3), (&second, 2), (&third, 1)] {
         cell.until_found("everything stored is whole", id, spans, "complete").await;
@@ -311,7 +317,7 @@ impl Cell {
     /// Until the stores hold all that a collector has taken.
     async fn until_stored(&self, number: usize) {
         eventually("the stores hold it", SOON, || async {
-            let listed = self.farspan("front", &["--json", "collectors", "list"]).await;
+            let listed = self.ask_front("collectors", &["list"]).await;
             let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
             let is_so = listed[number]["notStored"] == 0;
             if is_so { Ok(()) } else { Err(format!("{listed}")) }
