@@ -23,6 +23,7 @@ use trace_model::{Coverage, UnixNanos};
 
 use crate::batches::{batch, eventually, tenant, trace};
 use crate::laws::{NOW, SECOND};
+use crate::ports::free_run;
 
 /// A cell of collectors; what runs ends with it.
 pub(crate) struct Collectors {
@@ -35,7 +36,7 @@ pub(crate) struct Collectors {
 impl Collectors {
     /// So many, none of which runs yet.
     pub(crate) fn new(count: usize) -> Self {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let free = || SocketAddr::from(([127, 0, 0, 1], free_run(1)));
         Self {
             directory: tempfile::tempdir().unwrap(),
             clock: Arc::new(ManualClock::at(NOW)),

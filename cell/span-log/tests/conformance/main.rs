@@ -17,4 +17,6 @@ mod faulty_disk;
 mod golden;
 mod laws;
 mod lost_records;
+#[path = "../../../../tests/system/ports.rs"]
+mod ports;
 mod power_cut;
