@@ -64,10 +64,16 @@ pub(crate) struct DemoArguments {
     #[arg(long)]
     no_traffic: bool,
     /// Traces a second that the shop sends.
-    #[arg(long, value_name = "TRACES_PER_S", default_value_t = 20.0, value_parser = rate)]
+    #[arg(
+        long,
+        value_name = "TRACES_PER_S",
+        default_value_t = 20.0,
+        value_parser = rate,
+        allow_negative_numbers = true
+    )]
     rate: f64,
     /// End after so long, and check that what was sent can be read back.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     seconds: Option<u64>,
     /// Delay between the regions: as between those cities, or none.
     #[arg(long, value_enum, default_value_t)]
@@ -93,6 +99,14 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.01..=10_000.0).contains(&rate) => Ok(rate),
         _ => Err("from 0.01 to 10000 traces a second".to_owned()),
+    }
+}
+
+/// Without a second nothing would be sent, and nothing could be checked.
+fn seconds(text: &str) -> Result<u64, String> {
+    match text.parse::<u64>() {
+        Ok(seconds) if seconds > 0 => Ok(seconds),
+        _ => Err("a whole number of seconds, at least 1".to_owned()),
     }
 }
 

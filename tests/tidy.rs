@@ -278,6 +278,15 @@ fn lines_are_counted_up_to_the_tests() {
 }
 
 #[test]
+fn the_image_is_built_by_the_release_that_everybody_builds_with() {
+    let toolchain = read(Path::new("rust-toolchain.toml"));
+    let channel = toolchain.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap();
+    let image = read(Path::new("docs/deploy/Containerfile"));
+    let wanted = format!("ARG BUILD=rust:{}-", channel.trim_matches('"'));
+    assert!(image.lines().any(|line| line.starts_with(&wanted)), "{wanted}");
+}
+
+#[test]
 fn no_test_is_switched_off() {
     // Put together, so that this file does not find itself.
     let ignored = concat!("#[", "ignore");

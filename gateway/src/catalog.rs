@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use proto::DurationSketch;
-use proto::convert::index::OTHER_SERVICE;
+use proto::convert::index::{OTHER_SERVICE, index_name};
 use proto::v1;
 use trace_model::location::{Contribution, RegionState, SummaryQuery};
 use trace_model::{
@@ -23,11 +23,14 @@ use crate::config::QueryContext;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::port::{CellError, IndexError, SummaryPage};
+use crate::red::uncounted;
 use crate::region_read::SharedClient;
 use crate::room::Held;
 
 /// What a list that is cut lacks.
 const MORE_NAMES: &str = "it has more names than it lists";
+/// Traces with services without a name that are looked at, at least, for the regions that have some.
+const DOUBTFUL_MIN: usize = 100;
 
 /// A list out of all regions.
 #[derive(Clone, Debug)]
@@ -96,7 +99,7 @@ impl<T> CatalogAnswer<T> {
 }
 
 impl Gateway {
-    /// Services with spans in the last week, over all regions.
+    /// Services of which spans are kept, over all regions.
     pub async fn services(
         &self,
         context: &QueryContext,
@@ -163,6 +166,7 @@ impl Gateway {
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
+        gathered.say_of_cut(&uncounted());
         let links = join_links(gathered.take_items());
         CatalogAnswer::new(links, gathered)
     }
@@ -180,12 +184,13 @@ impl Gateway {
         if !(1..=max).contains(&query.limit) {
             return Err(GatewayError::OutOfLimits { what: "limit", min: 1, max: max as u64 });
         }
-        let doubtful = doubtful(query);
+        let query = &as_published(query);
+        let doubtful = doubtful(query, max);
         let asked = async {
             let others = async {
                 match &doubtful {
-                    Some(query) => self.index.list_summaries(query).await.map(|page| page.traces),
-                    None => Ok(Vec::new()),
+                    Some(query) => self.regions_of_others(query).await,
+                    None => Ok(RegionsOfOthers::None),
                 }
             };
             tokio::try_join!(self.index.list_summaries(query), others)
@@ -193,14 +198,21 @@ impl Gateway {
         let late = || IndexError::Unavailable("it did not answer in time".to_owned());
         let page = tokio::time::timeout(context.left().first_frame, asked).await;
         let (page, others) = page.unwrap_or_else(|_| Err(late()))?;
-        let unnamed = regions_of_others(&others);
         let mut certificate = Certificate::default();
         for state in &page.regions {
             let report = self.index_report(state, query);
-            certificate.add(cut_if(report, unnamed.contains(&state.region)));
+            certificate.add(cut_if(report, others.may_have(&state.region)));
         }
         let SummaryPage { traces, rows_scanned, .. } = page;
         Ok(SummaryAnswer { traces, rows_scanned, certificate })
+    }
+
+    async fn regions_of_others(
+        &self,
+        doubtful: &SummaryQuery,
+    ) -> Result<RegionsOfOthers, IndexError> {
+        let page = self.index.list_summaries(doubtful).await?;
+        Ok(RegionsOfOthers::of(&page.traces, doubtful.limit))
     }
 
     /// How every region is that the index or the configuration names.
@@ -275,23 +287,61 @@ impl Gateway {
     }
 }
 
+/// The question with its names as the index has them.
+fn as_published(query: &SummaryQuery) -> SummaryQuery {
+    let named = |name: &Option<Arc<str>>| name.as_deref().map(|name| index_name(name).into());
+    SummaryQuery {
+        service: named(&query.service),
+        root_service: named(&query.root_service),
+        root_operation: named(&query.root_operation),
+        ..query.clone()
+    }
+}
+
 /// Asks for the traces that may answer a question for a service though their rows do not name it, if
-/// there may be any.
-fn doubtful(query: &SummaryQuery) -> Option<SummaryQuery> {
+/// there may be any: for so many that few traces of one region do not hide those of another.
+fn doubtful(query: &SummaryQuery, max: usize) -> Option<SummaryQuery> {
     let is_named = |name: &Arc<str>| **name != *OTHER_SERVICE;
     let mut asked = query.service.iter().chain(&query.root_service);
     let service = Some(OTHER_SERVICE.into());
-    asked.any(is_named).then(|| SummaryQuery { service, root_service: None, ..query.clone() })
+    let limit = query.limit.max(DOUBTFUL_MIN).min(max);
+    asked.any(is_named).then(|| SummaryQuery {
+        service,
+        root_service: None,
+        limit,
+        ..query.clone()
+    })
 }
 
-/// The regions whose rows of these traces have services without a name.
-fn regions_of_others(traces: &[(TraceId, TraceEntry)]) -> BTreeSet<Region> {
-    let rows = traces.iter().flat_map(|(_, entry)| entry.contributions.values());
-    let has_others = |row: &&Contribution| {
-        let mut services = row.detail.iter().flat_map(|detail| &detail.services);
-        services.any(|count| *count.service == *OTHER_SERVICE)
-    };
-    rows.filter(has_others).map(|row| row.writer.region.clone()).collect()
+/// Which regions have rows in question with services without a name.
+enum RegionsOfOthers {
+    None,
+    /// These alone.
+    Known(BTreeSet<Region>),
+    /// More than were looked at, so that it may be any.
+    Any,
+}
+
+impl RegionsOfOthers {
+    fn of(traces: &[(TraceId, TraceEntry)], limit: usize) -> Self {
+        if traces.len() >= limit {
+            return Self::Any;
+        }
+        let rows = traces.iter().flat_map(|(_, entry)| entry.contributions.values());
+        let has_others = |row: &&Contribution| {
+            let mut services = row.detail.iter().flat_map(|detail| &detail.services);
+            services.any(|count| *count.service == *OTHER_SERVICE)
+        };
+        Self::Known(rows.filter(has_others).map(|row| row.writer.region.clone()).collect())
+    }
+
+    fn may_have(&self, region: &Region) -> bool {
+        match self {
+            Self::None => false,
+            Self::Known(regions) => regions.contains(region),
+            Self::Any => true,
+        }
+    }
 }
 
 fn cut_if(report: RegionReport, is_cut: bool) -> RegionReport {

@@ -20,6 +20,17 @@ pub struct CellEndpoint {
     pub endpoint: String,
 }
 
+/// Where applications send their spans in a region, as the page at `/` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectorEndpoint {
+    /// The region.
+    pub region: Region,
+    /// OTLP over gRPC, as a URL.
+    pub otlp_grpc: Option<String>,
+    /// OTLP over HTTP, as a URL without `/v1/traces`.
+    pub otlp_http: Option<String>,
+}
+
 /// Settings of a gateway. `new` gives the defaults.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
@@ -30,6 +41,8 @@ pub struct GatewayConfig {
     /// Regions whose policy publishes no index (`index: none`): asked when the index knows nothing
     /// of a trace, named as not provable otherwise.
     pub unindexed: BTreeSet<Region>,
+    /// Shown on the page, asked by nobody.
+    pub collectors: Vec<CollectorEndpoint>,
     /// How long to wait where the question does not say.
     pub patience: Patience,
     /// The longest `timeout` that a question may ask for.
@@ -72,6 +85,7 @@ impl GatewayConfig {
             region,
             cells,
             unindexed: BTreeSet::new(),
+            collectors: Vec::new(),
             patience: Patience {
                 first_frame: Duration::from_secs(2),
                 total: Duration::from_secs(30),

@@ -41,7 +41,9 @@ mod room_tests;
 pub use assembled::{Standing, TraceAnswer};
 pub use catalog::{CatalogAnswer, DependencyLink, RegionHealth, SummaryAnswer};
 pub use certify::certify;
-pub use config::{CellEndpoint, Freshness, GatewayConfig, Patience, QueryContext};
+pub use config::{
+    CellEndpoint, CollectorEndpoint, Freshness, GatewayConfig, Patience, QueryContext,
+};
 pub use cursor::SearchCursor;
 pub use error::GatewayError;
 pub use fan_out::RegionAsk;

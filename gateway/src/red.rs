@@ -130,8 +130,7 @@ impl Gateway {
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
-        gathered
-            .say_of_cut(&format!("services beyond those that it counts are under {OTHER_SERVICE}"));
+        gathered.say_of_cut(&uncounted());
         let step = request.step_minutes.saturating_mul(MINUTE_NANOS).max(MINUTE_NANOS);
         let mut series: BTreeMap<RedSeries, BTreeMap<UnixNanos, RedPoint>> = BTreeMap::new();
         for (key, minute, point) in gathered.take_items() {
@@ -162,6 +161,10 @@ impl Gateway {
         };
         // What the index knows of the traces is looked up behind it.
         let mut gathered = self.ask_all(&context.keeping_back(), asked).await?;
+        gathered.say_of_cut(&format!(
+            "it keeps fewer traces of a call than there were, or {}",
+            uncounted()
+        ));
         let mut found: BTreeMap<TraceId, BTreeSet<Region>> = BTreeMap::new();
         for (region, trace_ids) in std::mem::take(&mut gathered.parts) {
             for trace_id in trace_ids {
@@ -199,6 +202,11 @@ impl Gateway {
         };
         found.into_iter().map(known).collect()
     }
+}
+
+/// What counts lack that are cut.
+pub(crate) fn uncounted() -> String {
+    format!("names beyond those that it counts are under {OTHER_SERVICE}")
 }
 
 fn check_limit(what: &'static str, number: u64, max: u64) -> Result<(), GatewayError> {

@@ -123,17 +123,7 @@ fn summaries(criterion: &mut Criterion) {
     let index = full();
     let megabytes = index.bytes() >> 20;
     eprintln(&format!("{TRACES} traces in {} rows take {megabytes} MiB", index.rows()));
-    let all = SummaryQuery {
-        tenant: TenantId::default(),
-        range: TimeRange::ALL,
-        service: None,
-        root_service: None,
-        root_operation: None,
-        duration_nanos_min: 0,
-        duration_nanos_max: None,
-        only_errors: false,
-        limit: 20,
-    };
+    let all = SummaryQuery::newest(TenantId::default(), TimeRange::ALL, 20);
     let web = || Some(Arc::<str>::from("web"));
     let questions = [
         ("newest", all.clone()),

@@ -7,6 +7,8 @@
 
 mod batch;
 mod chunk;
+mod damage;
+mod disk;
 mod files;
 mod framer;
 mod gaps;
@@ -14,12 +16,19 @@ mod loading;
 mod packed;
 mod part;
 mod records;
+mod roll;
 mod row_sieve;
 mod segment;
 mod segments;
 mod sieve;
+mod state;
 mod terms;
+#[cfg(test)]
+mod tests;
 
+#[cfg(test)]
+pub(crate) use disk::faulty::FaultyDisk;
+pub(crate) use disk::{Disk, LocalDisk};
 pub(crate) use framer::Framer;
 pub(crate) use records::{JudgeRows, Judged, Loaded, RecordStore, StoreConfig};
 pub(crate) use segment::Location;

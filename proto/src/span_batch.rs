@@ -167,6 +167,12 @@ impl SpanBatch {
         self.contexts.get(span.scope as usize)
     }
 
+    /// The hash of each of [`Self::contexts`] ([`trace_model::merge::context_hash`]).
+    #[must_use]
+    pub fn context_hashes(&self) -> &[u64] {
+        &self.context_hashes
+    }
+
     /// The service of a span of this batch.
     #[must_use]
     pub fn service_of(&self, span: &SpanSlice) -> &str {

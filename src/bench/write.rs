@@ -19,7 +19,7 @@ use super::Report;
 use super::latency::Latencies;
 use super::ledger::{self, Entry};
 use super::read::is_whole_at_gateway;
-use super::server::Server;
+use super::server::{NamedProcess, Server};
 use super::template::{Shape, Template, WrittenTrace};
 use super::wire::{Connection, Exported, GRPC_PREFIX_BYTES, Transport, put_grpc_prefix};
 use crate::cli::failure::Failure;
@@ -64,9 +64,10 @@ pub(crate) struct WriteArguments {
     /// Spans of a trace.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     trace_spans: u32,
-    /// The server's process: its processor time and memory are reported.
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<u32>,
+    /// A process of the server, as often as it has some: their processor time and memory are
+    /// reported, together and by name.
+    #[arg(long, value_name = "[NAME=]PID")]
+    server_pid: Vec<NamedProcess>,
     /// Wait so long at most until the server has settled, and report it then as well.
     #[arg(long, value_name = "SECONDS", requires = "server_pid")]
     settle: Option<u64>,
@@ -125,8 +126,7 @@ pub(super) async fn run(
     let stage = drain.stage("watch");
     let shared = Arc::new(Shared::new(arguments, seed, gateway));
     let links = connect(&shared.arguments).await?;
-    let pid = shared.arguments.server_pid;
-    let server = pid.map(|pid| Server::watch(pid, &stage)).transpose()?;
+    let server = Server::watch(&shared.arguments.server_pid, &stage)?;
     let begun = shared.clock.monotonic();
     let mut tasks = JoinSet::new();
     for (index, connection) in (0_u64..).zip(links) {
@@ -350,11 +350,11 @@ async fn finish(
         .add_ratio("spans_per_s", rate.round())
         .add_latencies("ack", &mut total.latencies);
     if let Some(server) = server {
-        server.report(&mut report, "acknowledged", server.cpu(), spans);
+        server.report(&mut report, "acknowledged", &server.cpu(), spans);
         if let Some(seconds) = arguments.settle {
             let is_settled = server.settle(Duration::from_secs(seconds)).await;
             report.add("server_is_settled", is_settled);
-            server.report(&mut report, "settled", server.cpu(), spans);
+            server.report(&mut report, "settled", &server.cpu(), spans);
         }
     }
     if total.probes.len() > 0 {

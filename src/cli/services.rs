@@ -79,7 +79,7 @@ fn outcome(listed: &ServicesAnswer) -> Outcome {
 
 fn nothing(arguments: &ServicesArguments) -> String {
     match &arguments.service {
-        None => "no services in the last 7 days".to_owned(),
-        Some(service) => clean(&format!("no operations of {service} in the last 7 days")),
+        None => "no services in what is kept".to_owned(),
+        Some(service) => clean(&format!("no operations of {service} in what is kept")),
     }
 }

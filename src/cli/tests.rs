@@ -60,6 +60,19 @@ fn bad_usage_is_code_2() {
 }
 
 #[test]
+fn a_demo_of_no_time_or_rate_is_told_what_may_be_asked_for() {
+    for (flag, value, range) in [
+        ("--seconds", "0", "at least 1"),
+        ("--seconds", "-1", "at least 1"),
+        ("--rate", "-4", "from 0.01 to 10000"),
+    ] {
+        let error = Arguments::try_parse_from(["farspan", "demo", flag, value]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(range), "{flag} {value}: {error}");
+    }
+}
+
+#[test]
 fn what_is_global_may_stand_behind_the_subcommand() {
     let line = ["farspan", "regions", "--json", "--gateway", "http://h:1"];
     let arguments = Arguments::try_parse_from(line).unwrap();
@@ -188,7 +201,7 @@ async fn a_service_that_is_not_there_is_not_found() {
             .await;
     let (text, ended) = farspan(&url, &["services", "nope"]).await;
     assert_eq!(ended.unwrap(), Outcome::NotFound);
-    assert_eq!(text, "no operations of nope in the last 7 days\ncomplete: of 3 regions\n");
+    assert_eq!(text, "no operations of nope in what is kept\ncomplete: of 3 regions\n");
     let (_, ended) = farspan(&url, &["services", "nope", "--json"]).await;
     assert_eq!(ended.unwrap(), Outcome::NotFound);
     let partial =

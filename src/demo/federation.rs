@@ -171,6 +171,7 @@ async fn connect_peers(
             region: other.region.clone(),
             cell: start_proxy(local(other.ports.cell), round_trip, stage).await?,
             replicator: start_proxy(local(other.ports.replicator), round_trip, stage).await?,
+            otlp: other.ports.otlp(),
         });
     }
     Ok(peers)
@@ -194,6 +195,7 @@ fn write_configs(own: &RegionPlan, plan: &DemoPlan) -> anyhow::Result<()> {
             region: other.region.clone(),
             cell: local(other.ports.cell),
             replicator: local(other.ports.replicator),
+            otlp: other.ports.otlp(),
         })
         .collect();
     for (file, text) in FILES.iter().zip(texts(own, &peers)) {

@@ -64,9 +64,17 @@ pub(crate) struct Peer {
     pub(crate) cell: SocketAddr,
     /// Its replicator.
     pub(crate) replicator: SocketAddr,
+    /// Its collector, OTLP over gRPC and over HTTP: where applications of that region send, so never
+    /// through the distance.
+    pub(crate) otlp: [SocketAddr; 2],
 }
 
 impl Ports {
+    /// The collector's addresses: OTLP over gRPC and over HTTP.
+    pub(crate) const fn otlp(&self) -> [SocketAddr; 2] {
+        [local(self.otlp_grpc), local(self.otlp_http)]
+    }
+
     /// The usual ports, ten higher for each further region; or all in a row.
     fn of(index: u16, base: Option<u16>) -> Option<Self> {
         let usual = [4_317, 4_318, 9_411, 16_686, 17_400, 17_401, 17_402, 17_403, 17_404];
@@ -178,10 +186,17 @@ impl RegionPlan {
         let [.., admin] = ports.admin;
         let own = std::iter::once((region, local(ports.cell)));
         let cells = list(own.chain(peers.iter().map(|peer| (&peer.region, peer.cell))));
+        let own = std::iter::once((region, ports.otlp()));
+        let collectors = own.chain(peers.iter().map(|peer| (&peer.region, peer.otlp)));
+        let collectors: String = collectors
+            .map(|(region, [grpc, http])| {
+                format!("\n  - {{region: {region}, otlp_grpc: 'http://{grpc}', otlp_http: 'http://{http}'}}")
+            })
+            .collect();
         format!(
             "# The gateway of {region} in `farspan demo`.\nkind: gateway\nregion: {region}\n\
              listen:\n  http: {}\n  admin: {}\nreplicator: http://{}\ncells:{cells}\n\
-             drain_timeout: 5s\n",
+             collectors:{collectors}\ndrain_timeout: 5s\n",
             local(ports.gateway),
             local(admin),
             local(ports.replicator),
@@ -246,6 +261,7 @@ mod tests {
             region: plan.regions[index].region.clone(),
             cell: local(1),
             replicator: local(2),
+            otlp: plan.regions[index].ports.otlp(),
         };
         let first = &plan.regions[0];
         for yaml in [

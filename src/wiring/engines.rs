@@ -55,7 +55,10 @@ pub(super) fn lacking(key: &str, feature: &str) -> anyhow::Error {
 pub(super) mod kafka {
     use anyhow::Context as _;
     use ingester::ANALYTICS_WRITER;
-    use span_log::kafka::{KafkaConfig, KafkaLog, KafkaTailConfig, TopicSettings};
+    use span_log::kafka::{
+        KafkaConfig, KafkaLog, KafkaLogin, KafkaSecurity, KafkaTailConfig, KafkaTls, SaslMechanism,
+        TopicSettings,
+    };
 
     use super::{CellConfig, Duration, SetUp, raw};
 
@@ -66,8 +69,6 @@ pub(super) mod kafka {
         config: &CellConfig,
         kafka: &raw::KafkaConfig,
     ) -> anyhow::Result<KafkaConfig> {
-        let secrets = kafka.password_file.iter().cloned();
-        let secrets = secrets.map(|file| ("sasl.password".to_owned(), file));
         let plain = KafkaConfig::at(kafka.brokers.clone());
         let mut groups = plain.groups.clone();
         if config.stores.clickhouse.as_ref().is_some_and(|engine| engine.is_keeping_spans) {
@@ -79,7 +80,7 @@ pub(super) mod kafka {
             prefix: kafka.prefix.clone(),
             client_id: format!("farspan-{}", config.region),
             properties: kafka.properties.0.iter().cloned().collect(),
-            secret_files: secrets.collect(),
+            security: security(kafka),
             member: kafka.member.clone(),
             session_timeout: kafka.session_timeout,
             tail: Some(KafkaTailConfig {
@@ -88,6 +89,27 @@ pub(super) mod kafka {
             }),
             ..plain
         })
+    }
+
+    fn security(kafka: &raw::KafkaConfig) -> KafkaSecurity {
+        let credentials = &kafka.credentials;
+        let files = credentials.tls.as_ref();
+        let identity = files.and_then(|tls| tls.identity.as_ref());
+        let tls = kafka.is_tls.then(|| KafkaTls {
+            ca_file: files.map(|tls| tls.ca_file.clone()),
+            identity: identity.map(|one| (one.certificate_file.clone(), one.key_file.clone())),
+        });
+        let who = credentials.user.clone().zip(credentials.password_file.clone());
+        let login = who.map(|(user, password_file)| KafkaLogin {
+            mechanism: match kafka.sasl_mechanism {
+                raw::SaslMechanism::Plain => SaslMechanism::Plain,
+                raw::SaslMechanism::ScramSha256 => SaslMechanism::ScramSha256,
+                raw::SaslMechanism::ScramSha512 => SaslMechanism::ScramSha512,
+            },
+            user,
+            password_file,
+        });
+        KafkaSecurity { tls, login }
     }
 
     /// How the cell's topics are to be.
@@ -127,7 +149,7 @@ pub(super) mod kafka {
 pub(super) mod cassandra {
     use anyhow::Context as _;
     use trace_store::cassandra::{
-        CassandraConfig, CassandraCredentials, CassandraStore, CassandraTls,
+        CassandraConfig, CassandraConsistency, CassandraCredentials, CassandraStore,
     };
 
     use super::{CellConfig, SetUp, raw};
@@ -140,16 +162,20 @@ pub(super) mod cassandra {
         let copies = copies.map(|(name, copies)| Ok((name.clone(), copies.parse()?)));
         let credentials = &cassandra.credentials;
         let who = credentials.user.clone().zip(credentials.password_file.clone());
-        let ca_file = credentials.ca_file.clone().filter(|_| cassandra.is_tls);
         let keyspace = cassandra.keyspace.clone();
         let datacenter = cassandra.datacenter.clone();
         Ok(CassandraConfig {
             replication: copies.collect::<anyhow::Result<_>>()?,
             retention: config.retention,
+            consistency: match cassandra.consistency {
+                raw::Consistency::LocalQuorum => CassandraConsistency::LocalQuorum,
+                raw::Consistency::Quorum => CassandraConsistency::Quorum,
+                raw::Consistency::EachQuorum => CassandraConsistency::EachQuorum,
+            },
             request_timeout: cassandra.timeout,
             credentials: who
                 .map(|(user, password_file)| CassandraCredentials { user, password_file }),
-            tls: ca_file.map(|ca_file| CassandraTls { ca_file, client: None }),
+            tls: credentials.tls.clone(),
             ..CassandraConfig::at(cassandra.nodes.clone(), keyspace, datacenter)
         })
     }
@@ -204,10 +230,14 @@ pub(super) mod elasticsearch {
         let who = credentials.user.clone().zip(credentials.password_file.clone());
         ElasticsearchConfig {
             urls: elasticsearch.urls.iter().map(|url| url.as_str().to_owned()).collect(),
-            credentials: who.map_or(EngineCredentials::None, |(user, password_file)| {
-                EngineCredentials::Basic { user, password_file }
-            }),
-            ca_file: credentials.ca_file.clone(),
+            credentials: match (who, elasticsearch.api_key_file.clone()) {
+                (Some((user, password_file)), _) => {
+                    EngineCredentials::Basic { user, password_file }
+                }
+                (None, Some(file)) => EngineCredentials::ApiKey { file },
+                (None, None) => EngineCredentials::None,
+            },
+            tls: credentials.tls.clone(),
             retention: config.retention,
             shards: elasticsearch.shards,
             replicas: elasticsearch.replicas,
@@ -265,7 +295,7 @@ pub(super) mod clickhouse {
         ClickhouseConfig {
             user: clickhouse.credentials.user.clone(),
             password_file: clickhouse.credentials.password_file.clone(),
-            ca_file: clickhouse.credentials.ca_file.clone(),
+            tls: clickhouse.credentials.tls.clone(),
             cluster: clickhouse.cluster.clone(),
             storage: clickhouse.storage_policy.clone().map(tiers),
             retention: config.retention,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gateway::grpc::{GrpcCellClient, GrpcMetadataIndex};
 use gateway::port::{CellClient, MetadataIndex};
 use gateway::shared_state::SharedState;
-use gateway::{AnswerRoom, CellEndpoint, Gateway, Patience};
+use gateway::{AnswerRoom, CellEndpoint, CollectorEndpoint, Gateway, Patience};
 use service_kit::admin::MetricsPage;
 use service_kit::config::GatewayConfig;
 use service_kit::listen;
@@ -90,7 +90,7 @@ pub(super) fn redis_settings(
 
     let credentials = &redis.credentials;
     RedisConfig {
-        ca_file: credentials.ca_file.clone().filter(|_| redis.is_tls),
+        tls: credentials.tls.clone(),
         user: credentials.user.clone(),
         password_file: credentials.password_file.clone(),
         prefix: redis.prefix.clone(),
@@ -114,9 +114,15 @@ fn settings(config: &GatewayConfig) -> gateway::GatewayConfig {
         endpoint: cell.address.as_str().to_owned(),
     };
     let cells = config.cells.iter().map(endpoint).collect();
+    let collector = |one: &service_kit::config::gateway::CollectorAddress| CollectorEndpoint {
+        region: one.region.clone(),
+        otlp_grpc: one.otlp_grpc.as_ref().map(|url| url.as_str().to_owned()),
+        otlp_http: one.otlp_http.as_ref().map(|url| url.as_str().to_owned()),
+    };
     let query = &config.query;
     gateway::GatewayConfig {
         unindexed: config.unindexed.iter().cloned().collect::<BTreeSet<_>>(),
+        collectors: config.collectors.iter().map(collector).collect(),
         patience: Patience { first_frame: query.deadline, total: query.timeout },
         timeout_max: query.timeout_max,
         pace_bytes_per_second: query.progress_bytes_min,

@@ -15,6 +15,7 @@
 #   KAFKA_HEAP=512m  KAFKA_VERSION=4.3.1  FARSPAN_ENGINES=<where everything is kept>  KAFKA_JAVA_HOME
 #   KAFKA_EXTRA=''         more server.properties lines (newline separated)
 #   KAFKA_JVM_EXTRA=''     more JVM flags
+#   KAFKA_FORMAT_EXTRA=''  more words for the formatting, e.g. --add-scram SCRAM-SHA-512=[name=…,password=…]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ENGINES_HOME=${FARSPAN_ENGINES:-${XDG_CACHE_HOME:-$HOME/.cache}/farspan-engines}; mkdir -p "$ENGINES_HOME"
@@ -167,7 +168,7 @@ start() {
     d=$run/n$i
     [ -f "$d/data/meta.properties" ] && continue
     "$JAVA" -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile="$d/log4j2.properties" \
-      -cp "$libs/*" kafka.tools.StorageTool format -t "$(cat "$run/cluster.id")" -c "$d/server.properties" >"$d/log/format.out" 2>&1 &
+      -cp "$libs/*" kafka.tools.StorageTool format -t "$(cat "$run/cluster.id")" -c "$d/server.properties" ${KAFKA_FORMAT_EXTRA:-} >"$d/log/format.out" 2>&1 &
     formats+=($!)
   done
   for i in "${formats[@]}"; do wait "$i" || { cat "$run"/n*/log/format.out >&2; die "format failed"; }; done
@@ -226,5 +227,5 @@ case ${1:-} in
   wipe) stop; rm -rf "$run" ;;
   tool) c=$2; shift 2; case $c in ConsumerGroupCommand) c=consumer.group.ConsumerGroupCommand ;; esac
         exec "$JAVA" -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$libs/*" "org.apache.kafka.tools.$c" --bootstrap-server "$(bootstrap)" "$@" ;;
-  *) sed -n '2,21p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  *) sed -n '2,22p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

@@ -11,8 +11,8 @@ use crate::federation::{Federation, PATIENCE};
 use crate::fixture::{encode, hex, random_trace_id, request, span};
 use crate::http::{Answer, eventually, get, send};
 use crate::process::Process;
-use crate::running_engines::{ALL, Engine, take_turn};
-use crate::whole_cell::{REGION, SERVICE, set_up, start, yaml};
+use crate::running_engines::{ALL, Engine, have_engines_alone, share_engines};
+use crate::whole_cell::{REGION, SERVICE, set_up, yaml};
 
 async fn export(federation: &Federation, body: Bytes) -> Result<Answer, String> {
     let port = federation.regions[0].ports.otlp_http;
@@ -40,9 +40,13 @@ async fn until_named(federation: &Federation, engine: Engine) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cell_that_starts_while_an_engine_is_away_waits_for_it_names_it_and_goes_on_by_itself() {
-    let turn = take_turn().await;
+    let turn = have_engines_alone().await;
     let names = Names::new("away");
-    let mut federation = start(&turn.engines, &names).await;
+    let extra = yaml(&turn.engines, &names);
+    set_up(&extra).await;
+    // Each engine that stands is known by a call that waits for nothing so long.
+    let quick = extra.replace("  shards: 1\n", "  shards: 1\n  timeout: 3s\n") + "  timeout: 3s\n";
+    let mut federation = Federation::start(&[REGION], &[(REGION, &quick)]).await;
     for engine in ALL {
         println!("without {engine:?}");
         federation.stop_cell(0);
@@ -87,7 +91,7 @@ async fn a_cell_that_starts_while_an_engine_is_away_waits_for_it_names_it_and_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_of_a_newer_release_ends_the_start_with_words() {
-    let turn = take_turn().await;
+    let turn = share_engines().await;
     let names = Names::new("newer");
     let extra = yaml(&turn.engines, &names);
     set_up(&extra).await;

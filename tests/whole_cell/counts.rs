@@ -31,6 +31,11 @@ const COUNTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(150);
 
 /// Waits until every store holds exactly so many spans, each once.
 pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u64) {
+    until_all_hold(engines, &[engines.address(Engine::Cassandra)], names, spans).await;
+}
+
+/// The same where Cassandra's nodes are these, each of which has every row.
+pub(crate) async fn until_all_hold(engines: &Engines, nodes: &[String], names: &Names, spans: u64) {
     let name = &names.name;
     let distinct = "uniqExact(TraceId, SpanId)";
     for (what, sql) in [
@@ -44,12 +49,14 @@ pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u6
         })
         .await;
     }
-    eventually("Cassandra's rows", PATIENCE, || async {
-        let cql = format!("SELECT count(*) FROM {name}.spans WHERE part = 2 ALLOW FILTERING");
-        let found = cassandra(&engines.address(Engine::Cassandra), &cql).await?;
-        if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
-    })
-    .await;
+    for node in nodes {
+        eventually("Cassandra's rows", PATIENCE, || async {
+            let cql = format!("SELECT count(*) FROM {name}.spans WHERE part = 2 ALLOW FILTERING");
+            let found = cassandra(node, &cql).await?;
+            if found == spans { Ok(()) } else { Err(format!("{node}: {found} of {spans}")) }
+        })
+        .await;
+    }
     eventually("Elasticsearch's documents", PATIENCE, || async {
         let found = elasticsearch(engines, name).await?;
         if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
@@ -79,7 +86,8 @@ pub(crate) async fn clickhouse(engines: &Engines, sql: &str) -> Result<u64, Stri
     Ok(text.trim().parse().unwrap_or(0))
 }
 
-async fn elasticsearch(engines: &Engines, name: &str) -> Result<u64, String> {
+/// Documents of a cell's spans, after a refresh.
+pub(crate) async fn elasticsearch(engines: &Engines, name: &str) -> Result<u64, String> {
     let indices =
         format!("http://{}/{name}.*-jaeger-span-*", engines.address(Engine::Elasticsearch));
     send(Method::POST, &format!("{indices}/_refresh"), &[], Bytes::new()).await?;
@@ -125,4 +133,51 @@ async fn exchange(
     let mut answer = vec![0; length as usize];
     stream.read_exact(&mut answer).await.map_err(failed)?;
     Ok((head[4], answer))
+}
+
+/// Records that a group has committed, over all partitions of a topic: Kafka's `OffsetFetch`, version 1.
+pub(crate) async fn committed(
+    broker: &str,
+    (group, topic): (&str, &str),
+    partitions: u32,
+) -> Result<u64, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let text = |text: &str| {
+        let mut bytes = u16::try_from(text.len()).unwrap().to_be_bytes().to_vec();
+        bytes.extend(text.as_bytes());
+        bytes
+    };
+    // Key, version, correlation, client.
+    let mut request = vec![0, 9, 0, 1, 0, 0, 0, 7, 0xff, 0xff];
+    request.extend(text(group));
+    request.extend(1_u32.to_be_bytes());
+    request.extend(text(topic));
+    request.extend(partitions.to_be_bytes());
+    request.extend((0..partitions).flat_map(u32::to_be_bytes));
+    let mut stream = TcpStream::connect(broker).await.map_err(failed)?;
+    stream.write_u32(u32::try_from(request.len()).unwrap()).await.map_err(failed)?;
+    stream.write_all(&request).await.map_err(failed)?;
+    let length = stream.read_u32().await.map_err(failed)?;
+    let mut answer = vec![0; length as usize];
+    stream.read_exact(&mut answer).await.map_err(failed)?;
+    offsets_in(&answer[4 + 4 + 2 + topic.len() + 4..], partitions)
+        .ok_or_else(|| format!("{answer:?}"))
+}
+
+/// Sums partitions of an answer: number, offset, text, error.
+fn offsets_in(mut answer: &[u8], partitions: u32) -> Option<u64> {
+    let mut sum = 0;
+    for _ in 0..partitions {
+        let offset = i64::from_be_bytes(answer.get(4..12)?.try_into().ok()?);
+        let text = i16::from_be_bytes(answer.get(12..14)?.try_into().ok()?);
+        answer = &answer[14 + usize::try_from(text).unwrap_or(0)..];
+        let error = i16::from_be_bytes(answer.get(..2)?.try_into().ok()?);
+        answer = &answer[2..];
+        if error != 0 {
+            return None;
+        }
+        // None yet is -1.
+        sum += u64::try_from(offset).unwrap_or(0);
+    }
+    Some(sum)
 }

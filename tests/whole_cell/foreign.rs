@@ -12,7 +12,7 @@ use crate::http::{eventually, get};
 use crate::ledger::Ledger;
 use crate::load::SPANS;
 use crate::poison::dead_letters;
-use crate::running_engines::take_turn;
+use crate::running_engines::share_engines;
 use crate::whole_cell::{REGION, SERVICE, set_up, until_all_is_read_back, yaml};
 
 /// Records of one round, and traces of a record.
@@ -51,7 +51,7 @@ fn span(trace: &[u8; 16], id: u64, parent: &str, name: &str) -> serde_json::Valu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_records_are_in_every_store_once_though_the_cell_dies_while_it_takes_them() {
-    let turn = take_turn().await;
+    let turn = share_engines().await;
     let names = Names::new("foreign");
     let topic = format!("{}-otlp_spans", names.name);
     turn.engines.create_topic(&topic, 3).await;

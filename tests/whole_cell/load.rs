@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::Method;
 
 use crate::federation::{Federation, PATIENCE};
@@ -31,6 +32,7 @@ pub(crate) enum Refusal {
 pub(crate) struct Load {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) refusals: Arc<Mutex<Vec<Refusal>>>,
+    slowest: Arc<Mutex<Duration>>,
     stop: Arc<AtomicBool>,
     senders: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -40,13 +42,34 @@ impl Load {
         let ports = &federation.regions[0].ports;
         let url = format!("http://127.0.0.1:{}/v1/traces", ports.otlp_http);
         let (ledger, refusals, stop) = (Arc::default(), Arc::default(), Arc::default());
-        let mut load = Self { ledger, refusals, stop, senders: Vec::new() };
+        let slowest = Arc::default();
+        let mut load = Self { ledger, refusals, slowest, stop, senders: Vec::new() };
         for _ in 0..SENDERS {
-            let (ledger, refusals) = (Arc::clone(&load.ledger), Arc::clone(&load.refusals));
-            let sender = keep_sending(url.clone(), ledger, refusals, Arc::clone(&load.stop));
-            load.senders.push(tokio::spawn(sender));
+            let sender = Sender {
+                url: url.clone(),
+                ledger: Arc::clone(&load.ledger),
+                refusals: Arc::clone(&load.refusals),
+                slowest: Arc::clone(&load.slowest),
+                stop: Arc::clone(&load.stop),
+            };
+            load.senders.push(tokio::spawn(sender.keep_sending()));
         }
         load
+    }
+
+    /// The longest that a trace waited for its acknowledgement since this was last asked.
+    pub(crate) fn slowest(&self) -> Duration {
+        std::mem::take(&mut *self.slowest.lock().unwrap())
+    }
+
+    /// Waits until so many traces more are acknowledged.
+    pub(crate) async fn acknowledges(&self, more: usize) {
+        let wanted = self.ledger.len() + more;
+        eventually("traces are acknowledged", PATIENCE, || async {
+            let found = self.ledger.len();
+            if found >= wanted { Ok(()) } else { Err(format!("{found} of {wanted}")) }
+        })
+        .await;
     }
 
     /// What was refused since this was last asked.
@@ -75,30 +98,46 @@ impl Load {
     }
 }
 
-async fn keep_sending(
+/// One of those who send.
+struct Sender {
     url: String,
     ledger: Arc<Ledger>,
     refusals: Arc<Mutex<Vec<Refusal>>>,
+    slowest: Arc<Mutex<Duration>>,
     stop: Arc<AtomicBool>,
-) {
-    let headers = [("content-type", "application/x-protobuf")];
-    while !stop.load(Ordering::Relaxed) {
-        let trace = random_trace_id();
-        let spans = SPANS.map(|id| span(trace, id, id / 2, "work"));
-        let body = encode(&request(SERVICE, spans.to_vec()));
+}
+
+impl Sender {
+    async fn keep_sending(self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let trace = random_trace_id();
+            let spans = SPANS.map(|id| span(trace, id, id / 2, "work"));
+            let begun = Instant::now();
+            self.until_acknowledged(encode(&request(SERVICE, spans.to_vec()))).await;
+            self.note_wait(begun.elapsed());
+            self.ledger.note(trace, &SPANS);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn note_wait(&self, waited: Duration) {
+        let mut slowest = self.slowest.lock().unwrap();
+        *slowest = waited.max(*slowest);
+    }
+
+    async fn until_acknowledged(&self, body: Bytes) {
+        let headers = [("content-type", "application/x-protobuf")];
         loop {
-            let refusal = match send(Method::POST, &url, &headers, body.clone()).await {
-                Ok(answer) if answer.status.is_success() => break,
+            let refusal = match send(Method::POST, &self.url, &headers, body.clone()).await {
+                Ok(answer) if answer.status.is_success() => return,
                 Ok(answer) => {
                     let is_dated = answer.headers.contains_key("retry-after");
                     Refusal::Status(answer.status.as_u16(), is_dated)
                 }
                 Err(error) => Refusal::Broken(error),
             };
-            refusals.lock().unwrap().push(refusal);
+            self.refusals.lock().unwrap().push(refusal);
             tokio::time::sleep(PAUSE).await;
         }
-        ledger.note(trace, &SPANS);
-        tokio::time::sleep(PAUSE).await;
     }
 }

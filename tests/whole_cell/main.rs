@@ -14,9 +14,12 @@
               what it shares with other tests is not all used here"
 )]
 
+mod aimed_kills;
 mod away_at_the_start;
+mod clusters;
 mod counts;
 mod direct;
+mod drain;
 #[path = "../system/federation.rs"]
 mod federation;
 #[path = "../system/fixture.rs"]
@@ -28,6 +31,7 @@ mod killed_cell;
 #[path = "../system/ledger.rs"]
 mod ledger;
 mod load;
+mod loses_one;
 mod parts;
 mod poison;
 #[path = "../system/process.rs"]

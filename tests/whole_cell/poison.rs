@@ -7,7 +7,7 @@ use crate::federation::{Federation, PATIENCE};
 use crate::fixture::now_nanos;
 use crate::http::{eventually, get};
 use crate::load::Load;
-use crate::running_engines::take_turn;
+use crate::running_engines::share_engines;
 use crate::whole_cell::{start, until_all_is_read_back};
 
 const GROUPS: [&str; 5] = [
@@ -20,7 +20,7 @@ const GROUPS: [&str; 5] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_are_no_spans_are_set_aside_with_a_reason_and_stop_no_group() {
-    let turn = take_turn().await;
+    let turn = share_engines().await;
     let names = Names::new("poison");
     let since = now_nanos();
     let federation = start(&turn.engines, &names).await;

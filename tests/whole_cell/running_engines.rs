@@ -1,4 +1,5 @@
-//! The four engines, one node each, shared by the tests of this program one after the other.
+//! The four engines, one node each, shared by the tests of this program: those that stop or kill one have
+//! them alone, the others are beside each other.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::spawn_blocking;
 
 use crate::process::free_ports;
@@ -39,10 +40,16 @@ pub(crate) struct Engines {
     nodes: Vec<Node>,
 }
 
-/// The engines, for one test at a time.
+/// The engines, while they do what a test wants of them.
 pub(crate) struct Turn {
     pub(crate) engines: Arc<Engines>,
-    _turn: MutexGuard<'static, ()>,
+    _guard: Guard,
+}
+
+/// Held until it is dropped.
+enum Guard {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Beside(RwLockReadGuard<'static, ()>),
 }
 
 impl Drop for Turn {
@@ -56,27 +63,39 @@ impl Drop for Turn {
     }
 }
 
-static TURN: Mutex<()> = Mutex::const_new(());
+static TURN: RwLock<()> = RwLock::const_new(());
 static RUNNING: Mutex<Weak<Engines>> = Mutex::const_new(Weak::new());
 
-/// Starts the engines where no other test has, and waits for its turn.
-pub(crate) async fn take_turn() -> Turn {
+/// The engines for a test that stops or kills one of them.
+pub(crate) async fn have_engines_alone() -> Turn {
+    let engines = running().await;
+    Turn { engines, _guard: Guard::Alone(TURN.write().await) }
+}
+
+/// The engines for a test that leaves them standing.
+pub(crate) async fn share_engines() -> Turn {
+    let engines = running().await;
+    Turn { engines, _guard: Guard::Beside(TURN.read().await) }
+}
+
+/// Starts the engines where no other test has.
+async fn running() -> Arc<Engines> {
     let mut running = RUNNING.lock().await;
     let engines = match running.upgrade() {
         Some(engines) => engines,
         None => Arc::new(spawn_blocking(Engines::start).await.unwrap()),
     };
     *running = Arc::downgrade(&engines);
-    drop(running);
-    Turn { engines, _turn: TURN.lock().await }
+    engines
 }
 
-fn scripts() -> PathBuf {
+/// Where the scripts are.
+pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines")
 }
 
 /// Where the scripts keep what they have installed, and what runs.
-fn kept() -> PathBuf {
+pub(crate) fn kept() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(kept) = variable("FARSPAN_ENGINES") {
         return kept.into();
@@ -280,7 +299,8 @@ impl Engines {
     }
 }
 
-fn is_alive(pid: Pid) -> bool {
+/// Whether a process is there and no zombie.
+pub(crate) fn is_alive(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     // `pid (name) state …`: a killed child may stay as a zombie until somebody looks.
     stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim().starts_with('Z'))

@@ -7,7 +7,7 @@ use crate::federation::{Federation, PATIENCE};
 use crate::fixture::{hex, now_nanos, random_trace_id};
 use crate::http::{eventually, get};
 use crate::load::{Load, Refusal, SPANS};
-use crate::running_engines::{Engine, Engines, take_turn};
+use crate::running_engines::{Engine, Engines, have_engines_alone};
 use crate::whole_cell::{line_of, search, start, until_all_is_read_back};
 
 const IS_AWAY: &str = "missing eu-west-1 (its trace store is away)";
@@ -117,7 +117,7 @@ async fn go_through(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_stands_or_dies_refuses_no_sender_loses_nothing_and_its_absence_is_named() {
-    let turn = take_turn().await;
+    let turn = have_engines_alone().await;
     let names = Names::new("stores");
     let since = now_nanos();
     let federation = start(&turn.engines, &names).await;
@@ -140,7 +140,7 @@ const LOG_STANDS: Duration = Duration::from_secs(14);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_stands_refuses_retryably_and_what_is_repeated_is_there_once() {
-    let turn = take_turn().await;
+    let turn = have_engines_alone().await;
     let names = Names::new("log");
     let since = now_nanos();
     let federation = start(&turn.engines, &names).await;

@@ -18,7 +18,7 @@ pub(crate) const SERVICE: &str = "cell-load";
 pub(crate) fn yaml(engines: &Engines, names: &Names) -> String {
     format!(
         "profile: growth\nhead: {{rate: 1.0}}\nkafka:\n  brokers: [\"{}\"]\n  prefix: {name}.\n  \
-         partitions: 4\n  replication: 1\ncassandra:\n  nodes: [\"{}\"]\n  datacenter: dc1\n  \
+         partitions: 4\n  replication: 1\n  session_timeout: 6s\ncassandra:\n  nodes: [\"{}\"]\n  datacenter: dc1\n  \
          keyspace: {name}\n  replication: {{dc1: 1}}\nelasticsearch:\n  urls: [\"http://{}\"]\n  \
          prefix: {name}\n  shards: 1\nclickhouse:\n  url: http://{}\n  database: {name}\n",
         engines.address(Engine::Kafka),

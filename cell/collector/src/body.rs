@@ -17,7 +17,8 @@ use crate::error::ExportError;
 /// The tenant of a request.
 const TENANT: HeaderName = HeaderName::from_static("x-scope-orgid");
 
-/// The tenant that the headers name, or the default one.
+/// The tenant that the headers name, or the default one. An empty name is none: proxies send it so
+/// where they have nothing to put there.
 pub(crate) fn tenant(headers: &HeaderMap) -> Result<TenantId, ExportError> {
     let mut values = headers.get_all(TENANT).iter();
     let Some(value) = values.next() else { return Ok(TenantId::default()) };
@@ -26,6 +27,9 @@ pub(crate) fn tenant(headers: &HeaderMap) -> Result<TenantId, ExportError> {
         return Err(ExportError::AmbiguousTenant);
     }
     let name = value.to_str().map_err(|_| ExportError::AmbiguousTenant)?;
+    if name.is_empty() {
+        return Ok(TenantId::default());
+    }
     TenantId::new(name).map_err(ExportError::Tenant)
 }
 

@@ -274,15 +274,15 @@ impl ForeignTaker {
         let mut admitted = pipeline.admit(sent.len())?;
         admitted.take(sent.len())?;
         let digest = xxh3_64(&sent);
-        let body = match self.parts.encoding {
-            ForeignEncoding::OtlpProto => sent,
+        let (body, misfit) = match self.parts.encoding {
+            ForeignEncoding::OtlpProto => (sent, None),
             ForeignEncoding::OtlpJson => {
                 admitted.take(sent.len())?;
                 otlp_json::transcode(&sent, self.collector.config().limits.depth_max)?
             }
         };
         let received = self.received(record.time);
-        let rejected = Rejections::default();
+        let rejected = Rejections::from(misfit);
         pipeline.export(ExportRequest { tenant, body, rejected, digest, received, admitted }).await
     }
 

@@ -123,7 +123,8 @@ async fn export(
         // Room for what is made of the body is taken before it is made.
         (Endpoint::Otlp, BodyFormat::Json) => {
             admitted.take(body.len())?;
-            (otlp_json::transcode(&body, config.limits.depth_max)?, Rejections::default())
+            let (body, misfit) = otlp_json::transcode(&body, config.limits.depth_max)?;
+            (body, Rejections::from(misfit))
         }
         (Endpoint::Zipkin, _) => {
             admitted.take(body.len().saturating_mul(zipkin::GROWTH_MAX))?;

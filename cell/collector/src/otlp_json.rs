@@ -18,13 +18,18 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 use self::schema::{Field, Kind, Message, REQUEST};
 use crate::error::ExportError;
+use crate::receipt::Misfit;
 
 /// What is wanted, as the end of "the body is not".
 const WANTED: &str = "JSON of a trace export request";
 
-/// The request as protobuf; values deeper than `depth_max` are cut there, one level too deep.
-pub(crate) fn transcode(json: &[u8], depth_max: usize) -> Result<Bytes, ExportError> {
-    let mut output = Vec::with_capacity(json.len() / 2);
+/// The request as protobuf, and the first value that does not fit its field; values deeper than
+/// `depth_max` are cut there, one level too deep.
+pub(crate) fn transcode(
+    json: &[u8],
+    depth_max: usize,
+) -> Result<(Bytes, Option<Misfit>), ExportError> {
+    let mut output = Output { bytes: Vec::with_capacity(json.len() / 2), misfit: None };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     // Only attribute values nest without an end, and these are counted here. What is not known is
     // skipped without recursion.
@@ -33,7 +38,32 @@ pub(crate) fn transcode(json: &[u8], depth_max: usize) -> Result<Bytes, ExportEr
         .deserialize(&mut deserializer)
         .and_then(|()| deserializer.end())
         .map_err(|error| ExportError::MalformedJson(WANTED, error.to_string()))?;
-    Ok(Bytes::from(output))
+    Ok((Bytes::from(output.bytes), output.misfit))
+}
+
+/// What is written, and what was met on the way.
+struct Output {
+    bytes: Vec<u8>,
+    misfit: Option<Misfit>,
+}
+
+impl Output {
+    /// Writes the field with a wire type that it does not have: no reader takes it for a value.
+    fn put_misfit(&mut self, field: &Field, is_element: bool) {
+        self.misfit.get_or_insert(Misfit { field: field.json, takes: field.takes(is_element) });
+        let wire_type = match field.kind {
+            Kind::Message(_) | Kind::Text | Kind::Hex | Kind::Base64 => 0,
+            Kind::Bool
+            | Kind::Double
+            | Kind::Int64
+            | Kind::Uint32
+            | Kind::Fixed32
+            | Kind::Fixed64
+            | Kind::Enum(_) => 2,
+        };
+        put_varint(&mut self.bytes, u64::from(field.number) << 3 | wire_type);
+        self.bytes.push(0);
+    }
 }
 
 /// Reads an object into the fields of a message.
@@ -41,7 +71,7 @@ struct MessageReader<'o> {
     message: &'static Message,
     /// Levels that attribute values below may still have.
     depth_left: usize,
-    output: &'o mut Vec<u8>,
+    output: &'o mut Output,
 }
 
 impl<'de> DeserializeSeed<'de> for MessageReader<'_> {
@@ -105,7 +135,7 @@ struct ValueReader<'o> {
     field: &'static Field,
     is_element: bool,
     depth_left: usize,
-    output: &'o mut Vec<u8>,
+    output: &'o mut Output,
 }
 
 impl ValueReader<'_> {
@@ -114,9 +144,13 @@ impl ValueReader<'_> {
         self.is_element || !self.field.is_repeated
     }
 
-    fn put(self, is_put: impl FnOnce(&'static Field, &mut Vec<u8>) -> bool) {
-        if !self.takes_one() || !is_put(self.field, self.output) {
-            put_misfit(self.field, self.output);
+    fn put_misfit(&mut self) {
+        self.output.put_misfit(self.field, self.is_element);
+    }
+
+    fn put(mut self, is_put: impl FnOnce(&'static Field, &mut Vec<u8>) -> bool) {
+        if !self.takes_one() || !is_put(self.field, &mut self.output.bytes) {
+            self.put_misfit();
         }
     }
 }
@@ -136,16 +170,16 @@ impl<'de> Visitor<'de> for ValueReader<'_> {
         formatter.write_str("a value")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let Kind::Message(message) = self.field.kind else {
-            put_misfit(self.field, self.output);
+            self.put_misfit();
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             return Ok(());
         };
         if !self.takes_one() {
-            put_misfit(self.field, self.output);
+            self.put_misfit();
         }
-        let start = self.output.len();
+        let start = self.output.bytes.len();
         // Each value is one level deeper than the one that it stands in.
         let depth_left = self.depth_left.checked_sub(usize::from(message.is_any_value()));
         match depth_left {
@@ -154,13 +188,13 @@ impl<'de> Visitor<'de> for ValueReader<'_> {
             }
             None => while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {},
         }
-        frame(self.output, self.field.number, start);
+        frame(&mut self.output.bytes, self.field.number, start);
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
         if self.takes_one() {
-            put_misfit(self.field, self.output);
+            self.put_misfit();
             while list.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(());
         }
@@ -177,7 +211,8 @@ impl<'de> Visitor<'de> for ValueReader<'_> {
     /// null is counted as rejected.
     fn visit_unit<E>(self) -> Result<(), E> {
         if self.is_element {
-            frame(self.output, self.field.number, self.output.len());
+            let start = self.output.bytes.len();
+            frame(&mut self.output.bytes, self.field.number, start);
         }
         Ok(())
     }
@@ -217,22 +252,6 @@ fn frame(output: &mut Vec<u8>, number: u32, start: usize) {
     if let Some(message) = output.get_mut(start..) {
         message.rotate_right(header);
     }
-}
-
-/// Writes the field with a wire type that it does not have: no reader takes it for a value.
-fn put_misfit(field: &Field, output: &mut Vec<u8>) {
-    let wire_type = match field.kind {
-        Kind::Message(_) | Kind::Text | Kind::Hex | Kind::Base64 => 0,
-        Kind::Bool
-        | Kind::Double
-        | Kind::Int64
-        | Kind::Uint32
-        | Kind::Fixed32
-        | Kind::Fixed64
-        | Kind::Enum(_) => 2,
-    };
-    put_varint(output, u64::from(field.number) << 3 | wire_type);
-    output.push(0);
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl RejectReason {
         match self {
             Self::BadTraceId => "a trace id that is not 16 bytes or is all zero",
             Self::BadSpanId => "a span id that is not 8 bytes or is all zero",
-            Self::Unreadable => "not a span message",
+            Self::Unreadable => "a field of the wrong type or a broken encoding",
             Self::NotUtf8 => "a text that is not UTF-8",
             Self::TooManyAttributes => "too many attributes",
             Self::ValueTooLong => "a text or value that is too long",
@@ -96,10 +96,27 @@ impl From<WireError> for RejectReason {
     }
 }
 
+/// A field that holds what it does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// Its name, as the format that was sent has it.
+    pub field: &'static str,
+    /// What it takes.
+    pub takes: &'static str,
+}
+
 /// Rejected spans by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rejections {
     counts: [u32; RejectReason::ALL.len()],
+    misfit: Option<Misfit>,
+}
+
+impl From<Option<Misfit>> for Rejections {
+    /// None rejected yet; the field is the first one that will be the cause.
+    fn from(misfit: Option<Misfit>) -> Self {
+        Self { misfit, ..Self::default() }
+    }
 }
 
 impl Rejections {
@@ -115,6 +132,7 @@ impl Rejections {
         for (reason, spans) in other.occurred() {
             self.add(reason, spans);
         }
+        self.misfit = self.misfit.or(other.misfit);
     }
 
     /// Spans rejected for this reason.
@@ -163,6 +181,9 @@ impl Receipt {
             // Writing to a string does not fail.
             let _written = write!(message, "{separator}{count} with {}", reason.explanation());
         }
+        if let Some(Misfit { field, takes }) = self.rejected.misfit {
+            let _written = write!(message, "; the first such field is `{field}`: it takes {takes}");
+        }
         Some(message)
     }
 }
@@ -191,6 +212,19 @@ mod tests {
         receipt.rejected.add_all(&rejected);
         assert_eq!(receipt.rejected.of(RejectReason::TooDeep), 5);
         assert_eq!(receipt.rejected.total(), 7);
+    }
+
+    #[test]
+    fn the_message_names_the_first_field_that_does_not_fit() {
+        let [first, second] = ["spanId", "kind"].map(|field| Misfit { field, takes: "a number" });
+        let mut rejected = Rejections::from(Some(first));
+        rejected.add_all(&Rejections::from(Some(second)));
+        rejected.add(RejectReason::Unreadable, 2);
+        assert_eq!(
+            Receipt { rejected, ..Receipt::default() }.rejection_message().unwrap(),
+            "2 of 2 spans were rejected: 2 with a field of the wrong type or a broken encoding; \
+             the first such field is `spanId`: it takes a number"
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ use digests::{fingerprint, request_key};
 use edges::EdgeTable;
 use flush::Flusher;
 use operations::OperationLimits;
-use services::{Found, ServiceId, Services};
+use services::{ServiceId, Services};
 use shard::{Shard, TraceKey};
 
 /// What an aggregator is made of.
@@ -108,7 +108,9 @@ pub struct MetricsAggregator {
     counts: Counts,
     flusher: Flusher,
     /// Services of the batch in hand.
-    batch_services: Vec<Option<ServiceId>>,
+    batch_services: Vec<ServiceId>,
+    /// When it was ticked last.
+    ticked_at: UnixNanos,
 }
 
 impl MetricsAggregator {
@@ -147,6 +149,7 @@ impl MetricsAggregator {
             counts: Counts::new(edges, operations, spans_max, metrics.clone()),
             flusher: Flusher::new(store, inbox, covered, incarnation),
             batch_services: Vec::new(),
+            ticked_at: UnixNanos(0),
             config,
             metrics,
             incarnation,
@@ -156,6 +159,14 @@ impl MetricsAggregator {
         restored
             .map_err(|error| StoreError::Damaged(format!("the metrics checkpoint: {error}")))?;
         Ok(aggregator)
+    }
+
+    /// Makes what was counted durable. What was cut is applied as it was cut: a delta that grew between
+    /// two tries would be counted twice where the first one had arrived after all.
+    async fn flush(&mut self, now: UnixNanos, is_closing: bool) -> Result<(), HandleError> {
+        self.flusher.apply(&self.metrics).await?;
+        self.cut(now, is_closing);
+        self.flusher.apply(&self.metrics).await
     }
 
     fn take(&mut self, logged: &LoggedBatch) {
@@ -242,19 +253,17 @@ impl MetricsAggregator {
 
     fn find_services(&mut self, logged: &LoggedBatch) {
         let batch = &*logged.batch;
+        let tenant = &batch.source().tenant;
         self.batch_services.clear();
-        let mut other_contexts = Vec::new();
         for context in batch.contexts() {
-            let tenant = &batch.source().tenant;
             let found = self.services.find(tenant, &context.service, logged.append_time);
-            other_contexts.push(!matches!(found, Found::Own(_)));
-            self.batch_services.push(match found {
-                Found::Own(id) | Found::Other(id) => Some(id),
-                Found::Nowhere => None,
-            });
+            self.batch_services.push(found);
         }
-        if other_contexts.contains(&true) {
-            let is_other = |scope: u32| other_contexts.get(scope as usize) == Some(&true);
+        if self.batch_services.iter().any(|service| service.has_no_place()) {
+            let is_other = |scope: u32| {
+                let service = self.batch_services.get(scope as usize);
+                service.is_some_and(|service| service.has_no_place())
+            };
             let overflow = batch.spans().iter().filter(|span| is_other(span.scope)).count();
             self.metrics.overflow_service_spans.inc_by(u64::try_from(overflow).unwrap_or(0));
         }
@@ -285,6 +294,12 @@ impl GroupHandler for MetricsAggregator {
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
         for batch in batches {
+            // Rows are as many as names of tenants, services and operations: what is held of them is
+            // bounded by flushing before more comes. A batch that was taken is not taken again, so
+            // that a try that fails here may be repeated.
+            if self.counts.rows() >= self.config.flush_rows_max {
+                self.flush(self.ticked_at, false).await?;
+            }
             self.take(batch);
         }
         Ok(())
@@ -296,13 +311,11 @@ impl GroupHandler for MetricsAggregator {
         _log_end: Option<UnixNanos>,
         is_closing: bool,
     ) -> Result<(), HandleError> {
-        // What was cut is applied as it was cut: a delta that grew between two tries would be
-        // counted twice where the first one had arrived after all.
+        self.ticked_at = now;
         self.flusher.apply(&self.metrics).await?;
         self.take_joins(now);
         if self.is_flush_due(now, is_closing) {
-            self.cut(now, is_closing);
-            self.flusher.apply(&self.metrics).await?;
+            self.flush(now, is_closing).await?;
         }
         Ok(())
     }

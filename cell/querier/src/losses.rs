@@ -105,6 +105,7 @@ mod tests {
                 stats: trace_model::query::SearchStats::default(),
                 covered: trace_model::Coverage::default(),
                 is_damaged: self.is_damaged,
+                is_away: false,
                 expired_until: None,
             })
         }

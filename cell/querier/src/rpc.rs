@@ -1,7 +1,6 @@
 //! The methods of `farspan.v1.CellQuery`. Each one checks its question, asks a port, and lets the
 //! policy decide what leaves.
 
-use proto::convert::index::OTHER_SERVICE;
 use proto::convert::query::{id_bytes, required_range, search_query};
 use proto::v1;
 use proto::v1::cell_query_server::CellQuery;
@@ -11,6 +10,7 @@ use trace_model::query::SearchStats;
 use trace_store::port::{EdgeKey, EdgeRow, EdgeTraceQuery, RedKey, RedQuery, RedRow};
 
 use crate::caller::{Access, Caller};
+use crate::cuts::cut_if;
 use crate::deadline::allowed_time;
 use crate::lists;
 use crate::metrics::Query;
@@ -128,7 +128,8 @@ impl Querier {
             stats: Some(stats.into()),
             coverage: Some((&found.covered).into()),
             region: self.region_name(),
-            is_damaged: found.is_damaged,
+            is_damaged: found.is_damaged || found.is_away,
+            lacks_store: found.is_away,
             expired_until_unix_nano: found.expired_until.map_or(0, |until| until.0),
             searched_until_unix_nano: until.map_or(0, |until| until.0),
         }
@@ -192,7 +193,9 @@ impl Querier {
         let (reach, rows) = match access {
             Access::Granted => {
                 let reach = self.reach_of_counts().await;
-                (reach, self.ports.metrics.edges(&caller.tenant, range).await?)
+                let rows = self.ports.metrics.edges(&caller.tenant, range).await?;
+                let is_cut = self.cuts_edges(&caller.tenant, range, &rows).await?;
+                (cut_if(reach, is_cut), rows)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -216,25 +219,14 @@ impl Querier {
         let (reach, rows) = match access {
             Access::Granted => {
                 let reach = self.reach_of_counts().await;
-                let is_cut = self.counts_others(&query).await?;
-                (cut_if(reach, is_cut), self.ports.metrics.red(&query).await?)
+                let rows = self.ports.metrics.red(&query).await?;
+                (cut_if(reach, self.cuts_red(&query, &rows).await?), rows)
             }
             Access::Forbidden => (None, Vec::new()),
         };
         let points = rows.into_iter().map(red_message).collect();
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
         Ok((access, v1::QueryRedResponse { outcome, points, region, reach }))
-    }
-
-    /// Whether the service that is asked for may be counted, in full or in part, among those that
-    /// have no counts of their own.
-    async fn counts_others(&self, query: &RedQuery) -> Result<bool, QuerierError> {
-        if query.service.as_ref().is_none_or(|service| **service == *OTHER_SERVICE) {
-            return Ok(false);
-        }
-        let service = Some(OTHER_SERVICE.into());
-        let others = RedQuery { service, by_operation: false, ..query.clone() };
-        Ok(!self.ports.metrics.red(&others).await?.is_empty())
     }
 
     async fn edge_traces(
@@ -254,7 +246,9 @@ impl Querier {
         let (reach, found) = match access {
             Access::Granted => {
                 let reach = self.reach_of_counts().await;
-                (reach, self.ports.metrics.edge_traces(&query).await?)
+                let found = self.ports.metrics.edge_traces(&query).await?;
+                let is_cut = found.is_cut || self.counts_other_edges(&query).await?;
+                (cut_if(reach, is_cut), found.trace_ids)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -300,14 +294,6 @@ impl Querier {
         }
         Err(QuerierError::OutOfLimits { what: "limit", min: 1, max })
     }
-}
-
-/// Says of an answer that a limit cut it. Where nobody knows how far it reaches that is still said.
-fn cut_if(reach: Option<v1::Reach>, is_cut: bool) -> Option<v1::Reach> {
-    if !is_cut {
-        return reach;
-    }
-    Some(v1::Reach { is_cut, ..reach.unwrap_or_default() })
 }
 
 /// Calls with and without errors are two rows of the store; the gateway adds them up.

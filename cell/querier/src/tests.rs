@@ -25,8 +25,8 @@ use trace_model::{
     TenantId, TimeRange, TraceId, UnixNanos,
 };
 use trace_store::port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, NameList, Operation, RedKey,
-    RedQuery, RedRow, SearchAnswer, ServiceCatalog, StoreError, StoreFigures, TraceRead,
+    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, NameList, Operation,
+    RedKey, RedQuery, RedRow, SearchAnswer, ServiceCatalog, StoreError, StoreFigures, TraceRead,
     TraceReader, TraceSearch,
 };
 
@@ -133,11 +133,13 @@ impl TraceReader for Cell {
 impl TraceSearch for Cell {
     async fn search(&self, _: &SearchQuery) -> Result<SearchAnswer, StoreError> {
         self.touch().await;
+        let is_away = self.is_partly_away.load(Ordering::SeqCst);
         Ok(SearchAnswer {
             matches: Vec::new(),
             stats: SearchStats { spans_scanned: 9, ..SearchStats::default() },
             covered: cover(4),
-            is_damaged: true,
+            is_damaged: !is_away,
+            is_away,
             expired_until: *self.expired_until.lock().unwrap(),
         })
     }
@@ -185,8 +187,9 @@ impl MetricsStore for Cell {
 
     async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
         self.touch().await;
-        let is_others = query.service.as_deref() == Some("__other__");
-        if !is_others || !self.counts_others.load(Ordering::SeqCst) {
+        let is_asked = query.service.as_deref().is_none_or(|service| service == "__other__");
+        let is_in = query.range.overlaps(UnixNanos(0), UnixNanos(0));
+        if !is_asked || !is_in || !self.counts_others.load(Ordering::SeqCst) {
             return Ok(Vec::new());
         }
         let key = RedKey {
@@ -209,9 +212,14 @@ impl MetricsStore for Cell {
         Ok(Vec::new())
     }
 
-    async fn edge_traces(&self, _: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {
         self.touch().await;
-        Ok(vec![id(5)])
+        let is_of_others =
+            [&query.caller, &query.callee].iter().any(|name| ***name == *"__other__");
+        if is_of_others && !self.counts_others.load(Ordering::SeqCst) {
+            return Ok(EdgeTraces::default());
+        }
+        Ok(EdgeTraces { trace_ids: vec![id(5)], is_cut: self.is_cut.load(Ordering::SeqCst) })
     }
 }
 
@@ -441,9 +449,29 @@ async fn a_list_that_is_cut_says_so_beside_how_far_it_reaches() {
     let cut = async || reaches(&querier, "us").await.map(|reach| reach.unwrap().is_cut);
     assert_eq!(cut().await, [false; 5]);
     cell.is_cut.store(true, Ordering::SeqCst);
-    assert_eq!(cut().await, [true, true, false, false, false]);
+    assert_eq!(cut().await, [true, true, false, false, true]);
     let reach = reaches(&querier, "us").await[0].clone().unwrap();
     assert_eq!(Coverage::from(reach.coverage.unwrap()), cover(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn traces_of_a_call_are_cut_where_it_may_be_counted_among_others() {
+    let (querier, cell) = querier_with(|_| {});
+    let cut = async |edge_caller: &str, edge_callee: &str| {
+        let request = v1::FindEdgeTracesRequest {
+            caller: caller("us"),
+            range: Some(TimeRange::ALL.into()),
+            edge_caller: edge_caller.to_owned(),
+            edge_callee: edge_callee.to_owned(),
+            limit: 5,
+            ..Default::default()
+        };
+        let answer = querier.find_edge_traces(Request::new(request)).await.unwrap().into_inner();
+        answer.reach.unwrap().is_cut
+    };
+    assert!(!cut("web", "cart").await);
+    cell.counts_others.store(true, Ordering::SeqCst);
+    assert!(cut("web", "cart").await && cut("web", "__other__").await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -457,10 +485,27 @@ async fn counts_of_a_service_are_cut_where_it_may_be_counted_among_others() {
     };
     assert!(!cut("web").await);
     cell.counts_others.store(true, Ordering::SeqCst);
-    assert!(cut("web").await);
-    assert!(!cut("").await && !cut("__other__").await);
+    assert!(cut("web").await && cut("").await);
+    assert!(!cut("__other__").await);
     cell.is_uncounted.store(true, Ordering::SeqCst);
     assert!(cut("web").await, "also where nobody knows how far the counts reach");
+}
+
+#[tokio::test(start_paused = true)]
+async fn edges_are_cut_where_their_buckets_have_counts_among_others() {
+    let (querier, cell) = querier_with(|_| {});
+    let minute = 60_000_000_000;
+    let cut = async |minutes: std::ops::Range<u64>| {
+        let (start, end) = (minutes.start * minute, minutes.end * minute);
+        let range = v1::TimeRange { start_unix_nano: start, end_unix_nano: end };
+        let edges = v1::ListEdgesRequest { caller: caller("us"), range: Some(range) };
+        querier.list_edges(Request::new(edges)).await.unwrap().into_inner().reach.unwrap().is_cut
+    };
+    assert!(!cut(0..1).await);
+    // What is counted among others lies in minute 0, and so in the bucket of the first ten.
+    cell.counts_others.store(true, Ordering::SeqCst);
+    assert!(cut(0..1).await && cut(9..11).await);
+    assert!(!cut(10..11).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,6 +31,7 @@ mod open;
 mod pending;
 mod questions;
 mod record;
+mod security;
 mod succession;
 mod tail;
 mod tail_memory;
@@ -72,6 +73,7 @@ pub use self::error::KafkaOpenError;
 pub use self::figures::{GroupFigures, KafkaFigures, TopicFigures, figures};
 pub use self::foreign::{ForeignLimits, ForeignTopics, KafkaForeign};
 pub use self::init::{TopicReport, TopicSettings};
+pub use self::security::{KafkaLogin, KafkaSecurity, KafkaTls, SaslMechanism};
 
 /// An open log. Close it with [`SpanLog::close`], which brings appends and commits to the brokers;
 /// dropping it does not.

@@ -17,12 +17,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use clickhouse::{Client, Row};
-use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
-use opentelemetry_proto::tonic::trace::v1 as otlp;
-use prost::Message;
 use proto::{DurationSketch, LoggedBatch};
-use serde::Serialize;
 use service_kit::SystemClock;
 use trace_model::{Clock, SpanKind, StatusCode, TenantId, TimeRange, UnixNanos};
 use trace_store::clickhouse::init;
@@ -30,11 +25,14 @@ use trace_store::{
     ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, MetricsStore, RedQuery, SpanWriter,
 };
 
+#[path = "bare/clickhouse.rs"]
+mod bare;
 mod measure;
 #[path = "../tests/conformance/workload.rs"]
 mod workload;
 
-use measure::{cpu_nanos, median};
+use bare::{client, drop_database, insert, rows_of};
+use measure::{median, print_medians, timed};
 use workload::{REQUEST_SPANS, Workload};
 
 /// As the product's binary.
@@ -56,129 +54,6 @@ fn config(engine: &str, name: &str) -> ClickhouseConfig {
     ClickhouseConfig { insert_block_rows: BLOCK, insert_block_bytes: 128 << 20, ..config }
 }
 
-fn client(config: &ClickhouseConfig) -> Client {
-    Client::default()
-        .with_url(&config.url)
-        .with_database(&config.database)
-        .with_setting("async_insert", "0")
-        .with_setting("wait_end_of_query", "1")
-}
-
-/// A row as a program of the `clickhouse` crate would write it.
-#[derive(Debug, Serialize, Row)]
-#[serde(rename_all = "PascalCase")]
-struct SpanRow {
-    timestamp: i64,
-    trace_id: String,
-    span_id: String,
-    parent_span_id: String,
-    trace_state: String,
-    span_name: String,
-    span_kind: &'static str,
-    service_name: String,
-    resource_attributes: Vec<(String, String)>,
-    scope_name: String,
-    scope_version: String,
-    span_attributes: Vec<(String, String)>,
-    duration: u64,
-    status_code: &'static str,
-    status_message: String,
-    #[serde(rename = "Events.Timestamp")]
-    events_timestamp: Vec<i64>,
-    #[serde(rename = "Events.Name")]
-    events_name: Vec<String>,
-    #[serde(rename = "Events.Attributes")]
-    events_attributes: Vec<Vec<(String, String)>>,
-    #[serde(rename = "Links.TraceId")]
-    links_trace_id: Vec<String>,
-    #[serde(rename = "Links.SpanId")]
-    links_span_id: Vec<String>,
-    #[serde(rename = "Links.TraceState")]
-    links_trace_state: Vec<String>,
-    #[serde(rename = "Links.Attributes")]
-    links_attributes: Vec<Vec<(String, String)>>,
-    tenant: &'static str,
-    region: &'static str,
-    append_time: u32,
-    is_outlying: bool,
-    block: u64,
-}
-
-fn pairs(attributes: Vec<KeyValue>) -> Vec<(String, String)> {
-    let text = |pair: &KeyValue| match pair.value.as_ref().and_then(|value| value.value.as_ref()) {
-        Some(Value::StringValue(text)) => text.clone(),
-        Some(Value::IntValue(number)) => number.to_string(),
-        Some(Value::BoolValue(value)) => value.to_string(),
-        Some(Value::DoubleValue(number)) => number.to_string(),
-        _ => String::new(),
-    };
-    attributes.into_iter().map(|pair| (pair.key.clone(), text(&pair))).collect()
-}
-
-/// The rows of a batch, made before the clock runs.
-fn rows_of(logged: &LoggedBatch) -> Vec<SpanRow> {
-    let batch = &logged.batch;
-    let mut rows = Vec::new();
-    for trace in batch.traces() {
-        for slice in batch.spans_of(trace) {
-            let span = otlp::Span::decode(batch.bytes_of(slice)).expect("a span");
-            let context = batch.context_of(slice).expect("a context");
-            let resource = otlp::ResourceSpans::decode(context.resource.as_ref()).expect("one");
-            let events = span.events;
-            rows.push(SpanRow {
-                timestamp: i64::try_from(slice.start.0).expect("before 2262"),
-                trace_id: trace.trace_id.to_string(),
-                span_id: slice.span_id.to_string(),
-                parent_span_id: slice.parent_span_id.map(|id| id.to_string()).unwrap_or_default(),
-                trace_state: span.trace_state,
-                span_name: span.name,
-                span_kind: "Server",
-                service_name: context.service.as_ref().to_owned(),
-                resource_attributes: pairs(resource.resource.unwrap_or_default().attributes),
-                scope_name: "lib".to_owned(),
-                scope_version: String::new(),
-                span_attributes: pairs(span.attributes),
-                duration: slice.end.since(slice.start),
-                status_code: "Unset",
-                status_message: String::new(),
-                events_timestamp: events.iter().map(|_| 0).collect(),
-                events_name: events.iter().map(|event| event.name.clone()).collect(),
-                events_attributes: events
-                    .into_iter()
-                    .map(|event| pairs(event.attributes))
-                    .collect(),
-                links_trace_id: Vec::new(),
-                links_span_id: Vec::new(),
-                links_trace_state: Vec::new(),
-                links_attributes: Vec::new(),
-                tenant: "default",
-                region: "eu-west-1",
-                append_time: u32::try_from(logged.append_time.0 / 1_000_000_000).expect("now"),
-                is_outlying: false,
-                block: 1,
-            });
-        }
-    }
-    rows
-}
-
-/// Seconds and own CPU seconds of something.
-async fn timed(work: impl Future<Output = ()>) -> (f64, f64) {
-    let (cpu, start) = (cpu_nanos(), Instant::now());
-    work.await;
-    (start.elapsed().as_secs_f64(), (cpu_nanos() - cpu) as f64 / 1e9)
-}
-
-async fn insert_bare(client: &Client, rows: &[SpanRow]) {
-    for block in rows.chunks(BLOCK) {
-        let mut insert = client.insert::<SpanRow>("otel_traces").await.expect("an insert");
-        for row in block {
-            insert.write(row).await.expect("a row");
-        }
-        insert.end().await.expect("an acknowledgement");
-    }
-}
-
 async fn compare_inserts(engine: &str, clock: &Arc<dyn Clock>) {
     let spans = usize::try_from(number_of("CLICKHOUSE_SPANS", 300_000)).expect("a number");
     let mut workload = Workload::new(7, 50_000);
@@ -189,56 +64,40 @@ async fn compare_inserts(engine: &str, clock: &Arc<dyn Clock>) {
     let writer =
         ClickhouseSpans::connect(ours.clone(), Arc::clone(clock)).await.expect("an engine");
     let bare_client = client(&bare);
-    let mut rates: [Vec<f64>; 4] = Default::default();
+    let (mut own_rounds, mut bare_rounds) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         let requests = spans.div_ceil(REQUEST_SPANS);
         let batches: Vec<LoggedBatch> = (0..requests).map(|_| workload.request()).collect();
-        let rows: Vec<SpanRow> = batches.iter().flat_map(rows_of).collect();
-        let write = async {
+        let rows: Vec<_> = batches.iter().flat_map(rows_of).collect();
+        let write = timed(rows.len(), async {
             for batches in batches.chunks(16) {
                 writer.write(batches).await.expect("an engine");
             }
             writer.flush(clock.now(), true).await.expect("an engine");
-        };
-        let insert = insert_bare(&bare_client, &rows);
-        let (ours, bare) = if round % 2 == 0 {
-            let ours = timed(write).await;
-            (ours, timed(insert).await)
+        });
+        let insert = timed(rows.len(), insert(&bare_client, &rows, BLOCK));
+        let (own, other) = if round % 2 == 0 {
+            let own = write.await;
+            (own, insert.await)
         } else {
-            let bare = timed(insert).await;
-            (timed(write).await, bare)
+            let other = insert.await;
+            (write.await, other)
         };
-        let count = rows.len() as f64;
         println!(
-            "round {round}: ours {:.0} rows/s ({:.2} µs CPU a row), bare {:.0} rows/s ({:.2} µs)",
-            count / ours.0,
-            ours.1 / count * 1e6,
-            count / bare.0,
-            bare.1 / count * 1e6,
+            "round {round}: ours {:.0} rows/s, bare {:.0} rows/s",
+            own.per_second, other.per_second
         );
+        // The first one warms both up.
         if round > 0 {
-            let figures =
-                [count / ours.0, ours.1 / count * 1e6, count / bare.0, bare.1 / count * 1e6];
-            for (rates, figure) in rates.iter_mut().zip(figures) {
-                rates.push(figure);
-            }
+            own_rounds.push(own);
+            bare_rounds.push(other);
         }
     }
-    let [ours_rate, ours_cpu, bare_rate, bare_cpu] = rates.map(|mut rates| median(&mut rates));
-    println!(
-        "medians: ours {ours_rate:.0} rows/s, {ours_cpu:.2} µs CPU a row (from OTLP bytes); bare \
-         {bare_rate:.0} rows/s, {bare_cpu:.2} µs (from rows made before); {:.0} %",
-        ours_rate / bare_rate * 100.0
-    );
+    // The bare side's rows are made before the clock runs; ours come out of OTLP's bytes.
+    print_medians("row", &own_rounds, &bare_rounds);
     for config in [ours, bare] {
         drop_database(&config).await;
     }
-}
-
-async fn drop_database(config: &ClickhouseConfig) {
-    let sql = format!("DROP DATABASE {} SYNC", config.database);
-    let client = Client::default().with_url(&config.url);
-    client.query(&sql).execute().await.expect("a drop");
 }
 
 /// An hour of twenty services, as spans and as the aggregator would have counted them in twelve

@@ -42,7 +42,7 @@ mod store;
 mod upkeep;
 mod write;
 
-pub use config::{CassandraConfig, CassandraConsistency, CassandraCredentials, CassandraTls};
+pub use config::{CassandraConfig, CassandraConsistency, CassandraCredentials};
 pub use figures::{CassandraFigures, CassandraNodeFigures, LocalFigures, figures};
 pub use read::{TracePage, TracePages};
 pub use schema::SCHEMA;

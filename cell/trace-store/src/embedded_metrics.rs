@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use trace_model::{Clock, Coverage, TenantId, TimeRange, TraceId};
+use trace_model::{Clock, Coverage, TenantId, TimeRange};
 
 use crate::disk::{Disk, LocalDisk};
 use crate::memory_metrics::{
@@ -26,8 +26,8 @@ use crate::memory_metrics::{
 };
 use crate::metrics::QuestionMetrics;
 use crate::port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
-    StoreError,
+    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, RedKey, RedQuery,
+    RedRow, StoreError,
 };
 use crate::questions::{GoOn, QuestionLimits, Questions};
 
@@ -279,7 +279,7 @@ impl MetricsStore for EmbeddedMetricsStore {
         self.questions.ask(sum_up).await
     }
 
-    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {
         let (shared, query) = (Arc::clone(&self.shared), query.clone());
         let list = move |go_on: GoOn<'_>| {
             let wants = |key: &EdgeKey| asks_for_edge(&query, key);

@@ -9,6 +9,8 @@
 
 #[cfg(feature = "cassandra")]
 pub mod cassandra;
+#[cfg(any(feature = "clickhouse", feature = "elasticsearch", feature = "object-storage"))]
+mod causes;
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
 pub mod disk;
@@ -48,9 +50,9 @@ pub use metrics::{ColdMetrics, QuestionMetrics, StoreMetrics};
 pub use metrics::{SearchEngineMetrics, TierLabels};
 pub use migration::{Migration, MigrationReport, Schema};
 pub use port::{
-    ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta,
-    MetricsStore, NameList, ObjectFound, Operation, PartSize, RedKey, RedQuery, RedRow,
-    SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures, StoreStatus,
-    TraceRead, TraceReader, TraceSearch,
+    ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, Eraser, ErasureReceipt,
+    MetricsDelta, MetricsStore, NameList, ObjectFound, Operation, PartSize, RedKey, RedQuery,
+    RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures,
+    StoreStatus, TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;

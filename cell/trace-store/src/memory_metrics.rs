@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use trace_model::{Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 use crate::port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore, RedKey,
-    RedQuery, RedRow, StoreError,
+    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, Eraser, ErasureReceipt, MetricsDelta,
+    MetricsStore, RedKey, RedQuery, RedRow, StoreError,
 };
 
-/// Newest traces kept of an edge.
+/// Newest traces kept of an edge and bucket.
 pub const TRACES_PER_EDGE_MAX: usize = 128;
 
 /// Counts in memory.
@@ -64,7 +64,7 @@ pub(crate) fn covers_more(held: &Coverage, new: &Coverage) -> bool {
 /// Width of a series' minute, in nanoseconds.
 pub(crate) const MINUTE_NANOS: u64 = 60 * 1_000_000_000;
 /// Width of an edge's bucket, in nanoseconds.
-pub(crate) const BUCKET_NANOS: u64 = 600 * 1_000_000_000;
+pub const BUCKET_NANOS: u64 = 600 * 1_000_000_000;
 
 /// The range of the starts of all steps that touch a range: a question about half a minute is
 /// answered with the whole one, not with nothing.
@@ -107,27 +107,30 @@ impl EdgeSum {
 #[derive(Debug)]
 pub(crate) struct TraceList {
     limit: usize,
-    traces: Vec<TraceId>,
+    found: EdgeTraces,
 }
 
 impl TraceList {
     pub(crate) const fn of(query: &EdgeTraceQuery) -> Self {
-        Self { limit: query.limit, traces: Vec::new() }
+        let found = EdgeTraces { trace_ids: Vec::new(), is_cut: false };
+        Self { limit: query.limit, found }
     }
 
     pub(crate) fn add(&mut self, row: &EdgeRow) {
+        self.found.is_cut |= row.traces.len() >= TRACES_PER_EDGE_MAX;
         for trace_id in &row.traces {
-            if self.traces.len() >= self.limit {
+            if self.found.trace_ids.len() >= self.limit {
                 return;
             }
-            if !self.traces.contains(trace_id) {
-                self.traces.push(*trace_id);
+            if !self.found.trace_ids.contains(trace_id) {
+                self.found.trace_ids.push(*trace_id);
             }
         }
     }
 
-    pub(crate) fn finish(self) -> Vec<TraceId> {
-        self.traces
+    pub(crate) fn finish(self) -> EdgeTraces {
+        let is_short = self.found.trace_ids.len() < self.limit;
+        EdgeTraces { is_cut: self.found.is_cut && is_short, ..self.found }
     }
 }
 
@@ -196,7 +199,7 @@ impl MetricsStore for MemoryMetricsStore {
         Ok(sum.finish())
     }
 
-    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {
         let state = self.lock();
         let mut list = TraceList::of(query);
         for (_, row) in state.edges.iter().rev().filter(|(key, _)| asks_for_edge(query, key)) {

@@ -24,6 +24,7 @@ use trace_model::{Clock, UnixNanos};
 
 pub use self::config::{ColdConfig, ColdCredentials, ColdLimits};
 use crate::StoreError;
+use crate::causes::words_of;
 use crate::port::{ColdObjects, ObjectFound};
 
 /// The name of the object that says whose a prefix is.
@@ -237,5 +238,5 @@ impl ColdObjects for ObjectStorage {
 /// What the keeper of the objects said, in the store's words. Wrong keys, no such bucket, no rights: a
 /// person mends it, and then the same call succeeds.
 fn fault(error: &object_store::Error) -> StoreError {
-    StoreError::Unavailable(format!("objects: {error}"))
+    StoreError::Unavailable(format!("objects: {}", words_of(error)))
 }

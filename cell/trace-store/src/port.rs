@@ -9,7 +9,8 @@ mod status;
 
 pub use cold_objects::{ColdObjects, ObjectFound};
 pub use metrics_store::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, MetricsDelta, MetricsStore, RedKey, RedQuery, RedRow,
+    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, RedKey, RedQuery,
+    RedRow,
 };
 pub(crate) use names::NamesFound;
 pub use names::{NAME_BYTES_MAX, NAMES_MAX, NameList};

@@ -1,3 +1,4 @@
+use proto::convert::index::index_name;
 use trace_model::location::{Contribution, Detail, RegionState, ServiceCount, SummaryQuery};
 use trace_model::{Certificate, RegionOutcome, TenantId, TimeRange};
 
@@ -8,17 +9,7 @@ use crate::port::{EdgeTraceAsk, RedAsk};
 use crate::red::RedRequest;
 
 fn all_summaries() -> SummaryQuery {
-    SummaryQuery {
-        tenant: TenantId::default(),
-        range: TimeRange::ALL,
-        service: None,
-        root_service: None,
-        root_operation: None,
-        duration_nanos_min: 0,
-        duration_nanos_max: None,
-        only_errors: false,
-        limit: 20,
-    }
+    SummaryQuery::newest(TenantId::default(), TimeRange::ALL, 20)
 }
 
 async fn summary_line(other: RegionState, query: &SummaryQuery) -> (RegionOutcome, String) {
@@ -153,11 +144,15 @@ async fn a_region_whose_list_is_cut_is_missing_with_its_names_given() {
         let us = "missing us (cut short: it has more names than it lists)";
         assert!(line.starts_with(&format!("partial: 1 of 2 regions; {us}; as of ")), "{line}");
     }
-    let us = "missing us (cut short: services beyond those that it counts are under __other__)";
-    assert!(red.starts_with(&format!("partial: 1 of 2 regions; {us}; as of ")), "{red}");
-    for line in [edges, traces] {
-        assert!(line.starts_with("partial: 1 of 2 regions; missing us (cut short)"), "{line}");
+    let others = "names beyond those that it counts are under __other__";
+    for line in [red, edges] {
+        let us = format!("missing us (cut short: {others})");
+        assert!(line.starts_with(&format!("partial: 1 of 2 regions; {us}; as of ")), "{line}");
     }
+    let us = format!(
+        "missing us (cut short: it keeps fewer traces of a call than there were, or {others})"
+    );
+    assert!(traces.starts_with(&format!("partial: 1 of 2 regions; {us}; as of ")), "{traces}");
     let cells = ["eu", "us"].map(FakeCell::new);
     cells[1].behave(Manner::Cutting);
     *cells[1].services.lock().unwrap() = vec!["web".to_owned()];
@@ -166,16 +161,55 @@ async fn a_region_whose_list_is_cut_is_missing_with_its_names_given() {
     assert_eq!(answer.found, ["web"]);
 }
 
+/// Has the index know a service of a trace.
+fn know(index: &FakeIndex, region: &str, number: u8, service: &str) {
+    let count = ServiceCount { service: service.into(), spans: 1, errors: 0 };
+    let detail = Detail { services: vec![count], ..Detail::default() };
+    let row = FakeCell::new(region).contribution(id(number));
+    index.know(Contribution { detail: Some(detail), ..row });
+}
+
 /// An index in which `us` names a service of trace 5, and has one of trace 6 without a name.
 fn index_of(services: [&str; 2]) -> std::sync::Arc<FakeIndex> {
     let index = FakeIndex::with_states(vec![level("eu"), level("us")]);
     for (number, service) in (5..).zip(services) {
-        let count = ServiceCount { service: service.into(), spans: 1, errors: 0 };
-        let detail = Detail { services: vec![count], ..Detail::default() };
-        let row = FakeCell::new("us").contribution(id(number));
-        index.know(Contribution { detail: Some(detail), ..row });
+        know(&index, "us", number, service);
     }
     index
+}
+
+fn by_service(name: &str, limit: usize) -> SummaryQuery {
+    SummaryQuery { service: Some(name.into()), limit, ..all_summaries() }
+}
+
+#[tokio::test]
+async fn each_region_with_services_without_a_name_is_cut_whatever_was_asked_for() {
+    let index = FakeIndex::with_states(vec![level("eu"), level("us"), level("za")]);
+    for (number, region) in (1..).zip(["eu", "eu", "eu", "us"]) {
+        know(&index, region, number, "__other__");
+    }
+    let gateway = gateway(&[FakeCell::new("eu")], &index);
+    let cut = async |limit| {
+        let query = by_service("beyond", limit);
+        let answer = gateway.summaries(&context(Freshness::Auto), &query).await.unwrap();
+        ["eu", "us", "za"].map(|name| answer.certificate.regions[&region(name)].is_cut)
+    };
+    assert_eq!(cut(1).await, [true, true, false]);
+    // Where not all were looked at, those of any region may be among the rest.
+    for number in 5..=120 {
+        know(&index, "us", number, "__other__");
+    }
+    assert_eq!(cut(1).await, [true; 3]);
+    assert_eq!(cut(500).await, [true, true, false]);
+}
+
+#[tokio::test]
+async fn a_service_is_asked_for_by_its_name_as_the_index_has_it() {
+    let long = "é".repeat(3_000);
+    let index = index_of(["web", index_name(&long)]);
+    let gateway = gateway(&[FakeCell::new("eu")], &index);
+    let answer = gateway.summaries(&context(Freshness::Auto), &by_service(&long, 5)).await.unwrap();
+    assert_eq!(answer.traces.len(), 1);
 }
 
 #[tokio::test]

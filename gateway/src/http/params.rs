@@ -125,11 +125,16 @@ pub(super) fn query_context(
     Ok(QueryContext::new(tenant(headers)?, freshness(params)?, patience))
 }
 
+/// The tenant that the headers name, or the default one. An empty name is none: proxies send it so
+/// where they have nothing to put there.
 fn tenant(headers: &HeaderMap) -> Result<TenantId, ApiError> {
     let mut named = headers.get_all(TENANT_HEADER).iter();
     let Some(name) = named.next() else { return Ok(TenantId::default()) };
     if named.next().is_some() {
         return Err(ApiError::bad_request("more than one X-Scope-OrgID"));
+    }
+    if name.is_empty() {
+        return Ok(TenantId::default());
     }
     let name = name.to_str().ok().and_then(|name| TenantId::new(name).ok());
     name.ok_or_else(|| ApiError::bad_request("X-Scope-OrgID is not a tenant's name"))
@@ -280,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tenant_is_checked_and_defaults_when_absent() {
+    fn the_tenant_is_checked_and_defaults_when_absent_or_empty() {
         let mut headers = HeaderMap::new();
         assert_eq!(tenant(&headers).unwrap(), TenantId::default());
         headers.insert(TENANT_HEADER, "team-a".parse().unwrap());
@@ -289,6 +294,8 @@ mod tests {
         assert!(tenant(&headers).is_err());
         headers.insert(TENANT_HEADER, "a/b".parse().unwrap());
         assert!(tenant(&headers).is_err());
+        headers.insert(TENANT_HEADER, "".parse().unwrap());
+        assert_eq!(tenant(&headers).unwrap(), TenantId::default());
     }
 
     #[test]

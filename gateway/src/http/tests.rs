@@ -12,9 +12,9 @@ use proto::v1;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use trace_model::location::RegionState;
-use trace_model::{Forgotten, UnixNanos};
+use trace_model::{Forgotten, Region, UnixNanos};
 
-use crate::config::GatewayConfig;
+use crate::config::{CollectorEndpoint, GatewayConfig};
 use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, gateway_with, id, level};
 use crate::room::AnswerRoom;
 
@@ -377,12 +377,56 @@ async fn more_requests_at_once_than_allowed_are_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn the_page_runs_nothing_and_lists_the_endpoints() {
-    let site = site();
-    let response = site.ask("/").await;
-    assert!(response.headers()["content-security-policy"].to_str().unwrap().contains("'none'"));
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    let page = String::from_utf8(bytes.to_vec()).unwrap();
+    let (response, page) = page_of(&site()).await;
+    assert!(response["content-security-policy"].to_str().unwrap().contains("'none'"));
     assert!(page.contains("/api/farspan/v1/regions") && !page.contains("<script"));
+}
+
+async fn page_of(site: &Site) -> (axum::http::HeaderMap, String) {
+    let response = site.ask("/").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let headers = response.headers().clone();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (headers, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_page_shows_where_to_send_and_a_trace_to_look_at() {
+    let site = site_with(|config| {
+        config.collectors = vec![
+            CollectorEndpoint {
+                region: Region::new("eu").unwrap(),
+                otlp_grpc: Some("http://eu:4317".to_owned()),
+                otlp_http: Some("http://eu:4318/".to_owned()),
+            },
+            CollectorEndpoint {
+                region: Region::new("us").unwrap(),
+                otlp_grpc: Some("http://us:4317/<b>".to_owned()),
+                otlp_http: None,
+            },
+        ];
+    });
+    let (_, page) = page_of(&site).await;
+    for part in ["http://eu:4317<", "http://eu:4318/v1/traces<", "http://us:4317/&lt;b&gt;"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    for path in ["/api/farspan/v1/traces", "/api/traces"] {
+        assert!(page.contains(&format!("href=\"{path}/{TRACE}\"")), "{path}: {page}");
+    }
+    assert!(page.contains("spans in eu, us."), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_page_stands_while_the_index_is_down_or_empty() {
+    let cells = ["eu"].map(FakeCell::new).to_vec();
+    let index = FakeIndex::with_states(vec![level("eu")]);
+    let router = super::router(gateway_with(&cells, &index, |_| {}));
+    let site = Site { cells, router };
+    let (_, page) = page_of(&site).await;
+    assert!(page.contains("knows none") && page.contains("/api/farspan/v1/regions"), "{page}");
+    *index.is_down.lock().unwrap() = true;
+    let (_, page) = page_of(&site).await;
+    assert!(page.contains("gives none now") && page.contains("/api/farspan/v1/regions"), "{page}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,6 +16,10 @@ use trace_model::{Region, RegionOutcome, RegionReport, SearchQuery, TraceMatch};
 use crate::ask_all::promises;
 use crate::port::CellError;
 
+/// Why a region that answered is not whole.
+const LACKS_STORE: &str =
+    "a part of its trace store did not answer: these are the matches of the rest";
+
 /// What one region found.
 pub(super) struct RegionMatches {
     pub(super) report: RegionReport,
@@ -55,7 +59,9 @@ impl RegionMatches {
             promised: watermark.map(promises).unwrap_or_default(),
             covered: answer.coverage.map(Into::into),
             as_of: optional_time(answer.searched_until_unix_nano),
-            is_damaged: answer.is_damaged,
+            is_damaged: answer.is_damaged && !answer.lacks_store,
+            lacks_store: answer.lacks_store,
+            reason: answer.lacks_store.then(|| LACKS_STORE.to_owned()),
             spans: matches.iter().map(|found| u64::from(found.matched_spans)).sum(),
             ..RegionReport::new(region.clone(), outcome)
         };

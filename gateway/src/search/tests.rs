@@ -131,13 +131,20 @@ async fn nothing_found_while_a_region_failed_is_no_empty_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_file_makes_a_search_partial() {
+async fn a_damaged_file_makes_a_search_partial_and_so_does_a_store_that_is_away() {
     let (cells, index) = cells([&[(1, 10)], &[], &[]]);
-    cells[2].behave(Manner::Damaged);
-    let page =
-        gateway(&cells, &index).search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
-    let line = page.certificate.to_string();
-    assert!(line.starts_with("partial: 2 of 3 regions; missing ap (damaged); as of"), "{line}");
+    for (manner, word) in
+        [(Manner::Damaged, "damaged"), (Manner::LackingStore, "its trace store is away")]
+    {
+        cells[2].behave(manner);
+        let gateway = gateway(&cells, &index);
+        let page = gateway.search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
+        let line = page.certificate.to_string();
+        let wanted = format!("partial: 2 of 3 regions; missing ap ({word}); as of");
+        assert!(line.starts_with(&wanted), "{line}");
+        let report = &page.certificate.regions[&region("ap")];
+        assert_eq!(report.is_damaged, manner == Manner::Damaged);
+    }
 }
 
 #[tokio::test(start_paused = true)]

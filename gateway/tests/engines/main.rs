@@ -13,3 +13,7 @@
 mod laws;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+#[expect(dead_code, reason = "no credentials go through the front of Redis")]
+#[path = "../../../tests/engines/tls_front.rs"]
+mod tls_front;

@@ -21,7 +21,7 @@ use crate::epoch::{Entropy, epoch_after, may_outrun};
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, EndSignal, OriginFeed, Terms};
 use crate::index::hot::LetGo;
-use crate::store::{RecordStore, StoreConfig};
+use crate::store::{Disk, LocalDisk, RecordStore, StoreConfig};
 use inner::{Inner, Rows, Writer};
 use judge::Judge;
 
@@ -78,10 +78,21 @@ impl OriginLog {
         clock: Arc<dyn Clock>,
         entropy: Entropy,
     ) -> Result<Self, ReplicatorError> {
+        Self::open_on(Arc::new(LocalDisk), config, clock, entropy)
+    }
+
+    pub(super) fn open_on(
+        disk: Arc<dyn Disk>,
+        config: OriginLogConfig,
+        clock: Arc<dyn Clock>,
+        entropy: Entropy,
+    ) -> Result<Self, ReplicatorError> {
         let store = StoreConfig {
             directory: config.directory,
             region: config.region,
             segment_bytes_max: config.segment_bytes_max.min(SEGMENT_BYTES_CEILING),
+            latest: clock.now(),
+            disk,
         };
         let mut rows = Rows::default();
         let store = RecordStore::open(store, &mut |loaded| {
@@ -285,11 +296,7 @@ impl ContributionLog for OriginLog {
                     rows.push(None);
                     continue;
                 };
-                let row = match inner.store.contribution_at(location) {
-                    Err(ReplicatorError::Record) => Some(key.without_detail(inner.store.region())),
-                    read => read?.filter(|row| RowKey::of(row) == *key),
-                };
-                rows.push(row);
+                rows.push(inner.row_at(key, location)?);
             }
             Ok(rows)
         };

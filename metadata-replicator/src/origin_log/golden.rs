@@ -6,7 +6,9 @@ use std::sync::Arc;
 use proto::v1::origin_record::Record;
 use service_kit::ManualClock;
 use trace_model::location::{Detail, EntrySpan, Keep, RootSpan, ServiceCount};
-use trace_model::{Contribution, Region, SpanId, TenantId, TimeRange, TraceId, UnixNanos};
+use trace_model::{
+    Contribution, Forgotten, Region, SpanId, TenantId, TimeRange, TraceId, UnixNanos,
+};
 use trace_model::{Watermark, WriterId};
 
 use super::{ContributionLog, OriginLog, OriginLogConfig, RowKey};
@@ -96,9 +98,15 @@ async fn write(directory: &Path) {
 }
 
 #[tokio::test]
-async fn version_2_opens_and_answers() {
+async fn every_version_opens_and_answers() {
+    opens_and_answers("v2", (watermark().holes, None)).await;
+    // The hole lies before all retention: a release that lets go of holes did so.
+    opens_and_answers("v3", (Vec::new(), Some(UnixNanos(8)))).await;
+}
+
+async fn opens_and_answers(version: &str, missing: (Vec<TimeRange>, Option<UnixNanos>)) {
     let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden("v2")).unwrap() {
+    for entry in std::fs::read_dir(golden(version)).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
     }
@@ -106,7 +114,8 @@ async fn version_2_opens_and_answers() {
     let keys: Vec<_> = rows().iter().map(RowKey::of).collect();
     let held: Vec<_> = log.own_rows(&keys).await.unwrap().into_iter().map(Option::unwrap).collect();
     assert_eq!(held, rows());
-    assert_eq!(log.published(), Some(watermark()));
+    let (holes, expired_until) = missing;
+    assert_eq!(log.published(), Some(Watermark { holes, ..watermark() }));
     assert_eq!(log.terms().retention, Some(std::time::Duration::from_secs(7 * 24 * 3_600)));
     let (mut from, mut read) = (None, 0);
     loop {
@@ -119,6 +128,8 @@ async fn version_2_opens_and_answers() {
         from = Some(chunk.next);
     }
     assert_eq!(read, rows().len());
+    let forgotten = Forgotten { expired_until, evicted_until: None };
+    assert_eq!(log.terms().forgotten, forgotten);
 }
 
 /// With `FARSPAN_GOLDEN=DIR` the directory is left there: a release that changes the format puts it
@@ -144,7 +155,7 @@ async fn what_is_written_today_is_of_the_newest_golden_version() {
         heads.sort();
         heads
     };
-    let (then, now) = (heads(&golden("v2")), heads(&directory));
+    let (then, now) = (heads(&golden("v3")), heads(&directory));
     std::fs::remove_dir_all(&directory).unwrap();
     assert_eq!(then, now, "another version needs a directory of its own");
     assert!(then.iter().any(|(_, head)| head[8] == 2) && then.len() >= 3, "{then:?}");

@@ -12,6 +12,10 @@ const OFFSET_BITS: u32 = 28;
 /// Bits of a slot that hold a segment number.
 const SEGMENT_BITS: u32 = 24;
 
+/// Where a row lies that cannot be read any more: nowhere. It stays known that there was one.
+const LOST: Location =
+    Location { segment: (1 << SEGMENT_BITS) - 1, offset: (1 << OFFSET_BITS) - 1 };
+
 /// Fingerprint of a row key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint(u128);
@@ -96,6 +100,24 @@ impl RowMap {
             && self.slots.get(&key).is_some_and(|slot| unpack(*slot).1 == check)
         {
             self.slots.remove(&key);
+        }
+    }
+
+    /// The row cannot be read any more.
+    pub(super) fn lose(&mut self, fingerprint: Fingerprint) {
+        self.insert(fingerprint, LOST);
+    }
+
+    /// Rows that lie in these places cannot be read any more.
+    pub(super) fn lose_all(&mut self, is_lost: impl Fn(Location) -> bool) {
+        for slot in self.slots.values_mut() {
+            let (location, check) = unpack(*slot);
+            if is_lost(location) {
+                *slot = pack(LOST, check).unwrap_or(*slot);
+            }
+        }
+        for location in self.clashing.values_mut().filter(|location| is_lost(**location)) {
+            *location = LOST;
         }
     }
 

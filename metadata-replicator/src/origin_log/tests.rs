@@ -15,6 +15,8 @@ use super::*;
 use crate::disk::DiskThreads;
 use crate::epoch::Entropy;
 
+mod damage;
+
 const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 

@@ -184,6 +184,9 @@ impl Copy {
             // Names ahead of their rows: they are written with those.
             return Ok(checked);
         }
+        if let Some(watermark) = &checked.watermark {
+            self.store.note_expired_holes(watermark)?;
+        }
         self.write(writer, chunk)?;
         self.join(&checked.contributions);
         if let Some(watermark) = checked.watermark.take() {
@@ -223,6 +226,8 @@ impl JudgeRows for Judge<'_> {
         let is_needed = latest <= row.version || latest > covered;
         if is_needed { Judged::Stays } else { Judged::Superseded }
     }
+
+    fn lost(&mut self, _segment: u32) {}
 
     fn moved(&mut self, _from: Location, _to: Location) {}
 }

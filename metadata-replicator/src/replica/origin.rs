@@ -17,7 +17,7 @@ use crate::feed::grpc::{FeedSink, Received};
 use crate::feed::{Chunk, EndSignal, OriginFeed, Terms};
 use crate::index::hot::{HotIndex, LetGo};
 use crate::metrics::{OriginLabel, ReplicatorMetrics};
-use crate::store::{RecordStore, StoreConfig};
+use crate::store::{LocalDisk, RecordStore, StoreConfig};
 
 /// Rows that are let go under one hold of the index's lock.
 const EXPIRY_ROWS: usize = 1_024;
@@ -65,6 +65,8 @@ impl Origin {
             directory: config.directory.join("origins").join(region.as_str()),
             region: region.clone(),
             segment_bytes_max: config.segment_bytes_max,
+            latest: UnixNanos(0),
+            disk: Arc::new(LocalDisk),
         };
         let store = RecordStore::open(store, &mut |loaded| load(loaded, region, index))?;
         let forgotten = store.terms().forgotten;

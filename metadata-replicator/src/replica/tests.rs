@@ -338,15 +338,10 @@ async fn a_search_that_finds_nothing_lets_writers_in() {
     }
     // All of its traces are too short by a nanosecond, and in the same order as those that are not.
     let query = SummaryQuery {
-        tenant: TenantId::default(),
-        range: trace_model::TimeRange::ALL,
         service: Some("web".into()),
-        root_service: None,
-        root_operation: None,
         duration_nanos_min: 6,
         duration_nanos_max: Some(7),
-        only_errors: false,
-        limit: 20,
+        ..SummaryQuery::newest(TenantId::default(), trace_model::TimeRange::ALL, 20)
     };
     let mut writes = 0_u64;
     let found = {

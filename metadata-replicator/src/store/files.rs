@@ -1,19 +1,17 @@
 //! The files of a directory: names, lock, creation, and how one is read when it is opened.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proto::v1::origin_record::Record;
 use trace_model::location::Cursor;
 
+use super::disk::{Access, Disk, DiskFile, Range, is_rotten, read_range};
 use super::packed::unpack;
 use super::part::Segment;
 use super::records::record_of;
-use super::segment::{
-    BadHeader, HEADER_BYTES, Header, Location, Scan, Scanned, VERSION, read_range,
-};
+use super::segment::{BadHeader, HEADER_BYTES, Header, Location, Scan, Scanned, VERSION};
 use super::segments::Met;
 use crate::error::ReplicatorError;
 
@@ -27,7 +25,9 @@ pub(super) fn file_name(first: Cursor) -> String {
     format!("{:020}-{:020}-{sequence:020}.log", epoch.millis, epoch.random)
 }
 
-pub(super) fn lock(directory: &Path) -> Result<File, ReplicatorError> {
+/// Makes the directory where there is none, and takes it for this process while the file is held.
+pub(super) fn take(directory: &Path) -> Result<File, ReplicatorError> {
+    std::fs::create_dir_all(directory).map_err(ReplicatorError::disk("create", directory))?;
     let path = directory.join("LOCK");
     let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = options.map_err(ReplicatorError::disk("open", &path))?;
@@ -60,13 +60,28 @@ pub(super) fn segment_paths(directory: &Path) -> Result<Vec<PathBuf>, Replicator
     Ok(paths)
 }
 
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<File, ReplicatorError> {
-    let options = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path);
-    let file = options.map_err(ReplicatorError::disk("create", path))?;
+pub(super) fn write_file(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Arc<dyn DiskFile>, ReplicatorError> {
+    let file = disk.open(path, Access::Create).map_err(ReplicatorError::disk("create", path))?;
     file.write_all_at(bytes, 0)
-        .and_then(|()| file.sync_data())
+        .and_then(|()| file.sync())
         .map_err(ReplicatorError::disk("write", path))?;
     Ok(file)
+}
+
+/// Puts a file in another one's place. Durable when this returns.
+pub(super) fn replace_file(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(), ReplicatorError> {
+    let temporary = path.with_extension("tmp");
+    drop(write_file(disk, &temporary, bytes)?);
+    std::fs::rename(&temporary, path).map_err(ReplicatorError::disk("rename", path))?;
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 pub(super) fn sync_directory(directory: &Path) -> Result<(), ReplicatorError> {
@@ -74,24 +89,31 @@ pub(super) fn sync_directory(directory: &Path) -> Result<(), ReplicatorError> {
     synced.map_err(ReplicatorError::disk("sync", directory))
 }
 
-/// Reads a file; `None` where it holds no header and can hold nothing else.
+/// Reads a file; `None` where it holds no header that can be read.
 pub(super) fn load(
+    disk: &dyn Disk,
     path: PathBuf,
     number: u32,
     is_last: bool,
     meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
 ) -> Result<Option<(Cursor, Segment)>, ReplicatorError> {
     let failed = |action| ReplicatorError::disk(action, &path);
-    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open"))?;
-    let length = file.metadata().map_err(failed("read"))?.len();
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    let bytes = read_range(&file, 0, length).map_err(failed("read"))?;
+    let (file, read) = match open_whole(disk, &path) {
+        Ok(opened) => opened,
+        Err(error) if is_rotten(&error) => {
+            tracing::error!(path = %path.display(), %error, "a file of a log cannot be opened");
+            meet(Met::Damaged { path: &path, bytes: 0 })?;
+            return Ok(None);
+        }
+        Err(error) => return Err(failed("open")(error)),
+    };
+    let Range { bytes, is_rotten } = read;
     let header = match Header::decode(&bytes) {
         Ok(header) => header,
         Err(BadHeader::Newer(version)) => {
             return Err(ReplicatorError::NewerVersion { path, version, newest: VERSION });
         }
-        Err(BadHeader::Damaged) if is_last && bytes.len() <= HEADER_BYTES => {
+        Err(BadHeader::Damaged) if is_last && !is_rotten && bytes.len() <= HEADER_BYTES => {
             std::fs::remove_file(&path).map_err(failed("remove"))?;
             return Ok(None);
         }
@@ -112,14 +134,39 @@ pub(super) fn load(
     segment.packed_bytes = header.is_packed.then_some(on_disk);
     segment.is_compacted = header.is_compacted;
     segment.is_sealed = true;
-    // A packed file was written whole: it has no tail that a kill may have torn.
-    let cut = load_records(&mut segment, header.first, &bytes, is_last && !header.is_packed, meet)?;
-    if cut {
-        file.set_len(segment.length)
-            .and_then(|()| file.sync_data())
-            .map_err(ReplicatorError::disk("cut", &segment.path))?;
+    // A packed file was written whole: it has no tail that a kill may have torn. And what cannot be
+    // read is no torn tail either.
+    let is_open = is_last && !header.is_packed;
+    load_records(&mut segment, header.first, &bytes, is_open && !is_rotten, meet)?;
+    if is_open {
+        let length = usize::try_from(segment.length).unwrap_or(usize::MAX);
+        settle(disk, file.as_ref(), &segment.path, bytes.get(..length).unwrap_or(&bytes))?;
     }
     Ok(Some((header.first, segment)))
+}
+
+fn open_whole(disk: &dyn Disk, path: &Path) -> std::io::Result<(Arc<dyn DiskFile>, Range)> {
+    let file = disk.open(path, Access::Change)?;
+    let length = usize::try_from(file.length()?).unwrap_or(usize::MAX);
+    let read = read_range(file.as_ref(), 0, length)?;
+    Ok((file, read))
+}
+
+/// Cuts a file to what was read of it, and waits until that is on disk: the process that wrote it may
+/// have been killed before, and whoever goes on from here takes all of it for durable. Where the file
+/// does not take that any more another one is put in its place.
+fn settle(
+    disk: &dyn Disk,
+    file: &dyn DiskFile,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(), ReplicatorError> {
+    let length = bytes.len() as u64;
+    let is_longer = file.length().is_ok_and(|held| held > length);
+    let cut = if is_longer { file.set_length(length) } else { Ok(()) };
+    let Err(error) = cut.and_then(|()| file.sync()) else { return Ok(()) };
+    tracing::warn!(path = %path.display(), %error, "a file was not synced; it is written anew");
+    replace_file(disk, path, bytes)
 }
 
 /// Whether a record is the first name of its epoch.
@@ -127,16 +174,16 @@ fn is_first_name(payload: &[u8]) -> bool {
     matches!(record_of(payload), Ok(Record::ServiceName(name)) if name.id == 0)
 }
 
-/// Shows the records; says whether a torn tail is to be cut off.
+/// Shows the records; of one with a torn tail the length ends before it.
 fn load_records(
     segment: &mut Segment,
     first: Cursor,
     bytes: &[u8],
-    is_last: bool,
+    may_be_torn: bool,
     meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
-) -> Result<bool, ReplicatorError> {
+) -> Result<(), ReplicatorError> {
     segment.length = bytes.len() as u64;
-    let (mut last, mut is_cut) = (None, false);
+    let mut last = None;
     for scanned in Scan::new(bytes, HEADER_BYTES, first.sequence) {
         match scanned {
             Scanned::Record(record) => {
@@ -154,11 +201,10 @@ fn load_records(
                     segment.next_sequence = record.sequence.saturating_add(1);
                 }
             }
-            Scanned::Torn { offset } if is_last => {
+            Scanned::Torn { offset } if may_be_torn => {
                 let cut = bytes.len().saturating_sub(offset);
                 tracing::warn!(path = %segment.path.display(), bytes = cut, "a torn tail was cut");
                 segment.length = offset as u64;
-                is_cut = true;
             }
             Scanned::Torn { offset } => {
                 let bytes = bytes.len().saturating_sub(offset);
@@ -170,5 +216,5 @@ fn load_records(
             }
         }
     }
-    Ok(is_cut)
+    Ok(())
 }

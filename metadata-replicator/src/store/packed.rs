@@ -10,11 +10,11 @@
 //! A file is packed when it is compacted. A block ends with a record, so that damage to it costs its
 //! own records; offsets of records are those of the plain form, which whoever reads a file sees.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEAD_BYTES, read_range};
+use super::disk::{DiskFile, read_range};
+use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEAD_BYTES};
 
 /// A block is closed when its plain form reaches this: a row that is read alone costs the block.
 const BLOCK_BYTES: usize = 32 << 10;
@@ -40,19 +40,21 @@ struct Block {
 /// An open file, and where its blocks lie.
 #[derive(Debug)]
 pub(super) struct Body {
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     /// `None`: the file is plain.
     blocks: Option<Arc<Blocks>>,
 }
 
 impl Body {
-    pub(super) const fn of(file: Arc<File>, blocks: Option<Arc<Blocks>>) -> Self {
+    pub(super) const fn of(file: Arc<dyn DiskFile>, blocks: Option<Arc<Blocks>>) -> Self {
         Self { file, blocks }
     }
 
     /// Reads a range of the plain form; a file that ends before it gives what there is.
     pub(super) fn read_range(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let Some(blocks) = &self.blocks else { return read_range(&self.file, offset, length) };
+        let Some(blocks) = &self.blocks else {
+            return Ok(read_range(self.file.as_ref(), offset, length)?.bytes);
+        };
         let end = offset.saturating_add(length as u64);
         let mut output = Vec::new();
         let first = blocks.0.partition_point(|block| block.end() <= offset);
@@ -70,7 +72,7 @@ impl Body {
     }
 
     fn block(&self, block: &Block) -> io::Result<Vec<u8>> {
-        let packed = read_range(&self.file, block.packed, block.packed_bytes)?;
+        let packed = read_range(self.file.as_ref(), block.packed, block.packed_bytes)?.bytes;
         let plain = zstd::bulk::decompress(&packed, block.plain_bytes).unwrap_or_default();
         Ok(fitted(plain, block.plain_bytes))
     }

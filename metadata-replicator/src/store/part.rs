@@ -1,12 +1,12 @@
 //! A segment as it is held open, and a part of it to read without any lock.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use trace_model::location::Cursor;
 
 use super::chunk::{Damage, RawChunk};
+use super::disk::{Access, Disk, DiskFile};
 use super::packed::{Blocks, Body};
 use super::segment::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Scan, Scanned};
 use crate::error::ReplicatorError;
@@ -19,7 +19,7 @@ pub(super) const MARK_BYTES: u64 = 32 << 10;
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) number: u32,
-    pub(super) file: Option<Arc<File>>,
+    pub(super) file: Option<Arc<dyn DiskFile>>,
     /// Where its blocks lie, where it is packed.
     pub(super) blocks: Option<Arc<Blocks>>,
     /// It begins with all names that its epoch had before it.
@@ -66,18 +66,24 @@ impl Segment {
     }
 
     /// Opens the file. Called while nobody can put another one in its place.
-    pub(super) fn body(&self) -> Result<Body, ReplicatorError> {
-        let open = || File::open(&self.path).map_err(ReplicatorError::disk("open", &self.path));
-        let file = self.file.clone().map_or_else(|| open().map(Arc::new), Ok)?;
+    pub(super) fn body(&self, disk: &dyn Disk) -> Result<Body, ReplicatorError> {
+        let failed = || ReplicatorError::disk("open", &self.path);
+        let open = || disk.open(&self.path, Access::Read).map_err(failed());
+        let file = self.file.clone().map_or_else(open, Ok)?;
         Ok(Body::of(file, self.blocks.clone()))
     }
 
     /// The part from a sequence on.
-    pub(super) fn part(&self, first: Cursor, sequence: u64) -> Result<Part, ReplicatorError> {
+    pub(super) fn part(
+        &self,
+        disk: &dyn Disk,
+        first: Cursor,
+        sequence: u64,
+    ) -> Result<Part, ReplicatorError> {
         let place = self.marks.partition_point(|(held, _)| *held <= sequence);
         let mark = place.checked_sub(1).and_then(|place| self.marks.get(place));
         Ok(Part {
-            body: self.body()?,
+            body: self.body(disk)?,
             path: self.path.clone(),
             offset: mark.map_or(HEADER_BYTES as u64, |(_, offset)| *offset),
             length: self.length,

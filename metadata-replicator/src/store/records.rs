@@ -1,24 +1,28 @@
 //! The records of one origin: segments, the service names of each epoch, the newest watermark, and
 //! what had to be set aside.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message as _;
 use proto::convert::index::{ServiceDictionary, contribution_from_wire, watermark_to_wire};
 use proto::v1;
 use proto::v1::origin_record::Record;
 use trace_model::location::{Cursor, Epoch};
-use trace_model::{Contribution, Forgotten, Region, TimeRange, UnixNanos, Watermark};
+use trace_model::{Contribution, Forgotten, Region, UnixNanos, Watermark};
 
 use super::batch::Batch;
 use super::chunk::Damage;
-use super::framer::{Framer, stamp_of};
+use super::disk::Disk;
+use super::files::take;
+use super::framer::Framer;
 use super::gaps::Gaps;
 use super::loading::{Loading, Words};
+use super::roll::Roll;
 use super::row_sieve::RowSieve;
 use super::segment::Location;
-use super::segments::Segments;
+use super::segments::{Met, Segments};
 use super::terms::Sheet;
 use crate::error::ReplicatorError;
 use crate::feed::{Chunk, Terms};
@@ -33,6 +37,11 @@ pub(crate) struct StoreConfig {
     pub(crate) region: Region,
     /// A file is closed when it reaches this size.
     pub(crate) segment_bytes_max: u64,
+    /// Behind the last good record none is missing that was appended later than this. A copy is
+    /// given again what it lacks there.
+    pub(crate) latest: UnixNanos,
+    /// Where the files lie.
+    pub(crate) disk: Arc<dyn Disk>,
 }
 
 /// A record met while a store is opened.
@@ -59,6 +68,10 @@ pub(crate) trait JudgeRows {
     /// What becomes of the row at the location. One that has expired does not stay.
     fn judge(&mut self, location: Location, row: &v1::Contribution, is_expired: bool) -> Judged;
 
+    /// Records of a file were damaged and are not in it any more: told before those that were judged
+    /// to stay are moved.
+    fn lost(&mut self, segment: u32);
+
     /// A record went to another place.
     fn moved(&mut self, from: Location, to: Location);
 }
@@ -66,8 +79,8 @@ pub(crate) trait JudgeRows {
 /// The records of one origin. One caller appends or maintains at a time; reads go beside.
 #[derive(Debug)]
 pub(crate) struct RecordStore {
-    config: StoreConfig,
-    segments: Segments,
+    pub(super) config: StoreConfig,
+    pub(super) segments: Segments,
     words: Mutex<Words>,
     sheet: Mutex<Sheet>,
 }
@@ -78,23 +91,28 @@ impl RecordStore {
         config: StoreConfig,
         visit: &mut dyn FnMut(Loaded<'_>) -> Result<(), ReplicatorError>,
     ) -> Result<Self, ReplicatorError> {
-        let mut loading = Loading::of(&config.region, visit);
-        let segments = Segments::open(&config.directory, config.segment_bytes_max, &mut |met| {
-            loading.meet(met)
-        })?;
+        // First of all: a process that is ending writes the list and the terms while it has the directory.
+        let lock = take(&config.directory)?;
+        let (roll, sheet) = (Roll::load(&config.directory)?, Sheet::load(&config.directory)?);
+        let (roll, sheet) = believed(roll, sheet, Sheet::is_there(&config.directory));
+        let mut loading = Loading::of(&config.region, config.latest, visit);
+        let place = (&*config.directory, lock, config.segment_bytes_max);
+        let mut meet = |met: Met<'_>| loading.meet(met);
+        let segments = Segments::open(place, Arc::clone(&config.disk), &roll, &mut meet)?;
         let (words, newest) = loading.finish();
         // Where what was noted is damaged, any row that was ever here may have been let go.
         let everything = || Sheet {
             terms: Terms { forgotten: LetGo::Evicted.mark(newest), ..Terms::default() },
-            lineage: None,
+            ..Sheet::default()
         };
-        let sheet = Sheet::load(&config.directory)?.unwrap_or_else(everything);
-        let ends = words.holes.iter().map(|hole| hole.end.min(newest.plus(1))).max();
-        let (words, sheet) = (Mutex::new(words), Mutex::new(sheet));
-        let store = Self { segments, words, sheet, config };
-        if let Some(end) = ends {
+        let last = words.holes.iter().map(|hole| hole.end).max();
+        let sheet = Mutex::new(sheet.unwrap_or_else(everything));
+        let store = Self { segments, words: Mutex::new(words), sheet, config };
+        if let Some(end) = last {
             store.forget(LetGo::Evicted.mark(end.minus(1)))?;
         }
+        store.segments.save_roll()?;
+        store.amend_sheet(|sheet| sheet.has_roll = true)?;
         Ok(store)
     }
 
@@ -139,7 +157,7 @@ impl RecordStore {
         })
     }
 
-    fn words(&self) -> MutexGuard<'_, Words> {
+    pub(super) fn words(&self) -> MutexGuard<'_, Words> {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,22 +173,6 @@ impl RecordStore {
     /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.segments.bytes()
-    }
-
-    /// The newest watermark, with the holes that damage to this store has made.
-    pub(crate) fn watermark(&self) -> Option<Watermark> {
-        let watermark = self.words().watermark.clone()?;
-        Some(self.with_damage(watermark))
-    }
-
-    /// A watermark with the holes that damage to this store has made.
-    pub(crate) fn with_damage(&self, mut watermark: Watermark) -> Watermark {
-        for hole in &self.words().holes {
-            if !watermark.holes.contains(hole) {
-                watermark.holes.push(*hole);
-            }
-        }
-        watermark
     }
 
     /// The service names of an epoch from an id on.
@@ -227,7 +229,9 @@ impl RecordStore {
         from: Option<Cursor>,
         bytes_max: usize,
     ) -> Result<Chunk, ReplicatorError> {
-        let raw = self.segments.read(from, bytes_max)?;
+        let raw = self.segments.read(from, bytes_max);
+        self.note_lost()?;
+        let raw = raw?;
         let holes: Vec<_> = raw.damage.iter().map(|damage| self.hole_of(damage)).collect();
         self.note_damage(&holes)?;
         let mut records = Vec::with_capacity(raw.records.len());
@@ -246,45 +250,13 @@ impl RecordStore {
         Ok(Chunk { first: raw.first, next: raw.next, records })
     }
 
-    /// Notes that records of these append times cannot be read any more: for whoever asks here, and
-    /// durably in the terms, for whoever copies from here and is told those with the next records.
-    pub(super) fn note_damage(&self, holes: &[TimeRange]) -> Result<(), ReplicatorError> {
-        let last = holes.iter().map(|hole| hole.end).max();
-        for hole in holes {
-            self.note_hole(*hole);
-        }
-        last.map_or(Ok(()), |end| self.forget(LetGo::Evicted.mark(end.minus(1))))
-    }
-
-    /// The append times between the neighbours of what is damaged; where there are none, those of its
-    /// file.
-    fn hole_of(&self, damage: &Damage) -> TimeRange {
-        let stamp_of = |payload: &Option<Vec<u8>>| {
-            let record = payload.as_deref().and_then(|payload| record_of(payload).ok());
-            record.map(|record| stamp_of(&record)).filter(|stamp| *stamp > 0)
-        };
-        let (before, after) = &damage.neighbours;
-        let of_file = self.segments.stamps_of(damage.segment);
-        let start = UnixNanos(stamp_of(before).unwrap_or(of_file.0));
-        let end = UnixNanos(stamp_of(after).unwrap_or(of_file.1));
-        TimeRange { start, end: start.max(end).plus(1) }
-    }
-
-    fn note_hole(&self, hole: TimeRange) {
-        let holes = &mut self.words().holes;
-        let is_known = holes.iter().any(|held| held.start <= hole.start && hole.end <= held.end);
-        if !is_known {
-            tracing::error!(?hole, directory = %self.config.directory.display(), "damaged records were set aside");
-            holes.push(hole);
-        }
-    }
-
     /// The contribution at a location; `None` where it is gone.
     pub(crate) fn contribution_at(
         &self,
         location: Location,
     ) -> Result<Option<Contribution>, ReplicatorError> {
         let found = self.segments.payload(location);
+        self.note_lost()?;
         if matches!(found, Err(ReplicatorError::Record)) {
             let damage = Damage { neighbours: (None, None), segment: location.segment };
             self.note_damage(&[self.hole_of(&damage)])?;
@@ -317,21 +289,28 @@ impl RecordStore {
             why,
             gone: None,
             gaps: Gaps::default(),
+            is_damaged: false,
         };
         let mut earlier = UnixNanos(0);
         for segment in self.segments.older() {
             let last = UnixNanos(segment.stamp);
-            sieve.gaps = Gaps::behind(earlier, last);
+            (sieve.gaps, sieve.is_damaged) = (Gaps::behind(earlier, last), false);
             earlier = earlier.max(last);
             let is_expired = segment.stamp > 0 && segment.stamp < horizon;
             if segment.is_compacted && !is_expired {
                 continue;
             }
-            let moves = self.segments.compact(segment.first, &mut sieve)?;
+            let moves = self.segments.compact(segment.first, &mut sieve);
+            self.note_lost()?;
+            let moves = moves?;
+            if sieve.is_damaged {
+                sieve.judge.lost(segment.number);
+            }
             for (from, to) in moves {
                 sieve.judge.moved(from, to);
             }
         }
+        self.let_holes_go(UnixNanos(horizon), why)?;
         self.remove_empty_epochs()
     }
 
@@ -341,18 +320,37 @@ impl RecordStore {
         let holds_rows = |epoch: Epoch| {
             older.iter().any(|segment| segment.first.epoch == epoch && segment.stamp > 0)
         };
+        let mut gone = Vec::new();
         for segment in &older {
             let epoch = segment.first.epoch;
             let is_over = Some(epoch) != current && !holds_rows(epoch);
             let has_names_alone = segment.is_compacted && segment.stamp == 0;
             if is_over || (has_names_alone && segment.is_repeated) {
-                self.segments.remove(segment.first)?;
+                gone.push(segment.first);
             }
             if is_over {
                 self.words().dictionaries.remove(&epoch);
             }
         }
-        Ok(())
+        self.segments.remove(&gone)
+    }
+}
+
+/// What is believed of the files that there should be, and of the terms (`None`: they are damaged).
+/// The two are witnesses of each other: a list that an earlier release did not keep up is not
+/// believed, and terms without the list that they name are not whole.
+fn believed(
+    roll: Roll,
+    sheet: Option<Sheet>,
+    has_terms: bool,
+) -> (BTreeSet<Cursor>, Option<Sheet>) {
+    let has_roll = sheet.as_ref().is_none_or(|sheet| sheet.has_roll);
+    match roll {
+        Roll::Files(files) if has_roll => (files, sheet),
+        // The list of a first opening that was broken off names nothing.
+        Roll::Files(files) if !has_terms && !files.is_empty() => (files, None),
+        Roll::Files(_) => (BTreeSet::new(), sheet),
+        Roll::Absent | Roll::Damaged => (BTreeSet::new(), sheet.filter(|sheet| !sheet.has_roll)),
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct RowSieve<'a> {
     /// The latest append among rows that go with nothing standing for them.
     pub(super) gone: Option<UnixNanos>,
     pub(super) gaps: Gaps,
+    /// Damage was met in the file.
+    pub(super) is_damaged: bool,
 }
 
 impl Sieve for RowSieve<'_> {
@@ -45,6 +47,7 @@ impl Sieve for RowSieve<'_> {
 
     fn meet_damage(&mut self) {
         self.gaps.open();
+        self.is_damaged = true;
     }
 
     fn before_swap(&mut self) -> Result<(), ReplicatorError> {

@@ -9,10 +9,6 @@
 //! Integers are little-endian. Sequences never fall within a file and may have gaps. A file of
 //! version 2 holds the records compressed (`packed`).
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-
 use trace_model::location::{Cursor, Epoch};
 
 /// First bytes of every file.
@@ -192,22 +188,6 @@ impl<'a> Iterator for Scan<'a> {
         self.at = end;
         Some(Scanned::Damaged { offset, end })
     }
-}
-
-/// Reads a range of a file; a file that ends before it gives what there is.
-pub(crate) fn read_range(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset.saturating_add(filled as u64)) {
-            Ok(0) => break,
-            Ok(count) => filled = filled.saturating_add(count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
 }
 
 #[cfg(test)]

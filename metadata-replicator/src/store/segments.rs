@@ -1,23 +1,26 @@
 //! A directory of segment files: opening, appending, reading from a cursor, taking records out.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Bound;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use trace_model::TimeRange;
 use trace_model::location::{Cursor, Epoch};
 
 use super::batch::Batch;
 use super::chunk::RawChunk;
-use super::files::{file_name, load, lock, segment_paths, short, sync_directory, write_file};
+use super::disk::{Disk, DiskFile};
+use super::files::{file_name, load, segment_paths, short, sync_directory, write_file};
 use super::packed::{Body, Packer};
 use super::part::{Part, Segment};
+use super::roll::Roll;
 use super::segment::{
     HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, record_at,
 };
 use super::sieve::{SegmentState, Sieve};
+use super::state::State;
 use crate::error::ReplicatorError;
 
 /// What is met while a directory is opened.
@@ -27,27 +30,8 @@ pub(crate) enum Met<'a> {
     Record { cursor: Cursor, location: Location, payload: &'a [u8] },
     /// Bytes that should be records and are none.
     Damaged { path: &'a Path, bytes: usize },
-}
-
-#[derive(Debug, Default)]
-struct State {
-    segments: BTreeMap<Cursor, Segment>,
-    by_number: BTreeMap<u32, Cursor>,
-    next_number: u32,
-}
-
-impl State {
-    fn end(&self) -> Option<Cursor> {
-        let (first, segment) = self.segments.last_key_value()?;
-        Some(Cursor { epoch: first.epoch, sequence: segment.next_sequence })
-    }
-
-    /// Whether the file behind one, of the same epoch, begins with all names before it.
-    fn is_repeated(&self, first: Cursor) -> bool {
-        let behind = (Bound::Excluded(first), Bound::Unbounded);
-        let next = self.segments.range(behind).next();
-        next.is_some_and(|(next, held)| next.epoch == first.epoch && held.begins_with_names)
-    }
+    /// A file that should be here and is not.
+    Missing { path: &'a Path },
 }
 
 /// A directory of segments, held by one process. One caller appends or compacts at a time.
@@ -55,38 +39,47 @@ impl State {
 pub(crate) struct Segments {
     directory: PathBuf,
     segment_bytes_max: u64,
+    disk: Arc<dyn Disk>,
     state: Mutex<State>,
     _lock: File,
 }
 
 impl Segments {
-    /// Opens a directory, cuts a torn tail and shows every record to `meet`, which gives the
-    /// record's append time (0 for none).
+    /// Opens a directory that should have these files, cuts a torn tail and shows every record to
+    /// `meet`, which gives the record's append time (0 for none).
     pub(crate) fn open(
-        directory: &Path,
-        segment_bytes_max: u64,
+        (directory, lock, segment_bytes_max): (&Path, File, u64),
+        disk: Arc<dyn Disk>,
+        roll: &BTreeSet<Cursor>,
         meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
     ) -> Result<Self, ReplicatorError> {
-        std::fs::create_dir_all(directory).map_err(ReplicatorError::disk("create", directory))?;
-        let lock = lock(directory)?;
         let mut state = State::default();
-        let paths = segment_paths(directory)?;
-        let count = paths.len();
-        for (place, path) in paths.into_iter().enumerate() {
-            let number = state.next_number;
-            let is_last = place.saturating_add(1) == count;
-            if let Some((first, segment)) = load(path, number, is_last, meet)? {
-                state.by_number.insert(number, first);
-                state.segments.insert(first, segment);
-                state.next_number = number.saturating_add(1);
+        let present = segment_paths(directory)?;
+        let listed = roll.iter().map(|first| directory.join(file_name(*first)));
+        let paths: BTreeSet<PathBuf> = listed.chain(present.iter().cloned()).collect();
+        let last = paths.last().cloned();
+        for path in paths {
+            if present.binary_search(&path).is_err() {
+                meet(Met::Missing { path: &path })?;
+                continue;
+            }
+            let (number, is_last) = (state.next_number, last.as_ref() == Some(&path));
+            if let Some((first, segment)) = load(disk.as_ref(), path, number, is_last, meet)? {
+                state.insert(first, segment);
             }
         }
         Ok(Self {
             directory: directory.to_path_buf(),
             segment_bytes_max,
+            disk,
             state: Mutex::new(state),
             _lock: lock,
         })
+    }
+
+    /// Notes which files there are: to be called when it is noted what those held that are not.
+    pub(crate) fn save_roll(&self) -> Result<(), ReplicatorError> {
+        Roll::save(&self.directory, &self.state().roll())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,9 +107,9 @@ impl Segments {
         let (file, path, offset) = self.active()?;
         let written = file
             .write_all_at(&batch.bytes, offset)
-            .and_then(|()| if is_synced { file.sync_data() } else { Ok(()) });
+            .and_then(|()| if is_synced { file.sync() } else { Ok(()) });
         if let Err(error) = written {
-            self.seal_active(&file, offset);
+            self.seal_active(file.as_ref(), offset);
             return Err(ReplicatorError::disk("write", &path)(error));
         }
         self.note_appended(batch)
@@ -132,7 +125,7 @@ impl Segments {
             && (is_empty || grown <= self.segment_bytes_max)
     }
 
-    fn active(&self) -> Result<(Arc<File>, PathBuf, u64), ReplicatorError> {
+    fn active(&self) -> Result<(Arc<dyn DiskFile>, PathBuf, u64), ReplicatorError> {
         let state = self.state();
         let (_, segment) = state.segments.last_key_value().ok_or(ReplicatorError::Closed)?;
         let file = segment.file.clone().ok_or(ReplicatorError::Closed)?;
@@ -141,8 +134,8 @@ impl Segments {
 
     /// Cuts what a failed write left, so that a later open does not read it; the file takes no
     /// more, since after a failed sync nobody knows what the disk has.
-    fn seal_active(&self, file: &File, length: u64) {
-        if let Err(error) = file.set_len(length) {
+    fn seal_active(&self, file: &dyn DiskFile, length: u64) {
+        if let Err(error) = file.set_length(length) {
             tracing::warn!(%error, "a failed write could not be cut; it will be read as unacknowledged records");
         }
         if let Some(mut last) = self.state().segments.last_entry() {
@@ -178,13 +171,13 @@ impl Segments {
         let path = self.directory.join(file_name(first));
         let mut bytes = Header { first, is_compacted: false, is_packed: false }.encode();
         bytes.extend_from_slice(head);
-        let file = Arc::new(write_file(&path, &bytes)?);
+        let file = write_file(self.disk.as_ref(), &path, &bytes)?;
         sync_directory(&self.directory)?;
+        let mut roll = self.state().roll();
+        roll.insert(first);
+        Roll::save(&self.directory, &roll)?;
         let mut state = self.state();
-        let number = state.next_number;
-        state.next_number = number.saturating_add(1);
-        state.by_number.insert(number, first);
-        let mut segment = Segment::empty(number, path, first);
+        let mut segment = Segment::empty(state.next_number, path, first);
         segment.file = Some(file);
         segment.begins_with_names = !head.is_empty();
         segment.length = bytes.len() as u64;
@@ -192,14 +185,14 @@ impl Segments {
         if let Some(mut closed) = state.segments.last_entry() {
             closed.get_mut().file = None;
         }
-        state.segments.insert(first, segment);
+        state.insert(first, segment);
         Ok(())
     }
 
     /// Waits until what was appended is on disk.
     pub(crate) fn sync(&self) -> Result<(), ReplicatorError> {
         let Ok((file, path, _)) = self.active() else { return Ok(()) };
-        file.sync_data().map_err(ReplicatorError::disk("sync", &path))
+        file.sync().map_err(ReplicatorError::disk("sync", &path))
     }
 
     /// Records from a cursor on, of one segment, at most about `bytes_max` but at least one. Empty
@@ -213,8 +206,9 @@ impl Segments {
         let mut damage = Vec::new();
         loop {
             let mut chunk = match self.part_at(from)? {
-                Ok(part) => part.read(bytes_max)?,
-                Err(end) => return Ok(RawChunk { damage, ..RawChunk::empty(end) }),
+                Place::Part(part) => part.read(bytes_max)?,
+                Place::End(end) => return Ok(RawChunk { damage, ..RawChunk::empty(end) }),
+                Place::Lost => continue,
             };
             damage.append(&mut chunk.damage);
             if !chunk.records.is_empty() {
@@ -226,23 +220,26 @@ impl Segments {
 
     /// The segment in which a read from the cursor begins; where there is none, the end as it was
     /// then: a reader that took a later one would step over what was appended in between.
-    fn part_at(&self, from: Cursor) -> Result<Result<Part, Cursor>, ReplicatorError> {
-        let state = self.state();
+    fn part_at(&self, from: Cursor) -> Result<Place, ReplicatorError> {
+        let mut state = self.state();
         let holds = |(first, segment): &(&Cursor, &Segment)| {
             first.epoch == from.epoch && segment.next_sequence > from.sequence
         };
-        if let Some((first, segment)) = state.segments.range(..=from).next_back().filter(holds) {
-            return segment.part(*first, from.sequence).map(Ok);
-        }
         let behind = (Bound::Excluded(from), Bound::Unbounded);
         let filled =
             |(first, segment): &(&Cursor, &Segment)| segment.next_sequence > first.sequence;
-        match state.segments.range(behind).find(filled) {
-            Some((first, segment)) => segment.part(*first, first.sequence).map(Ok),
+        let within = state.segments.range(..=from).next_back().filter(holds);
+        let found = within.map(|(first, segment)| (first, segment, from.sequence)).or_else(|| {
+            let next = state.segments.range(behind).find(filled);
+            next.map(|(first, segment)| (first, segment, first.sequence))
+        });
+        let Some((first, segment, sequence)) = found else {
             // A file that was begun and holds nothing yet is passed, or a waiting reader would not
             // wait.
-            None => Ok(Err(state.end().map_or(from, |end| end.max(from)))),
-        }
+            return Ok(Place::End(state.end().map_or(from, |end| end.max(from))));
+        };
+        let (first, part) = (*first, segment.part(self.disk.as_ref(), *first, sequence));
+        Ok(state.opened(first, part)?.map_or(Place::Lost, Place::Part))
     }
 
     /// The epoch and payload of a record; `None` where its segment is gone.
@@ -266,53 +263,43 @@ impl Segments {
     }
 
     fn body_of(&self, number: u32) -> Result<Option<(Epoch, Body, PathBuf)>, ReplicatorError> {
-        let state = self.state();
+        let mut state = self.state();
         let first = state.by_number.get(&number);
-        let found = first.and_then(|first| Some((first, state.segments.get(first)?)));
+        let found = first.and_then(|first| Some((*first, state.segments.get(first)?)));
         let Some((first, segment)) = found else { return Ok(None) };
-        Ok(Some((first.epoch, segment.body()?, segment.path.clone())))
+        let (body, path) = (segment.body(self.disk.as_ref()), segment.path.clone());
+        Ok(state.opened(first, body)?.map(|body| (first.epoch, body, path)))
     }
 
     /// The latest append in the files before one, and within it.
     pub(crate) fn stamps_of(&self, number: u32) -> (u64, u64) {
         let state = self.state();
-        let Some(first) = state.by_number.get(&number).copied() else { return (0, 0) };
-        let earlier = state.segments.range(..first).map(|(_, segment)| segment.stamp);
-        let before = earlier.max().unwrap_or_default();
-        let own = state.segments.get(&first).map_or(0, |segment| segment.stamp);
-        (before, own)
+        state.by_number.get(&number).map_or((0, 0), |first| state.stamps_of(*first))
+    }
+
+    /// The append times of files that were found gone, until they are noted.
+    pub(crate) fn lost(&self) -> Vec<TimeRange> {
+        self.state().lost()
+    }
+
+    /// They are noted.
+    pub(crate) fn note_lost(&self, holes: &[TimeRange]) {
+        self.state().note_lost(holes);
     }
 
     /// All segments but the newest, oldest first.
     pub(crate) fn older(&self) -> Vec<SegmentState> {
-        let state = self.state();
-        let newest = state.segments.last_key_value().map(|(first, _)| *first);
-        let states = state.segments.iter().filter(|(first, _)| Some(**first) != newest);
-        let states = states.map(|(first, segment)| SegmentState {
-            first: *first,
-            stamp: segment.stamp,
-            is_compacted: segment.is_compacted,
-            is_repeated: state.is_repeated(*first),
-        });
-        states.collect()
+        self.state().older()
     }
 
     /// The end of each epoch that has records, ascending.
     pub(crate) fn epoch_ends(&self) -> Vec<Cursor> {
-        let mut ends: BTreeMap<Epoch, u64> = BTreeMap::new();
-        for (first, segment) in &self.state().segments {
-            let end = ends.entry(first.epoch).or_default();
-            *end = segment.next_sequence.max(*end);
-        }
-        let ends = ends.into_iter().filter(|(_, sequence)| *sequence > 0);
-        ends.map(|(epoch, sequence)| Cursor { epoch, sequence }).collect()
+        self.state().epoch_ends()
     }
 
     /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
-        let state = self.state();
-        let segments = state.segments.values();
-        segments.map(|segment| segment.packed_bytes.unwrap_or(segment.length)).sum()
+        self.state().bytes()
     }
 
     /// Rewrites an older segment without the records that do not stay. Gives where the others went.
@@ -323,9 +310,12 @@ impl Segments {
         sieve: &mut dyn Sieve,
     ) -> Result<Vec<(Location, Location)>, ReplicatorError> {
         let (number, path, part) = {
-            let state = self.state();
+            let mut state = self.state();
             let Some(segment) = state.segments.get(&first) else { return Ok(Vec::new()) };
-            (segment.number, segment.path.clone(), segment.part(first, first.sequence)?)
+            let part = segment.part(self.disk.as_ref(), first, first.sequence);
+            let (number, path) = (segment.number, segment.path.clone());
+            let Some(part) = state.opened(first, part)? else { return Ok(Vec::new()) };
+            (number, path, part)
         };
         let bytes = part.bytes()?;
         let failed = || ReplicatorError::disk("pack", &path);
@@ -353,7 +343,7 @@ impl Segments {
         rewritten.length = packer.plain_bytes() as u64;
         let (output, blocks) = packer.finish().map_err(failed())?;
         let temporary = path.with_extension("tmp");
-        write_file(&temporary, &output)?;
+        write_file(self.disk.as_ref(), &temporary, &output)?;
         rewritten.blocks = Some(Arc::new(blocks));
         rewritten.packed_bytes = Some(output.len() as u64);
         rewritten.is_compacted = true;
@@ -372,23 +362,50 @@ impl Segments {
         Ok(moved)
     }
 
-    /// Removes an older segment.
-    pub(crate) fn remove(&self, first: Cursor) -> Result<(), ReplicatorError> {
-        let Some(segment) = self.state().segments.remove(&first) else { return Ok(()) };
-        self.state().by_number.remove(&segment.number);
-        std::fs::remove_file(&segment.path).map_err(ReplicatorError::disk("remove", &segment.path))
+    /// Removes older segments: no longer listed first, since one that is listed is missed.
+    pub(crate) fn remove(&self, gone: &[Cursor]) -> Result<(), ReplicatorError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut roll = self.state().roll();
+        roll.retain(|first| !gone.contains(first));
+        Roll::save(&self.directory, &roll)?;
+        for first in gone {
+            let Some(segment) = self.state().remove(*first) else { continue };
+            let path = &segment.path;
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(ReplicatorError::disk("remove", path)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
+}
+
+/// Where a read begins.
+enum Place {
+    Part(Part),
+    /// Nothing lies there or behind.
+    End(Cursor),
+    /// The file was gone; it is looked for again behind it.
+    Lost,
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::LocalDisk;
     use super::*;
 
     #[test]
     fn a_reader_beside_the_writer_steps_over_nothing() {
         const BATCHES: u64 = 4_000;
         let directory = tempfile::tempdir().unwrap();
-        let segments = Segments::open(directory.path(), 64 << 10, &mut |_| Ok(1)).unwrap();
+        let lock = super::super::files::take(directory.path()).unwrap();
+        let (place, roll) = ((directory.path(), lock, 64 << 10), BTreeSet::new());
+        let disk = Arc::new(LocalDisk);
+        let segments = Segments::open(place, disk, &roll, &mut |_| Ok(1)).unwrap();
         let epoch = Epoch { millis: 1, random: 1 };
         segments.begin(Cursor { epoch, sequence: 0 }, &[]).unwrap();
         let read_all = || {

@@ -9,6 +9,7 @@ use crate::error::ReplicatorError;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SegmentState {
     pub(crate) first: Cursor,
+    pub(crate) number: u32,
     pub(crate) stamp: u64,
     pub(crate) is_compacted: bool,
     /// The next file begins with all names that this one has.

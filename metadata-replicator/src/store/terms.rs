@@ -16,7 +16,8 @@ use std::time::Duration;
 use trace_model::location::{Cursor, Epoch};
 use trace_model::{Forgotten, UnixNanos};
 
-use super::files::{sync_directory, write_file};
+use super::disk::{LocalDisk, is_rotten};
+use super::files::replace_file;
 use crate::error::ReplicatorError;
 use crate::feed::Terms;
 use crate::origin_log::Lineage;
@@ -37,6 +38,7 @@ const LINEAGE: u32 = 1 << 3;
 const PRUNED: u32 = 1 << 4;
 const MISSING: u32 = 1 << 5;
 const MENDED: u32 = 1 << 6;
+const ROLL: u32 = 1 << 7;
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub(crate) struct Sheet {
     pub(crate) terms: Terms,
     /// Of an origin's own log, once it has been opened.
     pub(crate) lineage: Option<Lineage>,
+    /// A list of the files stands beside, and is kept up with them.
+    pub(crate) has_roll: bool,
 }
 
 /// Why a file says nothing.
@@ -63,6 +67,7 @@ impl Sheet {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Some(Self::default()));
             }
+            Err(error) if is_rotten(&error) => Vec::new(),
             Err(error) => return Err(ReplicatorError::disk("read", &path)(error)),
         };
         match Self::decode(&bytes) {
@@ -77,13 +82,15 @@ impl Sheet {
         }
     }
 
+    /// Whether a directory has the file.
+    pub(crate) fn is_there(directory: &Path) -> bool {
+        directory.join(FILE_NAME).exists()
+    }
+
     /// Replaces a directory's file. Durable when this returns.
     pub(crate) fn save(&self, directory: &Path) -> Result<(), ReplicatorError> {
         let path = directory.join(FILE_NAME);
-        let temporary = path.with_extension("tmp");
-        drop(write_file(&temporary, &self.encode())?);
-        std::fs::rename(&temporary, &path).map_err(ReplicatorError::disk("rename", &path))?;
-        sync_directory(directory)
+        replace_file(&LocalDisk, &path, &self.encode())
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -98,6 +105,7 @@ impl Sheet {
             (PRUNED, lineage.is_pruned),
             (MISSING, lineage.missing.is_some()),
             (MENDED, lineage.mended_until.is_some()),
+            (ROLL, self.has_roll),
         ] {
             flags |= if is_set { flag } else { 0 };
         }
@@ -163,6 +171,7 @@ impl Sheet {
         Ok(Self {
             terms: Terms { retention: has(RETENTION).then_some(retention), forgotten },
             lineage: has(LINEAGE).then_some(lineage),
+            has_roll: has(ROLL),
         })
     }
 }
@@ -186,9 +195,13 @@ mod tests {
         let forgotten = Forgotten { expired_until: None, evicted_until: mark(5) };
         vec![
             Sheet::default(),
-            Sheet { terms, lineage: None },
-            Sheet { terms, lineage: Some(Lineage::default()) },
-            Sheet { terms: Terms { retention: None, forgotten }, lineage: Some(lineage) },
+            Sheet { terms, ..Sheet::default() },
+            Sheet { terms, lineage: Some(Lineage::default()), has_roll: true },
+            Sheet {
+                terms: Terms { retention: None, forgotten },
+                lineage: Some(lineage),
+                has_roll: false,
+            },
         ]
     }
 

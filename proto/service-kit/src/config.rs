@@ -6,6 +6,8 @@
 
 pub mod cell;
 pub mod cold;
+mod consistency;
+mod credentials;
 pub mod direct;
 pub mod effective;
 pub mod engines;
@@ -14,6 +16,7 @@ mod foreign;
 pub mod gateway;
 mod groups;
 pub mod home;
+pub mod kafka;
 pub mod listen;
 pub mod redis;
 pub mod replicator;

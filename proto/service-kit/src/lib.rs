@@ -16,6 +16,7 @@ pub mod listen;
 pub mod process;
 pub mod signals;
 pub mod telemetry;
+pub mod tls;
 
 pub use admin::{Readiness, ReadyCheck};
 pub use back_off::BackOff;

@@ -29,10 +29,16 @@ pub use question::{
 
 use crate::v1;
 
-/// Most services in one contribution, and most partitions or holes in one watermark.
+/// Most services in one contribution, and most partitions in one watermark.
 pub const PARTS_MAX: usize = 4096;
 /// Longest service or operation name, in bytes.
 pub const NAME_BYTES_MAX: usize = 4096;
+
+/// A name as the index knows it: as much of it, in whole characters, as [`NAME_BYTES_MAX`] bytes hold.
+#[must_use]
+pub fn index_name(name: &str) -> &str {
+    name.get(..name.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or(name)
+}
 
 /// Why a message of the index is not what it claims to be. None of these passes by waiting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -300,13 +306,13 @@ pub fn watermark_to_wire(watermark: &Watermark) -> v1::Watermark {
     }
 }
 
-/// Reads a watermark of a region's log.
+/// Reads a watermark of a region's log. Its holes are not counted: of a log that is damaged in many
+/// places there may be many, and whoever shows them joins them (`trace_model::join_holes`).
 pub fn watermark_from_wire(
     wire: &v1::Watermark,
     region: &Region,
 ) -> Result<Watermark, InvalidIndexMessage> {
     within("next", wire.next.len(), PARTS_MAX)?;
-    within("holes", wire.holes.len(), PARTS_MAX)?;
     let mut holes = Vec::with_capacity(wire.holes.len());
     for hole in &wire.holes {
         if hole.end_unix_nano < hole.start_unix_nano {

@@ -147,7 +147,7 @@ pub struct RegionReport {
     pub as_of: Option<UnixNanos>,
     /// Records that the region set aside as damaged or dead and that may belong to the trace.
     pub is_damaged: bool,
-    /// Its trace store did not answer: the spans are those of its live tail alone.
+    /// Its trace store, or a part of it, did not answer: what was found is from the rest.
     pub lacks_store: bool,
     /// Names lie beyond a limit of the region: its list is cut, or what belongs to a name may stand
     /// under another one. `reason` says which.

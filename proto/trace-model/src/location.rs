@@ -328,6 +328,22 @@ pub struct SummaryQuery {
 }
 
 impl SummaryQuery {
+    /// The newest traces of a tenant and time, whatever they are.
+    #[must_use]
+    pub const fn newest(tenant: TenantId, range: TimeRange, limit: usize) -> Self {
+        Self {
+            tenant,
+            range,
+            service: None,
+            root_service: None,
+            root_operation: None,
+            duration_nanos_min: 0,
+            duration_nanos_max: None,
+            only_errors: false,
+            limit,
+        }
+    }
+
     /// Whether the query asks for more than a time: what a bare route cannot answer.
     #[must_use]
     pub const fn needs_detail(&self) -> bool {

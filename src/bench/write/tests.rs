@@ -142,6 +142,24 @@ async fn the_own_process_can_be_the_server_and_settles() {
     assert!(report.value("server_anonymous_peak_bytes").as_u64().unwrap() > 0, "{report:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_of_a_server_are_reported_together_and_each_by_its_name() {
+    let collector = Collector::default();
+    let url = serve_grpc(&collector).await;
+    let pid = std::process::id();
+    let (one, other) = (format!("receiving={pid}"), format!("storing={pid}"));
+    let more = ["--spans", "200000", "--server-pid", &one, "--server-pid", &other];
+    let report = run(arguments(&url, &more), &gateway()).await.unwrap();
+    let bytes = |name: &str| report.value(name).as_u64().unwrap();
+    let each = bytes("receiving_anonymous_peak_bytes").max(bytes("storing_anonymous_peak_bytes"));
+    assert!(bytes("server_anonymous_peak_bytes") > each, "{report:?}");
+    let micros = |name: &str| report.value(name).as_f64().unwrap();
+    let sum = micros("receiving_acknowledged_cpu_us_per_span")
+        + micros("storing_acknowledged_cpu_us_per_span");
+    let together = micros("server_acknowledged_cpu_us_per_span");
+    assert!(together > 0.0 && (sum - together).abs() < 0.021, "{report:?}");
+}
+
 #[tokio::test]
 async fn where_no_collector_is_the_error_names_it() {
     let error = run(arguments("http://127.0.0.1:1", &[]), &gateway()).await.unwrap_err();

@@ -52,6 +52,27 @@ pub(super) enum Kind {
     Enum(&'static [(&'static str, i32)]),
 }
 
+impl Field {
+    /// What it takes, or one element of it, for who sent something else.
+    pub(super) const fn takes(&self, is_element: bool) -> &'static str {
+        if self.is_repeated && !is_element {
+            return "a list";
+        }
+        match self.kind {
+            Kind::Message(_) => "an object",
+            Kind::Text => "a text",
+            Kind::Hex => "hex digits, two for each byte",
+            Kind::Base64 => "base64",
+            Kind::Bool => "true or false",
+            Kind::Double => "a number",
+            Kind::Int64 => "an integer of 64 bits",
+            Kind::Uint32 | Kind::Fixed32 => "an integer of 32 bits, not below 0",
+            Kind::Fixed64 => "an integer of 64 bits, not below 0",
+            Kind::Enum(_) => "one of its numbers or names",
+        }
+    }
+}
+
 impl Message {
     /// Whether this is `AnyValue`, the one message that can hold itself.
     pub(super) fn is_any_value(&self) -> bool {

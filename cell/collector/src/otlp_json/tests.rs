@@ -11,7 +11,7 @@ use crate::receipt::RejectReason;
 use crate::validate::validate;
 
 fn transcode_to_32(json: &[u8]) -> Result<Bytes, ExportError> {
-    transcode(json, 32)
+    transcode(json, 32).map(|(body, _)| body)
 }
 
 fn decoded(json: &str) -> ExportTraceServiceRequest {
@@ -161,6 +161,25 @@ fn a_value_that_does_not_fit_rejects_its_span_alone() {
         let validated = validate(&body, &SpanLimits::default()).unwrap();
         assert_eq!((validated.spans.len(), validated.rejected.of(reason)), (2, 1), "{bad}");
     }
+}
+
+#[test]
+fn the_first_value_that_does_not_fit_is_named_with_what_its_field_takes() {
+    let attribute = |value| json!({ "attributes": [{ "key": "k", "value": value }] });
+    for (sent, field, takes) in [
+        (json!({ "traceId": "AQEBAQEBAQEBAQEBAQEBAQ==" }), "traceId", "hex digits"),
+        (json!({ "startTimeUnixNano": -1 }), "startTimeUnixNano", "an integer of 64 bits, not"),
+        (attribute(json!({ "intValue": "9223372036854775808" })), "intValue", "an integer of 64"),
+        (attribute(json!("v")), "value", "an object"),
+        (json!({ "attributes": {} }), "attributes", "a list"),
+        (json!({ "attributes": [5] }), "attributes", "an object"),
+        (json!({ "name": ["a"], "kind": "NEW" }), "kind", "one of its numbers or names"),
+    ] {
+        let (_, misfit) = transcode(request(&sent).as_bytes(), 32).unwrap();
+        let misfit = misfit.unwrap();
+        assert!(misfit.field == field && misfit.takes.starts_with(takes), "{sent}: {misfit:?}");
+    }
+    assert_eq!(transcode(EXAMPLE.as_bytes(), 32).unwrap().1, None);
 }
 
 #[test]

@@ -240,7 +240,6 @@ impl OriginJoiner {
             }
             Ok(JoinOutcome::AlreadyCounted) => drop(metrics.repeated.inc()),
             Ok(JoinOutcome::SameService) => drop(metrics.same_service.inc()),
-            Ok(JoinOutcome::NoRoom) => drop(metrics.dropped.inc()),
             Err(AggregatorEnded) => {
                 metrics.failed_looks.inc();
                 self.pending.offer_again(key, now);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashSet;
-use proto::convert::index::{NAME_BYTES_MAX, PARTS_MAX};
+use proto::convert::index::{NAME_BYTES_MAX, OTHER_SERVICE, PARTS_MAX, index_name};
 use proto::{LoggedBatch, SpanSlice, TraceSlice};
 use rustc_hash::FxBuildHasher;
 use trace_model::location::{
@@ -181,7 +181,7 @@ impl OpenTrace {
         }
         self.detail.root = Some(RootSpan {
             service: bounded(service),
-            operation: cut(batch.batch.name_of(span)).into(),
+            operation: index_name(batch.batch.name_of(span)).into(),
             start: span.start,
             span_id: span.span_id,
             duration_nanos: span.end.since(span.start),
@@ -220,29 +220,61 @@ impl OpenTrace {
     }
 }
 
-/// Counts a span of a service. Services beyond the limit of a message are left out, and the counts
-/// say so.
+/// Counts a span of a service. Services beyond the limit of a message share a name.
 fn count_service(detail: &mut Detail, service: &Arc<str>, errors: u32) {
+    let named = index_name(service);
     let same = |count: &&mut ServiceCount| {
-        Arc::ptr_eq(&count.service, service) || *count.service == *cut(service)
+        Arc::ptr_eq(&count.service, service) || *count.service == *named
     };
     if let Some(count) = detail.services.iter_mut().find(same) {
         count.spans = count.spans.saturating_add(1);
         count.errors = count.errors.saturating_add(errors);
         return;
     }
-    if detail.services.len() >= PARTS_MAX {
-        detail.is_lower_bound = true;
+    if detail.services.len() >= PARTS_MAX.saturating_sub(1) && named != OTHER_SERVICE {
+        count_service(detail, &OTHER_SERVICE.into(), errors);
         return;
     }
-    detail.services.push(ServiceCount { service: bounded(service), spans: 1, errors });
+    let mut count = ServiceCount { service: bounded(service), spans: 1, errors };
+    // A row of a release that let services beyond the limit go has no place for the shared name.
+    while detail.services.len() >= PARTS_MAX
+        && let Some(last) = detail.services.pop()
+    {
+        count.spans = count.spans.saturating_add(last.spans);
+        count.errors = count.errors.saturating_add(last.errors);
+    }
+    detail.services.push(count);
 }
 
 /// A name at most as long as peers take.
 fn bounded(name: &Arc<str>) -> Arc<str> {
-    if name.len() <= NAME_BYTES_MAX { Arc::clone(name) } else { cut(name).into() }
+    if name.len() <= NAME_BYTES_MAX { Arc::clone(name) } else { index_name(name).into() }
 }
 
-fn cut(name: &str) -> &str {
-    name.get(..name.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or(name)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_row_of_an_earlier_release_makes_place_for_the_shared_name() {
+        let count = |number: usize| ServiceCount {
+            service: format!("s{number}").into(),
+            spans: 2,
+            errors: 1,
+        };
+        let services = (0..PARTS_MAX).map(count).collect();
+        let mut detail = Detail { services, ..Detail::default() };
+        for late in ["s-late", "s-later"] {
+            count_service(&mut detail, &late.into(), 1);
+        }
+        assert_eq!(detail.services.len(), PARTS_MAX, "a message takes no more");
+        let others = detail.services.iter().find(|count| &*count.service == OTHER_SERVICE).unwrap();
+        assert_eq!(
+            (others.spans, others.errors),
+            (4, 3),
+            "two late ones, and the one that gave way"
+        );
+        let spans: u32 = detail.services.iter().map(|count| count.spans).sum();
+        assert_eq!(spans as usize, 2 * PARTS_MAX + 2);
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use metadata_replicator::feed::Chunk;
 use metadata_replicator::{Entropy, LogHistory, MemoryOriginLog, MemoryRecords, OriginFeed, Terms};
 use proptest::prelude::*;
+use proto::convert::index::{OTHER_SERVICE, PARTS_MAX};
 use proto::wire::{put_bytes_field, put_varint};
 use proto::{BatchSource, SpanBatchBuilder};
 use service_kit::ManualClock;
@@ -416,6 +417,29 @@ fn a_lost_origin_log_proves_no_absence_of_what_it_had_published() {
     assert_eq!(holes_of(0), [], "nothing was published before");
 }
 
+#[test]
+fn holes_that_are_taken_over_are_joined() {
+    let source = SpanLogState {
+        identity: LogIdentity { incarnation: 1, partitions: 1 },
+        ends: BTreeMap::from([(0, 9)]),
+        committed: BTreeMap::new(),
+        end_time: NOW,
+    };
+    let hole =
+        |place: u64| TimeRange { start: UnixNanos(place * 9), end: UnixNanos(place * 9 + 2) };
+    let published = Watermark {
+        region: region(),
+        incarnation: 1,
+        as_of: NOW,
+        next: BTreeMap::from([(0, 9)]),
+        holes: (0..5_000).map(hole).collect(),
+    };
+    let progress = Progress::resume(&region(), &source, Some(&published), false).unwrap();
+    let holes = progress.watermark(None, Duration::ZERO, Duration::ZERO).unwrap().holes;
+    assert_eq!(holes.len(), trace_model::HOLES_MAX);
+    assert_eq!((holes[0].start, holes[63]), (UnixNanos(0), hole(4_999)));
+}
+
 #[tokio::test]
 async fn a_failing_origin_log_holds_everything_back_and_loses_nothing() {
     let mut bench = Bench::new(IndexMode::Full);
@@ -623,6 +647,15 @@ async fn traces_beyond_the_limit_are_published_and_closed() {
     }
 }
 
+/// The log's first record, with what was built.
+fn first_record(builder: SpanBatchBuilder<'_>) -> LoggedBatch {
+    let source = batch_of(&[], 0, 0, 1).batch.source().clone();
+    LoggedBatch {
+        batch: Arc::new(builder.finish(source).unwrap()),
+        ..batch_of(&[span(1, 1, 0)], 0, 0, 1)
+    }
+}
+
 #[tokio::test]
 async fn names_that_peers_would_refuse_are_cut() {
     let mut bench = Bench::new(IndexMode::Full);
@@ -632,17 +665,43 @@ async fn names_that_peers_would_refuse_are_cut() {
     let resource = builder.add_resource(resource(&"s".repeat(9_000)));
     let scope = builder.add_scope(resource, vec![]);
     builder.add_span(TraceId::from_bytes([1; 16]).unwrap(), Threshold::KEEP_ALL, scope, &bytes);
-    let source = batch_of(&[], 0, 0, 1).batch.source().clone();
-    let batch = LoggedBatch {
-        batch: Arc::new(builder.finish(source).unwrap()),
-        ..batch_of(&[span(1, 1, 0)], 0, 0, 1)
-    };
-    bench.publisher.handle(&[batch]).await.unwrap();
+    bench.publisher.handle(&[first_record(builder)]).await.unwrap();
     bench.tick(100).await;
     let detail = bench.detail(1).await;
     let root = detail.root.unwrap();
     assert_eq!((root.operation.len(), root.service.len()), (4096, 4096));
     assert_eq!(detail.services[0].service, root.service);
+}
+
+#[tokio::test]
+async fn services_beyond_those_of_a_message_share_a_name_and_are_counted() {
+    let (mut bench, beyond) = (Bench::new(IndexMode::Full), 10);
+    let mut builder = SpanBatchBuilder::new();
+    let all = PARTS_MAX as u64 + beyond;
+    let spans: Vec<_> = (0..all)
+        .map(|number| {
+            let mut bytes = span(1, 1, 0).bytes();
+            put_bytes_field(&mut bytes, 2, &(number + 1).to_be_bytes());
+            (format!("s{number}"), bytes)
+        })
+        .collect();
+    for (service, bytes) in spans.iter().chain(&spans[..1]) {
+        let resource = builder.add_resource(resource(service));
+        let scope = builder.add_scope(resource, vec![]);
+        builder.add_span(TraceId::from_bytes([1; 16]).unwrap(), Threshold::KEEP_ALL, scope, bytes);
+    }
+    bench.publisher.handle(&[first_record(builder)]).await.unwrap();
+    bench.tick(100).await;
+    let detail = bench.detail(1).await;
+    let spans_of = |name: &str| {
+        let count = detail.services.iter().find(|count| &*count.service == name);
+        count.map(|count| u64::from(count.spans))
+    };
+    assert_eq!(detail.services.len(), PARTS_MAX);
+    assert_eq!((spans_of("s0"), spans_of(OTHER_SERVICE)), (Some(1), Some(beyond + 1)));
+    let counted: u64 = detail.services.iter().map(|count| u64::from(count.spans)).sum();
+    assert_eq!((counted, u64::from(detail.span_count)), (all, all));
+    assert!(!detail.is_lower_bound, "all are counted");
 }
 
 proptest! {

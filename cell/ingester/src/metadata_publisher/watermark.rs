@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use span_log::DamagedRange;
-use trace_model::{Coverage, Region, TimeRange, UnixNanos, Watermark};
+use trace_model::{Coverage, Region, TimeRange, UnixNanos, Watermark, join_holes};
 
 use super::{PublisherError, SpanLogState};
 
-/// Most holes in a watermark; beyond it the oldest grow together.
-const HOLES_MAX: usize = 64;
 /// The hole of a region that withholds: nothing is ever proven absent.
 const UNPROVABLE: TimeRange = TimeRange::ALL;
 
@@ -86,6 +84,7 @@ impl Progress {
             let end = if *hole == UNPROVABLE { self.as_of.plus(1) } else { hole.end };
             self.holes.push(TimeRange { start: hole.start, end });
         }
+        join_holes(&mut self.holes);
         if published.incarnation != self.incarnation {
             let born = UnixNanos::from_millis(self.incarnation);
             let end = born.max(self.as_of.plus(1));
@@ -112,21 +111,7 @@ impl Progress {
 
     fn add_hole(&mut self, hole: TimeRange) {
         self.holes.push(hole);
-        self.holes.sort_unstable_by_key(|hole| (hole.start, hole.end));
-        let mut joined: Vec<TimeRange> = Vec::with_capacity(self.holes.len());
-        for hole in self.holes.drain(..) {
-            match joined.last_mut().filter(|last| hole.start <= last.end) {
-                Some(last) => last.end = last.end.max(hole.end),
-                None => joined.push(hole),
-            }
-        }
-        while joined.len() > HOLES_MAX {
-            let first = joined.remove(0);
-            if let Some(second) = joined.first_mut() {
-                second.start = first.start;
-            }
-        }
-        self.holes = joined;
+        join_holes(&mut self.holes);
     }
 
     /// Next offset of the partition to fold.

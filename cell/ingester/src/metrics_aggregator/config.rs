@@ -11,7 +11,8 @@ pub struct AggregatorConfig {
     pub are_traces_spread: bool,
     /// Counts are flushed this often (default 5 s).
     pub flush_every: Duration,
-    /// … and as soon as so many series and edges are held (default 8,192; 1 to 3 KB each).
+    /// … and as soon as so many series and edges are held (default 8,192; 1 to 3 KB each): before the
+    /// next batch is taken.
     pub flush_rows_max: usize,
     /// The whole state is written this often (default 60 s): a restart reads again what was logged
     /// since, without counting it.
@@ -28,7 +29,8 @@ pub struct AggregatorConfig {
     pub open_bytes_max: usize,
     /// Most spans remembered of an open trace (default 16,384).
     pub spans_per_trace_max: usize,
-    /// Most services over all tenants (default 10,000); beyond, `__other__`.
+    /// Most services over all tenants (default 10,000), and a quarter more of tenants that have less
+    /// than a hundredth of them; beyond, a tenant's `__other__`.
     pub services_max: usize,
     /// Most operations of a service and minute that arrive within an hour (default 1,000); beyond,
     /// `__other__`.

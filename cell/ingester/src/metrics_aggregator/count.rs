@@ -6,13 +6,13 @@
 
 use proto::{SpanBatch, SpanSlice, TraceSlice};
 use trace_model::time::place;
-use trace_model::{SpanKind, StatusCode, UnixNanos};
+use trace_model::{SpanKind, StatusCode, TenantId, UnixNanos};
 
 use super::edges::{Callee, EdgeTable, bucket_of};
 use super::open_trace::{Caller, OpenTrace, Waiting};
 use super::operations::{OperationLimits, arrival_hour};
 use super::red::{RedTable, Sample, SeriesKey, minute_of};
-use super::services::{OTHER, ServiceId};
+use super::services::{OTHER, Others, ServiceId};
 use crate::metrics::AggregatorMetrics;
 
 /// What is counted since the last flush, and what bounds it.
@@ -21,6 +21,7 @@ pub(super) struct Counts {
     pub(super) red: RedTable,
     pub(super) edges: EdgeTable,
     pub(super) operations: OperationLimits,
+    pub(super) others: Others,
     pub(super) metrics: AggregatorMetrics,
     pub(super) spans_per_trace_max: usize,
     /// Spans of the record that were not seen before, as called sides.
@@ -33,12 +34,18 @@ pub(super) struct Counts {
 pub(super) struct Record<'a> {
     pub(super) batch: &'a SpanBatch,
     pub(super) trace: &'a TraceSlice,
-    /// The service of each of the batch's contexts; `None` where it is not counted.
-    pub(super) services: &'a [Option<ServiceId>],
+    /// The service of each of the batch's contexts.
+    pub(super) services: &'a [ServiceId],
     /// The log's time.
     pub(super) now: UnixNanos,
     /// Whether it was counted before the last restart: it is remembered and not counted again.
     pub(super) is_counted: bool,
+}
+
+impl Record<'_> {
+    fn tenant(&self) -> &TenantId {
+        &self.batch.source().tenant
+    }
 }
 
 impl Counts {
@@ -52,6 +59,7 @@ impl Counts {
             red: RedTable::default(),
             edges,
             operations,
+            others: Others::default(),
             metrics,
             spans_per_trace_max,
             fresh: Vec::new(),
@@ -70,7 +78,7 @@ impl Counts {
         self.fresh.clear();
         let (mut duplicates, mut forgotten) = (0_u64, 0_u64);
         for span in record.batch.spans_of(record.trace) {
-            let Some(Some(service)) = record.services.get(span.scope as usize) else { continue };
+            let Some(service) = record.services.get(span.scope as usize) else { continue };
             let span_id = u64::from_be_bytes(*span.span_id.as_bytes());
             let content = record.batch.key_of(span).content;
             if open.has(span_id, content) {
@@ -105,6 +113,12 @@ impl Counts {
             duration_nanos: span.end.since(span.start),
             weight: record.trace.threshold.adjusted_count(),
         };
+        if service.has_no_place() {
+            if !record.is_counted {
+                self.count_other(record, key, sample);
+            }
+            return;
+        }
         if !record.is_counted && self.red.add(key, operation, sample) {
             return;
         }
@@ -117,9 +131,14 @@ impl Counts {
             return;
         }
         self.metrics.overflow_operation_spans.inc();
-        if !self.red.add(key, OTHER, sample) {
-            self.red.start(key, OTHER, sample);
-        }
+        self.red.add_or_start(key, OTHER, sample);
+    }
+
+    /// Operations of services without a place are not told apart: what has to be remembered of them
+    /// would grow with the names of tenants and services.
+    fn count_other(&mut self, record: &Record<'_>, key: SeriesKey, sample: Sample) {
+        let service = self.others.counted_as(key.service, record.tenant());
+        self.red.add_or_start(SeriesKey { service, ..key }, OTHER, sample);
     }
 
     fn join(&mut self, record: &Record<'_>, open: &mut OpenTrace) {
@@ -137,8 +156,11 @@ impl Counts {
                 Some(caller) if caller.service == waiting.callee.service => {}
                 // With both of its sides.
                 Some(caller) if caller.is_counted && waiting.is_counted => {}
-                Some(Caller { service, .. }) => {
-                    self.edges.add(service, &waiting.callee, record.trace.trace_id);
+                Some(Caller { service: caller, .. }) => {
+                    let [caller, service] = [caller, waiting.callee.service]
+                        .map(|service| self.others.counted_as(service, record.tenant()));
+                    let callee = Callee { service, ..waiting.callee };
+                    self.edges.add(caller, &callee, record.trace.trace_id);
                 }
                 None if open.waiting_count() < waiting_max => open.wait(waiting),
                 None => unjoined = unjoined.saturating_add(1),

@@ -49,8 +49,6 @@ pub enum JoinOutcome {
     AlreadyCounted,
     /// Both sides have one service: no edge.
     SameService,
-    /// There are too many services and tenants: not counted.
-    NoRoom,
 }
 
 /// The aggregator has ended: offer the join again, it may be made anew.

@@ -1,14 +1,13 @@
 //! Calls between services of the records since the last flush.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use proto::DurationSketch;
 use rustc_hash::FxHashMap;
 use trace_model::{TraceId, UnixNanos};
 use trace_store::{EdgeKey, EdgeRow};
 
-use super::services::{ServiceId, Services};
+use super::services::{Names, ServiceId};
 
 const BUCKET_NANOS: u64 = 600 * 1_000_000_000;
 
@@ -57,7 +56,8 @@ impl EdgeTable {
         Self { edges: FxHashMap::default(), traces_max: traces_max.max(1) }
     }
 
-    /// Counts a call. The caller of this function has made sure that the services differ.
+    /// Counts a call. The caller of this function has made sure that the services differ, also where
+    /// both are counted under one name.
     pub(super) fn add(&mut self, caller: ServiceId, callee: &Callee, trace_id: TraceId) {
         let Callee { service, is_error, bucket, duration_nanos, weight } = *callee;
         let edge = Edge { caller, callee: service, is_error, bucket };
@@ -82,19 +82,19 @@ impl EdgeTable {
     }
 
     /// Takes all edges out.
-    pub(super) fn drain(&mut self, services: &Services) -> Vec<(EdgeKey, EdgeRow)> {
+    pub(super) fn drain(&mut self, names: Names<'_>) -> Vec<(EdgeKey, EdgeRow)> {
         let edges = self.edges.drain();
-        edges.filter_map(|(edge, calls)| Some((full_key(&edge, services)?, row(calls)))).collect()
+        edges.filter_map(|(edge, calls)| Some((full_key(&edge, names)?, row(calls)))).collect()
     }
 }
 
-fn full_key(edge: &Edge, services: &Services) -> Option<EdgeKey> {
-    let (caller, callee) = (services.name(edge.caller)?, services.name(edge.callee)?);
+fn full_key(edge: &Edge, names: Names<'_>) -> Option<EdgeKey> {
+    let ((_, caller), (tenant, callee)) = (names.of(edge.caller)?, names.of(edge.callee)?);
     Some(EdgeKey {
-        tenant: callee.tenant.clone(),
+        tenant: tenant.clone(),
         bucket: UnixNanos(u64::from(edge.bucket).saturating_mul(BUCKET_NANOS)),
-        caller: Arc::clone(&caller.service),
-        callee: Arc::clone(&callee.service),
+        caller,
+        callee,
         is_error: edge.is_error,
     })
 }

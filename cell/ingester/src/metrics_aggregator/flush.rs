@@ -14,7 +14,7 @@ use super::config::nanos;
 use super::cross_border::{self, EntryJoin, Inbox, JoinOutcome};
 use super::edges::{Callee, bucket_of};
 use super::operations::arrival_hour;
-use super::services::Found;
+use super::services::Names;
 use crate::handler::HandleError;
 use crate::metrics::AggregatorMetrics;
 use crate::storage_writer::handle_error;
@@ -129,8 +129,10 @@ impl MetricsAggregator {
         }
         let is_whole =
             is_closing || is_due(now, self.flusher.whole_at, nanos(self.config.checkpoint_every));
-        let red = self.counts.red.drain(&self.services);
-        let edges = self.counts.edges.drain(&self.services);
+        let names = Names { services: &self.services, others: &self.counts.others };
+        let red = self.counts.red.drain(names);
+        let edges = self.counts.edges.drain(names);
+        self.counts.others.clear();
         self.forget_idle();
         let checkpoint = if is_whole { self.whole_state() } else { self.fresh_calls() };
         self.flusher.inbox.fresh.clear();
@@ -172,19 +174,14 @@ impl MetricsAggregator {
             return JoinOutcome::SameService;
         }
         let caller = self.services.find(&join.tenant, &join.parent_service, now);
-        let callee = self.services.find(&join.tenant, &join.entry.service, now);
-        let (
-            Found::Own(caller) | Found::Other(caller),
-            Found::Own(service) | Found::Other(service),
-        ) = (caller, callee)
-        else {
-            return JoinOutcome::NoRoom;
-        };
+        let service = self.services.find(&join.tenant, &join.entry.service, now);
         let call = cross_border::call_of(join);
         if !self.flusher.inbox.joined.note(call, now) {
             return JoinOutcome::AlreadyCounted;
         }
         self.flusher.inbox.fresh.push((call, now));
+        let [caller, service] =
+            [caller, service].map(|service| self.counts.others.counted_as(service, &join.tenant));
         let callee = Callee {
             service,
             is_error: join.entry.is_error,

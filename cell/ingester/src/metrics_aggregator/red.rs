@@ -8,7 +8,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHasher};
 use trace_model::{SpanKind, StatusCode, TraceId, UnixNanos};
 use trace_store::{RedKey, RedRow};
 
-use super::services::{ServiceId, Services};
+use super::services::{Names, ServiceId};
 
 const MINUTE_NANOS: u64 = 60 * 1_000_000_000;
 
@@ -80,21 +80,28 @@ impl RedTable {
         self.places.insert_unique(hash_of(key, operation), place, hash_at);
     }
 
+    /// Adds a span to its series, made where there is none.
+    pub(super) fn add_or_start(&mut self, key: SeriesKey, operation: &str, sample: Sample) {
+        if !self.add(key, operation, sample) {
+            self.start(key, operation, sample);
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.series.len()
     }
 
     /// Takes all series out, with their roll-ups over operations.
-    pub(super) fn drain(&mut self, services: &Services) -> Vec<(RedKey, RedRow)> {
+    pub(super) fn drain(&mut self, names: Names<'_>) -> Vec<(RedKey, RedRow)> {
         self.places.clear();
         let mut rollups: FxHashMap<SeriesKey, RedRow> = FxHashMap::default();
         let mut rows = Vec::with_capacity(self.series.len().saturating_mul(2));
         for Series { key, operation, row } in self.series.drain(..) {
             rollups.entry(key).or_default().merge(&row);
-            rows.extend(full_key(key, Some(operation), services).map(|key| (key, row)));
+            rows.extend(full_key(key, Some(operation), names).map(|key| (key, row)));
         }
         for (key, row) in rollups {
-            rows.extend(full_key(key, None, services).map(|key| (key, row)));
+            rows.extend(full_key(key, None, names).map(|key| (key, row)));
         }
         rows
     }
@@ -107,12 +114,12 @@ fn hash_of(key: SeriesKey, operation: &str) -> u64 {
     hasher.finish()
 }
 
-fn full_key(key: SeriesKey, operation: Option<Arc<str>>, services: &Services) -> Option<RedKey> {
-    let name = services.name(key.service)?;
+fn full_key(key: SeriesKey, operation: Option<Arc<str>>, names: Names<'_>) -> Option<RedKey> {
+    let (tenant, service) = names.of(key.service)?;
     Some(RedKey {
-        tenant: name.tenant.clone(),
+        tenant: tenant.clone(),
         minute: UnixNanos(u64::from(key.minute).saturating_mul(MINUTE_NANOS)),
-        service: Arc::clone(&name.service),
+        service,
         operation,
         kind: SpanKind::from_number(i32::from(key.kind)),
         status: StatusCode::from_number(i32::from(key.status)),

@@ -10,7 +10,7 @@ use proto::{BatchSource, SpanBatchBuilder};
 use trace_model::location::EntrySpan;
 use trace_model::sampling_threshold::Threshold;
 use trace_model::{LogRange, Region, SpanId, SpanKind, TenantId, TimeRange, TraceId};
-use trace_store::port::EdgeTraceQuery;
+use trace_store::port::{EdgeTraceQuery, EdgeTraces};
 use trace_store::{EdgeKey, EdgeRow, MemoryMetricsStore, MetricsDelta, RedKey, RedQuery, RedRow};
 
 use super::*;
@@ -365,8 +365,74 @@ async fn too_many_services_are_counted_together() {
     let mut log = TestLog::new(0);
     let all: Vec<_> = (1..=6).map(|id| span(1, id, 0, &format!("s{id}"))).collect();
     let store = count(&config, &[log.batch(1, 0, &all)]).await;
-    let expected = named(&[("__other__/op", 4), ("s1/op", 1), ("s2/op", 1)]);
+    let expected = named(&[("__other__/__other__", 4), ("s1/op", 1), ("s2/op", 1)]);
     assert_eq!(spans(&*store).await, expected);
+}
+
+#[tokio::test]
+async fn calls_of_services_without_a_place_are_counted_under_other_from_either_side() {
+    let config = AggregatorConfig { services_max: 1, ..AggregatorConfig::default() };
+    let mut log = TestLog::new(0);
+    // web alone has a place. cart calls itself, which is no edge, and pay, which is one.
+    let all = [
+        span(1, 1, 0, "web"),
+        span(1, 2, 1, "cart"),
+        span(1, 3, 2, "cart"),
+        span(1, 4, 3, "pay"),
+        span(1, 5, 4, "web"),
+    ];
+    let store = count(&config, &[log.batch(1, 0, &all)]).await;
+    let expected = named(&[("web>__other__", 1), ("__other__>__other__", 1), ("__other__>web", 1)]);
+    assert_eq!(calls(&*store).await, expected);
+}
+
+#[tokio::test]
+async fn every_tenant_is_counted_however_many_there_are() {
+    let config = AggregatorConfig { services_max: 1, flush_rows_max: 8, ..Default::default() };
+    let store = memory();
+    let faulty: Arc<dyn MetricsStore> = Arc::new(Unreliable {
+        inner: Arc::clone(&store),
+        faults: AtomicU32::new(0b10_01_10_01_00),
+    });
+    let (mut aggregator, _border) = open(&faulty, &config).await;
+    let mut log = TestLog::new(0);
+    let tenants: Vec<_> =
+        (0..200).map(|number| TenantId::new(&format!("t{number}")).unwrap()).collect();
+    let calls_of = |mine, db| [span(mine, 1, 0, "mine"), span(mine, 2, 1, db)];
+    let batches: Vec<_> =
+        tenants.iter().map(|tenant| log.batch_of(tenant, 1, 0, &calls_of(1, "db"))).collect();
+    let mut tries = 1;
+    while let Err(error) = aggregator.handle(&batches).await {
+        assert!(matches!(error, HandleError::Retry(_)), "{error:?}");
+        tries += 1;
+    }
+    assert_eq!(tries, 5, "what waits is flushed before more is taken, as often as it takes");
+    assert!(aggregator.counts.rows() < 8 + 3, "{}", aggregator.counts.rows());
+    aggregator.tick(UnixNanos(START), None, true).await.unwrap();
+    for (place, tenant) in tenants.iter().enumerate() {
+        let (tenant, range) = (tenant.clone(), TimeRange::ALL);
+        let edges = store.edges(&tenant, range).await.unwrap();
+        let query = RedQuery { tenant, service: None, by_operation: false, range };
+        let red = store.red(&query).await.unwrap();
+        let counted: u64 = red.iter().map(|(_, row)| row.seen).sum();
+        assert_eq!((counted, edges.len(), edges[0].1.seen), (2, 1, 1), "{place}");
+        let has_other = red.iter().any(|(key, _)| &*key.service == "__other__");
+        assert!(has_other && &*edges[0].0.callee == "__other__", "{place}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_across_a_border_of_a_tenant_without_places_is_counted_under_other() {
+    let config = AggregatorConfig { services_max: 1, ..AggregatorConfig::default() };
+    let (store, mut now) = (memory(), START);
+    let (mut aggregator, border) = open(&store, &config).await;
+    let mut log = TestLog::new(0);
+    let full = log.batch_of(&TenantId::new("full").unwrap(), 1, 0, &[span(1, 1, 0, "only")]);
+    aggregator.handle(&[full]).await.unwrap();
+    let join = entry_join("us-east-1", 1, "web");
+    let outcome = offer(&mut aggregator, &border, join, &mut now).await;
+    assert_eq!(outcome, JoinOutcome::Counted);
+    assert_eq!(calls(&*store).await, named(&[("__other__>__other__", 1)]));
 }
 
 #[tokio::test]
@@ -388,7 +454,7 @@ async fn traces_of_an_edge_are_found_by_caller_callee_and_error() {
         range: TimeRange::ALL,
         limit: 1_000,
     };
-    let traces = store.edge_traces(&query).await.unwrap();
+    let traces = store.edge_traces(&query).await.unwrap().trace_ids;
     let bytes: Vec<_> = traces.iter().map(|trace| trace.as_bytes()[0]).collect();
     assert_eq!(bytes, (1..=100).rev().map(|half| half * 2).collect::<Vec<u8>>());
 }
@@ -499,7 +565,7 @@ impl MetricsStore for Unreliable {
         self.inner.edges(tenant, range).await
     }
 
-    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {
         self.inner.edge_traces(query).await
     }
 }
@@ -546,6 +612,7 @@ fn small_limits() -> AggregatorConfig {
         spans_per_trace_max: 9,
         trace_age_max: Duration::from_secs(90),
         checkpoint_every: Duration::from_secs(30),
+        flush_rows_max: 40,
         ..AggregatorConfig::default()
     }
 }
@@ -569,7 +636,7 @@ async fn count_with_crashes(
         let (what, count) = plan.next().unwrap();
         let partition = usize::from(what % 2);
         let end = (places[partition] + usize::from(count % 5)).min(batches[partition].len());
-        aggregator.handle(&batches[partition][places[partition]..end]).await.unwrap();
+        while aggregator.handle(&batches[partition][places[partition]..end]).await.is_err() {}
         places[partition] = end;
         now += u64::from(count) * SECOND / 20 + 1;
         if what % 3 == 0 && aggregator.tick(UnixNanos(now), None, false).await.is_ok() {

@@ -127,7 +127,10 @@ async fn a_store_that_lacks_a_part_gives_the_rest_and_is_named() {
     let (spans, summary) = find(&querier, "us").await;
     assert_eq!(spans.len(), 4);
     assert!(summary.lacks_store && summary.is_damaged);
+    let searched = search(&querier).await;
+    assert!(searched.lacks_store && searched.is_damaged, "older askers look at the latter");
     cell.is_partly_away.store(false, Ordering::SeqCst);
     let (_, summary) = find(&querier, "us").await;
     assert!(!summary.lacks_store && !summary.is_damaged);
+    assert!(!search(&querier).await.lacks_store);
 }

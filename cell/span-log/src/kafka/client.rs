@@ -1,9 +1,8 @@
 //! How the clients of librdkafka are made, and where what they say goes.
 
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -20,13 +19,27 @@ use super::error::KafkaOpenError;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reachable {
     is_lost: Arc<AtomicBool>,
+    /// Why a connection failed last.
+    why: Arc<Mutex<Option<String>>>,
 }
 
 impl Reachable {
     fn lost(&self, reason: &str) {
         if !self.is_lost.swap(true, Ordering::Relaxed) {
-            tracing::warn!(reason, "no broker of the span log can be reached");
+            let why = self.why().unwrap_or_default();
+            tracing::warn!(reason, why, "no broker of the span log can be reached");
         }
+    }
+
+    fn failed(&self, why: &str) {
+        // In front stands the client's thread.
+        let why = why.split_once("]: ").map_or(why, |(_, why)| why);
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+    }
+
+    /// Why a connection failed last, in the client's words: refused, a certificate, a login.
+    pub(crate) fn why(&self) -> Option<String> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A broker has answered.
@@ -46,6 +59,9 @@ pub(crate) struct Voice {
 
 impl ClientContext for Voice {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            self.reachable.failed(message);
+        }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(facility, message, "the Kafka client is in trouble");
@@ -82,14 +98,7 @@ pub(crate) fn base(config: &KafkaConfig) -> Result<ClientConfig, KafkaOpenError>
     for (key, value) in &config.properties {
         client.set(key, value);
     }
-    for (property, path) in &config.secret_files {
-        let secret = fs::read_to_string(path).map_err(|source| KafkaOpenError::Secret {
-            property: property.clone(),
-            path: path.clone(),
-            source,
-        })?;
-        client.set(property, secret.trim_end_matches(['\r', '\n']));
-    }
+    config.security.set(&mut client)?;
     client.set("bootstrap.servers", config.brokers.join(","));
     client.set("client.id", &config.client_id);
     client.set("allow.auto.create.topics", "false");

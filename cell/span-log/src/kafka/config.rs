@@ -1,10 +1,10 @@
 //! What a log on Kafka may use, keep and refuse.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::KafkaOpenError;
+use super::security::{self, KafkaSecurity};
 use crate::port::{
     GroupId, METADATA_PUBLISHER, METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER,
 };
@@ -64,10 +64,10 @@ pub struct KafkaConfig {
     pub topic: KafkaTopic,
     /// Name of this process, as brokers see it.
     pub client_id: String,
-    /// Properties of librdkafka, passed through: `security.protocol`, `sasl.mechanism`, …
+    /// How the brokers are spoken to.
+    pub security: KafkaSecurity,
+    /// Other properties of librdkafka, passed through.
     pub properties: BTreeMap<String, String>,
-    /// Properties whose value is read from a file, without the line end: passwords.
-    pub secret_files: BTreeMap<String, PathBuf>,
     /// Payload of a record at most; larger traces are cut into several (default 900,000 bytes; a
     /// broker takes 1 MB by default).
     pub record_bytes_max: usize,
@@ -125,7 +125,7 @@ impl KafkaConfig {
             topic: KafkaTopic::SpansRaw,
             client_id: "farspan".to_owned(),
             properties: BTreeMap::new(),
-            secret_files: BTreeMap::new(),
+            security: KafkaSecurity::default(),
             record_bytes_max: 900_000,
             batch_bytes_max: 64 << 20,
             queue_bytes_max: 64 << 20,
@@ -189,11 +189,14 @@ impl KafkaConfig {
         if self.lanes_max == 0 || self.lane_bytes_max == 0 {
             return fault("lanes_max", "must not be 0");
         }
-        let set = self.properties.keys().chain(self.secret_files.keys());
-        if set.into_iter().any(|key| OWN_PROPERTIES.contains(&key.as_str())) {
+        let holds = |own: &[&str]| self.properties.keys().any(|key| own.contains(&key.as_str()));
+        if holds(&OWN_PROPERTIES) {
             return fault("properties", "must not hold what the span log's guarantees rest on");
         }
-        Ok(())
+        if holds(&security::PROPERTIES) {
+            return fault("properties", "must not hold what `security` says");
+        }
+        self.security.check()
     }
 }
 
@@ -239,7 +242,7 @@ mod tests {
         let good = KafkaConfig::at(vec!["localhost:9092".to_owned()]);
         assert!(good.check().is_ok());
         type Change = fn(&mut KafkaConfig);
-        let faults: [(Change, &str); 9] = [
+        let faults: [(Change, &str); 10] = [
             (|config| config.session_timeout = Duration::ZERO, "session_timeout"),
             (|config| config.brokers.clear(), "brokers"),
             (|config| config.prefix = "a b".to_owned(), "prefix"),
@@ -250,6 +253,12 @@ mod tests {
             (|config| config.lanes_max = 0, "lanes_max"),
             (
                 |config| drop(config.properties.insert("acks".to_owned(), "0".to_owned())),
+                "properties",
+            ),
+            (
+                |config| {
+                    drop(config.properties.insert("sasl.password".to_owned(), "p".to_owned()));
+                },
                 "properties",
             ),
         ];

@@ -30,6 +30,9 @@ pub enum KafkaOpenError {
     /// The brokers did not answer in time.
     #[error("the brokers did not answer in time: {0}")]
     Unreachable(String),
+    /// The brokers do not take the login.
+    #[error("the brokers refuse the login: {0}")]
+    Login(String),
     /// The topic does not exist.
     #[error("there is no topic {0}; `farspan store init` creates it")]
     NoTopic(String),
@@ -52,9 +55,11 @@ impl KafkaOpenError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::NoTopic(_) | Self::Identity(_) => true,
-            Self::Config { .. } | Self::Secret { .. } | Self::Client(_) | Self::Unfit { .. } => {
-                false
-            }
+            Self::Config { .. }
+            | Self::Secret { .. }
+            | Self::Client(_)
+            | Self::Login(_)
+            | Self::Unfit { .. } => false,
         }
     }
 }

@@ -231,9 +231,10 @@ impl KafkaLog {
         config.check()?;
         let questions = Questions::new(config, config.topic_name(), &Voice::default())?;
         let name = config.group_name(group);
-        let asked = tokio::task::spawn_blocking(move || questions.members(&name)).await;
-        let asked = asked.map_err(|error| KafkaOpenError::Client(error.to_string()))?;
-        asked.map_err(|error| KafkaOpenError::Unreachable(error.to_string()))
+        let asked = tokio::task::spawn_blocking(move || {
+            questions.members(&name).map_err(|error| questions.failure(&error))
+        });
+        asked.await.map_err(|error| KafkaOpenError::Client(error.to_string()))?
     }
 }
 
@@ -350,12 +351,10 @@ async fn shape_of(
 ) -> Result<(Option<TopicShape>, Vec<String>), KafkaOpenError> {
     let questions = Questions::new(config, config.topic_name(), voice)?;
     let asked = tokio::task::spawn_blocking(move || {
-        let shape = questions.shape()?;
-        let brokers = questions.brokers()?;
-        Ok::<_, rdkafka::error::KafkaError>((shape, brokers))
+        let of = |error: rdkafka::error::KafkaError| questions.failure(&error);
+        Ok((questions.shape().map_err(of)?, questions.brokers().map_err(of)?))
     });
-    let asked = asked.await.map_err(|error| KafkaOpenError::Client(error.to_string()))?;
-    asked.map_err(|error| KafkaOpenError::Unreachable(error.to_string()))
+    asked.await.map_err(|error| KafkaOpenError::Client(error.to_string()))?
 }
 
 #[cfg(test)]

@@ -54,10 +54,15 @@ impl KafkaLog {
     ) -> Result<Arc<Self>, KafkaOpenError> {
         config.check()?;
         let voice = Voice::default();
+        let (asked, asked_clock) = (config.clone(), Arc::clone(&clock));
+        let questions = Questions::new(&config, config.topic_name(), &voice)?;
+        let greeting = move || greet(&asked, &asked_clock, questions);
+        let questions = tokio::task::spawn_blocking(greeting).await;
+        let questions = questions.map_err(|error| KafkaOpenError::Client(error.to_string()))??;
         check_fit(&config, &voice).await?;
         let (asked, asked_clock) = (config.clone(), Arc::clone(&clock));
         let blocking = move || {
-            let found = find(&asked, &seen, &voice, &asked_clock)?;
+            let found = find((&asked, &voice), questions, &seen, &asked_clock)?;
             let core = Arc::new(core_of(&asked, &voice, asked_clock, &found));
             load_commits(&core)?;
             let appender = Appender::open(&asked, Arc::clone(&core.ends), voice)?;
@@ -89,14 +94,33 @@ fn insist<T, E: ToString>(
     }
 }
 
+/// Asks the first question until a broker answers. A login that is refused is told at once. Blocks.
+fn greet(
+    config: &KafkaConfig,
+    clock: &Arc<dyn Clock>,
+    questions: Questions,
+) -> Result<Arc<Questions>, KafkaOpenError> {
+    let greeted = insist(config, clock, || match questions.shape() {
+        Ok(_) => Ok(Ok(())),
+        Err(error) => {
+            let failure = questions.failure(&error);
+            if let KafkaOpenError::Unreachable(words) = failure {
+                Err(words)
+            } else {
+                Ok(Err(failure))
+            }
+        }
+    })?;
+    greeted.map(|()| Arc::new(questions))
+}
+
 /// Finds the topic, its ends and its identity. Blocks.
 fn find(
-    config: &KafkaConfig,
+    (config, voice): (&KafkaConfig, &Voice),
+    questions: Arc<Questions>,
     seen: &Seen,
-    voice: &Voice,
     clock: &Arc<dyn Clock>,
 ) -> Result<Found, KafkaOpenError> {
-    let questions = Arc::new(Questions::new(config, config.topic_name(), voice)?);
     let TopicShape { leaders, .. } = insist(config, clock, || {
         // It exists: a broker that does not know it yet will.
         questions.shape()?.ok_or(KafkaError::MetadataFetch(UnknownTopicOrPartition))

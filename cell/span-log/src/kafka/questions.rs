@@ -27,6 +27,11 @@ pub(crate) struct TopicShape {
     pub(crate) in_sync: Vec<(usize, usize)>,
 }
 
+/// Messages of a client that are read to learn why it has no connection.
+const SAID_MAX: usize = 64;
+/// What librdkafka begins the words with by which a broker refuses a login.
+const LOGIN_REFUSED: &str = "SASL authentication error";
+
 /// Asks the brokers.
 pub(crate) struct Questions {
     consumer: Consumer,
@@ -119,6 +124,19 @@ impl Questions {
     /// Lets the client say what it has to say.
     pub(crate) fn serve(&self) {
         drop(self.consumer.poll(Duration::ZERO));
+    }
+
+    /// What a question failed with, and what the client has to say about its connections: its error
+    /// alone says no more than that nobody answered.
+    pub(crate) fn failure(&self, error: &KafkaError) -> KafkaOpenError {
+        for _ in 0..SAID_MAX {
+            self.serve();
+        }
+        match self.consumer.context().reachable.why() {
+            Some(why) if why.contains(LOGIN_REFUSED) => KafkaOpenError::Login(why),
+            Some(why) => KafkaOpenError::Unreachable(format!("{error}; {why}")),
+            None => KafkaOpenError::Unreachable(error.to_string()),
+        }
     }
 }
 

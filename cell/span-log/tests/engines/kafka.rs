@@ -10,6 +10,7 @@ mod lost_members;
 mod members;
 mod records;
 mod restart;
+mod security;
 
 use crate::kafka::cluster::TestTopic;
 use crate::laws::Subject;

@@ -212,8 +212,7 @@ impl Known {
         let place = keys.place;
         let tenant = group.source.batch.source().tenant.as_str();
         let ttl = group.source.ttl.saturating_add(TTL_MORE);
-        for entry in &group.entries {
-            let Some(name) = group.names.get(&entry.operation) else { continue };
+        for (entry, name) in &group.entries {
             let operation = entry.operation ^ (u64::from(entry.kind) << 56);
             let key = keys.of(3, [operation, keys.slot(), place.receive_hour]);
             if self.announced.contains(key) {

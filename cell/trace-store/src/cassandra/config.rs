@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use scylla::statement::Consistency;
+use service_kit::tls::ClientTls;
+
 use crate::port::NAMES_MAX;
 
-/// How many replicas must answer. Both are quorums: what was written before is seen by what reads
+/// How many replicas must answer. With each of them what was written before is seen by what reads
 /// after, which the store's promises rest on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CassandraConsistency {
@@ -15,6 +18,37 @@ pub enum CassandraConsistency {
     LocalQuorum,
     /// A majority of all replicas, whatever their data centre.
     Quorum,
+    /// A write needs a majority in every data centre, and so a read one in any: where one is away
+    /// the others answer for all that was written, and writes wait.
+    EachQuorum,
+}
+
+impl CassandraConsistency {
+    /// What a read waits for.
+    pub(super) const fn of_reads(self) -> Consistency {
+        match self {
+            Self::LocalQuorum | Self::EachQuorum => Consistency::LocalQuorum,
+            Self::Quorum => Consistency::Quorum,
+        }
+    }
+
+    /// What a write waits for.
+    pub(super) const fn of_writes(self) -> Consistency {
+        match self {
+            Self::LocalQuorum => Consistency::LocalQuorum,
+            Self::Quorum => Consistency::Quorum,
+            Self::EachQuorum => Consistency::EachQuorum,
+        }
+    }
+
+    /// Whether nodes of another data centre give the same answers, so that they may be asked where no
+    /// local one is there. With `LocalQuorum` they may lack what was just written.
+    pub(super) const fn is_same_everywhere(self) -> bool {
+        match self {
+            Self::LocalQuorum => false,
+            Self::Quorum | Self::EachQuorum => true,
+        }
+    }
 }
 
 /// Who connects.
@@ -26,16 +60,6 @@ pub struct CassandraCredentials {
     pub password_file: PathBuf,
 }
 
-/// How connections are encrypted. A node's certificate must name its IP address: addresses come
-/// from the cluster, not from names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CassandraTls {
-    /// Certificates (PEM) of the authorities that may vouch for nodes.
-    pub ca_file: PathBuf,
-    /// Certificate chain and key (PEM) that are shown to the nodes.
-    pub client: Option<(PathBuf, PathBuf)>,
-}
-
 /// Settings of a [`super::CassandraStore`]. [`CassandraConfig::at`] gives the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CassandraConfig {
@@ -43,7 +67,8 @@ pub struct CassandraConfig {
     pub contact_points: Vec<String>,
     /// The keyspace: letters, digits and `_`, at most 48.
     pub keyspace: String,
-    /// The data centre whose nodes are asked.
+    /// The data centre whose nodes are asked first, and alone unless `consistency` gives the same
+    /// answers elsewhere.
     pub local_datacenter: String,
     /// Replicas by data centre, for `init`.
     pub replication: BTreeMap<String, u32>,
@@ -62,8 +87,9 @@ pub struct CassandraConfig {
     pub connect_timeout: Duration,
     /// Who connects; `None`: the cluster asks nobody.
     pub credentials: Option<CassandraCredentials>,
-    /// Encryption; `None`: none.
-    pub tls: Option<CassandraTls>,
+    /// Encryption; `None`: none. A node's certificate must name its IP address: addresses come from
+    /// the cluster, not from names.
+    pub tls: Option<ClientTls>,
     /// Whether frames are compressed (LZ4): saves traffic between zones, costs processor time.
     pub compress_frames: bool,
     /// From so many bytes on a partition is closed and its next shard or bucket opened. Writers

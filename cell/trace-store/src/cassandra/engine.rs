@@ -1,9 +1,12 @@
 //! Requests: bounded in flight, timed, counted, their errors in the words of the port.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use hashbrown::HashMap;
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::response::query_result::QueryRowsResult;
@@ -13,7 +16,7 @@ use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use trace_model::Clock;
 
-use super::batches::RowBatch;
+use super::batches::{BATCH_ROWS_MAX, RowBatch};
 use super::fault;
 use super::statements::Statements;
 use crate::metrics::CassandraMetrics;
@@ -29,6 +32,38 @@ pub(super) struct Engine {
     pub(super) concurrency: usize,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: CassandraMetrics,
+    pub(super) repeats: Repeats,
+}
+
+/// Batches that repeat a statement so many times, by its id: made once, since they are the same for
+/// all values. Each place in one is a copy of the statement's settings, and would be made for each row.
+#[derive(Default)]
+pub(super) struct Repeats(Mutex<HashMap<(Bytes, usize), Arc<Batch>>>);
+
+impl fmt::Debug for Repeats {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Repeats").finish_non_exhaustive()
+    }
+}
+
+impl Repeats {
+    fn of(&self, statement: &PreparedStatement, rows: usize) -> Arc<Batch> {
+        let make = || {
+            let mut batch = Batch::new(BatchType::Unlogged);
+            batch.set_is_idempotent(true);
+            // A batch does not take it from its statements.
+            if let Some(level) = statement.get_consistency() {
+                batch.set_consistency(level);
+            }
+            (0..rows).for_each(|_| batch.append_statement(statement.clone()));
+            Arc::new(batch)
+        };
+        if rows > BATCH_ROWS_MAX {
+            return make();
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry((statement.get_id().clone(), rows)).or_insert_with(make))
+    }
 }
 
 /// A page of rows, and where the next one begins.
@@ -68,11 +103,7 @@ impl Engine {
             }
             _ => {}
         }
-        let mut request = Batch::new(BatchType::Unlogged);
-        request.set_is_idempotent(true);
-        for _ in &batch.rows {
-            request.append_statement(statement.clone());
-        }
+        let request = self.repeats.of(statement, batch.rows.len());
         let begun = self.clock.monotonic();
         let sent = Box::pin(self.session.batch(&request, batch.rows.as_slice())).await;
         sent.map_err(|error| self.failed(&fault::of_request(&error)))?;

@@ -6,6 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+use scylla::statement::unprepared::Statement;
 
 use super::config::CassandraConfig;
 use super::fault::{self, Disconnected};
@@ -37,7 +38,7 @@ pub(super) async fn init(config: &CassandraConfig) -> Result<(), StoreError> {
         run(&session, table.create(keyspace, config.retention, dialect)).await?;
     }
     if found.is_none() {
-        note(&session, keyspace, COMPONENT, SCHEMA.version).await?;
+        note(&session, config, COMPONENT, SCHEMA.version).await?;
     }
     Ok(())
 }
@@ -50,12 +51,15 @@ pub(super) fn name_of(keyspace: &str) -> String {
 /// Notes a version of the schema, or a step to it.
 pub(super) async fn note(
     session: &Session,
-    keyspace: &str,
+    config: &CassandraConfig,
     component: &str,
     version: u32,
 ) -> Result<(), StoreError> {
     let version = i32::try_from(version).unwrap_or(i32::MAX);
+    let keyspace = &config.keyspace;
     let text = format!("INSERT INTO {keyspace}.schema_version (component, version) VALUES (?, ?)");
+    let mut text = Statement::new(text);
+    text.set_consistency(config.consistency.of_writes());
     let sent = Box::pin(session.query_unpaged(text, (component, version))).await;
     sent.map(drop).map_err(|error| fault::of_request(&error))
 }

@@ -1,12 +1,9 @@
 //! What a run of batches becomes: traces with their spans, index groups, catalogue entries. Pure:
 //! time and lists are given.
 
-use std::collections::BTreeMap;
-
 use hashbrown::HashMap;
 use proto::LoggedBatch;
 use proto::span_batch::{SpanBatch, SpanSlice, TraceSlice};
-use trace_model::merge::context_hash;
 use trace_model::time::place;
 use trace_model::{ScopeContext, SpanKey, TenantId, TraceId, UnixNanos};
 
@@ -19,8 +16,6 @@ use super::rows::EnvelopeValue;
 pub(super) struct Source<'a> {
     pub(super) batch: &'a SpanBatch,
     pub(super) envelope: [EnvelopeValue<'a>; 1],
-    /// By the place of the context in the batch.
-    pub(super) context_hashes: Vec<i64>,
     pub(super) received: UnixNanos,
     pub(super) ttl: i32,
     /// Of the rows, in microseconds: the receive time.
@@ -33,12 +28,9 @@ impl<'a> Source<'a> {
         let source = batch.source();
         let received = source.receive_time;
         let ttl = ttl_seconds(received, retention_nanos, now)?;
-        let hash =
-            |context: &ScopeContext| context_hash(&context.resource, &context.scope).cast_signed();
         Some(Self {
             batch,
             envelope: [(bigint(received.0), source.region.as_str(), &source.collector)],
-            context_hashes: batch.contexts().iter().map(|context| hash(context)).collect(),
             received,
             ttl,
             timestamp: bigint(received.micros()),
@@ -86,7 +78,7 @@ impl<'a> Item<'a> {
             key: source.batch.key_of(span),
             bytes: source.batch.bytes_of(span),
             context: source.batch.context_of(span)?,
-            context_hash: *source.context_hashes.get(span.scope as usize)?,
+            context_hash: source.batch.context_hashes().get(span.scope as usize)?.cast_signed(),
         })
     }
 }
@@ -105,16 +97,14 @@ pub(super) struct IndexGroup<'a> {
     pub(super) source: &'a Source<'a>,
     pub(super) slice: &'a TraceSlice,
     pub(super) service: &'a str,
-    /// Oldest first.
-    pub(super) entries: Vec<Entry>,
-    /// Names of the operations by hash.
-    pub(super) names: BTreeMap<u64, &'a str>,
+    /// Oldest first, with the names of their operations.
+    pub(super) entries: Vec<(Entry, &'a str)>,
 }
 
 impl IndexGroup<'_> {
     /// The newest of its spans.
     pub(super) fn newest(&self) -> UnixNanos {
-        self.entries.last().map_or(UnixNanos(0), |entry| entry.placed)
+        self.entries.last().map_or(UnixNanos(0), |(entry, _)| entry.placed)
     }
 }
 
@@ -135,6 +125,7 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let mut plan = Self::default();
         let mut places: HashMap<(&TenantId, TraceId), usize> = HashMap::new();
+        let mut by_place = ByPlace::new();
         for source in sources {
             let tenant = &source.batch.source().tenant;
             for slice in source.batch.traces() {
@@ -155,39 +146,40 @@ impl<'a> Plan<'a> {
                 if let Some(trace) = plan.traces.get_mut(at) {
                     trace.items.extend(spans.iter().filter_map(|span| Item::of(source, span)));
                 }
-                group(source, slice, spans, &mut plan.groups);
+                group((source, slice), spans, &mut by_place, &mut plan.groups);
             }
         }
         plan
     }
 }
 
-/// Groups the spans of a record by service and minute.
+/// The groups of a record by service and minute, by their places among all.
+type ByPlace<'a> = HashMap<(&'a str, u64), usize>;
+
+/// Groups the spans of a record by service and minute. The map is lent, to be filled anew.
 fn group<'a>(
-    source: &'a Source<'a>,
-    slice: &'a TraceSlice,
+    (source, slice): (&'a Source<'a>, &'a TraceSlice),
     spans: &'a [SpanSlice],
+    by_place: &mut ByPlace<'a>,
     groups: &mut Vec<IndexGroup<'a>>,
 ) {
-    let mut by_place: BTreeMap<(&str, u64), IndexGroup<'a>> = BTreeMap::new();
+    let first = groups.len();
+    by_place.clear();
     for span in spans {
         let service = source.batch.service_of(span);
         let placed = source.placed(span);
         let name = source.batch.name_of(span);
-        let group = by_place.entry((service, placed.0 / MINUTE)).or_insert_with(|| IndexGroup {
-            source,
-            slice,
-            service,
-            entries: Vec::new(),
-            names: BTreeMap::new(),
+        let at = *by_place.entry((service, placed.0 / MINUTE)).or_insert_with(|| {
+            groups.push(IndexGroup { source, slice, service, entries: Vec::new() });
+            groups.len() - 1
         });
-        let operation = operation_hash(name);
-        group.entries.push(Entry { placed, operation, kind: span.kind });
-        group.names.insert(operation, name);
+        if let Some(group) = groups.get_mut(at) {
+            let entry = Entry { placed, operation: operation_hash(name), kind: span.kind };
+            group.entries.push((entry, name));
+        }
     }
-    for (_, mut group) in by_place {
+    for group in groups.iter_mut().skip(first) {
         group.entries.sort_unstable();
-        groups.push(group);
     }
 }
 

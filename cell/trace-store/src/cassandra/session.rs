@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -16,9 +14,9 @@ use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::{
     DefaultRetryPolicy, RequestInfo, RetryDecision, RetryPolicy, RetrySession,
 };
-use scylla::statement::Consistency;
+use service_kit::tls::ClientTls;
 
-use super::config::{CassandraConfig, CassandraConsistency, CassandraTls};
+use super::config::CassandraConfig;
 use super::fault::{self, Disconnected};
 use super::schema::check_names;
 use crate::port::StoreError;
@@ -53,13 +51,10 @@ async fn builder(
     let policy = DefaultPolicy::builder()
         .prefer_datacenter(datacenter)
         .token_aware(true)
-        .permit_dc_failover(false)
+        .permit_dc_failover(config.consistency.is_same_everywhere())
         .build();
     let profile = ExecutionProfile::builder()
-        .consistency(match config.consistency {
-            CassandraConsistency::LocalQuorum => Consistency::LocalQuorum,
-            CassandraConsistency::Quorum => Consistency::Quorum,
-        })
+        .consistency(config.consistency.of_reads())
         .request_timeout(Some(config.request_timeout))
         .load_balancing_policy(policy)
         .retry_policy(Arc::new(Counted { retries: retries.clone() }))
@@ -109,34 +104,11 @@ fn unusable(path: &Path, why: &str) -> StoreError {
     StoreError::Unsupported(format!("{}: {why}", path.display()))
 }
 
-async fn tls_config(tls: &CassandraTls) -> Result<rustls::ClientConfig, StoreError> {
-    let mut authorities = rustls::RootCertStore::empty();
-    for certificate in certificates(&tls.ca_file).await? {
-        authorities.add(certificate).map_err(|error| unusable(&tls.ca_file, &error.to_string()))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| StoreError::Unsupported(error.to_string()))?
-        .with_root_certificates(authorities);
-    let Some((chain_file, key_file)) = &tls.client else {
-        return Ok(config.with_no_client_auth());
-    };
-    let key = PrivateKeyDer::from_pem_slice(&read(key_file).await?)
-        .map_err(|error| unusable(key_file, &error.to_string()))?;
-    config
-        .with_client_auth_cert(certificates(chain_file).await?, key)
-        .map_err(|error| unusable(chain_file, &error.to_string()))
-}
-
-async fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StoreError> {
-    let pem = read(path).await?;
-    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let certificates = certificates.map_err(|error| unusable(path, &error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(unusable(path, "no certificate in it"));
-    }
-    Ok(certificates)
+async fn tls_config(tls: &ClientTls) -> Result<rustls::ClientConfig, StoreError> {
+    let tls = tls.clone();
+    let read = tokio::task::spawn_blocking(move || tls.read()).await;
+    let read = read.map_err(|error| StoreError::Unsupported(error.to_string()))?;
+    read.map_err(|fault| StoreError::Unsupported(format!("cassandra: {}", fault.words())))
 }
 
 /// The driver's own policy, counted.

@@ -5,6 +5,7 @@ use futures_util::stream::FuturesOrdered;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 
+use super::config::CassandraConfig;
 use super::fault;
 use crate::port::StoreError;
 
@@ -107,12 +108,20 @@ statements! {
 }
 
 /// Prepares them all. Each may be repeated: none counts or appends.
-pub(super) async fn prepare(session: &Session, keyspace: &str) -> Result<Statements, StoreError> {
+pub(super) async fn prepare(
+    session: &Session,
+    config: &CassandraConfig,
+) -> Result<Statements, StoreError> {
     let prepare = |text: &&str| {
-        let text = text.replace("{}", keyspace);
+        let level = match text.starts_with("SELECT") {
+            true => config.consistency.of_reads(),
+            false => config.consistency.of_writes(),
+        };
+        let text = text.replace("{}", &config.keyspace);
         async move {
             let mut statement = session.prepare(text).await.map_err(|e| fault::of_prepare(&e))?;
             statement.set_is_idempotent(true);
+            statement.set_consistency(level);
             statement.set_use_cached_result_metadata(true);
             Ok::<_, StoreError>(statement)
         }

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::announce::Announced;
 use super::config::CassandraConfig;
-use super::engine::Engine;
+use super::engine::{Engine, Repeats};
 use super::erased::{ErasedList, SKEW};
 use super::fault::Disconnected;
 use super::overflow::Fills;
@@ -223,7 +223,7 @@ impl CassandraStore {
     async fn open(&self) -> Result<Arc<Engine>, Disconnected> {
         let session = session::open(&self.config, &self.metrics.retries).await?;
         init::expect_schema(&session, &self.config.keyspace).await?;
-        let statements = Box::pin(statements::prepare(&session, &self.config.keyspace)).await;
+        let statements = Box::pin(statements::prepare(&session, &self.config)).await;
         let statements = statements.map_err(Disconnected::Unreachable)?;
         let writer = xxh3_64(session.session_id().as_bytes()).to_be_bytes();
         let engine = Arc::new(Engine {
@@ -233,6 +233,7 @@ impl CassandraStore {
             concurrency: self.config.concurrency,
             clock: Arc::clone(&self.clock),
             metrics: self.metrics.clone(),
+            repeats: Repeats::default(),
         });
         self.progress.load(&engine).await.map_err(Disconnected::Unreachable)?;
         self.erased.load(&engine).await.map_err(Disconnected::Unreachable)?;

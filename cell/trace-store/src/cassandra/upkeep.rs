@@ -82,8 +82,8 @@ pub(super) async fn migrate(
         for statement in step.statements {
             apply(&session, &statement.replace("{store}", keyspace)).await?;
         }
-        note(&session, keyspace, &format!("{COMPONENT} step {}", step.to), step.to).await?;
-        note(&session, keyspace, COMPONENT, step.to).await?;
+        note(&session, config, &format!("{COMPONENT} step {}", step.to), step.to).await?;
+        note(&session, config, COMPONENT, step.to).await?;
     }
     Ok(report)
 }

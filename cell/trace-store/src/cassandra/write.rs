@@ -1,9 +1,8 @@
 //! Writes batches: announce → spans → index → accounts → progress. What fails on the way is written
 //! again whole: every row is the same the second time.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
+use hashbrown::HashMap;
 use proto::LoggedBatch;
 use trace_model::{Coverage, TenantId, UnixNanos};
 use xxhash_rust::xxh3::xxh3_64;
@@ -141,23 +140,29 @@ impl CassandraStore {
         index: &[RowBatch<IndexRow<'_>>],
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let mut of_trace: BTreeMap<(&str, &[u8]), u64> = BTreeMap::new();
-        for batch in spans {
-            let Some(row) = batch.rows.first() else { continue };
-            *of_trace.entry((row.tenant, row.trace_id)).or_default() += batch.bytes as u64;
-        }
+        // The batches of a trace lie side by side, in the order of the traces.
+        let mut batches = spans.iter().peekable();
         for trace in &plan.traces {
-            let bytes =
-                of_trace.get(&(trace.tenant.as_str(), trace.trace_id.as_bytes().as_slice()));
+            let of = (trace.tenant.as_str(), trace.trace_id.as_bytes().as_slice());
+            let is_of = |batch: &&RowBatch<SpanRow<'_>>| {
+                batch.rows.first().is_some_and(|row| (row.tenant, row.trace_id) == of)
+            };
+            let mut bytes = 0;
+            while let Some(batch) = batches.next_if(is_of) {
+                bytes += batch.bytes as u64;
+            }
             let key = trace_key(self.seed, trace.tenant, trace.trace_id);
-            if self.shards.wrote(key, bytes.copied().unwrap_or(0), now, 1) {
+            if self.shards.wrote(key, bytes, now, 1) {
                 let of = (trace.tenant, trace.trace_id);
                 settle_trace(engine, &self.shards, key, of).await?;
             }
         }
-        let mut of_hour: BTreeMap<(&str, &str, i32), u64> = BTreeMap::new();
-        for row in index.iter().flat_map(|batch| &batch.rows) {
-            *of_hour.entry((row.tenant, &row.service, row.hour)).or_default() += row.size();
+        let mut of_hour: HashMap<(&str, &str, i32), u64> = HashMap::new();
+        // The rows of a batch are of one partition, and so of one hour.
+        for rows in index.iter().map(|batch| &batch.rows) {
+            let Some(row) = rows.first() else { continue };
+            let bytes: u64 = rows.iter().map(IndexRow::size).sum();
+            *of_hour.entry((row.tenant, &row.service, row.hour)).or_default() += bytes;
         }
         for ((tenant, service, hour), bytes) in of_hour {
             let Ok(tenant) = TenantId::new(tenant) else { continue };
@@ -175,11 +180,11 @@ impl CassandraStore {
 fn index_rows<'a>(
     groups: impl Iterator<Item = (&'a IndexGroup<'a>, &'a u8)>,
 ) -> Vec<RowBatch<IndexRow<'a>>> {
-    let mut partitions: BTreeMap<IndexKey<'a>, Vec<RowBatch<IndexRow<'a>>>> = BTreeMap::new();
+    let mut partitions: HashMap<IndexKey<'a>, Vec<RowBatch<IndexRow<'a>>>> = HashMap::new();
     for (group, level) in groups {
         let source = group.source;
         let newest = group.newest();
-        let entries = encode(newest, &group.entries);
+        let entries = encode(newest, group.entries.iter().map(|(entry, _)| *entry));
         let row = IndexRow {
             ttl: source.ttl,
             timestamp: source.timestamp,
@@ -207,5 +212,22 @@ fn index_rows<'a>(
             None => batches.push(RowBatch { rows: vec![row], bytes }),
         }
     }
-    partitions.into_values().flatten().collect()
+    in_turn(partitions.into_values().collect())
+}
+
+/// The batches of all partitions, one of each in turn: those of one partition, which hold one another
+/// up at their replica, are then seldom on their way at once.
+fn in_turn<R>(partitions: Vec<Vec<RowBatch<R>>>) -> Vec<RowBatch<R>> {
+    let mut batches = Vec::with_capacity(partitions.iter().map(Vec::len).sum());
+    let mut left: Vec<_> = partitions.into_iter().map(Vec::into_iter).collect();
+    while !left.is_empty() {
+        left.retain_mut(|of_partition| match of_partition.next() {
+            Some(batch) => {
+                batches.push(batch);
+                true
+            }
+            None => false,
+        });
+    }
+    batches
 }

@@ -2,7 +2,6 @@
 //! in the store's words.
 
 use std::fmt;
-use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +10,7 @@ use clickhouse::{Client, RowOwned, RowRead};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use service_kit::tls::{self, ClientTls, TlsFault};
 use tokio::time::timeout;
 
 use super::config::ClickhouseConfig;
@@ -48,8 +46,8 @@ impl Engine {
         if !faults.is_empty() {
             return Err(StoreError::Unsupported(faults.join("; ")));
         }
-        let mut client = match &config.ca_file {
-            Some(path) => signed_by(&read(path)?)?,
+        let mut client = match &config.tls {
+            Some(tls) => encrypted(tls)?,
             None => Client::default(),
         };
         client =
@@ -58,7 +56,8 @@ impl Engine {
             client = client.with_user(user);
         }
         if let Some(path) = &config.password_file {
-            let password = String::from_utf8_lossy(&read(path)?).trim().to_owned();
+            let password = tls::content(path).map_err(|fault| unusable(&fault))?;
+            let password = String::from_utf8_lossy(&password).trim().to_owned();
             client = client.with_password(password);
         }
         // A result that fails half way is no result; inserts are acknowledged when they are stored.
@@ -191,29 +190,13 @@ fn late(after: Duration) -> StoreError {
     StoreError::Unavailable(format!("clickhouse: no answer within {} s", after.as_secs_f64()))
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<u8>, StoreError> {
-    fs::read(path).map_err(|error| StoreError::Unavailable(format!("{} ({error})", path.display())))
+fn unusable(fault: &TlsFault) -> StoreError {
+    StoreError::Unsupported(format!("clickhouse: {}", fault.words()))
 }
 
-/// A client that trusts these certificates and no others.
-fn signed_by(pem: &[u8]) -> Result<Client, StoreError> {
-    let mut roots = rustls::RootCertStore::empty();
-    let unfit = |error: &dyn fmt::Display| {
-        StoreError::Unsupported(format!("ca_file holds no certificates that can be used ({error})"))
-    };
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| unfit(&error))?;
-        roots.add(certificate).map_err(|error| unfit(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(unfit(&"none"));
-    }
-    let provider = rustls::crypto::ring::default_provider();
-    let tls = rustls::ClientConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unfit(&error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+/// A client that speaks TLS by these files.
+fn encrypted(tls: &ClientTls) -> Result<Client, StoreError> {
+    let tls = tls.read().map_err(|fault| unusable(&fault))?;
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     let connector = HttpsConnectorBuilder::new()

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use service_kit::tls::ClientTls;
+
 /// Rows of one block that the engine still takes as one part.
 const BLOCK_ROWS_MAX: usize = 900_000;
 /// Bytes of one block that the engine still takes as one part.
@@ -21,8 +23,8 @@ pub struct ClickhouseConfig {
     pub user: Option<String>,
     /// The file with the user's password; white space around it does not count.
     pub password_file: Option<PathBuf>,
-    /// Certificates (PEM) that sign the engine's; without it, those of the web.
-    pub ca_file: Option<PathBuf>,
+    /// Whom we believe, and what we show, over `https://`; without it, the authorities of the web.
+    pub tls: Option<ClientTls>,
     /// The cluster, as the engine's configuration names it: tables are then replicated and
     /// distributed over its shards.
     pub cluster: Option<String>,
@@ -66,7 +68,7 @@ impl ClickhouseConfig {
             database: database.into(),
             user: None,
             password_file: None,
-            ca_file: None,
+            tls: None,
             cluster: None,
             storage: None,
             retention: Duration::from_secs(30 * 24 * 3_600),

@@ -5,6 +5,7 @@
 
 use clickhouse::error::Error;
 
+use crate::causes::words_of;
 use crate::port::StoreError;
 
 /// Codes (ClickHouse `ErrorCodes.cpp`) that say that there is no room.
@@ -81,16 +82,7 @@ fn code_of(error: &Error) -> Option<u32> {
 /// The error with its causes, short: an engine may repeat a whole statement in it.
 fn text_of(error: &Error) -> String {
     const LENGTH_MAX: usize = 400;
-    let mut text = format!("clickhouse: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
+    let mut text = format!("clickhouse: {}", words_of(error));
     if text.len() > LENGTH_MAX {
         text = text.chars().take(LENGTH_MAX).chain("…".chars()).collect();
     }

@@ -10,8 +10,8 @@ use super::client::Engine;
 use super::config::ClickhouseConfig;
 use super::schema;
 use crate::port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, Eraser, ErasureReceipt, MetricsDelta, MetricsStore, RedKey,
-    RedQuery, RedRow, StoreError,
+    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, Eraser, ErasureReceipt, MetricsDelta,
+    MetricsStore, RedKey, RedQuery, RedRow, StoreError,
 };
 
 mod encode;
@@ -94,7 +94,7 @@ impl MetricsStore for ClickhouseMetricsStore {
         question::edges(&self.engine, tenant, range).await
     }
 
-    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError> {
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {
         question::edge_traces(&self.engine, query).await
     }
 }

@@ -3,19 +3,24 @@
 //! The crate's transport does connections, credentials and TLS; bodies are ours. Every request that is
 //! made here may be sent again.
 
+use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use elasticsearch::auth::Credentials;
+use elasticsearch::auth::{ClientCertificate, Credentials};
 use elasticsearch::cert::{Certificate, CertificateValidation};
-use elasticsearch::http::headers::HeaderMap;
+use elasticsearch::http::headers::{AUTHORIZATION, HeaderMap, HeaderValue};
 use elasticsearch::http::transport::{MultiNodeConnectionPool, Transport, TransportBuilder};
 use elasticsearch::http::{Method, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use service_kit::tls::{ClientTls, TlsFault, content};
 
 use super::config::{ElasticsearchConfig, EngineCredentials};
+use crate::causes::words_of;
 use crate::port::StoreError;
 
 /// Largest answer that is read.
@@ -121,26 +126,22 @@ pub(super) fn unavailable(words: impl Into<String>) -> StoreError {
 impl Client {
     /// A client for the nodes; nothing is sent yet.
     pub(super) fn new(config: &ElasticsearchConfig) -> Result<Self, StoreError> {
-        let unusable = |error: &dyn std::fmt::Display| StoreError::Unsupported(error.to_string());
         let mut urls = Vec::new();
         for text in &config.urls {
             let url = Url::parse(text).map_err(|error| unusable(&format!("{text}: {error}")))?;
             if !url.username().is_empty() || url.password().is_some() {
-                return Err(unusable(&"credentials stand in files, not in a url"));
+                return Err(unusable("credentials stand in files, not in a url"));
             }
             urls.push(url);
         }
         let nodes = urls.len();
         let pool = MultiNodeConnectionPool::round_robin(urls, None);
         let mut builder = TransportBuilder::new(pool).disable_proxy().enable_meta_header(false);
-        if let Some(credentials) = read_credentials(&config.credentials)? {
-            builder = builder.auth(credentials);
+        if let Some(value) = authorization(&config.credentials)? {
+            builder = builder.header(AUTHORIZATION, value);
         }
-        if let Some(file) = &config.ca_file {
-            let pem = std::fs::read(file)
-                .map_err(|error| unusable(&format!("{}: {error}", file.display())))?;
-            let certificate = Certificate::from_pem(&pem).map_err(|error| unusable(&error))?;
-            builder = builder.cert_validation(CertificateValidation::Full(certificate));
+        if let Some(tls) = &config.tls {
+            builder = encrypted(builder, tls)?;
         }
         let transport = builder.build().map_err(|error| unusable(&error))?;
         let (write_timeout, search_timeout) = (config.write_timeout, config.search_timeout);
@@ -227,31 +228,43 @@ pub(super) fn json(value: &Value) -> Bytes {
     value.to_string().into()
 }
 
-fn words_of(error: &elasticsearch::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !words.contains(&more) {
-            words.push_str(": ");
-            words.push_str(&more);
-        }
-        cause = error.source();
-    }
-    words
-}
-
-fn read_credentials(credentials: &EngineCredentials) -> Result<Option<Credentials>, StoreError> {
-    let secret = |file: &std::path::Path| {
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| StoreError::Unsupported(format!("{}: {error}", file.display())))?;
+/// What every request says about us.
+fn authorization(credentials: &EngineCredentials) -> Result<Option<HeaderValue>, StoreError> {
+    let secret = |file: &Path| {
+        let text = content(file).map_err(|fault| unusable(&fault.words()))?;
+        let text = String::from_utf8(text).map_err(|_| {
+            StoreError::Unsupported(format!("elasticsearch: {} is not UTF-8", file.display()))
+        })?;
         Ok::<_, StoreError>(text.trim_end_matches(['\r', '\n']).to_owned())
     };
-    Ok(match credentials {
-        EngineCredentials::None => None,
+    let (text, file) = match credentials {
+        EngineCredentials::None => return Ok(None),
         EngineCredentials::Basic { user, password_file } => {
-            Some(Credentials::Basic(user.clone(), secret(password_file)?))
+            let pair = format!("{user}:{}", secret(password_file)?);
+            (format!("Basic {}", BASE64_STANDARD.encode(pair)), password_file)
         }
-        EngineCredentials::ApiKey { file } => Some(Credentials::EncodedApiKey(secret(file)?)),
-    })
+        EngineCredentials::ApiKey { file } => (format!("ApiKey {}", secret(file)?), file),
+    };
+    let mut value = HeaderValue::from_str(&text)
+        .map_err(|_| unusable(&format!("{} holds no key of one line", file.display())))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+/// TLS by these files. The client's own reading of them says less, so they are looked at first.
+fn encrypted(builder: TransportBuilder, tls: &ClientTls) -> Result<TransportBuilder, StoreError> {
+    let of_file = |fault: TlsFault| unusable(&fault.words());
+    tls.read().map_err(of_file)?;
+    let authorities = Certificate::from_pem(&content(&tls.ca_file).map_err(of_file)?);
+    let authorities = authorities.map_err(|error| unusable(&error))?;
+    let builder = builder.cert_validation(CertificateValidation::Full(authorities));
+    let Some(identity) = &tls.identity else { return Ok(builder) };
+    let mut pem = content(&identity.key_file).map_err(of_file)?;
+    pem.push(b'\n');
+    pem.extend(content(&identity.certificate_file).map_err(of_file)?);
+    Ok(builder.auth(Credentials::Certificate(ClientCertificate::Pem(pem))))
+}
+
+fn unusable(error: &(impl std::fmt::Display + ?Sized)) -> StoreError {
+    StoreError::Unsupported(format!("elasticsearch: {error}"))
 }

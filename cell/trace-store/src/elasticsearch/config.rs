@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use service_kit::tls::ClientTls;
+
 use super::tiers::TierPolicy;
 use crate::port::{NAMES_MAX, StoreError};
 
@@ -16,8 +18,9 @@ pub struct ElasticsearchConfig {
     pub index_prefix: String,
     /// Who we are.
     pub credentials: EngineCredentials,
-    /// A PEM file of certificates to trust beside the public ones.
-    pub ca_file: Option<PathBuf>,
+    /// Whom we believe over `https://` **beside the authorities of the web**, which this engine's
+    /// client always believes, and what we show.
+    pub tls: Option<ClientTls>,
     /// How long spans are kept. A span that is placed earlier than this before its arrival goes to
     /// the outlying index.
     pub retention: Duration,
@@ -80,7 +83,7 @@ impl ElasticsearchConfig {
             urls: vec![url.into()],
             index_prefix: index_prefix.into(),
             credentials: EngineCredentials::None,
-            ca_file: None,
+            tls: None,
             retention: Duration::from_secs(30 * 24 * 3_600),
             shards: 5,
             replicas: None,

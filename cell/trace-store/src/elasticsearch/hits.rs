@@ -8,6 +8,10 @@ use super::client::{EngineError, unavailable};
 use super::store::ElasticsearchStore;
 use crate::port::StoreError;
 
+const NOT_EVERY_SHARD: &str = "not every shard has answered the search";
+/// Of an answer to a question for single documents.
+pub(super) const HALF_THE_DOCUMENTS: &str = "half an answer about the documents of a search";
+
 /// An answer to one search.
 #[derive(Debug, Deserialize)]
 pub(super) struct Hits<T> {
@@ -66,7 +70,7 @@ impl<T> Hits<T> {
             });
         }
         if self.timed_out || self.shards.failed > 0 {
-            return Err(unavailable("not every shard has answered the search"));
+            return Err(unavailable(NOT_EVERY_SHARD));
         }
         let Some(list) = self.hits else {
             return Err(unavailable("the engine's answer to a search has no hits"));
@@ -78,6 +82,23 @@ impl<T> Hits<T> {
     pub(super) fn whole(self) -> Result<Vec<Hit<T>>, StoreError> {
         self.whole_with_aggregations().map(|(hits, _)| hits)
     }
+}
+
+/// What an engine says of an index that went, was closed or was not open yet while it was searched.
+const REPLACED: [&str; 7] = [
+    // Some shard failed, and the causes are not told.
+    "search_phase_execution_exception",
+    "index_not_found_exception",
+    "index_closed_exception",
+    "shard_not_found_exception",
+    "no_shard_available_action_exception",
+    NOT_EVERY_SHARD,
+    HALF_THE_DOCUMENTS,
+];
+
+/// Whether a search failed in a way in which one fails whose index was replaced meanwhile.
+pub(super) fn was_replaced(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(words) if REPLACED.iter().any(|one| words.contains(one)))
 }
 
 #[derive(Deserialize)]

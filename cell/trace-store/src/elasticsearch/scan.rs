@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use trace_model::{Region, TenantId, TimeRange, TraceId, UnixNanos};
 
 use super::client::unavailable;
-use super::hits::Hit;
+use super::hits::{HALF_THE_DOCUMENTS, Hit};
 use super::names::Kind;
 use super::plan::Plan;
 use super::push_down::Shape;
@@ -298,7 +298,7 @@ impl<'a> Scan<'a> {
         let answer: Documents =
             self.store.client.ask("/_mget", &query, &json!({ "docs": wanted })).await?;
         if answer.docs.len() != wanted.len() || answer.docs.iter().any(|one| one.error.is_some()) {
-            return Err(unavailable("half an answer about the documents of a search"));
+            return Err(unavailable(HALF_THE_DOCUMENTS));
         }
         Ok(answer.docs.into_iter().map(|one| one.source.filter(|_| one.found)).collect())
     }

@@ -70,6 +70,12 @@ pub struct DayReport {
     pub error: Option<String>,
 }
 
+impl DayReport {
+    fn has_late(&self) -> bool {
+        self.indices.iter().any(|index| index.ends_with("-late"))
+    }
+}
+
 /// All days.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TierReport {
@@ -195,7 +201,23 @@ impl ElasticsearchStore {
             self.metrics.tier_indices.get_or_create(&tier).inc_by(held);
             days.push(day);
         }
-        Ok(TierReport { driver, notes: self.notes(driver, cluster), days })
+        let mut notes = self.notes(driver, cluster);
+        let lates = days.iter().filter(|day| day.tier == Tier::Frozen && day.has_late()).count();
+        if lates > 0 {
+            notes.push(format!(
+                "{lates} frozen days have -late companions: what came after they were frozen stays there"
+            ));
+        }
+        notes.extend(match self.left_behind(&self.names.own("frozen-*")).await {
+            Ok(None) => None,
+            Ok(Some((repository, snapshot))) => Some(format!(
+                "{snapshot} lies in the snapshot repository {repository}, which is not the one that the \
+                 configuration names: nobody removes it, and erasures from its day fail"
+            )),
+            // A repository of somebody else: no reason to leave days where they are.
+            Err(error) => Some(format!("not every snapshot repository can be read: {error}")),
+        });
+        Ok(TierReport { driver, notes, days })
     }
 
     fn day_report(&self, key: &DayKey, facts: &DayFacts) -> DayReport {

@@ -65,6 +65,7 @@ pub(crate) fn search(
         found: Found::new(query),
         stats: SearchStats::default(),
         is_damaged,
+        is_away: false,
         ahead: BTreeMap::new(),
     };
     search.scan_waiting()?;
@@ -74,6 +75,7 @@ pub(crate) fn search(
         stats: search.stats,
         covered,
         is_damaged: search.is_damaged,
+        is_away: search.is_away,
         expired_until,
     })
 }
@@ -101,6 +103,8 @@ pub(super) struct Search<'a> {
     pub(super) found: Found,
     stats: SearchStats,
     is_damaged: bool,
+    /// Objects of cold segments were.
+    is_away: bool,
     /// Of cold segments that were asked, the blocks that will be searched; the next one last.
     ahead: BTreeMap<usize, Vec<usize>>,
 }
@@ -192,8 +196,9 @@ impl Search<'_> {
     }
 
     pub(super) fn note_damage(&mut self, segment: &Segment, error: &StoreError) {
-        self.state.note_damage(segment, error);
-        self.is_damaged = true;
+        let is_away = self.state.note_damage(segment, error);
+        self.is_away |= is_away;
+        self.is_damaged |= !is_away;
     }
 
     /// No match in the range is later than its end.

@@ -196,7 +196,8 @@ impl TraceSearch for MemoryStore {
         matches.truncate(query.limit);
         let stats = SearchStats { spans_scanned, ..SearchStats::default() };
         let covered = state.covered.clone();
-        Ok(SearchAnswer { matches, stats, covered, is_damaged: false, expired_until: None })
+        let (is_damaged, is_away) = (false, false);
+        Ok(SearchAnswer { matches, stats, covered, is_damaged, is_away, expired_until: None })
     }
 }
 

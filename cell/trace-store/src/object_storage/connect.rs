@@ -12,8 +12,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use service_kit::tls::ClientTls;
 
 use super::config::{ColdConfig, ColdCredentials};
 use crate::StoreError;
@@ -146,7 +145,11 @@ impl Connector {
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_MAX);
         let builder = match &config.ca_file {
-            Some(file) => builder.tls_backend_preconfigured(signed_by(file)?),
+            Some(file) => {
+                let tls = ClientTls::believing(file).read();
+                let tls = tls.map_err(|fault| unfit("ca_file", &fault.words()))?;
+                builder.tls_backend_preconfigured(tls)
+            }
             None => {
                 // The machine's authorities. A provider that is there already is as good.
                 drop(rustls::crypto::ring::default_provider().install_default());
@@ -162,24 +165,4 @@ impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(self.client.clone()))
     }
-}
-
-/// Trusts the authorities of this file and no others.
-fn signed_by(file: &FilePath) -> Result<rustls::ClientConfig, StoreError> {
-    let wrong =
-        |why: &dyn std::fmt::Display| unfit("ca_file", &format!("{}: {why}", file.display()));
-    let pem = fs::read(file).map_err(|error| wrong(&error))?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| wrong(&error))?;
-        roots.add(certificate).map_err(|error| wrong(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong(&"no certificate in it"));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(&error))?;
-    Ok(versions.with_root_certificates(roots).with_no_client_auth())
 }

@@ -156,6 +156,16 @@ pub struct EdgeTraceQuery {
     pub limit: usize,
 }
 
+/// Traces of an edge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EdgeTraces {
+    /// The traces, newest bucket first, each once.
+    pub trace_ids: Vec<TraceId>,
+    /// Whether there are less than were asked for and a bucket holds as many as are kept of one: it
+    /// may have had more.
+    pub is_cut: bool,
+}
+
 /// Keeps the counts.
 ///
 /// **Idempotence.** Deltas carry the log range that they come from; what is covered is not counted
@@ -186,6 +196,6 @@ pub trait MetricsStore: Send + Sync + fmt::Debug {
         range: TimeRange,
     ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError>;
 
-    /// Traces with such a call in the buckets that touch the range, newest bucket first, each once.
-    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<Vec<TraceId>, StoreError>;
+    /// Traces with such a call in the buckets that touch the range.
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError>;
 }

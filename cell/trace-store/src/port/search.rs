@@ -21,6 +21,9 @@ pub struct SearchAnswer {
     pub covered: Coverage,
     /// A file that may hold a match could not be read.
     pub is_damaged: bool,
+    /// A part of the store that may hold a match does not answer for now: cold spans whose objects are
+    /// away. The matches are those of the rest.
+    pub is_away: bool,
     /// Retention has removed spans: those that the log appended at or before this time may be gone,
     /// though `covered` reaches over them. `None`: it has removed nothing yet.
     pub expired_until: Option<UnixNanos>,

@@ -124,6 +124,16 @@ pub(crate) async fn traces(
     only_errors: bool,
     limit: usize,
 ) -> Vec<u64> {
+    traces_and_cut(store, callee, only_errors, limit).await.0
+}
+
+/// The traces, and whether there may have been more.
+async fn traces_and_cut(
+    store: &dyn MetricsStore,
+    callee: &str,
+    only_errors: bool,
+    limit: usize,
+) -> (Vec<u64>, bool) {
     let query = EdgeTraceQuery {
         tenant: tenant("default"),
         caller: "web".into(),
@@ -134,7 +144,7 @@ pub(crate) async fn traces(
     };
     let found = store.edge_traces(&query).await.unwrap();
     let number = |id: &TraceId| u64::try_from(u128::from_be_bytes(*id.as_bytes())).unwrap() - 1;
-    found.iter().map(number).collect()
+    (found.trace_ids.iter().map(number).collect(), found.is_cut)
 }
 
 /// What a store holds, to compare two.
@@ -271,6 +281,25 @@ pub(crate) async fn traces_of_an_edge_come_newest_first_each_once_and_bounded(op
     assert_eq!((found.len(), found[0], found[1]), (100, 7, 299));
 }
 
+pub(crate) async fn traces_of_an_edge_are_cut_where_a_bucket_may_have_had_more(open: Open) {
+    let bench = open().await;
+    let store = &*bench.store;
+    let (few, many): (Vec<_>, Vec<_>) = ((1..10).collect(), (100..240).collect());
+    store.apply(delta(1, vec![], vec![edge(0, "cart", true, &few)])).await.unwrap();
+    store.apply(delta(2, vec![], vec![edge(1, "cart", false, &many[..70])])).await.unwrap();
+    let found = traces_and_cut(store, "cart", false, 500).await;
+    assert_eq!((found.0.len(), found.1), (79, false));
+    // The next of the same bucket push the oldest out.
+    store.apply(delta(3, vec![], vec![edge(1, "cart", false, &many[70..])])).await.unwrap();
+    let found = traces_and_cut(store, "cart", false, 500).await;
+    assert_eq!((found.0.len(), found.0[0], found.1), (137, 239, true));
+    // Whoever asks for less than is kept is given all that was asked for.
+    let found = traces_and_cut(store, "cart", false, 100).await;
+    assert_eq!((found.0.len(), found.1), (100, false));
+    let found = traces_and_cut(store, "cart", true, 500).await;
+    assert_eq!((found.0.len(), found.1), (9, false));
+}
+
 pub(crate) async fn the_checkpoint_is_replaced_or_extended(open: Open) {
     let bench = open().await;
     let store = &*bench.store;
@@ -333,6 +362,7 @@ macro_rules! every_fact {
             a_query_gives_its_tenant_service_level_and_minutes_alone,
             edges_are_summed_over_the_buckets_of_a_range,
             traces_of_an_edge_come_newest_first_each_once_and_bounded,
+            traces_of_an_edge_are_cut_where_a_bucket_may_have_had_more,
             the_checkpoint_is_replaced_or_extended,
             an_erased_trace_leaves_exemplars_and_edges_and_no_count_and_does_not_come_back,
         );

@@ -9,6 +9,7 @@ mod kills;
 mod moves;
 mod schema;
 mod tiers;
+mod tls;
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -40,5 +40,7 @@ mod metrics;
 mod objects;
 #[path = "../conformance/suite.rs"]
 mod suite;
+#[path = "../../../../tests/engines/tls_front.rs"]
+mod tls_front;
 #[path = "../conformance/workload.rs"]
 mod workload;

@@ -20,6 +20,7 @@ use trace_store::{
 use crate::cold_store::AlwaysCold;
 use crate::fixture::{Log, NOW, Request, attribute, span, text, trace_id};
 use crate::harness::{Adapter, Store, query, small_config, tag};
+use crate::tls_front::{Authority, believes_what_it_is_told_alone};
 
 /// The address of a server that runs.
 #[expect(clippy::disallowed_methods, reason = "a test is configured by its environment")]
@@ -202,16 +203,15 @@ impl OwnServer {
     fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let tls = tempfile::tempdir().unwrap();
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=objects"])
-            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .args(["-keyout", "server.key", "-out", "server.crt"])
-            .current_dir(tls.path())
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let authority = Authority::new();
+        let identity = authority.identity(&["127.0.0.1"]);
+        for (file, name) in [
+            (identity.certificate_file, "server.crt"),
+            (identity.key_file, "server.key"),
+            (authority.believed().ca_file, "ca.pem"),
+        ] {
+            std::fs::copy(file, tls.path().join(name)).unwrap();
+        }
         let server = Self { name: format!("own-{}-{port}", std::process::id()), port, tls };
         server.script("start");
         server.script("wait");
@@ -231,7 +231,7 @@ impl OwnServer {
     }
 
     fn ca_file(&self) -> PathBuf {
-        self.tls.path().join("server.crt")
+        self.tls.path().join("ca.pem")
     }
 }
 
@@ -283,7 +283,32 @@ async fn over_tls_by_a_private_authority_and_when_the_server_dies_answers_say_so
     assert!(read.is_away && !read.is_damaged && read.spans.is_empty());
     assert!(asked.elapsed() < Duration::from_secs(6));
     let found = store.search(&query(tag("order", "o-99"))).await.unwrap();
-    assert!(found.is_damaged && found.matches.is_empty());
+    assert!(found.is_away && !found.is_damaged && found.matches.is_empty());
     let read = store.read_trace(&tenant, trace_id(3_000)).await.unwrap();
     assert!(!read.is_away, "the filter here says that it is nowhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_believed_by_the_authority_that_is_named_alone() {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
+    let (server, directory) = (server(), tempfile::tempdir().unwrap());
+    let address = server.strip_prefix("http://").unwrap().to_owned();
+    believes_what_it_is_told_alone(&address, true, async |port, tls| {
+        let place = directory.path().join(port.to_string());
+        let settings = ColdConfig {
+            ca_file: tls.map(|tls| tls.ca_file),
+            is_http_allowed: false,
+            ..settings(&format!("https://127.0.0.1:{port}"), &bucket(&server), &place)
+        };
+        let config = small_config(&place.join("store"));
+        let store = EmbeddedStore::open_tiered(config, tier(&settings, &clock), Arc::clone(&clock));
+        let store = store.map_err(|error| error.to_string())?;
+        store.claim_cold().await.map_err(|error| error.to_string())?;
+        filled(&store, 10).await;
+        assert_eq!(store.move_cold().await.map_err(|error| error.to_string())?, 1);
+        let read = store.read_trace(&TenantId::default(), trace_id(3)).await.unwrap();
+        assert_eq!((read.spans.len(), read.is_away), (1, false));
+        Ok(())
+    })
+    .await;
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use service_kit::tls::{ClientTls, TlsFault};
+
 /// Redis for the gateways of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisConfig {
@@ -10,8 +12,8 @@ pub struct RedisConfig {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// TLS, with the authorities of this PEM file and no others; `None` speaks plainly.
-    pub ca_file: Option<PathBuf>,
+    /// TLS; `None` speaks plainly.
+    pub tls: Option<ClientTls>,
     /// The user; `default` is the one of `requirepass`.
     pub user: Option<String>,
     /// A file with the password alone, read at each connecting.
@@ -34,7 +36,7 @@ impl RedisConfig {
         Self {
             host: host.into(),
             port,
-            ca_file: None,
+            tls: None,
             user: None,
             password_file: None,
             prefix: "farspan".to_owned(),
@@ -65,6 +67,9 @@ pub enum RedisFault {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// A file of TLS is of no use.
+    #[error("TLS")]
+    Tls(#[source] TlsFault),
     /// It cannot be reached, or its certificate is not of our authority.
     #[error("cannot connect")]
     Connect(#[source] std::io::Error),
@@ -81,7 +86,7 @@ impl RedisFault {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreadable { .. } | Self::Unfit { .. } => false,
+            Self::Unreadable { .. } | Self::Unfit { .. } | Self::Tls(_) => false,
             Self::Connect(_) | Self::Refused(_) | Self::TimedOut => true,
         }
     }

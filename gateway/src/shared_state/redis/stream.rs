@@ -4,9 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ::redis::{ProtocolVersion, RedisConnectionInfo};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
+use service_kit::tls::ClientTls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -21,8 +20,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// Reads every file that a connection needs, so that a wrong one is told at the start.
 pub(super) async fn check(config: &RedisConfig) -> Result<(), RedisFault> {
     login(config).await?;
-    if let Some(path) = &config.ca_file {
-        connector(path).await?;
+    if let Some(tls) = &config.tls {
+        connector(tls).await?;
         server_name(&config.host)?;
     }
     Ok(())
@@ -33,8 +32,8 @@ pub(super) async fn open(config: &RedisConfig) -> Result<Box<dyn Stream>, RedisF
     let plain = TcpStream::connect((config.host.as_str(), config.port)).await;
     let plain = plain.map_err(RedisFault::Connect)?;
     plain.set_nodelay(true).map_err(RedisFault::Connect)?;
-    let Some(ca_file) = &config.ca_file else { return Ok(Box::new(plain)) };
-    let connector = connector(ca_file).await?;
+    let Some(tls) = &config.tls else { return Ok(Box::new(plain)) };
+    let connector = connector(tls).await?;
     let through = connector.connect(server_name(&config.host)?, plain).await;
     Ok(Box::new(through.map_err(RedisFault::Connect)?))
 }
@@ -64,24 +63,11 @@ async fn read(path: &Path) -> Result<Vec<u8>, RedisFault> {
     read.map_err(|source| RedisFault::Unreadable { path: path.to_owned(), source })
 }
 
-async fn connector(ca_file: &Path) -> Result<TlsConnector, RedisFault> {
-    let unfit = |what| RedisFault::Unfit { path: ca_file.to_owned(), what };
-    let pem = read(ca_file).await?;
-    let mut authorities = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|_| unfit("is not PEM"))?;
-        authorities.add(certificate).map_err(|_| unfit("holds what is no authority"))?;
-    }
-    if authorities.is_empty() {
-        return Err(unfit("holds no certificate"));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| RedisFault::Refused(Box::new(error)))?
-        .with_root_certificates(authorities)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+async fn connector(tls: &ClientTls) -> Result<TlsConnector, RedisFault> {
+    let tls = tls.clone();
+    let read = tokio::task::spawn_blocking(move || tls.read()).await;
+    let read = read.map_err(|error| RedisFault::Refused(Box::new(error)))?;
+    Ok(TlsConnector::from(Arc::new(read.map_err(RedisFault::Tls)?)))
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, RedisFault> {

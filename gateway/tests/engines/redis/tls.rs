@@ -1,19 +1,20 @@
 //! Through TLS, with a private authority and a password from a file.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use gateway::shared_state::SharedStateMetrics;
-use gateway::shared_state::redis::{RedisConfig, RedisFault, RedisState};
+use gateway::shared_state::redis::{RedisConfig, RedisFault, RedisState, figures};
 use service_kit::SystemClock;
+use service_kit::tls::ClientTls;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Gateway;
 use super::server::{Server, free_run};
+use super::{Gateway, shared};
 use crate::laws::{key, put, text};
+use crate::tls_front::{Authority, believes_what_it_is_told_alone, shows_its_certificate};
 
 /// Where the script keeps its authority.
 fn authority() -> std::path::PathBuf {
@@ -48,7 +49,7 @@ async fn a_private_authority_and_a_password_from_a_file() {
     );
     let config = RedisConfig {
         port,
-        ca_file: Some(authority()),
+        tls: Some(ClientTls::believing(authority())),
         user: Some("default".to_owned()),
         password_file: Some(file("password", "s3cret-pass\n")),
         ..server.config()
@@ -58,20 +59,12 @@ async fn a_private_authority_and_a_password_from_a_file() {
     assert_eq!(text(&gateway.cache.read(&key("a")).await).unwrap(), "one");
     assert!(!format!("{:?}", gateway.state).contains("s3cret"));
 
-    let other = directory.path().join("other.pem");
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-nodes", "-days", "2", "-subj", "/CN=other", "-keyout"])
-        .arg(directory.path().join("other.key"))
-        .arg("-out")
-        .arg(&other)
-        .output();
-    assert!(made.unwrap().status.success());
+    let other = Authority::new();
     let strangers = [
-        RedisConfig { ca_file: Some(other), ..config.clone() },
+        RedisConfig { tls: Some(other.believed()), ..config.clone() },
         RedisConfig { password_file: Some(file("wrong", "guess")), ..config.clone() },
         RedisConfig { user: None, password_file: None, ..config.clone() },
-        RedisConfig { ca_file: None, ..config.clone() },
+        RedisConfig { tls: None, ..config.clone() },
     ];
     for stranger in strangers {
         let stranger = Gateway::start(stranger).await;
@@ -84,12 +77,34 @@ async fn a_private_authority_and_a_password_from_a_file() {
 
     let missing = directory.path().join("nothing");
     for faulty in [
-        RedisConfig { ca_file: Some(missing.clone()), ..config.clone() },
-        RedisConfig { ca_file: Some(file("rubbish", "no PEM")), ..config.clone() },
+        RedisConfig { tls: Some(ClientTls::believing(&missing)), ..config.clone() },
+        RedisConfig {
+            tls: Some(ClientTls::believing(file("rubbish", "no PEM"))),
+            ..config.clone()
+        },
         RedisConfig { password_file: Some(missing), ..config.clone() },
         RedisConfig { password_file: Some(file("empty", "\n")), ..config },
     ] {
         let fault = refused(faulty).await;
         assert!(!fault.is_retryable(), "{fault}");
     }
+}
+
+#[tokio::test]
+async fn redis_is_believed_by_the_authority_that_is_named_alone() {
+    let plain = shared();
+    let engine = format!("{}:{}", plain.host, plain.port);
+    let reach = async |port: u16, tls: Option<ClientTls>| {
+        let config = RedisConfig { host: "127.0.0.1".to_owned(), port, tls, ..shared() };
+        figures(&config).await.map_err(|fault| {
+            let cause = std::error::Error::source(&fault).map(ToString::to_string);
+            format!("{fault}: {}", cause.unwrap_or_default())
+        })?;
+        let gateway = Gateway::connected(config).await;
+        put(&gateway.cache, &key("a"), "one").await;
+        assert_eq!(text(&gateway.cache.read(&key("a")).await).unwrap(), "one");
+        Ok::<(), String>(())
+    };
+    believes_what_it_is_told_alone(&engine, false, &reach).await;
+    shows_its_certificate(&engine, &reach).await;
 }

@@ -126,6 +126,11 @@ impl SummarySearch {
         if self.is_done {
             return true;
         }
+        // A number is given again: nothing of the tenant is left then.
+        if index.names.id_of(self.query.tenant.as_str()) != Some(self.tenant) {
+            self.is_done = true;
+            return true;
+        }
         self.steps = self.steps.saturating_add(1);
         let mut left = rows_max.max(1);
         let first = bucket_of(self.query.range.start);

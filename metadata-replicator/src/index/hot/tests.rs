@@ -161,6 +161,41 @@ fn expected(oracle: &Oracle, query: &SummaryQuery) -> Vec<(TraceId, TraceEntry)>
     found.into_iter().take(query.limit).map(|(_, id, entry)| (id, entry)).collect()
 }
 
+#[test]
+fn a_search_ends_when_its_tenants_number_is_given_to_another_one() {
+    let row_of = |tenant_number: u8, trace_number: u8| Contribution {
+        version: 1,
+        tenant: tenant(tenant_number),
+        trace_id: trace(trace_number),
+        writer: writer(0),
+        last_append: UnixNanos(NOW),
+        keep: Keep::Keep,
+        is_erased: false,
+        detail: Some(Detail {
+            min_start: UnixNanos(NOW),
+            max_end: UnixNanos(NOW + 1),
+            span_count: 1,
+            ..Detail::default()
+        }),
+    };
+    let mut index = index_of(&(0..40).map(|number| row_of(0, number)).collect::<Vec<_>>());
+    let range = TimeRange { start: UnixNanos(NOW - 40 * MINUTE), end: UnixNanos(NOW + MINUTE) };
+    let query = SummaryQuery::newest(tenant(0), range, 1_000);
+    let mut search = index.search(query);
+    assert!(!search.step(&index, 1));
+    let number = index.names.id_of(tenant(0).as_str());
+    let horizon = UnixNanos(NOW + 2 * MINUTE);
+    while !index.expire(&writer(0).region, horizon, LetGo::Expired, 64).is_done {}
+    index.sweep_names();
+    for other in 100..140 {
+        index.join(&row_of(1, other));
+    }
+    assert_eq!(index.names.id_of(tenant(1).as_str()), number, "it has the number now");
+    while !search.step(&index, 1) {}
+    let found = search.finish().entries;
+    assert!(found.iter().all(|(id, _)| (0..40).any(|number| trace(number) == *id)), "{found:?}");
+}
+
 proptest! {
     #[test]
     fn any_order_and_any_number_of_deliveries_give_the_same_index(
@@ -353,17 +388,11 @@ fn busy_index(traces: u64) -> HotIndex {
 
 /// Everything, newest first.
 fn all() -> SummaryQuery {
-    SummaryQuery {
-        tenant: TenantId::default(),
-        range: TimeRange { start: UnixNanos(0), end: UnixNanos::MAX },
-        service: None,
-        root_service: None,
-        root_operation: None,
-        duration_nanos_min: 0,
-        duration_nanos_max: None,
-        only_errors: false,
-        limit: 20,
-    }
+    SummaryQuery::newest(
+        TenantId::default(),
+        TimeRange { start: UnixNanos(0), end: UnixNanos::MAX },
+        20,
+    )
 }
 
 #[test]

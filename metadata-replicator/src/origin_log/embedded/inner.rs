@@ -90,6 +90,25 @@ impl Inner {
         keys.iter().map(|key| rows.map.get(Fingerprint::of(key))).collect()
     }
 
+    /// The row that lies at a place. Where that cannot be read, or its file is gone, it is what is
+    /// left of it, and the place is not read again: in a file that is written anew another record
+    /// may lie there.
+    pub(super) fn row_at(
+        &self,
+        key: &RowKey,
+        location: Location,
+    ) -> Result<Option<Contribution>, ReplicatorError> {
+        match self.store.contribution_at(location) {
+            Ok(Some(row)) => Ok(Some(row).filter(|row| RowKey::of(row) == *key)),
+            // Also a whole record that no peer would take: it would be met at every try again.
+            Ok(None) | Err(ReplicatorError::Record | ReplicatorError::Message(_)) => {
+                self.rows().map.lose(Fingerprint::of(key));
+                Ok(Some(key.without_detail(self.store.region())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Frames and writes; on success every reader sees it. The sequence advances in any case.
     pub(super) fn append(
         &self,

@@ -36,6 +36,12 @@ impl JudgeRows for Judge<'_> {
         if is_needed { Judged::Stays } else { Judged::Superseded }
     }
 
+    fn lost(&mut self, segment: u32) {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.map
+            .lose_all(|location| location.segment == segment && !self.kept.contains_key(&location));
+    }
+
     fn moved(&mut self, from: Location, to: Location) {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(fingerprint) = self.kept.remove(&from) {

@@ -7,7 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cell::Profile;
+pub use super::consistency::Consistency;
+pub use super::credentials::Credentials;
+use super::credentials::{Encryption, read_credentials};
 pub use super::foreign::{ForeignConfig, ForeignEncoding};
+use super::kafka::read_kafka;
+pub use super::kafka::{KafkaConfig, SaslMechanism};
 use super::search_engine::{TiersConfig, read_elasticsearch};
 use super::section::Section;
 use super::setting::{EngineUrl, Properties};
@@ -84,43 +89,6 @@ impl StoresConfig {
     }
 }
 
-/// How a client proves who it is, and whom it believes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user.
-    pub user: Option<String>,
-    /// A file with the password alone.
-    pub password_file: Option<PathBuf>,
-    /// A PEM file with the private authority that signed the engine's certificate.
-    pub ca_file: Option<PathBuf>,
-}
-
-/// Kafka.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KafkaConfig {
-    /// Brokers to begin with, `host:port`.
-    pub brokers: Vec<String>,
-    /// Put before the names of topics and groups.
-    pub prefix: String,
-    /// Partitions of a topic that is made.
-    pub partitions: u32,
-    /// Copies of a topic that is made.
-    pub replication: u32,
-    /// Memory of the live tail, in bytes.
-    pub tail_bytes_max: u64,
-    /// Name of this process among the members of its groups, where it is to get its partitions back
-    /// after a quick restart; no other process may have it.
-    pub member: Option<String>,
-    /// A member that was not heard of for so long is given up for dead.
-    pub session_timeout: Duration,
-    /// Properties of the client library, such as `security.protocol`.
-    pub properties: Properties,
-    /// A file with `sasl.password` alone.
-    pub password_file: Option<PathBuf>,
-    /// Topics of others whose records collectors take.
-    pub foreign: Option<ForeignConfig>,
-}
-
 /// Cassandra or Scylla.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CassandraConfig {
@@ -132,12 +100,12 @@ pub struct CassandraConfig {
     pub datacenter: String,
     /// Copies in each data center, by its name, for a keyspace that is made.
     pub replication: Properties,
+    /// Which of them a statement waits for.
+    pub consistency: Consistency,
     /// Until a statement must be answered.
     pub timeout: Duration,
-    /// Who we are.
+    /// Who we are; with `tls`, that is spoken.
     pub credentials: Credentials,
-    /// Whether to speak TLS.
-    pub is_tls: bool,
 }
 
 /// Elasticsearch or OpenSearch.
@@ -155,6 +123,8 @@ pub struct ElasticsearchConfig {
     pub timeout: Duration,
     /// Who we are.
     pub credentials: Credentials,
+    /// A file with an API key in its encoded form alone, instead of a user.
+    pub api_key_file: Option<PathBuf>,
     /// How its days grow old.
     pub tiers: TiersConfig,
 }
@@ -271,46 +241,20 @@ impl super::setting::Setting for Ignored {
     }
 }
 
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-
-fn read_kafka(section: &mut Section<'_>) -> Option<KafkaConfig> {
-    let (bytes, seconds) = (super::setting::Bytes, Duration::from_secs);
-    let brokers = hosts(section, "brokers");
-    let prefix = section.value("prefix", String::new());
-    let tail = bytes(MIB)..=bytes(64 * GIB);
-    let config = KafkaConfig {
-        brokers: Vec::new(),
-        partitions: section.within("partitions", 64, 1..=4_096),
-        replication: section.within("replication", 3, 1..=7),
-        tail_bytes_max: section.within("tail_max", bytes(256 * MIB), tail).0,
-        member: section.optional("member"),
-        session_timeout: section.within("session_timeout", seconds(15), seconds(6)..=seconds(300)),
-        properties: section.value("properties", Properties::default()),
-        password_file: section.optional("password_file"),
-        foreign: super::foreign::read_foreign(section, &prefix),
-        prefix,
-    };
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let is_name = |name: &String| (1..=200).contains(&name.len()) && name.bytes().all(fits);
-    if !config.member.iter().all(is_name) {
-        section.refuse("member", "is 1 to 200 letters, digits and - _ .");
-    }
-    Some(KafkaConfig { brokers: brokers?, ..config })
-}
-
 fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
     let nodes = hosts(section, "nodes");
     let datacenter = section.required::<String>("datacenter");
     let keyspace = section.value("keyspace", "farspan".to_owned());
     let copies = datacenter.clone().map(|name| (name, "3".to_owned()));
-    let config = (
-        section.value("replication", Properties(copies.into_iter().collect())),
-        timeout(section),
-        read_credentials(section),
-        section.value("tls", false),
-    );
-    let (replication, timeout, credentials, is_tls) = config;
+    let replication = section.value("replication", Properties(copies.into_iter().collect()));
+    let consistency = section.value("consistency", Consistency::default());
+    let timeout = timeout(section);
+    let encryption = Encryption {
+        is_on: section.value("tls", false),
+        words: "`tls: true`",
+        needs_authority: true,
+    };
+    let credentials = read_credentials(section, &encryption);
     for (name, copies) in &replication.0 {
         if !copies.parse::<u32>().is_ok_and(|copies| (1..=7).contains(&copies)) {
             section.refuse("replication", &format!("{name}: `{copies}` is not 1 to 7 copies"));
@@ -325,9 +269,9 @@ fn read_cassandra(section: &mut Section<'_>) -> Option<CassandraConfig> {
         keyspace,
         datacenter: datacenter?,
         replication,
+        consistency,
         timeout,
         credentials,
-        is_tls,
     })
 }
 
@@ -340,6 +284,9 @@ fn read_clickhouse(section: &mut Section<'_>) -> Option<ClickhouseConfig> {
     if !is_keeping_spans && storage_policy.is_some() {
         section.refuse("storage_policy", "is about raw spans, which `spans: false` does not keep");
     }
+    let is_on = url.as_ref().is_none_or(EngineUrl::is_https);
+    let encryption = Encryption { is_on, words: "`https://`", needs_authority: false };
+    let credentials = read_credentials(section, &encryption);
     Some(ClickhouseConfig {
         url: url?,
         database,
@@ -347,7 +294,7 @@ fn read_clickhouse(section: &mut Section<'_>) -> Option<ClickhouseConfig> {
         storage_policy,
         is_keeping_spans,
         timeout: timeout(section),
-        credentials: read_credentials(section),
+        credentials,
     })
 }
 
@@ -371,16 +318,4 @@ pub(super) fn hosts(section: &mut Section<'_>, key: &'static str) -> Option<Vec<
 pub(super) fn timeout(section: &mut Section<'_>) -> Duration {
     let seconds = Duration::from_secs;
     section.within("timeout", seconds(10), Duration::from_millis(100)..=seconds(300))
-}
-
-pub(super) fn read_credentials(section: &mut Section<'_>) -> Credentials {
-    let credentials = Credentials {
-        user: section.optional("user"),
-        password_file: section.optional("password_file"),
-        ca_file: section.optional("ca_file"),
-    };
-    if credentials.user.is_some() != credentials.password_file.is_some() {
-        section.refuse("password_file", "goes with `user`: write both or none");
-    }
-    credentials
 }

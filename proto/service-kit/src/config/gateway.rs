@@ -10,7 +10,7 @@ use super::listen::{ConnectionLimits, Listeners, TelemetryConfig, read_limits, r
 use super::redis::{RedisConfig, read_redis};
 use super::section::Section;
 use super::setting::Bytes;
-use super::{RegionAddress, ServiceUrl, read_region_addresses};
+use super::{EngineUrl, RegionAddress, ServiceUrl, read_region_addresses};
 
 /// A gateway: the global question.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,8 @@ pub struct GatewayConfig {
     /// Regions whose cells publish no index (`locality.index: none`): named as not provable, and
     /// no reason to call an answer partial.
     pub unindexed: Vec<Region>,
+    /// Where applications send their spans: shown on the page at `/`, asked by nobody.
+    pub collectors: Vec<CollectorAddress>,
     /// Limits of questions.
     pub query: QueryConfig,
     /// Requests a second that one address may send.
@@ -42,6 +44,17 @@ pub struct GatewayConfig {
     pub drain_timeout: Duration,
     /// Logging.
     pub telemetry: TelemetryConfig,
+}
+
+/// A region's collector as applications reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectorAddress {
+    /// The region.
+    pub region: Region,
+    /// OTLP over gRPC.
+    pub otlp_grpc: Option<EngineUrl>,
+    /// OTLP over HTTP.
+    pub otlp_http: Option<EngineUrl>,
 }
 
 /// Limits of questions.
@@ -93,6 +106,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
             root.refuse("unindexed", &format!("names {region}, which is not among `cells`"));
         }
     }
+    let collectors = read_collectors(root);
     let query = read_query(root);
     let redis = read_redis(root);
     let rate_limit = read_rate_limit(root, matches!(redis, Some(None)));
@@ -106,6 +120,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GatewayConfig> {
         replicator: replicator?,
         cells,
         unindexed,
+        collectors,
         query,
         rate_limit,
         redis: redis?,
@@ -128,6 +143,30 @@ fn read_cells(root: &mut Section<'_>, own: Option<&Region>) -> Vec<RegionAddress
         root.refuse("cells", &format!("lacks the gateway's own region, {own}"));
     }
     cells
+}
+
+fn read_collectors(root: &mut Section<'_>) -> Vec<CollectorAddress> {
+    let mut collectors = Vec::new();
+    for mut entry in root.sections("collectors") {
+        let region = entry.required::<Region>("region");
+        let otlp_grpc = read_http_url(&mut entry, "otlp_grpc");
+        let otlp_http = read_http_url(&mut entry, "otlp_http");
+        if !entry.has("otlp_grpc") && !entry.has("otlp_http") {
+            entry.refuse("region", "needs `otlp_grpc`, `otlp_http` or both");
+        }
+        entry.finish();
+        let Some(region) = region else { continue };
+        collectors.push(CollectorAddress { region, otlp_grpc, otlp_http });
+    }
+    collectors
+}
+
+fn read_http_url(entry: &mut Section<'_>, key: &'static str) -> Option<EngineUrl> {
+    let url = entry.optional::<EngineUrl>(key)?;
+    if !url.as_str().starts_with("http") {
+        entry.refuse(key, "is neither http:// nor https://");
+    }
+    Some(url)
 }
 
 fn read_query(root: &mut Section<'_>) -> QueryConfig {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::engines::{Credentials, read_credentials};
+use super::credentials::{Credentials, Encryption, read_credentials};
 use super::section::Section;
 use super::setting::EngineUrl;
 
@@ -13,9 +13,7 @@ pub struct RedisConfig {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// Whether to speak TLS; then `credentials.ca_file` is there.
-    pub is_tls: bool,
-    /// Who we are, and whom we believe.
+    /// Who we are; with `tls`, that is spoken.
     pub credentials: Credentials,
     /// Put before every key.
     pub prefix: String,
@@ -42,7 +40,12 @@ pub(super) fn read_redis(root: &mut Section<'_>) -> Option<Option<RedisConfig>> 
         }
     });
     let (millis, seconds) = (Duration::from_millis, Duration::from_secs);
-    let credentials = read_credentials(&mut section);
+    let encryption = Encryption {
+        is_on: address.as_ref().is_none_or(|(_, _, is_tls)| *is_tls),
+        words: "`rediss://`",
+        needs_authority: address.is_some(),
+    };
+    let credentials = read_credentials(&mut section, &encryption);
     let prefix = section.value("prefix", "farspan".to_owned());
     let timeout = section.within("timeout", millis(100), millis(5)..=seconds(2));
     let connect_timeout = section.within("connect_timeout", seconds(1), millis(10)..=seconds(30));
@@ -50,23 +53,10 @@ pub(super) fn read_redis(root: &mut Section<'_>) -> Option<Option<RedisConfig>> 
     if !prefix.bytes().all(is_plain) || !(1..=60).contains(&prefix.len()) {
         section.refuse("prefix", "is 1 to 60 letters, digits, dashes, underscores, dots, colons");
     }
-    if let Some((_, _, is_tls)) = &address {
-        check_tls(&section, *is_tls, &credentials);
-    }
     section.finish();
-    let (host, port, is_tls) = address?;
-    let config = RedisConfig { host, port, is_tls, credentials, prefix, timeout, connect_timeout };
+    let (host, port, _) = address?;
+    let config = RedisConfig { host, port, credentials, prefix, timeout, connect_timeout };
     Some(Some(config))
-}
-
-fn check_tls(section: &Section<'_>, is_tls: bool, credentials: &Credentials) {
-    if is_tls && credentials.ca_file.is_none() {
-        let message = "is missing: `rediss://` needs the authorities to believe, as a PEM file";
-        section.refuse("ca_file", message);
-    }
-    if !is_tls && credentials.ca_file.is_some() {
-        section.refuse("ca_file", "has no effect without `rediss://`");
-    }
 }
 
 /// Host, port, and whether TLS is spoken.
@@ -127,7 +117,7 @@ cells: [{region: eu, address: h:2}]
     #[test]
     fn an_address_is_enough() {
         let redis = gateway("redis: {url: 'redis://[::1]:6379/'}\n").redis.unwrap();
-        assert_eq!((redis.host.as_str(), redis.port, redis.is_tls), ("::1", 6_379, false));
+        assert_eq!((redis.host.as_str(), redis.port), ("::1", 6_379));
         assert_eq!((redis.prefix.as_str(), redis.timeout.as_millis()), ("farspan", 100));
         assert_eq!(redis.credentials, Credentials::default());
     }
@@ -147,10 +137,8 @@ rate_limit: {gateways: 3}
 ",
         );
         let redis = config.redis.unwrap();
-        assert_eq!(
-            (redis.host.as_str(), redis.port, redis.is_tls),
-            ("cache.internal", 6_380, true)
-        );
+        assert_eq!((redis.host.as_str(), redis.port), ("cache.internal", 6_380));
+        assert_eq!(redis.credentials.tls.unwrap().ca_file.to_str(), Some("ca.pem"));
         assert_eq!(redis.credentials.user.as_deref(), Some("default"));
         assert_eq!(redis.timeout, Duration::from_millis(20));
         assert_eq!(config.rate_limit.gateways, 3);

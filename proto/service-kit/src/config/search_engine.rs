@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::engines::{ElasticsearchConfig, read_credentials, timeout};
+use super::credentials::{Encryption, read_credentials};
+use super::engines::{ElasticsearchConfig, timeout};
 use super::section::Section;
 use super::setting::EngineUrl;
 
@@ -60,13 +61,24 @@ pub(super) fn read_elasticsearch(
         section.refuse("prefix", "is 1 to 60 lower-case letters, digits and dashes, no dash first");
     }
     let shards = section.within("shards", 5, 1..=1_024);
+    let encryption = Encryption {
+        is_on: urls.iter().flatten().all(EngineUrl::is_https),
+        words: "`https://` in each of `urls`",
+        needs_authority: false,
+    };
+    let credentials = read_credentials(section, &encryption);
+    let api_key_file = section.optional("api_key_file");
+    if api_key_file.is_some() && credentials.user.is_some() {
+        section.refuse("api_key_file", "stands for `user` and `password_file`: write one of them");
+    }
     let config = ElasticsearchConfig {
         urls: Vec::new(),
         prefix,
         shards,
         replicas: section.optional("replicas"),
         timeout: timeout(section),
-        credentials: read_credentials(section),
+        credentials,
+        api_key_file,
         tiers: read_tiers(&mut section.section("tiers"), shards, retention),
     };
     Some(ElasticsearchConfig { urls: urls?, ..config })

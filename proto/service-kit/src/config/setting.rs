@@ -90,6 +90,12 @@ impl EngineUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is spoken to over HTTP within TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
+    }
 }
 
 /// Keys and texts that are handed through as they are, such as properties of a client library.

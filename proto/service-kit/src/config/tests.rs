@@ -135,7 +135,7 @@ fn modes_that_do_not_exist_yet_are_refused_by_name() {
 const GROWTH: &str = "kind: cell
 region: a
 profile: growth
-kafka: {brokers: ['k1:9092', 'k2:9092'], properties: {security.protocol: ssl}}
+kafka: {brokers: ['k1:9092', 'k2:9092'], properties: {client.dns.lookup: resolve_canonical_bootstrap_servers_only}}
 cassandra: {nodes: ['c1:9042'], datacenter: dc1}
 elasticsearch: {urls: ['http://e1:9200']}
 clickhouse: {url: 'http://h1:8123'}
@@ -162,7 +162,7 @@ fn a_profile_chooses_stores_rate_and_retention_and_each_can_be_overridden() {
     let profile = effective::Origin::Profile("growth");
     assert_eq!(find("stores.log"), Some(("stores.log", "kafka", profile)));
     let shown = find("kafka.properties").unwrap().1;
-    assert_eq!(shown, "{security.protocol}", "a value may be a secret");
+    assert_eq!(shown, "{client.dns.lookup}", "a value may be a secret");
 }
 
 #[test]
@@ -235,6 +235,19 @@ fn an_engine_that_is_not_used_or_makes_no_sense_is_a_fault() {
 }
 
 #[test]
+fn copies_that_are_waited_for_are_chosen_by_a_word() {
+    let consistency = |line: &str| {
+        let nodes = format!("datacenter: dc1{line}}}");
+        cell(&GROWTH.replace("datacenter: dc1}", &nodes)).stores.cassandra.unwrap().consistency
+    };
+    assert_eq!(consistency(""), engines::Consistency::LocalQuorum);
+    assert_eq!(consistency(", consistency: quorum"), engines::Consistency::Quorum);
+    assert_eq!(consistency(", consistency: each_quorum"), engines::Consistency::EachQuorum);
+    let one = GROWTH.replace("datacenter: dc1}", "datacenter: dc1, consistency: one}");
+    assert!(faults(&one)[0].1.contains("`one` is not one of local_quorum, quorum, each_quorum"));
+}
+
+#[test]
 fn what_a_profile_stands_for_and_is_not_served_is_said_and_no_fault() {
     let notes = |text: &str| parse("cell.yaml", text).unwrap().effective.notes().to_vec();
     assert!(notes(GROWTH).is_empty());
@@ -279,6 +292,25 @@ fn regions_are_listed_once_and_hold_the_own_one_where_they_must() {
     assert!(found.iter().any(|(_, text)| text.contains("lacks the gateway's own region")));
     let peers = "kind: replicator\nregion: a\ncell: h:1\npeers: [{region: a, address: h:2}]\n";
     assert!(faults(peers)[0].1.contains("own region"));
+}
+
+#[test]
+fn collectors_of_the_page_have_an_address_that_an_exporter_takes() {
+    let head = "kind: gateway\nregion: a\nreplicator: h:1\ncells: [{region: a, address: h:2}]\n";
+    let read = |collectors: &str| parse("x", &format!("{head}collectors:\n{collectors}"));
+    let loaded = read("  - {region: a, otlp_grpc: 'https://otel.a.example:4317'}\n").unwrap();
+    let Config::Gateway(config) = loaded.config else { panic!("not a gateway") };
+    let [only] = config.collectors.as_slice() else { panic!("{:?}", config.collectors) };
+    assert_eq!(only.otlp_grpc.as_ref().unwrap().as_str(), "https://otel.a.example:4317");
+    assert_eq!(only.otlp_http, None);
+    for (bad, said) in [
+        ("  - {region: a}\n", "needs `otlp_grpc`, `otlp_http` or both"),
+        ("  - {region: a, otlp_http: 'redis://h:1'}\n", "neither http:// nor https://"),
+        ("  - {region: a, otlp_http: 'h:4318'}\n", "is not an address"),
+    ] {
+        let faults = read(bad).unwrap_err().to_string();
+        assert!(faults.contains(said), "{bad}: {faults}");
+    }
 }
 
 #[test]

@@ -172,6 +172,9 @@ fn watermarks_come_back_as_they_were_sent() {
         holes: vec![TimeRange { start: UnixNanos(1), end: UnixNanos(2) }],
     };
     assert_eq!(watermark_from_wire(&watermark_to_wire(&sent), &region()), Ok(sent));
+    let hole = v1::Hole { start_unix_nano: 1, end_unix_nano: 2 };
+    let rotten = v1::Watermark { holes: vec![hole; 9_000], ..v1::Watermark::default() };
+    assert_eq!(watermark_from_wire(&rotten, &region()).unwrap().holes.len(), 9_000);
     let backwards = v1::Hole { start_unix_nano: 2, end_unix_nano: 1 };
     let bad = v1::Watermark { holes: vec![backwards], ..v1::Watermark::default() };
     assert!(watermark_from_wire(&bad, &region()).is_err());

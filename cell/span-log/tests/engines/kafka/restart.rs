@@ -22,16 +22,23 @@ mod ports;
 use ports::free_run;
 
 /// A broker that a test may kill.
-struct OwnBroker {
+pub(super) struct OwnBroker {
     name: String,
-    port: u16,
+    pub(super) port: u16,
+    settings: Vec<(&'static str, String)>,
 }
 
 impl OwnBroker {
     fn start() -> Self {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// With more settings of the script, given the first of a hundred ports.
+    pub(super) fn start_with(settings: impl FnOnce(u16) -> Vec<(&'static str, String)>) -> Self {
         // The controller takes the port that is 100 higher.
         let port = free_run(101);
-        let broker = Self { name: format!("restart-{}-{port}", std::process::id()), port };
+        let name = format!("restart-{}-{port}", std::process::id());
+        let broker = Self { name, port, settings: settings(port) };
         broker.script(&["start"]);
         broker.script(&["wait", "180"]);
         broker
@@ -44,13 +51,14 @@ impl OwnBroker {
             .args(arguments)
             .env("KAFKA_NAME", &self.name)
             .env("KAFKA_PORT", self.port.to_string())
+            .envs(self.settings.iter().map(|(key, value)| (key, value)))
             .output()
             .unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 

@@ -14,7 +14,9 @@ use trace_model::{SpanKind, StatusCode, TenantId, TimeRange, TraceId, UnixNanos}
 use super::encode::{Edges, SECONDS_MAX, edge_hash, time_of};
 use crate::clickhouse::client::{Engine, parameter};
 use crate::memory_metrics::{BUCKET_NANOS, MINUTE_NANOS, TRACES_PER_EDGE_MAX, TraceList, touching};
-use crate::port::{EdgeKey, EdgeRow, EdgeTraceQuery, RedKey, RedQuery, RedRow, StoreError};
+use crate::port::{
+    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, RedKey, RedQuery, RedRow, StoreError,
+};
 
 const SECOND_NANOS: u64 = 1_000_000_000;
 /// Edges whose lists are asked for at once: their hashes fit into one parameter.
@@ -204,7 +206,7 @@ struct HeldTraces {
 pub(super) async fn edge_traces(
     engine: &Engine,
     query: &EdgeTraceQuery,
-) -> Result<Vec<TraceId>, StoreError> {
+) -> Result<EdgeTraces, StoreError> {
     let key = EdgeKey {
         tenant: query.tenant.clone(),
         bucket: query.range.start,

@@ -85,6 +85,11 @@ impl DayKey {
         names.own(&format!("filling-{self}"))
     }
 
+    /// The pattern of its snapshots.
+    pub(super) fn snapshots(&self, names: &Names) -> String {
+        self.numbered(names, "frozen", "*")
+    }
+
     fn numbered(&self, names: &Names, what: &str, number: &str) -> String {
         let Self { day, kind, part } = self;
         names.own(&format!("{what}-{}-{day}-{number}@{part}", kind_word(*kind)))
@@ -242,12 +247,6 @@ struct Found {
     settings: BTreeMap<String, Value>,
 }
 
-#[derive(Deserialize)]
-struct Snapshots {
-    #[serde(default)]
-    snapshots: Vec<Snapshot>,
-}
-
 impl ElasticsearchStore {
     /// All days, of all tenants.
     pub(super) async fn all_days(&self) -> Result<BTreeMap<DayKey, DayFacts>, StoreError> {
@@ -262,8 +261,8 @@ impl ElasticsearchStore {
 
     /// One day as it is now.
     pub(super) async fn day_facts(&self, key: &DayKey) -> Result<DayFacts, StoreError> {
-        let frozen = key.numbered(&self.names, "frozen", "*");
-        let mut days = self.days_of(&key.patterns(&self.names), &frozen).await?;
+        let mut days =
+            self.days_of(&key.patterns(&self.names), &key.snapshots(&self.names)).await?;
         Ok(days.remove(key).unwrap_or_default())
     }
 
@@ -365,25 +364,7 @@ impl ElasticsearchStore {
     /// Snapshots of ours; none where no repository is named.
     async fn snapshots(&self, pattern: &str) -> Result<Vec<Snapshot>, StoreError> {
         let Some(repository) = &self.config.tiers.repository else { return Ok(vec![]) };
-        let path = format!("/_snapshot/{repository}/{pattern}");
-        let query = [("ignore_unavailable", "true")];
-        let answer = self.client.read(Method::Get, &path, &query, Bytes::new()).await?;
-        if answer.status == 404 {
-            return Ok(vec![]);
-        }
-        Ok(answer.json::<Snapshots>()?.snapshots)
-    }
-
-    /// The repository that the policy names where the cluster does not know it.
-    pub(super) async fn missing_repository(&self) -> Result<Option<&str>, StoreError> {
-        let Some(repository) = &self.config.tiers.repository else { return Ok(None) };
-        let path = format!("/_snapshot/{repository}");
-        let answer = self.client.read(Method::Get, &path, &[], Bytes::new()).await?;
-        match answer.status {
-            404 => Ok(Some(repository)),
-            200..300 => Ok(None),
-            _ => Err(answer.failure()),
-        }
+        self.snapshots_in(repository, pattern).await
     }
 }
 

@@ -2,6 +2,11 @@
 //! place of what is opened here; copies and snapshots that were made before go, since they hold what is
 //! deleted, and the runner makes them again.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use elasticsearch::http::Method;
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::super::client::unavailable;
@@ -36,6 +41,13 @@ impl ElasticsearchStore {
                  it and erase again"
             )));
         }
+        if let Some((repository, snapshot)) = self.left_behind(&key.snapshots(&self.names)).await? {
+            return Err(unavailable(format!(
+                "{snapshot} in the snapshot repository {repository} may hold it, which \
+                 `elasticsearch.tiers.repository` does not name: name it, or remove the snapshot, and \
+                 erase again"
+            )));
+        }
         let mut gate = self.lock_soon(&key.to_string()).await?;
         let deleted = async {
             let facts = self.day_facts(&key).await?;
@@ -53,6 +65,26 @@ impl ElasticsearchStore {
         let deleted = deleted.await;
         gate.release().await;
         deleted
+    }
+
+    /// A snapshot of ours in a repository that the policy does not name any more, and that repository.
+    pub(super) async fn left_behind(
+        &self,
+        pattern: &str,
+    ) -> Result<Option<(String, String)>, StoreError> {
+        let all = self.client.read(Method::Get, "/_snapshot", &[], Bytes::new()).await?;
+        // Who may not see repositories has made no snapshot.
+        if matches!(all.status, 401 | 403) {
+            return Ok(None);
+        }
+        let all: BTreeMap<String, IgnoredAny> = all.json()?;
+        let named = self.config.tiers.repository.as_ref();
+        for repository in all.into_keys().filter(|name| Some(name) != named) {
+            if let Some(snapshot) = self.snapshots_in(&repository, pattern).await?.pop() {
+                return Ok(Some((repository, snapshot.name)));
+            }
+        }
+        Ok(None)
     }
 
     async fn open_and_delete(

@@ -203,4 +203,31 @@ impl ElasticsearchStore {
         }
         acknowledged(&answer)
     }
+
+    /// Snapshots in a repository; none where it is gone.
+    pub(super) async fn snapshots_in(
+        &self,
+        repository: &str,
+        pattern: &str,
+    ) -> Result<Vec<Snapshot>, StoreError> {
+        let path = format!("/_snapshot/{repository}/{pattern}");
+        let query = [("ignore_unavailable", "true")];
+        let answer = self.client.read(Method::Get, &path, &query, Bytes::new()).await?;
+        if answer.status == 404 {
+            return Ok(vec![]);
+        }
+        Ok(answer.json::<Snapshots>()?.snapshots)
+    }
+
+    /// The repository that the policy names where the cluster does not know it.
+    pub(super) async fn missing_repository(&self) -> Result<Option<&str>, StoreError> {
+        let Some(repository) = &self.config.tiers.repository else { return Ok(None) };
+        let path = format!("/_snapshot/{repository}");
+        let answer = self.client.read(Method::Get, &path, &[], Bytes::new()).await?;
+        match answer.status {
+            404 => Ok(Some(repository)),
+            200..300 => Ok(None),
+            _ => Err(answer.failure()),
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod figures;
 mod rows;
 mod schema;
 mod search;
+mod tls;
 
 use std::sync::Arc;
 

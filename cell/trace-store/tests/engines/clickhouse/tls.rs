@@ -1,100 +1,70 @@
 //! Through TLS, with a certificate authority of one's own and a password from a file.
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
-
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tempfile::TempDir;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use service_kit::tls::ClientTls;
 use trace_store::clickhouse::init;
-use trace_store::{ClickhouseMetricsStore, MetricsStore, StoreError};
+use trace_store::{ClickhouseConfig, ClickhouseMetricsStore, MetricsStore, SpanWriter, StoreError};
 
-use super::{Database, clock, engine, is_unavailable};
+use super::spans::{logged, today};
+use super::{Database, clock, engine};
+use crate::fixture::{NOW, Request};
+use crate::tls_front::{Authority, believes_what_it_is_told_alone, shows_its_certificate};
 
-fn openssl(directory: &Path, arguments: &str) {
-    let done =
-        Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
-    assert!(done.status.success(), "{done:?}");
+/// Behind a front at this port.
+fn behind(port: u16, tls: Option<ClientTls>) -> Database {
+    let mut database = Database::named();
+    database.config = ClickhouseConfig {
+        url: format!("https://127.0.0.1:{port}"),
+        tls,
+        ..database.config.clone()
+    };
+    database
 }
 
-/// An authority, and a certificate of it for 127.0.0.1.
-fn certificates() -> TempDir {
-    let directory = TempDir::new().unwrap();
-    let at = directory.path();
-    openssl(
-        at,
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key \
-         -out ca.pem -days 2 -subj /CN=authority",
-    );
-    openssl(
-        at,
-        "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out csr.pem \
-         -subj /CN=engine",
-    );
-    std::fs::write(at.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
-    openssl(
-        at,
-        "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 \
-         -extfile names",
-    );
-    directory
-}
-
-/// A front that ends TLS before the engine.
-async fn front(certificates: &Path, engine: &str) -> String {
-    let chain = CertificateDer::pem_file_iter(certificates.join("cert.pem")).unwrap();
-    let chain: Vec<_> = chain.map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_file(certificates.join("key.pem")).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://{}", listener.local_addr().unwrap());
-    let engine = engine.strip_prefix("http://").unwrap().to_owned();
-    tokio::spawn(async move {
-        loop {
-            let (client, _) = listener.accept().await.unwrap();
-            let (acceptor, engine) = (acceptor.clone(), engine.clone());
-            tokio::spawn(async move {
-                let Ok(mut client) = acceptor.accept(client).await else { return };
-                let mut server = TcpStream::connect(engine).await.unwrap();
-                let _ended = copy_bidirectional(&mut client, &mut server).await;
-            });
-        }
-    });
-    url
+async fn write_and_read(database: &Database) -> Result<(), StoreError> {
+    init(&database.config).await?;
+    let spans = database.spans().await;
+    let batch = Request::of("web", &[today(1, 1, "GET /")]).batch();
+    spans.write(&[logged(0, 0, batch)]).await?;
+    spans.flush(NOW, true).await?;
+    assert_eq!(database.number("SELECT count() FROM otel_traces").await, 1);
+    Ok(())
 }
 
 #[tokio::test]
-async fn a_private_authority_is_trusted_when_it_is_named_and_not_otherwise() {
-    let certificates = certificates();
-    let mut database = Database::named();
-    database.config.url = front(certificates.path(), &engine()).await;
-    let stranger = ClickhouseMetricsStore::connect(database.config.clone(), clock()).await;
-    assert!(is_unavailable(&stranger), "{stranger:?}");
-    database.config.ca_file = Some(certificates.path().join("ca.pem"));
-    database.config.user = Some("default".to_owned());
-    std::fs::write(certificates.path().join("password"), "secret\n").unwrap();
-    database.config.password_file = Some(certificates.path().join("password"));
-    init(&database.config).await.unwrap();
+async fn clickhouse_is_believed_by_the_authority_that_is_named_alone() {
+    let engine = engine();
+    let address = engine.strip_prefix("http://").unwrap();
+    let reach = async |port: u16, tls: Option<ClientTls>| {
+        let database = behind(port, tls);
+        write_and_read(&database).await.map_err(|error| error.to_string())
+    };
+    believes_what_it_is_told_alone(address, true, &reach).await;
+    shows_its_certificate(address, &reach).await;
+}
+
+#[tokio::test]
+async fn a_password_is_read_from_its_file_and_a_file_of_no_use_is_named() {
+    let engine = engine();
+    let authority = Authority::new();
+    let front = authority.front(engine.strip_prefix("http://").unwrap(), &["127.0.0.1"]).await;
+    let mut database = behind(front.port, Some(authority.believed()));
+    database.config.user = Some("farspan".to_owned());
+    database.config.password_file = Some(authority.file("password", "a-secret-pass\n"));
+    write_and_read(&database).await.unwrap();
+    let sent = front.was_sent("x-clickhouse-key: a-secret-pass\r\n");
+    assert!(sent && front.was_sent("x-clickhouse-user: farspan\r\n"));
     let store = database.metrics().await;
     assert_eq!(store.checkpoint().await.unwrap().1, b"");
-    assert!(!format!("{store:?}").contains("secret"));
-    database.config.ca_file = Some(certificates.path().join("password"));
-    let unfit = ClickhouseMetricsStore::connect(database.config.clone(), clock()).await;
-    assert!(matches!(unfit, Err(StoreError::Unsupported(_))), "{unfit:?}");
-    database.config.password_file = Some(certificates.path().join("nothing"));
-    database.config.ca_file = None;
-    let missing = ClickhouseMetricsStore::connect(database.config.clone(), clock()).await;
-    assert!(is_unavailable(&missing), "{missing:?}");
+    assert!(!format!("{store:?}{:?}", database.config).contains("a-secret-pass"));
+
+    let missing = authority.file("password", "").with_file_name("nothing");
+    let of = ClickhouseConfig { password_file: Some(missing.clone()), ..database.config.clone() };
+    let tls = Some(ClientTls::believing(authority.file("rubbish", "no PEM")));
+    for (config, words) in [
+        (of, "cannot read"),
+        (ClickhouseConfig { tls, ..database.config.clone() }, "holds no certificate"),
+    ] {
+        let fault = ClickhouseMetricsStore::connect(config, clock()).await.unwrap_err();
+        assert!(!fault.is_retryable() && fault.to_string().contains(words), "{fault}");
+    }
 }

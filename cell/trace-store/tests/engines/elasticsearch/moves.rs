@@ -112,6 +112,11 @@ impl Drop for Moving {
     }
 }
 
+/// The same on both engines, side by side: most of the time is theirs.
+async fn on_each(law: impl AsyncFn(&'static str)) {
+    tokio::join!(Box::pin(law(ENGINES[0])), Box::pin(law(ENGINES[1])));
+}
+
 /// What has to be found, however it is asked for.
 #[derive(Clone, Debug)]
 struct Laws {
@@ -182,7 +187,7 @@ fn has(made: &[String], word: &str) -> bool {
 
 #[tokio::test]
 async fn a_day_goes_through_all_tiers_and_each_document_is_found_once_after_every_step() {
-    for engine in ENGINES {
+    on_each(async |engine| {
         let mut moving = Moving::new(engine, true).await;
         let is_opensearch = engine.contains("OPENSEARCH");
         moving.index("web", 0..10).await;
@@ -243,45 +248,59 @@ async fn a_day_goes_through_all_tiers_and_each_document_is_found_once_after_ever
         );
         assert_eq!(moving.snapshots(), 0);
         assert!(moving.bench.find(Filter::All).await.is_empty());
-    }
+    })
+    .await;
+}
+
+/// Erases a trace of one span, by a process of its own: it is gone then, and after the next run.
+async fn erase(moving: &Moving, trace: u64, laws: &Laws) {
+    let store = moving.bench.another().await;
+    let receipt = store.erase(&TenantId::default(), trace_id(trace)).await.unwrap();
+    assert_eq!(receipt.spans, 1, "{trace}");
+    laws.hold(moving, &[format!("the erasure of {trace}")]).await;
+    moving.run(TierSteps::All).await;
+    laws.hold(moving, &[format!("the run after the erasure of {trace}")]).await;
 }
 
 #[tokio::test]
-async fn a_trace_is_erased_from_a_day_in_every_tier() {
-    for engine in ENGINES {
+async fn a_trace_is_erased_from_a_warm_day_and_from_a_cold_one() {
+    on_each(async |engine| {
         let mut moving = Moving::new(engine, true).await;
         moving.index("web", 0..4).await;
         moving.index("fraud", 4..5).await;
-        let tenant = TenantId::default();
-        let gone = async |moving: &Moving, trace: u64, laws: &Laws| {
-            let receipt =
-                moving.bench.another().await.erase(&tenant, trace_id(trace)).await.unwrap();
-            assert_eq!(receipt.spans, 1, "{trace}");
-            laws.hold(moving, &[format!("the erasure of {trace}")]).await;
-            moving.run(TierSteps::All).await;
-            laws.hold(moving, &[format!("the run after the erasure of {trace}")]).await;
-        };
         moving.at_day(2);
         moving.run(TierSteps::All).await;
         // The last trace of its service: its entry of the catalogue goes as well.
-        gone(&moving, 4, &Laws::of(&[("web", &[0, 1, 2, 3])])).await;
+        erase(&moving, 4, &Laws::of(&[("web", &[0, 1, 2, 3])])).await;
         moving.at_day(8);
         moving.index("web", 5..6).await;
         moving.run(TierSteps::All).await;
-        gone(&moving, 5, &Laws::of(&[("web", &[0, 1, 2, 3])])).await;
+        erase(&moving, 5, &Laws::of(&[("web", &[0, 1, 2, 3])])).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_trace_is_erased_from_a_frozen_day_which_is_frozen_again_without_it() {
+    on_each(async |engine| {
+        let mut moving = Moving::new(engine, true).await;
+        moving.index("web", 0..4).await;
+        moving.at_day(8);
+        moving.run(TierSteps::All).await;
         moving.at_day(31);
         moving.run(TierSteps::All).await;
         assert_eq!(moving.snapshots(), 2);
-        gone(&moving, 0, &Laws::of(&[("web", &[1, 2, 3])])).await;
-        assert_eq!(moving.day(TODAY).await.tier, Tier::Frozen, "frozen again, without the trace");
+        erase(&moving, 0, &Laws::of(&[("web", &[1, 2, 3])])).await;
+        assert_eq!(moving.day(TODAY).await.tier, Tier::Frozen);
         assert_eq!(moving.snapshots(), 2);
-    }
+    })
+    .await;
 }
 
 /// A copy that was made before an erasure never takes the day's place.
 #[tokio::test]
 async fn what_is_erased_while_its_day_is_being_copied_stays_erased() {
-    for engine in ENGINES {
+    on_each(async |engine| {
         let mut moving = Moving::new(engine, false).await;
         moving.index("web", 0..4).await;
         moving.at_day(2);
@@ -308,12 +327,13 @@ async fn what_is_erased_while_its_day_is_being_copied_stays_erased() {
         let path = format!("/{}*/_search?expand_wildcards=all", moving.bench.config.index_prefix);
         let all = json(&moving.bench.url, "POST", &path, &by_id).to_string();
         assert!(!all.contains(&trace_id(0).to_string()) && !all.contains(&trace_id(1).to_string()));
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_run_that_is_dropped_anywhere_is_gone_on_with() {
-    for engine in ENGINES {
+    on_each(async |engine| {
         let mut moving = Moving::new(engine, true).await;
         moving.index("web", 0..6).await;
         let mut laws = Laws::of(&[("web", &[0, 1, 2, 3, 4, 5])]);
@@ -343,12 +363,13 @@ async fn a_run_that_is_dropped_anywhere_is_gone_on_with() {
             moving.index("web", late..late + 1).await;
             laws = Laws::of(&[("web", &(0..=late).collect::<Vec<_>>())]);
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn two_runners_at_once_and_a_writer_and_a_reader_beside_them_see_every_document_once() {
-    for engine in ENGINES {
+    on_each(async |engine| {
         let mut moving = Moving::new(engine, false).await;
         moving.index("web", 0..50).await;
         moving.at_day(2);
@@ -383,13 +404,14 @@ async fn two_runners_at_once_and_a_writer_and_a_reader_beside_them_see_every_doc
         tokio::select! { () = runs => {}, () = reads => {} }
         assert!(answers > 3, "{answers}");
         assert_eq!(moving.bench.count(TODAY), 50);
-    }
+    })
+    .await;
 }
 
 /// A writer that still takes the companion for there, and one that meets it while it is merged.
 #[tokio::test]
 async fn late_spans_that_come_while_late_spans_are_merged_are_not_lost() {
-    for engine in ENGINES {
+    on_each(async |engine| {
         let mut moving = Moving::new(engine, false).await;
         moving.index("web", 0..4).await;
         moving.at_day(2);
@@ -417,12 +439,13 @@ async fn late_spans_that_come_while_late_spans_are_merged_are_not_lost() {
         // While the companion is closed nothing is taken; before and after it is.
         assert!(next > 7, "{next}");
         assert_eq!(moving.day(TODAY).await.tier, Tier::Cold);
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_repository_that_is_missing_is_a_note_and_days_stay_cold_until_it_is_there() {
-    for engine in ENGINES {
+    on_each(async |engine| {
         let mut moving = Moving::new(engine, true).await;
         let repository = format!("/_snapshot/{}", moving.repository.clone().unwrap());
         let settings = http(&moving.bench.url, "DELETE", &repository, "");
@@ -447,7 +470,34 @@ async fn a_repository_that_is_missing_is_a_note_and_days_stay_cold_until_it_is_t
         let laws = Laws::of(&[("web", &[1, 2])]);
         moving.step_by_step(&laws).await;
         assert_eq!(moving.day(TODAY).await.tier, Tier::Frozen);
-    }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn snapshots_in_a_repository_that_is_not_named_any_more_hold_an_erasure_up_and_are_told() {
+    on_each(async |engine| {
+        let mut moving = Moving::new(engine, true).await;
+        moving.index("web", 0..3).await;
+        moving.at_day(30);
+        moving.run(TierSteps::All).await;
+        assert_eq!(moving.day(TODAY).await.tier, Tier::Frozen);
+        let tiers = TierPolicy { repository: None, ..moving.bench.config.tiers.clone() };
+        let config = ElasticsearchConfig { tiers, ..moving.bench.config.clone() };
+        let other = ElasticsearchStore::connect(config, moving.bench.clock.clone()).await.unwrap();
+        let name = moving.repository.clone().unwrap();
+        let report = other.tiers().await.unwrap();
+        assert!(report.notes.iter().any(|note| note.contains(&name)), "{report:?}");
+        let erased = other.erase(&TenantId::default(), trace_id(0)).await.unwrap_err();
+        assert!(erased.is_retryable() && erased.to_string().contains(&name), "{erased}");
+        Laws::of(&[("web", &[0, 1, 2])]).hold(&moving, &["nothing was erased".to_owned()]).await;
+
+        let store = moving.bench.another().await;
+        assert!(store.tiers().await.unwrap().notes.iter().all(|note| !note.contains(&name)));
+        assert_eq!(store.erase(&TenantId::default(), trace_id(0)).await.unwrap().spans, 1);
+        Laws::of(&[("web", &[1, 2])]).hold(&moving, &["erased".to_owned()]).await;
+    })
+    .await;
 }
 
 #[tokio::test]

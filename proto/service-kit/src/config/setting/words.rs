@@ -4,8 +4,10 @@ use trace_model::locality::{IndexMode, SpanMode};
 
 use super::super::Kind;
 use super::super::cell::{GroupKind, Profile, WhenFull};
+use super::super::consistency::Consistency;
 use super::super::engines::{LogKind, MetricsKind, SearchKind, TracesKind};
 use super::super::foreign::ForeignEncoding;
+use super::super::kafka::SaslMechanism;
 use super::super::listen::LogFormat;
 use super::super::search_engine::TierDriver;
 use super::super::tree::Node;
@@ -107,6 +109,24 @@ impl Setting for Vec<GroupKind> {
     fn show(&self) -> String {
         let groups: Vec<String> = self.iter().map(|one| word_for(one, &GROUP_KINDS)).collect();
         format!("[{}]", groups.join(", "))
+    }
+}
+
+const SASL_MECHANISMS: [(&str, SaslMechanism); 3] = [
+    ("plain", SaslMechanism::Plain),
+    ("scram-sha-256", SaslMechanism::ScramSha256),
+    ("scram-sha-512", SaslMechanism::ScramSha512),
+];
+
+impl Setting for SaslMechanism {
+    const WANTED: &'static str = "plain, scram-sha-256 or scram-sha-512";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        word_of(node, &SASL_MECHANISMS)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &SASL_MECHANISMS)
     }
 }
 
@@ -247,5 +267,23 @@ impl Setting for TierDriver {
 
     fn show(&self) -> String {
         word_for(self, &TIER_DRIVERS)
+    }
+}
+
+const CONSISTENCIES: [(&str, Consistency); 3] = [
+    ("local_quorum", Consistency::LocalQuorum),
+    ("quorum", Consistency::Quorum),
+    ("each_quorum", Consistency::EachQuorum),
+];
+
+impl Setting for Consistency {
+    const WANTED: &'static str = "local_quorum, quorum or each_quorum";
+
+    fn read(node: &Node) -> Result<Self, String> {
+        word_of(node, &CONSISTENCIES)
+    }
+
+    fn show(&self) -> String {
+        word_for(self, &CONSISTENCIES)
     }
 }

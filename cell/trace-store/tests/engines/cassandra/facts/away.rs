@@ -1,4 +1,4 @@
-//! A cluster that is away, hangs, breaks off, is killed; and one that asks who is there.
+//! A cluster that is away, hangs, breaks off, is killed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,17 +6,19 @@ use std::time::{Duration, Instant};
 use opentelemetry_proto::tonic::trace::v1 as otlp;
 use service_kit::SystemClock;
 use trace_model::{Clock as _, LogPosition, TenantId};
-use trace_store::cassandra::{CassandraCredentials, CassandraTls};
 use trace_store::{CassandraStore, SpanWriter, StoreError, TraceReader};
 
 use super::{Bench, read};
 use crate::cassandra::cluster;
-use crate::cassandra::node::{Node, certificates};
+use crate::cassandra::node::Node;
 use crate::cassandra::proxy::Proxy;
 use crate::fixture::{INCARNATION, Log, NOW, Request, span, trace_id};
 
 /// Does it again until it succeeds; fails after a minute.
-async fn until_ok<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
+pub(super) async fn until_ok<T>(
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, StoreError>,
+) -> T {
     let begun = Instant::now();
     loop {
         match attempt().await {
@@ -30,11 +32,11 @@ async fn until_ok<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, Sto
 }
 
 /// Spans that are received now, by the machine's clock.
-fn fresh(spans: &[otlp::Span]) -> Request {
+pub(super) fn fresh(spans: &[otlp::Span]) -> Request {
     Request { receive_time: SystemClock::new().now(), ..Request::of("web", spans) }
 }
 
-fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+pub(super) fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
 }
 
@@ -139,35 +141,4 @@ async fn a_node_killed_between_writes_loses_nothing_that_was_durable() {
             assert_eq!(read(&again, trace_id(offset)).await.len(), 2, "{offset}");
         }
     }
-}
-
-#[tokio::test]
-async fn a_cluster_that_asks_for_a_password_over_tls_is_answered() {
-    let keys = tempfile::tempdir().unwrap();
-    let key_store = certificates(keys.path());
-    let encryption = format!(
-        "client_encryption_options: {{ enabled: true, optional: false, keystore: {key_store}, \
-         keystore_password: changeit, store_type: PKCS12, require_client_auth: false }}"
-    );
-    let node = Node::start("tls", &[("CASS_EXTRA", &encryption), ("CASS_AUTH", "1")]).await;
-    let password_file = keys.path().join("password");
-    std::fs::write(&password_file, "cassandra\n").unwrap();
-    let mut config = cluster::config("farspan_tls");
-    config.contact_points = vec![node.address()];
-    let clock = Arc::new(SystemClock::new());
-    unavailable(CassandraStore::init(&config).await);
-    config.tls = Some(CassandraTls { ca_file: keys.path().join("ca.pem"), client: None });
-    let refused = CassandraStore::connect(config.clone(), clock.clone()).await.unwrap_err();
-    assert!(refused.to_string().contains("uthentication"), "{refused}");
-    let user = "cassandra".to_owned();
-    config.credentials = Some(CassandraCredentials { user, password_file });
-    until_ok("init", async || CassandraStore::init(&config).await).await;
-    let store = CassandraStore::connect(config.clone(), clock.clone()).await.unwrap();
-    let batch = Log::new().append(&fresh(&[span(1, 0, "a")]));
-    store.write(&[batch]).await.unwrap();
-    assert_eq!(read(&store, trace_id(1)).await.len(), 1);
-    // Another authority's word is not taken.
-    config.tls.as_mut().unwrap().ca_file = keys.path().join("other-ca.pem");
-    let stranger = CassandraStore::connect(config, clock).await.unwrap();
-    assert!(!stranger.is_connected());
 }
