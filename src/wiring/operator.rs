@@ -209,7 +209,9 @@ async fn retire(State(desk): State<OperatorDesk>, UrlPath(number): UrlPath<u32>)
     match front.retire(number).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error @ RetireError::Absent(_)) => refuse(StatusCode::NOT_FOUND, error.to_string()),
-        Err(error @ RetireError::Answers(_)) => refuse(StatusCode::CONFLICT, error.to_string()),
+        Err(
+            error @ (RetireError::Answers(_) | RetireError::MayRun { .. } | RetireError::Fenced),
+        ) => refuse(StatusCode::CONFLICT, error.to_string()),
         Err(error @ RetireError::NotKept(_)) => {
             refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
         }

@@ -2,6 +2,7 @@
 //! of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use service_kit::config::DirectConfig;
@@ -28,7 +29,9 @@ pub(super) async fn open(
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
     match direct {
         DirectConfig::Collector { number } => open_collector(opening, *number, seen).await,
-        DirectConfig::Front { collectors } => open_front(opening, collectors, seen).await,
+        DirectConfig::Front { collectors, lease } => {
+            open_front(opening, (collectors, *lease), seen).await
+        }
     }
 }
 
@@ -52,12 +55,12 @@ async fn open_collector(
 
 async fn open_front(
     opening: &mut Opening<'_>,
-    collectors: &[String],
+    (collectors, lease): (&[String], Duration),
     seen: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
     let file = opening.config.data_dir.join("front.json");
     let collectors = collectors.iter().map(|address| format!("http://{address}")).collect();
-    let settings = FrontConfig { collectors, file, seen };
+    let settings = FrontConfig { collectors, file, seen, lease };
     opening.ready.fail("asking the collectors");
     let log = FrontLog::open(settings, Arc::clone(opening.clock)).await;
     let log = log.context("opening the collectors' logs")?;

@@ -2,7 +2,11 @@
 //!
 //! Beside the log lies a note (`collector.json`): whose number it is, whether the cell's front has noted
 //! it, whether it was retired, and what a store has refused of it. **Never** is a span acknowledged
-//! before the front has noted the number, or after it was told that the collector is retired.
+//! before the front has noted the number, or at a time when the front may have retired the collector:
+//! it does not need to be reached for that, since what it may take ends by itself where it does not
+//! hear the front.
+
+mod own_note;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +15,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::{LoggedBatch, SpanBatch};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use trace_model::{Clock, Coverage, LogRange, TenantId, TraceId, UnixNanos};
 
+use self::own_note::{Aside, Note, seen_of_its_own};
 use super::note::NoteFile;
 use super::{DirectError, INCARNATION, check_stores};
 use crate::assignment::{Assignment, Share, Sharing};
@@ -22,7 +26,7 @@ use crate::embedded::{EmbeddedConfig, EmbeddedLog};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, Seen, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, SpanLog, TailAnswer,
 };
 
 /// The embedded log's only partition.
@@ -41,37 +45,6 @@ pub struct CollectorConfig {
     pub log: EmbeddedConfig,
 }
 
-/// What the note says.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Note {
-    number: u32,
-    /// Incarnation of the embedded log: which log the number was given to.
-    log: u64,
-    is_registered: bool,
-    is_retired: bool,
-    set_aside: Vec<Aside>,
-    /// Runs set aside that ended before this time were forgotten, in nanoseconds.
-    forgotten_until: u64,
-}
-
-/// Records that a store has refused: they lie in the dead letters of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Aside {
-    first: u64,
-    next: u64,
-    first_time: u64,
-    last_time: u64,
-}
-
-impl Aside {
-    fn grow(&mut self, other: &Self) {
-        self.first = self.first.min(other.first);
-        self.next = self.next.max(other.next);
-        self.first_time = self.first_time.min(other.first_time);
-        self.last_time = self.last_time.max(other.last_time);
-    }
-}
-
 /// One collector's log.
 #[derive(Debug)]
 pub struct CollectorLog {
@@ -81,6 +54,8 @@ pub struct CollectorLog {
     note: Mutex<Note>,
     /// The latest front that was heard of.
     front: AtomicU64,
+    /// The front does not retire it before this time of its own, in nanoseconds.
+    leased_until: AtomicU64,
 }
 
 impl CollectorLog {
@@ -100,8 +75,9 @@ impl CollectorLog {
             None => Note { number, log: identity, ..Note::default() },
         };
         file.write(&note)?;
+        let leased_until = AtomicU64::new(note.leased_until);
         let (note, front) = (Mutex::new(note), AtomicU64::new(0));
-        Ok(Arc::new(Self { number, log, file, note, front }))
+        Ok(Arc::new(Self { number, log, file, note, front, leased_until }))
     }
 
     /// The number.
@@ -118,6 +94,11 @@ impl CollectorLog {
 
     fn note(&self) -> MutexGuard<'_, Note> {
         self.note.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far a group of the front is, if it ever was here.
+    pub(super) fn told_by_front(&self, group: GroupId) -> Option<u64> {
+        self.log.known_commit(group)
     }
 
     pub(super) fn log_id(&self) -> u64 {
@@ -146,6 +127,19 @@ impl CollectorLog {
         self.change(|note| note.is_registered = true)
     }
 
+    /// The front does not retire the collector before this time. Whether that is to be kept: a restart
+    /// without the front then has half of what is left, or more.
+    pub(super) fn lease(&self, until: UnixNanos) -> Result<bool, LogError> {
+        self.leased_until.fetch_max(until.0, Ordering::AcqRel);
+        let now = self.log.end(OWN)?.append_time;
+        Ok(until > now && self.note().leased_until < now.0.midpoint(until.0))
+    }
+
+    /// Keeps it.
+    pub(super) fn keep_lease(&self, until: UnixNanos) -> Result<(), LogError> {
+        self.change(|note| note.leased_until = note.leased_until.max(until.0))
+    }
+
     /// No span is taken any more, for good.
     pub(super) fn retire(&self) -> Result<(), LogError> {
         self.change(|note| note.is_retired = true)
@@ -168,8 +162,18 @@ impl CollectorLog {
                 let reason = "the front of the cell does not know this collector yet";
                 Err(LogError::Unavailable(reason.to_owned()))
             }
-            (true, false) => Ok(()),
+            (true, false) => self.check_lease(),
         }
+    }
+
+    fn check_lease(&self) -> Result<(), LogError> {
+        let until = UnixNanos(self.leased_until.load(Ordering::Acquire));
+        if self.log.end(OWN)?.append_time < until {
+            return Ok(());
+        }
+        let reason =
+            "the front of the cell was not heard for so long that it may give this collector up";
+        Err(LogError::Unavailable(reason.to_owned()))
     }
 
     const fn check_partition(&self, partition: u32) -> Result<(), LogError> {
@@ -203,28 +207,6 @@ impl CollectorLog {
     }
 }
 
-/// What was seen of the log, in the embedded log's own words. A number that readers know and the
-/// directory does not was another log's.
-fn seen_of_its_own(seen: &Seen, number: u32, note: Option<&Note>) -> Result<Seen, DirectError> {
-    let next = seen.covered.next_in(INCARNATION, number);
-    let stored = seen.stored.next_in(INCARNATION, number);
-    let Some(note) = note else {
-        if next.max(stored) > 0 {
-            return Err(DirectError::NumberTaken { number, next: next.max(stored) });
-        }
-        return Ok(Seen::default());
-    };
-    if note.number != number {
-        return Err(DirectError::OtherNumber { number, known: note.number });
-    }
-    let cover = |next: u64| {
-        let mut cover = Coverage::none(note.log);
-        cover.extend(OWN, next);
-        cover
-    };
-    Ok(Seen { covered: cover(next), stored: cover(stored), append_time: UnixNanos(0) })
-}
-
 #[async_trait]
 impl SpanLog for CollectorLog {
     fn capabilities(&self) -> Capabilities {
@@ -242,6 +224,8 @@ impl SpanLog for CollectorLog {
     async fn append(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
         self.check_taking()?;
         let appended = self.log.append(batch).await?;
+        // Nobody may have given it up by now: what is acknowledged was appended before that.
+        self.check_taking()?;
         let ranges = appended.ranges.into_iter().map(|range| self.range(range)).collect();
         Ok(Appended { ranges, ..appended })
     }

@@ -44,6 +44,9 @@ pub struct FrontConfig {
     pub file: PathBuf,
     /// What was read of their logs.
     pub seen: Seen,
+    /// How long a collector takes spans that does not hear the front. None is retired before it has been
+    /// silent for so long: it may run on, where the front does not reach it.
+    pub lease: Duration,
 }
 
 /// The log over all collectors.
@@ -59,7 +62,7 @@ impl FrontLog {
         config: FrontConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, DirectError> {
-        let FrontConfig { collectors, file, seen } = config;
+        let FrontConfig { collectors, file, seen, lease } = config;
         check_stores(&seen)?;
         let file = NoteFile::at(file);
         let mut kept: FrontNote = file.read()?.unwrap_or_default();
@@ -72,13 +75,15 @@ impl FrontLog {
             );
             return Err(DirectError::File { file: "direct.collectors".to_owned(), reason });
         }
-        kept.epoch = clock.now().millis().max(kept.epoch.saturating_add(1));
+        let now = clock.now();
+        kept.epoch = now.millis().max(kept.epoch.saturating_add(1));
+        kept.start_leasing(now, lease);
         kept.seats.resize_with(collectors.len(), Default::default);
         let seats = seats(&kept, &seen);
         file.write(&kept)?;
         let clients = collectors.iter().map(|url| CollectorClient::new(url));
         let clients = clients.collect::<Result<_, _>>()?;
-        let not_before = seen.append_time.max(clock.now());
+        let not_before = seen.append_time.max(now);
         let shared = Shared::new((file, kept), clients, seats, not_before, clock);
         let log = Self::start(Arc::new(shared));
         log.first_words().await;

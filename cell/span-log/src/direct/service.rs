@@ -12,17 +12,15 @@ use trace_model::{TenantId, TraceId, UnixNanos};
 use super::wire::lost_message;
 use super::{CollectorLog, FRONT_GROUPS, INCARNATION};
 use crate::port::{
-    CommitError, ForgetLost, LogError, METADATA_PUBLISHER, METRICS_AGGREGATOR, SEARCH_INDEXER,
-    STORAGE_WRITER, SpanLog as _,
+    CommitError, ForgetLost, GroupId, LogError, SEARCH_INDEXER, STORAGE_WRITER, SpanLog as _,
 };
 
 /// Longest wait that a front may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Most encoded bytes read at once.
 const READ_BYTES_MAX: u64 = 16 << 20;
-/// Groups whose place the front is told.
-const TOLD: [crate::port::GroupId; 4] =
-    [STORAGE_WRITER, SEARCH_INDEXER, METRICS_AGGREGATOR, METADATA_PUBLISHER];
+/// The collector's own groups, whose place the front is told, beside what the front has told it.
+const OWN_GROUPS: [GroupId; 2] = [STORAGE_WRITER, SEARCH_INDEXER];
 
 #[derive(Debug)]
 struct Desk {
@@ -60,11 +58,14 @@ impl Desk {
         let number = log.number();
         let (is_registered, is_retired) = log.standing();
         let end = log.end(number).map_err(|error| failed(&error))?;
+        let commit = |group: GroupId, next| v1::GroupCommit { group: group.0.to_owned(), next };
         let mut commits = Vec::new();
-        for group in TOLD {
+        for group in OWN_GROUPS {
             let next = log.committed(group, number).map_err(|error| failed(&error))?;
-            commits.push(v1::GroupCommit { group: group.0.to_owned(), next });
+            commits.push(commit(group, next));
         }
+        let told = FRONT_GROUPS.into_iter();
+        commits.extend(told.filter_map(|group| Some(commit(group, log.told_by_front(group)?))));
         let lost = log.lost();
         Ok(v1::LogState {
             log: log.log_id(),
@@ -77,6 +78,14 @@ impl Desk {
             lost: lost.runs.iter().map(lost_message).collect(),
             lost_expired_until_unix_nano: lost.expired_until.map_or(0, |until| until.0),
         })
+    }
+
+    async fn take_lease(&self, until: u64) -> Result<(), Status> {
+        let (log, until) = (Arc::clone(&self.log), UnixNanos(until));
+        if log.lease(until).map_err(|error| failed(&error))? {
+            off_thread(move || log.keep_lease(until)).await?;
+        }
+        Ok(())
     }
 
     async fn take_commits(&self, commits: &[v1::GroupCommit]) -> Result<(), Status> {
@@ -116,6 +125,7 @@ impl Service for Desk {
     ) -> Result<Response<v1::LogState>, Status> {
         let request = request.into_inner();
         self.admit(request.front.as_ref())?;
+        self.take_lease(request.leased_until_unix_nano).await?;
         self.take_commits(&request.commits).await?;
         let at_most = Duration::from_millis(request.at_most_millis.into()).min(WAIT_MAX);
         let waited = self.log.wait_beyond(self.log.number(), request.beyond, at_most).await;
@@ -131,6 +141,7 @@ impl Service for Desk {
         self.admit(request.front.as_ref())?;
         let (log, not_before) = (Arc::clone(&self.log), UnixNanos(request.not_before_unix_nano));
         off_thread(move || log.register(not_before)).await?;
+        self.take_lease(request.leased_until_unix_nano).await?;
         tracing::info!(collector = self.log.number(), "the cell's front knows this collector");
         Ok(Response::new(self.state()?))
     }

@@ -14,6 +14,7 @@ mod collectors;
 mod erasure;
 mod faults;
 mod faulty_disk;
+mod given_up;
 mod golden;
 mod laws;
 mod lost_records;

@@ -222,7 +222,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let name = region.as_ref().map_or("cell", Region::as_str).to_owned();
     let data_dir = root.value("data_dir", default_data_dir(&name));
     let is_insecure = root.value("insecure", false);
-    let listen = read_listen(root, is_insecure);
+    let (listen, is_receiving) = read_listen(root, is_insecure);
     let receiver = read_receiver(root);
     let head = read_head(root, profile);
     let lives = HOUR..=DAY * 3_650;
@@ -246,7 +246,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let querier = read_querier(root);
     let replicator = root.optional::<ServiceUrl>("replicator");
     let is_shared = stores.as_ref().is_none_or(|stores| stores.kafka.is_some());
-    let direct = read_direct(root, stores.as_ref());
+    let direct = read_direct(root, stores.as_ref(), is_receiving);
     let groups = match &direct {
         Some(direct) => direct.groups(),
         None => read_groups(root, is_shared, replicator.is_some()),
@@ -281,9 +281,11 @@ pub(super) fn read_drain_timeout(root: &mut Section<'_>) -> Duration {
     root.within("drain_timeout", seconds(10), seconds(1)..=seconds(600))
 }
 
-fn read_listen(root: &mut Section<'_>, is_insecure: bool) -> CellListen {
+/// Where it listens, and whether an address for senders is written.
+fn read_listen(root: &mut Section<'_>, is_insecure: bool) -> (CellListen, bool) {
     let mut listeners = Listeners::new(is_insecure);
     let mut section = root.section("listen");
+    let is_receiving = ["otlp_grpc", "otlp_http", "zipkin"].iter().any(|key| section.has(key));
     let listen = CellListen {
         otlp_grpc: listeners.read(&mut section, "otlp_grpc", 4_317),
         otlp_http: listeners.read(&mut section, "otlp_http", 4_318),
@@ -292,7 +294,7 @@ fn read_listen(root: &mut Section<'_>, is_insecure: bool) -> CellListen {
         admin: listeners.read(&mut section, "admin", 17_480),
     };
     section.finish();
-    listen
+    (listen, is_receiving)
 }
 
 fn read_receiver(root: &mut Section<'_>) -> ReceiverConfig {

@@ -1,11 +1,17 @@
 //! A cell that writes without Kafka through several collectors: what this process is in it.
 
+use std::time::Duration;
+
 use super::engines::StoresConfig;
 use super::groups::GroupKind;
 use super::section::Section;
 
 /// Most collectors, retired ones included.
 const COLLECTORS_MAX: u32 = 256;
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Sections of a cell that a collector does not read, and those that a front does not.
+const OF_THE_FRONT: [&str; 3] = ["replicator", "querier", "locality"];
+const OF_COLLECTORS: [&str; 3] = ["receiver", "head", "log"];
 
 /// What a process is in such a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +25,9 @@ pub enum DirectConfig {
     Front {
         /// Where each serves its log (`listen.internal`), by number. It only grows, at its end.
         collectors: Vec<String>,
+        /// How long a collector takes spans that does not hear the front, and how long one has to be
+        /// silent until it can be retired.
+        lease: Duration,
     },
 }
 
@@ -37,10 +46,11 @@ impl DirectConfig {
     }
 }
 
-/// Reads `direct` where it is written.
+/// Reads `direct` where it is written. `is_receiving`: an address for senders is written.
 pub(super) fn read_direct(
     root: &mut Section<'_>,
     stores: Option<&StoresConfig>,
+    is_receiving: bool,
 ) -> Option<DirectConfig> {
     if !root.has("direct") {
         // Known all the same, so that a word like it is suggested.
@@ -60,6 +70,11 @@ pub(super) fn read_direct(
         false => None,
     };
     let number = section.optional::<u32>("collector");
+    let is_leasing = section.has("lease");
+    let lease = section.within("lease", HOUR, Duration::from_secs(10)..=HOUR * 24 * 30);
+    if is_leasing && collectors.is_none() {
+        section.refuse("lease", "is the front's: it tells its collectors");
+    }
     if let Some(list) = &collectors {
         check_list(&section, list);
     }
@@ -68,7 +83,7 @@ pub(super) fn read_direct(
     }
     let direct = match (number, collectors) {
         (Some(number), None) => Some(DirectConfig::Collector { number }),
-        (None, Some(collectors)) => Some(DirectConfig::Front { collectors }),
+        (None, Some(collectors)) => Some(DirectConfig::Front { collectors, lease }),
         (Some(_), Some(_)) => {
             section.refuse(
                 "collector",
@@ -85,7 +100,39 @@ pub(super) fn read_direct(
         }
     };
     section.finish();
+    if let Some(direct) = &direct {
+        refuse_unread(root, direct, stores, is_receiving);
+    }
     direct
+}
+
+/// What stands in the file and would say nothing there.
+fn refuse_unread(
+    root: &Section<'_>,
+    direct: &DirectConfig,
+    stores: Option<&StoresConfig>,
+    is_receiving: bool,
+) {
+    let (unread, reason) = match direct {
+        DirectConfig::Collector { .. } => {
+            (OF_THE_FRONT, "is the front's: a collector neither answers nor publishes")
+        }
+        DirectConfig::Front { .. } => {
+            (OF_COLLECTORS, "is the collectors': the front takes no spans")
+        }
+    };
+    for key in unread.into_iter().filter(|key| root.has(key)) {
+        root.refuse(key, reason);
+    }
+    let is_front = matches!(direct, DirectConfig::Front { .. });
+    if !is_front && stores.is_some_and(|stores| stores.clickhouse.is_some()) {
+        root.refuse("clickhouse", "is the front's: a collector does not count");
+    }
+    if is_front && is_receiving {
+        let reason =
+            "names addresses for senders, and the front takes no spans: `internal` and `admin`";
+        root.refuse("listen", reason);
+    }
 }
 
 fn check_list(section: &Section<'_>, list: &[String]) {

@@ -402,9 +402,8 @@ fn a_process_of_several_collectors_says_which_part_it_is_and_has_the_groups_of_t
     assert_eq!(collector.direct, Some(DirectConfig::Collector { number: 3 }));
     assert_eq!(collector.groups, [cell::GroupKind::StorageWriter, cell::GroupKind::SearchIndexer]);
     let front = cell(&format!("{DIRECT}direct: {{collectors: ['a:1', 'b:1']}}\n"));
-    assert!(
-        matches!(&front.direct, Some(DirectConfig::Front { collectors }) if collectors.len() == 2)
-    );
+    assert!(matches!(&front.direct, Some(DirectConfig::Front { collectors, lease })
+            if collectors.len() == 2 && lease.as_secs() == 3_600));
     assert!(!front.groups.contains(&cell::GroupKind::StorageWriter));
     assert!(front.groups.contains(&cell::GroupKind::MetadataPublisher));
     assert_eq!(cell(DIRECT).direct, None);
@@ -422,6 +421,20 @@ fn what_several_collectors_cannot_be_is_refused_by_name() {
         (with("{collectors: ['a:1', 'a:1']}"), "`a:1` twice"),
         (with("{collectors: ['a']}"), "`a` is not host:port"),
         (with("{collector: 0}\ningester: {groups: [storage-writer]}"), "not used with `direct`"),
+        (with("{collector: 0, lease: 1m}"), "is the front's: it tells"),
+        (with("{collectors: ['a:1'], lease: 1s}"), "10s"),
+        (with("{collector: 0}\nreplicator: 'r:1'"), "a collector neither answers nor publishes"),
+        (with("{collector: 0}\nquerier: {concurrency: 1}"), "neither answers nor publishes"),
+        (with("{collector: 0}\nlocality: {spans: closed}"), "neither answers nor publishes"),
+        (
+            with("{collector: 0}\nstores: {metrics: clickhouse}\nclickhouse: {url: 'http://c:1'}"),
+            "a collector does not count",
+        ),
+        (with("{collectors: ['a:1']}\nhead: {rate: 0.5}"), "the front takes no spans"),
+        (with("{collectors: ['a:1']}\nreceiver: {spans_max: 9}"), "the front takes no spans"),
+        (with("{collectors: ['a:1']}\nlog: {retention: 1h}"), "the front takes no spans"),
+        (with("{collectors: ['a:1']}\nlisten: {zipkin: '127.0.0.1:1'}"), "addresses for senders"),
+        (with("{collectors: ['a:1']}\ncold: {url: 's3://b/p'}"), "`stores.traces: embedded`"),
         (
             format!(
                 "{}kafka: {{brokers: ['k:1']}}\nstores: {{log: kafka}}\n",

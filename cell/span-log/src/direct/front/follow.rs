@@ -48,6 +48,7 @@ async fn round(shared: &Arc<Shared>, partition: u32) -> Duration {
         beyond: if seat.fault.is_some() { 0 } else { seat.note.next },
         at_most_millis: if seat.fault.is_some() { 0 } else { WATCH_MILLIS },
         commits: seat.commits(),
+        leased_until_unix_nano: if seat.is_registered { shared.lease_of(&seat).0 } else { 0 },
     };
     let Some(client) = shared.client(partition) else { return RETIRED_PAUSE };
     match client.watch(request).await {
@@ -78,10 +79,12 @@ async fn heard(shared: &Arc<Shared>, partition: u32, state: v1::LogState) -> Dur
 
 /// The number is noted, durably: the collector may take spans, later than anything vouched for.
 async fn register(shared: &Arc<Shared>, partition: u32) -> Duration {
-    let Some(client) = shared.client(partition) else { return RETIRED_PAUSE };
+    let known = shared.client(partition).zip(shared.seat(partition));
+    let Some((client, seat)) = known else { return RETIRED_PAUSE };
     let request = v1::RegisterCollectorRequest {
         front: Some(shared.front(partition)),
         not_before_unix_nano: shared.not_before().0,
+        leased_until_unix_nano: shared.lease_of(&seat).0,
     };
     match client.register(request).await {
         Ok(state) => {

@@ -16,8 +16,8 @@ use crate::port::{
 const MARKS_MAX: usize = 256;
 const MARK_EVERY_NANOS: u64 = 50_000_000;
 /// A collector's clock goes ahead of the front's by less than this: what it has taken before it was
-/// retired was appended at the latest so long after.
-const CLOCK_ERROR_MAX_NANOS: u64 = 1_000_000_000;
+/// retired was appended at the latest so long after. It goes behind by less than this as well.
+pub(super) const CLOCK_ERROR_MAX_NANOS: u64 = 1_000_000_000;
 
 /// What is kept of a collector over restarts of the front. `(next, append_time)` is an end that the
 /// collector has vouched for; any earlier one would do as well.
@@ -60,6 +60,8 @@ pub(super) struct Seat {
     /// Why it does not answer; `None`: it does.
     pub(super) fault: Option<String>,
     pub(super) is_registered: bool,
+    /// It is being given up: it is not let take more.
+    pub(super) is_retiring: bool,
     /// Ends with their times, oldest first: what lies behind such an end was appended at its time at
     /// the earliest.
     marks: VecDeque<(u64, UnixNanos)>,

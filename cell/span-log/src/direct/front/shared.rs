@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use proto::v1;
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,23 @@ use crate::port::LogError;
 
 /// What the front keeps of its collectors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct FrontNote {
     pub(super) epoch: u64,
     pub(super) seats: Vec<SeatNote>,
+    /// How long a collector takes spans without this front, in nanoseconds.
+    pub(super) lease: u64,
+    /// By then whatever an earlier front has let collectors take is over, in nanoseconds.
+    pub(super) leased_before: u64,
+}
+
+impl FrontNote {
+    /// A front begins, with a lease of its own.
+    pub(super) fn start_leasing(&mut self, now: UnixNanos, lease: Duration) {
+        let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
+        let latest = now.plus(lease.max(self.lease)).0;
+        (self.lease, self.leased_before) = (lease, self.leased_before.max(latest));
+    }
 }
 
 #[derive(Debug)]
@@ -33,6 +48,9 @@ pub(super) struct Shared {
     /// What was written last; held while it is written.
     kept: AsyncMutex<FrontNote>,
     not_before: UnixNanos,
+    /// Nanoseconds.
+    lease: u64,
+    leased_before: UnixNanos,
     is_fenced: AtomicBool,
     closing: watch::Sender<bool>,
 }
@@ -47,6 +65,8 @@ impl Shared {
     ) -> Self {
         Self {
             epoch: kept.epoch,
+            lease: kept.lease,
+            leased_before: UnixNanos(kept.leased_before),
             clock,
             clients,
             ends: seats.iter().map(|seat| watch::channel(seat.note.next).0).collect(),
@@ -102,6 +122,20 @@ impl Shared {
     /// from then on its own word bounds all of it.
     pub(super) const fn not_before(&self) -> UnixNanos {
         self.not_before
+    }
+
+    /// Until when a collector may take spans, if it hears this now. One that is being retired hears of no
+    /// time that it did not know.
+    pub(super) const fn lease_of(&self, seat: &Seat) -> UnixNanos {
+        if seat.is_retiring {
+            return UnixNanos(0);
+        }
+        UnixNanos(seat.note.append_time.saturating_add(self.lease))
+    }
+
+    /// By when a collector takes no spans that hears nothing more, whoever was its front.
+    pub(super) fn ended_by(&self, seat: &Seat) -> UnixNanos {
+        self.leased_before.max(UnixNanos(seat.note.append_time.saturating_add(self.lease)))
     }
 
     /// Takes in what a collector says. Which log has its number is durable before anything else.
@@ -175,7 +209,7 @@ impl Shared {
         note: SeatNote,
     ) -> Result<(), DirectError> {
         let mut kept = self.kept.lock().await;
-        let mut next = self.gather(kept.epoch);
+        let mut next = self.gather(&kept);
         let Some(slot) = usize::try_from(partition).ok().and_then(|at| next.seats.get_mut(at))
         else {
             return Ok(());
@@ -193,16 +227,17 @@ impl Shared {
     /// Writes what is known, if it has changed.
     pub(super) async fn keep(&self) -> Result<(), DirectError> {
         let mut kept = self.kept.lock().await;
-        let next = self.gather(kept.epoch);
+        let next = self.gather(&kept);
         if next != *kept {
             *kept = self.write(next).await?;
         }
         Ok(())
     }
 
-    fn gather(&self, epoch: u64) -> FrontNote {
-        let seats = (0..self.count()).map(|partition| self.note_of(partition));
-        FrontNote { epoch, seats: seats.collect() }
+    fn gather(&self, kept: &FrontNote) -> FrontNote {
+        let seats = (0..self.count()).map(|partition| self.note_of(partition)).collect();
+        let FrontNote { epoch, lease, leased_before, .. } = *kept;
+        FrontNote { epoch, seats, lease, leased_before }
     }
 
     async fn write(&self, note: FrontNote) -> Result<FrontNote, DirectError> {

@@ -5,7 +5,7 @@ use trace_model::UnixNanos;
 
 use super::super::INCARNATION;
 use super::FrontLog;
-use super::seat::{RetiredNote, Seat};
+use super::seat::{CLOCK_ERROR_MAX_NANOS, RetiredNote, Seat};
 use crate::port::{ForgetLost, LogError};
 
 /// How a collector is.
@@ -52,6 +52,20 @@ pub enum RetireError {
     /// It is there.
     #[error("collector {0} answers: stop it for good first; what its log holds would be given up")]
     Answers(u32),
+    /// It is silent, and may run on where the front does not reach it.
+    #[error(
+        "collector {number} may still run where this front does not reach it: it takes spans without \
+         it for `direct.lease`, {seconds} s from now on; retire it then"
+    )]
+    MayRun {
+        /// Its number.
+        number: u32,
+        /// From now on, in seconds, at the latest.
+        seconds: u64,
+    },
+    /// This front is void.
+    #[error("another front of this cell was started later: that one knows the collectors")]
+    Fenced,
     /// It was not written down, and is not retired.
     #[error("it was not written down: {0}")]
     NotKept(String),
@@ -80,19 +94,20 @@ impl FrontLog {
     }
 
     /// Gives a collector up that is gone for good: durable when it returns. It holds the watermark no
-    /// longer; what no store has of it is lost, and is told as such. Harmless to repeat.
+    /// longer; what no store has of it is lost, and is told as such. Harmless to repeat. One that runs on
+    /// unseen takes nothing any more by then, so that all it ever took is within what is told as lost.
     pub async fn retire(&self, number: u32) -> Result<(), RetireError> {
         let seat = self.shared.seat(number).ok_or(RetireError::Absent(number))?;
         if seat.is_retired() {
             return Ok(());
         }
-        if self.answers(number).await {
-            return Err(RetireError::Answers(number));
-        }
-        let seat = self.shared.seat(number).ok_or(RetireError::Absent(number))?;
+        self.check_silent(number).await?;
+        let seat = self.begin_to_retire(number)?;
         let note = seat.retiring(self.shared.clock.now());
-        let written = self.shared.write_seat(number, note).await;
-        written.map_err(|error| RetireError::NotKept(error.to_string()))?;
+        if let Err(error) = self.shared.write_seat(number, note).await {
+            drop(self.shared.with(number, |seat| seat.is_retiring = false));
+            return Err(RetireError::NotKept(error.to_string()));
+        }
         tracing::warn!(
             collector = number,
             stored = seat.note.stored,
@@ -101,14 +116,32 @@ impl FrontLog {
         Ok(())
     }
 
-    /// Whether a process is there that knows the number.
-    async fn answers(&self, number: u32) -> bool {
-        let Some(client) = self.shared.client(number) else { return false };
+    /// Refuses where a process is there that knows the number, or another front.
+    async fn check_silent(&self, number: u32) -> Result<(), RetireError> {
+        let client = self.shared.client(number).ok_or(RetireError::Absent(number))?;
         let request = v1::WatchLogRequest {
             front: Some(self.shared.front(number)),
             ..v1::WatchLogRequest::default()
         };
-        client.watch(request).await.is_ok()
+        match client.watch(request).await {
+            Ok(_) => return Err(RetireError::Answers(number)),
+            Err(refusal) => self.shared.note_away(number, &refusal),
+        }
+        if self.shared.is_fenced() { Err(RetireError::Fenced) } else { Ok(()) }
+    }
+
+    /// From here on the collector is not let take more; refused while it may.
+    fn begin_to_retire(&self, number: u32) -> Result<Seat, RetireError> {
+        let latest = self.shared.clock.now().minus(CLOCK_ERROR_MAX_NANOS);
+        let begun = self.shared.with(number, |seat| {
+            let left = self.shared.ended_by(seat).since(latest);
+            if left > 0 {
+                return Err(RetireError::MayRun { number, seconds: left.div_ceil(1_000_000_000) });
+            }
+            seat.is_retiring = true;
+            Ok(seat.clone())
+        });
+        begun.map_err(|_| RetireError::Absent(number))?
     }
 
     /// Forgets lost runs of one collector. Those of its own log it forgets by age itself.
