@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use span_log::direct::{INCARNATION, RetireError, Standing};
-use span_log::port::{METADATA_PUBLISHER, STORAGE_WRITER};
+use span_log::port::{METADATA_PUBLISHER, SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{ForgetLost, LogError, LostCause, SpanLog};
 
 use crate::batches::{batch, eventually, tenant, trace};
@@ -21,6 +21,7 @@ async fn one_that_is_gone_for_good_is_retired_and_what_it_had_is_told_as_lost() 
     }
     two.append(batch(&[1, 2])).await.unwrap();
     two.commit(STORAGE_WRITER, 1, 2).await.unwrap();
+    two.commit(SEARCH_INDEXER, 1, 2).await.unwrap();
     end_is(&front, 1, 2).await;
     cell.clock.advance(SECOND);
     two.append(batch(&[3])).await.unwrap();

@@ -31,6 +31,9 @@ pub(super) struct SeatNote {
     /// What storage-writer had committed, and that whatever is not below was appended later than this.
     pub(super) stored: u64,
     pub(super) stored_until: u64,
+    /// The same of search-indexer.
+    pub(super) indexed: u64,
+    pub(super) indexed_until: u64,
     /// Where the front's own groups read on.
     pub(super) commits: BTreeMap<String, u64>,
     pub(super) retired: Option<RetiredNote>,
@@ -55,7 +58,6 @@ pub(super) struct Seat {
     pub(super) partition: u32,
     pub(super) note: SeatNote,
     pub(super) first: u64,
-    pub(super) indexed: u64,
     pub(super) lost: Lost,
     /// Why it does not answer; `None`: it does.
     pub(super) fault: Option<String>,
@@ -106,7 +108,7 @@ impl Seat {
         for commit in &state.commits {
             match commit.group.as_str() {
                 group if group == STORAGE_WRITER.0 => note.stored = note.stored.max(commit.next),
-                group if group == SEARCH_INDEXER.0 => self.indexed = self.indexed.max(commit.next),
+                group if group == SEARCH_INDEXER.0 => note.indexed = note.indexed.max(commit.next),
                 // A front that has lost its directory goes on from what it had told.
                 group => {
                     let own = note.commits.entry(group.to_owned()).or_insert(0);
@@ -118,8 +120,9 @@ impl Seat {
         self.is_registered = state.is_registered;
         self.lost = lost_of(self.partition, state);
         self.mark();
-        let stored = self.note.stored;
+        let (stored, indexed) = (self.note.stored, self.note.indexed);
         self.note.stored_until = self.note.stored_until.max(self.not_before(stored).0);
+        self.note.indexed_until = self.note.indexed_until.max(self.not_before(indexed).0);
         Ok(())
     }
 
@@ -200,20 +203,27 @@ impl Seat {
     }
 
     fn retired_run(&self, retired: &RetiredNote) -> LostRun {
-        let first = self.note.stored;
+        let from = self.note.stored_until.min(self.note.indexed_until);
+        let first = self.lost_from();
         LostRun {
             incarnation: INCARNATION,
             range: LogRange { partition: self.partition, first, next: u64::MAX },
-            append_times: (UnixNanos(self.note.stored_until), UnixNanos(retired.at)),
+            append_times: (UnixNanos(from), UnixNanos(retired.at)),
             cause: LostCause::Retired,
         }
+    }
+
+    /// The first record of which not all stores are known to have everything: what search-indexer had not
+    /// written is in no search, whoever else has it.
+    pub(super) fn lost_from(&self) -> u64 {
+        self.note.stored.min(self.note.indexed)
     }
 
     /// Where a group reads on.
     pub(super) fn committed(&self, group: GroupId) -> u64 {
         match group.0 {
             name if name == STORAGE_WRITER.0 => self.note.stored,
-            name if name == SEARCH_INDEXER.0 => self.indexed,
+            name if name == SEARCH_INDEXER.0 => self.note.indexed,
             name => self.note.commits.get(name).copied().unwrap_or(self.first),
         }
     }
@@ -237,12 +247,12 @@ mod tests {
     }
 
     fn says(next: u64, seconds: u64, stored: u64) -> v1::LogState {
-        let stored = v1::GroupCommit { group: STORAGE_WRITER.0.to_owned(), next: stored };
+        let commit = |group: GroupId| v1::GroupCommit { group: group.0.to_owned(), next: stored };
         v1::LogState {
             log: 7,
             next,
             append_time_unix_nano: seconds * SECOND,
-            commits: vec![stored],
+            commits: vec![commit(STORAGE_WRITER), commit(SEARCH_INDEXER)],
             ..v1::LogState::default()
         }
     }
@@ -280,6 +290,19 @@ mod tests {
         );
         // The end of second 6 was 20: what lies from there on was appended then or later.
         assert_eq!((seconds(run.append_times.0), seconds(run.append_times.1)), (6, 61));
+    }
+
+    #[test]
+    fn what_search_indexer_had_not_written_is_lost_to_searches() {
+        let mut seat = seat();
+        for (next, at, stored, indexed) in [(10, 5, 10, 10), (20, 6, 20, 10), (30, 7, 30, 12)] {
+            let mut state = says(next, at, stored);
+            state.commits[1].next = indexed;
+            seat.learn(&state).unwrap();
+        }
+        seat.note = seat.retiring(UnixNanos(60 * SECOND));
+        let run = seat.lost().runs.remove(0);
+        assert_eq!((run.range.first, seconds(run.append_times.0)), (12, 5));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub struct CollectorStanding {
     pub standing: Standing,
     /// Offset behind the last record that is known of it.
     pub next: u64,
-    /// How far storage-writer has committed.
+    /// How far all stores have it.
     pub stored: u64,
     /// Append time up to which it has vouched for its end.
     pub heard_until: UnixNanos,
@@ -86,7 +86,7 @@ impl FrontLog {
                 (None, None) if seat.is_registered => Standing::Up,
                 (None, None) => Standing::New,
             };
-            let (next, stored) = (seat.note.next, seat.note.stored);
+            let (next, stored) = (seat.note.next, seat.lost_from());
             let heard_until = UnixNanos(seat.note.append_time);
             Some(CollectorStanding { number, url, standing, next, stored, heard_until })
         };
@@ -110,7 +110,7 @@ impl FrontLog {
         }
         tracing::warn!(
             collector = number,
-            stored = seat.note.stored,
+            stored = seat.lost_from(),
             "a collector was retired: what it had beyond its stored records is lost"
         );
         Ok(())
@@ -177,7 +177,7 @@ impl FrontLog {
         let (is_expired, is_meant) = match which {
             ForgetLost::Before(time) => (true, retired.at < time.0),
             ForgetLost::Run { incarnation, partition, first } => {
-                let own = (INCARNATION, seat.partition, seat.note.stored);
+                let own = (INCARNATION, seat.partition, seat.lost_from());
                 (false, (incarnation, partition, first) == own)
             }
         };
