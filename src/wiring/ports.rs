@@ -83,9 +83,11 @@ impl CellStatus for LogAndGroups {
         let identity = self.log.identity();
         let mut next = Coverage::none(identity.incarnation);
         let mut appended_until = UnixNanos::MAX;
-        for partition in self.partitions() {
+        for partition in 0..identity.partitions {
             let end = self.log.end(partition).map_err(|error| failed(&error))?;
-            next.extend(partition, end.next);
+            if !self.log.is_retired(partition) {
+                next.extend(partition, end.next);
+            }
             appended_until = appended_until.min(end.append_time.minus(1));
         }
         Ok(LogEnd { next, appended_until })
@@ -94,8 +96,12 @@ impl CellStatus for LogAndGroups {
     async fn appended_until(&self, covered: &Coverage) -> Result<UnixNanos, PortError> {
         let identity = self.log.identity();
         let mut until = UnixNanos::MAX;
-        for partition in self.partitions() {
-            let next = covered.next_in(identity.incarnation, partition);
+        for partition in 0..identity.partitions {
+            // What lies behind the end of one that is retired is lost, and told as such.
+            let next = match self.log.is_retired(partition) {
+                true => u64::MAX,
+                false => covered.next_in(identity.incarnation, partition),
+            };
             until = until.min(self.appended_before(partition, next).await?);
         }
         Ok(until)
@@ -107,13 +113,6 @@ fn failed(error: &LogError) -> PortError {
 }
 
 impl LogAndGroups {
-    /// The partitions that go on. What lies behind the end of one that is retired is lost, and told as
-    /// such.
-    fn partitions(&self) -> impl Iterator<Item = u32> + '_ {
-        let all = 0..self.log.identity().partitions;
-        all.filter(|partition| !self.log.is_retired(*partition))
-    }
-
     /// The time just before the first record of a partition that does not lie below an offset.
     async fn appended_before(&self, partition: u32, next: u64) -> Result<UnixNanos, PortError> {
         let end = self.log.end(partition).map_err(|error| failed(&error))?;

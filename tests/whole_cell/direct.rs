@@ -18,6 +18,11 @@ use crate::process::{Process, free_ports};
 const STARTUP: Duration = Duration::from_secs(90);
 const SOON: Duration = Duration::from_secs(60);
 
+/// The first of a collector's five ports.
+const fn first_port(collector: usize) -> usize {
+    [0, 5, 20][collector]
+}
+
 struct Cell {
     directory: TempDir,
     name: String,
@@ -32,10 +37,12 @@ impl Cell {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let name = format!("direct{}", hex(&random_trace_id()[..6]));
-        let ports = free_ports(20);
+        let ports = free_ports(25);
         let (collectors, others) = (Vec::new(), Vec::new());
         let mut cell = Self { directory, name, ports, collectors, others, sent: 0 };
-        cell.write_files();
+        (0..2).for_each(|number| cell.write_collector(number));
+        cell.write_front(2);
+        cell.write_region();
         let made = farspan(&["store", "init", "--config", &cell.file("front")]).await;
         assert!(made.status.success(), "{made:?}");
         for number in 0..2 {
@@ -71,45 +78,49 @@ impl Cell {
         self.process("cell", &format!("collector{number}"))
     }
 
-    fn write_files(&self) {
-        let write = |name: &str, text: String| std::fs::write(self.file(name), text).unwrap();
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.file(name), text).unwrap();
+    }
+
+    /// What all parts of the cell have in common, with the place of this one.
+    fn common(&self, part: &str, first_port: usize, receiving: &str) -> String {
         let Self { name, .. } = self;
-        let stores = format!(
-            "profile: startup\ncassandra: {{nodes: ['{}'], datacenter: dc1, \
-             keyspace: {name}, replication: {{dc1: 1}}}}\nelasticsearch: {{urls: ['{}'], prefix: {name}, \
-             shards: 1}}\n",
+        format!(
+            "kind: cell\nregion: eu-west-1\ndata_dir: '{}'\nlisten: {{{receiving}internal: '{}', admin: \
+             '{}'}}\nprofile: startup\ncassandra: {{nodes: ['{}'], datacenter: dc1, keyspace: {name}, \
+             replication: {{dc1: 1}}}}\nelasticsearch: {{urls: ['{}'], prefix: {name}, shards: 1}}\n",
+            self.directory.path().join(part).display(),
+            self.at(first_port + 3),
+            self.at(first_port + 4),
             engine("FARSPAN_TEST_CASSANDRA"),
             engine("FARSPAN_TEST_ELASTICSEARCH"),
+        )
+    }
+
+    fn write_collector(&self, number: usize) {
+        let first = first_port(number);
+        let [grpc, http, zipkin] = [0, 1, 2].map(|port| self.at(first + port));
+        let receiving = format!("otlp_grpc: '{grpc}', otlp_http: '{http}', zipkin: '{zipkin}', ");
+        let part = format!("collector{number}");
+        let common = self.common(&part, first, &receiving);
+        let own = format!("direct: {{collector: {number}}}\nhead: {{rate: 1.0}}\n");
+        self.write(&part, &format!("{common}{own}"));
+    }
+
+    fn write_front(&self, collectors: usize) {
+        let list = (0..collectors).map(|number| self.at(first_port(number) + 3).to_string());
+        let own = format!(
+            "direct: {{collectors: ['{}'], lease: 10s}}\nreplicator: http://{}\nstores: {{metrics: \
+             clickhouse}}\nclickhouse: {{url: '{}', database: {}}}\n",
+            list.collect::<Vec<_>>().join("', '"),
+            self.at(15),
+            engine("FARSPAN_TEST_CLICKHOUSE"),
+            self.name,
         );
-        for (place, part) in ["collector0", "collector1", "front"].into_iter().enumerate() {
-            let at = |port: usize| self.at(5 * place + port);
-            let data = self.directory.path().join(part);
-            let own = match place {
-                2 => format!(
-                    "direct: {{collectors: ['{}', '{}'], lease: 10s}}\nreplicator: http://{}\nstores: {{metrics: \
-                     clickhouse}}\nclickhouse: {{url: '{}', database: {name}}}\n",
-                    self.at(3),
-                    self.at(8),
-                    self.at(15),
-                    engine("FARSPAN_TEST_CLICKHOUSE"),
-                ),
-                number => format!("direct: {{collector: {number}}}\nhead: {{rate: 1.0}}\n"),
-            };
-            let receiving = match place {
-                2 => String::new(),
-                _ => {
-                    format!("otlp_grpc: '{}', otlp_http: '{}', zipkin: '{}', ", at(0), at(1), at(2))
-                }
-            };
-            let text = format!(
-                "kind: cell\nregion: eu-west-1\ndata_dir: '{}'\nlisten: {{{receiving}internal: '{}', \
-                 admin: '{}'}}\n{stores}{own}",
-                data.display(),
-                at(3),
-                at(4),
-            );
-            write(part, text);
-        }
+        self.write("front", &format!("{}{own}", self.common("front", 10, "")));
+    }
+
+    fn write_region(&self) {
         let replicator = format!(
             "kind: replicator\nregion: eu-west-1\ndata_dir: '{}'\nlisten: {{grpc: '{}', admin: \
              '{}'}}\ncell: http://{}\npeers: []\n",
@@ -118,7 +129,7 @@ impl Cell {
             self.at(16),
             self.at(13),
         );
-        write("replicator", replicator);
+        self.write("replicator", &replicator);
         let gateway = format!(
             "kind: gateway\nregion: eu-west-1\nlisten: {{http: '{}', admin: '{}'}}\nreplicator: \
              http://{}\ncells: [{{region: eu-west-1, address: 'http://{}'}}]\n",
@@ -127,7 +138,7 @@ impl Cell {
             self.at(15),
             self.at(13),
         );
-        write("gateway", gateway);
+        self.write("gateway", &gateway);
     }
 
     /// Asks the running front by a command, and waits for its end.
@@ -149,7 +160,7 @@ impl Cell {
     }
 
     async fn export(&self, collector: usize, body: Bytes) {
-        let url = format!("http://{}/v1/traces", self.at(5 * collector + 1));
+        let url = format!("http://{}/v1/traces", self.at(first_port(collector) + 1));
         let kind = [("content-type", "application/x-protobuf")];
         let answer = send(Method::POST, &url, &kind, body).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -279,11 +290,20 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     // twice when it is there again.
     cell.others[0].kill();
     let unseen = cell.send_a_call().await;
+    // It is started with one collector more.
+    cell.write_collector(2);
+    let added = cell.collector(2);
+    cell.collectors.push(added);
+    cell.write_front(3);
     cell.others[0] = cell.process("cell", "front");
-    cell.wait_until_ready(cell.ports[14]).await;
-    cell.until_found("what was taken meanwhile is whole", &unseen, 2, "complete").await;
+    for admin in [14, 24] {
+        cell.wait_until_ready(cell.ports[admin]).await;
+    }
+    cell.export(2, encode(&request("pay", vec![span(unseen, 3, 2, "charge")]))).await;
+    cell.sent += 1;
+    cell.until_found("what was taken meanwhile is whole", &unseen, 3, "complete").await;
     cell.until_the_watermark_passes(now_nanos()).await;
-    cell.until_counted(cell.sent, 3).await;
+    cell.until_counted(cell.sent, 4).await;
 
     // Gone for good: not while it answers, nor while it might run on unseen; then durably.
     let words = cell.refuses_to_retire(1).await;
@@ -313,10 +333,10 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     let run = listed["lost"][0]["id"].as_str().unwrap();
     let dropped = cell.ask_front("dead-letters", &["drop", run]).await;
     assert!(dropped.status.success(), "{dropped:?}");
-    for (id, spans) in [(&first, 3), (&second, 2), (&unseen, 2), (&third, 1)] {
+    for (id, spans) in [(&first, 3), (&second, 2), (&unseen, 3), (&third, 1)] {
         cell.until_found("everything stored is whole", id, spans, "complete").await;
     }
-    cell.until_counted(cell.sent, 3).await;
+    cell.until_counted(cell.sent, 4).await;
     // It does not come back to life.
     cell.collectors[1] = cell.collector(1);
     let url = format!("http://{}/readyz", cell.at(9));

@@ -624,11 +624,11 @@ const STRAIGHT: [(u8, u8); 4] = [(3, 4), (4, 4), (5, 4), (0, 4)];
 /// at what was committed.
 async fn count_with_crashes(
     store: &Arc<dyn MetricsStore>,
+    config: &AggregatorConfig,
     batches: &[Vec<LoggedBatch>; 2],
     plan: &[(u8, u8)],
 ) {
-    let config = small_limits();
-    let (mut aggregator, mut _border) = open(store, &config).await;
+    let (mut aggregator, mut _border) = open(store, config).await;
     let (mut places, mut committed, mut now) = ([0_usize; 2], Coverage::none(INCARNATION), START);
     // When the plan is at its end, the run goes straight on to its own.
     let mut plan = plan.iter().copied().chain(STRAIGHT.into_iter().cycle());
@@ -643,7 +643,7 @@ async fn count_with_crashes(
             committed = aggregator.durable();
         }
         if what >= 230 {
-            (aggregator, _border) = open(store, &config).await;
+            (aggregator, _border) = open(store, config).await;
             for (place, batches) in places.iter_mut().zip(batches) {
                 let partition = batches.first().map_or(0, |batch| batch.range.partition);
                 let next = committed.next.get(&partition).copied().unwrap_or(0);
@@ -666,11 +666,11 @@ proptest! {
         runtime.block_on(async {
             let batches = some_log(&seeds);
             let straight = memory();
-            count_with_crashes(&straight, &batches, &[]).await;
+            count_with_crashes(&straight, &small_limits(), &batches, &[]).await;
             let inner = memory();
             let unreliable: Arc<dyn MetricsStore> =
                 Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
-            count_with_crashes(&unreliable, &batches, &plan).await;
+            count_with_crashes(&unreliable, &small_limits(), &batches, &plan).await;
             let (straight, crashed) = (counts(&*straight).await, counts(&*inner).await);
             prop_assert_eq!(straight.0, crashed.0);
             prop_assert_eq!(straight.1, crashed.1);
@@ -803,4 +803,58 @@ async fn a_call_whose_sides_were_counted_before_and_after_a_crash_is_counted_onc
     aggregator.tick(UnixNanos(START + 12 * SECOND), None, true).await.unwrap();
     assert_eq!(calls(&*store).await, named(&[("web>cart", 1)]));
     assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 2)]));
+}
+
+/// Traces whose spans lie in either partition, each called by any other of its trace or by nobody.
+fn spread_log(seeds: &[(u8, u8)]) -> [Vec<LoggedBatch>; 2] {
+    let mut logs = [TestLog::new(0), TestLog::new(1)];
+    let (mut batches, mut held) = ([Vec::new(), Vec::new()], [0_u64; 4]);
+    for (digest, (trace, shape)) in (1_u64..).zip(seeds) {
+        let count = &mut held[usize::from(trace % 4)];
+        *count += 1;
+        let (id, parent) = (*count, u64::from(shape / 2 % 16));
+        let parent = if parent == id { 0 } else { parent };
+        let sent = [span(1 + trace % 4, id, parent, &format!("s{id}"))];
+        let partition = usize::from(shape % 2);
+        batches[partition].push(logs[partition].batch(digest, digest / 8, &sent));
+    }
+    batches
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn crashes_change_no_count_of_traces_that_are_spread_whatever_is_read_first(
+        seeds in proptest::collection::vec(any::<(u8, u8)>(), 1..80),
+        plan in proptest::collection::vec((0_u8..=255, any::<u8>()), 20..60),
+        faults in any::<u32>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (batches, config) = (spread_log(&seeds), spread());
+            let straight = memory();
+            count_with_crashes(&straight, &config, &batches, &[]).await;
+            let inner = memory();
+            let unreliable: Arc<dyn MetricsStore> =
+                Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
+            count_with_crashes(&unreliable, &config, &batches, &plan).await;
+            prop_assert_eq!(spans(&*straight).await, spans(&*inner).await);
+            prop_assert_eq!(calls(&*straight).await, calls(&*inner).await);
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn a_call_between_collectors_of_services_without_a_place_is_counted_under_other() {
+    let config = AggregatorConfig { services_max: 1, ..spread() };
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let web = one.batch(1, 0, &[span(1, 1, 0, "web")]);
+    let cart = two.batch(2, 0, &[span(1, 2, 1, "cart"), span(1, 3, 2, "cart")]);
+    let pay = one.batch(3, 0, &[span(1, 4, 3, "pay")]);
+    for batches in [[&web, &cart, &pay], [&web, &pay, &cart]] {
+        let store = count(&config, &batches.map(Clone::clone)).await;
+        let expected = named(&[("web>__other__", 1), ("__other__>__other__", 1)]);
+        assert_eq!(calls(&*store).await, expected);
+    }
 }
