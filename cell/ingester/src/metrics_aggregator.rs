@@ -5,7 +5,9 @@
 //! open traces, operations let in) is a function of the log alone: time is the log's append time,
 //! and limits count entries. It is written whole every minute or so, and the group commits that
 //! point; after a crash the records between it and the last flush are read again, remembered and
-//! not counted. So kill -9 at any point changes no count.
+//! not counted. So kill -9 at any point changes no count. Where a trace may lie in several partitions
+//! nothing new is taken before all of them were read again: what is new is joined to all that was
+//! counted, and nothing that was counted to what is new, whatever is read first.
 //!
 //! **Never** guess a parent: a span whose parent is not seen while its trace is open is no edge, and
 //! a parent in another region is joined by [`cross_border`] or not at all.
@@ -169,24 +171,51 @@ impl MetricsAggregator {
         self.flusher.apply(&self.metrics).await
     }
 
-    fn take(&mut self, logged: &LoggedBatch) {
+    /// Takes a batch, or the part of it that may be taken now.
+    fn take_in_order(&mut self, logged: &LoggedBatch) -> Result<(), HandleError> {
+        let partition = logged.range.partition;
+        let counted = self.flusher.counted_next(partition);
+        let is_new = logged.incarnation != self.incarnation || logged.range.next > counted;
+        let Some(behind) = self.read_again_first(partition).filter(|_| is_new) else {
+            self.take(logged, u64::MAX);
+            return Ok(());
+        };
+        self.take(logged, counted);
+        Err(HandleError::Retry(format!(
+            "partition {behind} was counted further than it was read again: it comes first"
+        )))
+    }
+
+    /// Another partition that was counted further than it was read since the start.
+    fn read_again_first(&self, partition: u32) -> Option<u32> {
+        if !self.config.are_traces_spread {
+            return None;
+        }
+        let next = |other: u32| self.shards.get(&other).map_or(0, |shard| shard.next);
+        let is_behind = |other: &u32| next(*other) < self.flusher.counted_next(*other);
+        (0..self.partitions).filter(|other| *other != partition).find(is_behind)
+    }
+
+    /// Takes the records of a batch below an offset.
+    fn take(&mut self, logged: &LoggedBatch, below: u64) {
         if logged.incarnation != self.incarnation {
             self.start_log(logged.incarnation);
         }
         let partition = logged.range.partition;
         let mut shard = self.shards.remove(&partition).unwrap_or_default();
-        if logged.range.next > shard.next {
+        let next = logged.range.next.min(below);
+        if next > shard.next {
             let share = self.partitions.max(1) as usize;
             shard.advance(logged.append_time, &self.config, share, &self.metrics);
             self.find_services(logged);
-            self.take_records(logged, &mut shard);
-            shard.next = logged.range.next;
+            self.take_records(logged, below, &mut shard);
+            shard.next = next;
         }
         self.shards.insert(partition, shard);
     }
 
     /// Takes the traces of a batch that were not taken: offset by offset.
-    fn take_records(&mut self, logged: &LoggedBatch, shard: &mut Shard) {
+    fn take_records(&mut self, logged: &LoggedBatch, below: u64, shard: &mut Shard) {
         let batch = &*logged.batch;
         let source = batch.source();
         let counted_next = self.flusher.counted_next(logged.range.partition);
@@ -195,7 +224,7 @@ impl MetricsAggregator {
         let elsewhere = self.others_with(request);
         let mut fresh = Vec::with_capacity(batch.traces().len());
         for (offset, trace) in (logged.range.first..).zip(batch.traces()) {
-            if offset < shard.next || trace.is_erased() {
+            if offset < shard.next || offset >= below || trace.is_erased() {
                 continue;
             }
             let seen_as = fingerprint(trace.trace_id);
@@ -300,7 +329,7 @@ impl GroupHandler for MetricsAggregator {
             if self.counts.rows() >= self.config.flush_rows_max {
                 self.flush(self.ticked_at, false).await?;
             }
-            self.take(batch);
+            self.take_in_order(batch)?;
         }
         Ok(())
     }

@@ -248,7 +248,7 @@ fn put_trace(writer: &mut Writer, trace: &OpenTrace) {
     }
     let waiting = trace.waiting();
     writer.count(waiting.len());
-    for Waiting { parent, is_half, callee, .. } in &waiting {
+    for Waiting { parent, is_half, callee } in &waiting {
         writer.fixed(*parent);
         writer.bytes.push(u8::from(*is_half) | u8::from(callee.is_error) << 1);
         writer.number(u64::from(callee.service.0));
@@ -275,7 +275,7 @@ fn read_trace(reader: &mut Reader<'_>) -> Read<OpenTrace> {
             duration_nanos: reader.number()?,
             weight: f64::from_bits(reader.fixed()?),
         };
-        trace.wait(Waiting { parent, is_half: flags & 1 != 0, is_counted: true, callee });
+        trace.wait(Waiting { parent, is_half: flags & 1 != 0, callee });
     }
     Ok(trace)
 }

@@ -9,7 +9,7 @@ use trace_model::time::place;
 use trace_model::{SpanKind, StatusCode, TenantId, UnixNanos};
 
 use super::edges::{Callee, EdgeTable, bucket_of};
-use super::open_trace::{Caller, OpenTrace, Waiting};
+use super::open_trace::{OpenTrace, Waiting};
 use super::operations::{OperationLimits, arrival_hour};
 use super::red::{RedTable, Sample, SeriesKey, minute_of};
 use super::services::{OTHER, Others, ServiceId};
@@ -87,9 +87,6 @@ impl Counts {
             }
             if open.spans().len() < self.spans_per_trace_max {
                 open.remember(span_id, content, *service, span.kind);
-                if !record.is_counted {
-                    open.is_counted_now();
-                }
             } else {
                 forgotten = forgotten.saturating_add(1);
             }
@@ -153,10 +150,8 @@ impl Counts {
                 continue;
             }
             match open.caller(&waiting) {
-                Some(caller) if caller.service == waiting.callee.service => {}
-                // With both of its sides.
-                Some(caller) if caller.is_counted && waiting.is_counted => {}
-                Some(Caller { service: caller, .. }) => {
+                Some(caller) if caller == waiting.callee.service || record.is_counted => {}
+                Some(caller) => {
                     let [caller, service] = [caller, waiting.callee.service]
                         .map(|service| self.others.counted_as(service, record.tenant()));
                     let callee = Callee { service, ..waiting.callee };
@@ -180,7 +175,6 @@ fn as_callee(record: &Record<'_>, span: &SpanSlice, service: ServiceId) -> Waiti
     Waiting {
         parent: named.unwrap_or(if is_half { own } else { 0 }),
         is_half,
-        is_counted: record.is_counted,
         callee: Callee {
             service,
             is_error: span.status == StatusCode::Error as u8,

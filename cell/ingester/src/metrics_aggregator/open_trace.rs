@@ -24,8 +24,6 @@ pub(super) struct OpenSpan {
     pub(super) content: u64,
     pub(super) service: ServiceId,
     pub(super) kind: u8,
-    /// It was counted before the last restart.
-    pub(super) is_counted: bool,
     /// Place of the next span with the same id, in the index's order.
     next: u32,
 }
@@ -37,17 +35,7 @@ pub(super) struct Waiting {
     /// It names no parent and serves: only the calling half of a span that both sides share (as
     /// Zipkin's do) is its caller.
     pub(super) is_half: bool,
-    /// It was counted before the last restart. Its call was as well, where its caller was.
-    pub(super) is_counted: bool,
     pub(super) callee: Callee,
-}
-
-/// The calling side of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caller {
-    pub(super) service: ServiceId,
-    /// Whether its span was counted before the last restart.
-    pub(super) is_counted: bool,
 }
 
 #[derive(Debug)]
@@ -97,15 +85,7 @@ impl OpenTrace {
         self.of_id(span_id).any(|span| span.content == content)
     }
 
-    /// The span that was remembered last is being counted now.
-    #[inline]
-    pub(super) fn is_counted_now(&mut self) {
-        if let Some(span) = self.spans.last_mut() {
-            span.is_counted = false;
-        }
-    }
-
-    /// Remembers a span, as one that was counted before.
+    /// Remembers a span.
     #[inline]
     pub(super) fn remember(&mut self, span_id: u64, content: u64, service: ServiceId, kind: u8) {
         let place = u32::try_from(self.spans.len()).unwrap_or(END);
@@ -113,7 +93,7 @@ impl OpenTrace {
         if let Some(index) = &mut self.index {
             next = index.insert(span_id, place).unwrap_or(END);
         }
-        self.spans.push(OpenSpan { span_id, content, service, kind, is_counted: true, next });
+        self.spans.push(OpenSpan { span_id, content, service, kind, next });
         if self.index.is_none() && self.spans.len() > SCANNED_MAX {
             self.build_index();
         }
@@ -121,24 +101,19 @@ impl OpenTrace {
 
     /// The service that called a span of `callee`: that of the parent. Of several spans with the
     /// parent's id (both halves of a shared span) the callee's own service, then the serving half.
-    pub(super) fn caller(&self, waiting: &Waiting) -> Option<Caller> {
-        let found = self.calling_span(waiting)?;
-        Some(Caller { service: found.service, is_counted: found.is_counted })
-    }
-
-    fn calling_span(&self, waiting: &Waiting) -> Option<&OpenSpan> {
+    pub(super) fn caller(&self, waiting: &Waiting) -> Option<ServiceId> {
         let callee = waiting.callee.service;
         let mut found: Option<&OpenSpan> = None;
         for span in self.of_id(waiting.parent) {
             let is_calling = span.kind == SpanKind::Client as u8 && span.service != callee;
             if waiting.is_half {
                 if is_calling {
-                    return Some(span);
+                    return Some(span.service);
                 }
                 continue;
             }
             if span.service == callee {
-                return Some(span);
+                return Some(callee);
             }
             let is_better =
                 |held: &OpenSpan| span.kind == SpanKind::Server as u8 && held.kind != span.kind;
@@ -146,7 +121,7 @@ impl OpenTrace {
                 found = Some(span);
             }
         }
-        found
+        found.map(|span| span.service)
     }
 
     pub(super) fn wait(&mut self, waiting: Waiting) {
@@ -243,7 +218,7 @@ mod tests {
     }
 
     fn waiting(parent: u64, service: u32) -> Waiting {
-        Waiting { parent, is_half: false, is_counted: false, callee: callee(service) }
+        Waiting { parent, is_half: false, callee: callee(service) }
     }
 
     #[test]
@@ -255,7 +230,7 @@ mod tests {
                 trace.wait(waiting(1_000_000 + id, 2));
             }
             assert!(trace.has(size, size * 7) && !trace.has(size, 1) && !trace.has(size + 1, 1));
-            assert_eq!(trace.caller(&waiting(3, 2)).unwrap().service, ServiceId(1));
+            assert_eq!(trace.caller(&waiting(3, 2)), Some(ServiceId(1)));
             assert_eq!(trace.caller(&waiting(size + 1, 2)), None);
             let mut taken = Vec::new();
             trace.take_waiting(1_000_003, &mut taken);
@@ -273,10 +248,9 @@ mod tests {
         let mut trace = OpenTrace::new(UnixNanos(1));
         trace.remember(9, 1, ServiceId(1), client);
         trace.remember(9, 2, ServiceId(2), server);
-        let half = Waiting { parent: 9, is_half: true, is_counted: false, callee: callee(2) };
-        let caller = |waiting: &Waiting| trace.caller(waiting).map(|caller| caller.service);
-        assert_eq!(caller(&half), Some(ServiceId(1)));
-        assert_eq!(caller(&waiting(9, 2)), Some(ServiceId(2)));
-        assert_eq!(caller(&waiting(9, 3)), Some(ServiceId(2)));
+        let half = Waiting { parent: 9, is_half: true, callee: callee(2) };
+        assert_eq!(trace.caller(&half), Some(ServiceId(1)));
+        assert_eq!(trace.caller(&waiting(9, 2)), Some(ServiceId(2)));
+        assert_eq!(trace.caller(&waiting(9, 3)), Some(ServiceId(2)));
     }
 }

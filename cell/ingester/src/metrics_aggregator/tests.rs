@@ -636,8 +636,10 @@ async fn count_with_crashes(
         let (what, count) = plan.next().unwrap();
         let partition = usize::from(what % 2);
         let end = (places[partition] + usize::from(count % 5)).min(batches[partition].len());
-        while aggregator.handle(&batches[partition][places[partition]..end]).await.is_err() {}
-        places[partition] = end;
+        // What fails is tried again, as is what has to wait for the other partition.
+        if aggregator.handle(&batches[partition][places[partition]..end]).await.is_ok() {
+            places[partition] = end;
+        }
         now += u64::from(count) * SECOND / 20 + 1;
         if what % 3 == 0 && aggregator.tick(UnixNanos(now), None, false).await.is_ok() {
             committed = aggregator.durable();
@@ -799,24 +801,66 @@ async fn a_call_whose_sides_were_counted_before_and_after_a_crash_is_counted_onc
     assert_eq!(aggregator.durable().next.get(&1), None, "the child is counted, and read again");
     drop(aggregator);
     let (mut aggregator, _border) = open(&store, &spread()).await;
-    aggregator.handle(&[parent, child]).await.unwrap();
+    // What is new comes behind all that was counted.
+    let parent = std::slice::from_ref(&parent);
+    let refused = aggregator.handle(parent).await.unwrap_err();
+    assert!(
+        matches!(&refused, HandleError::Retry(why) if why.contains("partition 1")),
+        "{refused}"
+    );
+    aggregator.handle(&[child]).await.unwrap();
+    aggregator.handle(parent).await.unwrap();
     aggregator.tick(UnixNanos(START + 12 * SECOND), None, true).await.unwrap();
     assert_eq!(calls(&*store).await, named(&[("web>cart", 1)]));
     assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 2)]));
 }
 
-/// Traces whose spans lie in either partition, each called by any other of its trace or by nobody.
+#[tokio::test]
+async fn a_partition_that_is_gone_for_good_holds_no_other_up() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let store = memory();
+    let (mut aggregator, _border) = open(&store, &spread()).await;
+    aggregator.handle(&[one.batch(1, 0, &[span(9, 1, 0, "web")])]).await.unwrap();
+    aggregator.tick(UnixNanos(START), None, false).await.unwrap();
+    let counted = two.batch(2, 1, &[span(1, 1, 0, "web")]);
+    aggregator.handle(std::slice::from_ref(&counted)).await.unwrap();
+    aggregator.tick(UnixNanos(START + 6 * SECOND), None, false).await.unwrap();
+    drop(aggregator);
+    let (mut aggregator, _border) = open(&store, &spread()).await;
+    let new = [one.batch(3, 1, &[span(1, 2, 1, "cart")])];
+    assert!(aggregator.handle(&new).await.is_err());
+    let times = (UnixNanos(START), UnixNanos(START + SECOND));
+    let range = LogRange { partition: 1, first: 0, next: 2 };
+    let reason = "collector 1 was retired".to_owned();
+    let gone = DamagedRange { range, append_times: times, reason, stranger: None };
+    aggregator.skip(&gone).await.unwrap();
+    aggregator.handle(&new).await.unwrap();
+    aggregator.tick(UnixNanos(START + 12 * SECOND), None, true).await.unwrap();
+    assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 2)]));
+    assert!(calls(&*store).await.is_empty(), "its caller is gone, and nobody is guessed");
+}
+
+/// Traces whose spans lie in either partition, each called by any other of its trace or by nobody; and
+/// requests that are repeated, at either.
 fn spread_log(seeds: &[(u8, u8)]) -> [Vec<LoggedBatch>; 2] {
     let mut logs = [TestLog::new(0), TestLog::new(1)];
     let (mut batches, mut held) = ([Vec::new(), Vec::new()], [0_u64; 4]);
+    let mut all = Vec::new();
     for (digest, (trace, shape)) in (1_u64..).zip(seeds) {
+        let partition = usize::from(shape % 2);
+        if trace % 5 == 0
+            && let Some((first, sent)) = all.get(usize::from(*shape))
+        {
+            batches[partition].push(logs[partition].batch(*first, digest / 8, sent));
+            continue;
+        }
         let count = &mut held[usize::from(trace % 4)];
         *count += 1;
         let (id, parent) = (*count, u64::from(shape / 2 % 16));
         let parent = if parent == id { 0 } else { parent };
         let sent = [span(1 + trace % 4, id, parent, &format!("s{id}"))];
-        let partition = usize::from(shape % 2);
         batches[partition].push(logs[partition].batch(digest, digest / 8, &sent));
+        all.push((digest, sent));
     }
     batches
 }
