@@ -45,7 +45,10 @@ pub(super) async fn run(
         CollectorsCommand::Retire { number } => {
             let path = format!("/collectors/{number}/retire");
             let answer = cell.ask(Method::POST, &path).await?;
-            done(&answer, &format!("collector {number}: retired, for good"), output)
+            let words = format!(
+                "collector {number}: retired, for good; what is lost of it is in `farspan dead-letters list`"
+            );
+            done(&answer, &words, output)
         }
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Seat {
     /// Why it does not answer; `None`: it does.
     pub(super) fault: Option<String>,
     pub(super) is_registered: bool,
+    /// When it was last heard, by the front's clock.
+    pub(super) heard_at: UnixNanos,
     /// It is being given up: it is not let take more.
     pub(super) is_retiring: bool,
     /// Ends with their times, oldest first: what lies behind such an end was appended at its time at

@@ -135,7 +135,9 @@ impl Shared {
 
     /// By when a collector takes no spans that hears nothing more, whoever was its front.
     pub(super) fn ended_by(&self, seat: &Seat) -> UnixNanos {
-        self.leased_before.max(UnixNanos(seat.note.append_time.saturating_add(self.lease)))
+        // Its lease ends by its own clock, which may be behind: not later than so long after it was heard.
+        let heard = seat.heard_at.max(UnixNanos(seat.note.append_time));
+        self.leased_before.max(heard.plus(self.lease))
     }
 
     /// Takes in what a collector says. Which log has its number is durable before anything else.
@@ -155,6 +157,7 @@ impl Shared {
             return Ok(());
         }
         seat.learn(state)?;
+        seat.heard_at = self.clock.now();
         if seat.fault.take().is_some() {
             tracing::info!(collector = partition, "a collector answers");
         }
