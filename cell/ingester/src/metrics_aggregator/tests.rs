@@ -845,7 +845,7 @@ async fn a_partition_that_is_gone_for_good_holds_no_other_up() {
 fn spread_log(seeds: &[(u8, u8)]) -> [Vec<LoggedBatch>; 2] {
     let mut logs = [TestLog::new(0), TestLog::new(1)];
     let (mut batches, mut held) = ([Vec::new(), Vec::new()], [0_u64; 4]);
-    let mut all = Vec::new();
+    let mut all: Vec<(u64, [TestSpan; 1])> = Vec::new();
     for (digest, (trace, shape)) in (1_u64..).zip(seeds) {
         let partition = usize::from(shape % 2);
         if trace % 5 == 0
