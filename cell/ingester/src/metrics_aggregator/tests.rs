@@ -849,7 +849,7 @@ fn spread_log(seeds: &[(u8, u8)]) -> [Vec<LoggedBatch>; 2] {
     for (digest, (trace, shape)) in (1_u64..).zip(seeds) {
         let partition = usize::from(shape % 2);
         if trace % 5 == 0
-            && let Some((first, sent)) = all.get(usize::from(*shape))
+            && let Some((first, sent)) = all.get(usize::from(*shape) % all.len().max(1))
         {
             batches[partition].push(logs[partition].batch(*first, digest / 8, sent));
             continue;
