@@ -337,6 +337,12 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
         cell.until_found("everything stored is whole", id, spans, "complete").await;
     }
     cell.until_counted(cell.sent, 4).await;
+    // A front that is started again knows that it is retired, and goes on behind it.
+    cell.others[0].kill();
+    cell.others[0] = cell.process("cell", "front");
+    cell.wait_until_ready(cell.ports[14]).await;
+    cell.until_the_watermark_passes(now_nanos()).await;
+    cell.until_found("and everything is whole", &unseen, 3, "complete").await;
     // It does not come back to life.
     cell.collectors[1] = cell.collector(1);
     let url = format!("http://{}/readyz", cell.at(9));

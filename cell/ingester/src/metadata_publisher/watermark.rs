@@ -165,7 +165,8 @@ impl Progress {
             return;
         }
         let offset = damaged.range.first.max(self.next(partition));
-        self.add_hole(TimeRange { start: first, end: last.plus(1) });
+        // Times of two clocks may be in no order, and a hole has to have one.
+        self.add_hole(TimeRange { start: first.min(last), end: last.plus(1) });
         self.advance(partition, damaged.range.next, first);
         self.unshown.push((partition, offset));
     }

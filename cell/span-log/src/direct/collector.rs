@@ -76,7 +76,8 @@ impl CollectorLog {
         };
         file.write(&note)?;
         let leased_until = AtomicU64::new(note.leased_until);
-        let (note, front) = (Mutex::new(note), AtomicU64::new(0));
+        let front = AtomicU64::new(note.front);
+        let note = Mutex::new(note);
         Ok(Arc::new(Self { number, log, file, note, front, leased_until }))
     }
 
@@ -105,9 +106,16 @@ impl CollectorLog {
         self.note().log
     }
 
-    /// Takes a front's word, unless a later front was heard of.
-    pub(super) fn admit_front(&self, epoch: u64) -> bool {
-        self.front.fetch_max(epoch, Ordering::AcqRel) <= epoch
+    /// Takes a front's word, unless a later front was heard of. Whether it is to be kept: a later front's
+    /// word is, before anything is done on it.
+    pub(super) fn admit_front(&self, epoch: u64) -> Option<bool> {
+        let known = self.front.fetch_max(epoch, Ordering::AcqRel);
+        (known <= epoch).then(|| self.note().front < epoch)
+    }
+
+    /// Keeps that a front was heard: no earlier one is, over restarts.
+    pub(super) fn keep_front(&self, epoch: u64) -> Result<(), LogError> {
+        self.change(|note| note.front = note.front.max(epoch))
     }
 
     /// Whether the front has noted it, and whether it is retired.

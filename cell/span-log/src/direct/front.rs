@@ -66,8 +66,8 @@ impl FrontLog {
         check_stores(&seen)?;
         let file = NoteFile::at(file);
         let mut kept: FrontNote = file.read()?.unwrap_or_default();
-        if kept.seats.len() > collectors.len() || collectors.len() > COLLECTORS_MAX {
-            let known = kept.seats.len();
+        let known = kept.seats.len().max(seen_collectors(&seen));
+        if known > collectors.len() || collectors.len() > COLLECTORS_MAX {
             let reason = format!(
                 "{known} collectors are known, and the list has {}: it only grows, at its end, to at \
                  most {COLLECTORS_MAX}; what is gone is retired and stays in it",
@@ -148,6 +148,14 @@ impl FrontLog {
         }
         read.batches.into_iter().map(|batch| logged(partition, batch)).collect()
     }
+}
+
+/// How many collectors there are at least of which readers have seen records.
+fn seen_collectors(seen: &Seen) -> usize {
+    let numbers = seen.covered.next.keys().chain(seen.stored.next.keys());
+    let count = numbers.filter_map(|number| usize::try_from(*number).ok()?.checked_add(1));
+    // Among the counts' partitions is one of no collector.
+    count.filter(|count| *count <= COLLECTORS_MAX).max().unwrap_or(0)
 }
 
 /// The seats as they were left; readers may have seen more than was noted.

@@ -35,7 +35,7 @@ pub fn server(log: Arc<CollectorLog>) -> CollectorLogServer<impl Service> {
 
 impl Desk {
     /// Whom the front means, and whether it is the latest.
-    fn admit(&self, front: Option<&v1::Front>) -> Result<(), Status> {
+    async fn admit(&self, front: Option<&v1::Front>) -> Result<(), Status> {
         let front = front.ok_or_else(|| Status::invalid_argument("who asks is not said"))?;
         let number = self.log.number();
         if front.collector != number {
@@ -47,8 +47,12 @@ impl Desk {
             let text = format!("collector {number} has another log than the one of that number");
             return Err(Status::failed_precondition(text));
         }
-        if !self.log.admit_front(front.epoch) {
+        let Some(is_new) = self.log.admit_front(front.epoch) else {
             return Err(Status::permission_denied("a later front of the cell has taken over"));
+        };
+        if is_new {
+            let (log, epoch) = (Arc::clone(&self.log), front.epoch);
+            off_thread(move || log.keep_front(epoch)).await?;
         }
         Ok(())
     }
@@ -124,7 +128,7 @@ impl Service for Desk {
         request: Request<v1::WatchLogRequest>,
     ) -> Result<Response<v1::LogState>, Status> {
         let request = request.into_inner();
-        self.admit(request.front.as_ref())?;
+        self.admit(request.front.as_ref()).await?;
         self.take_lease(request.leased_until_unix_nano).await?;
         self.take_commits(&request.commits).await?;
         let at_most = Duration::from_millis(request.at_most_millis.into()).min(WAIT_MAX);
@@ -138,7 +142,7 @@ impl Service for Desk {
         request: Request<v1::RegisterCollectorRequest>,
     ) -> Result<Response<v1::LogState>, Status> {
         let request = request.into_inner();
-        self.admit(request.front.as_ref())?;
+        self.admit(request.front.as_ref()).await?;
         let (log, not_before) = (Arc::clone(&self.log), UnixNanos(request.not_before_unix_nano));
         off_thread(move || log.register(not_before)).await?;
         self.take_lease(request.leased_until_unix_nano).await?;
@@ -151,7 +155,7 @@ impl Service for Desk {
         request: Request<v1::ReadLogRequest>,
     ) -> Result<Response<v1::ReadLogResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.front.as_ref())?;
+        self.admit(request.front.as_ref()).await?;
         let bytes_max = usize::try_from(request.bytes_max.min(READ_BYTES_MAX)).unwrap_or(0);
         let mut response = v1::ReadLogResponse::default();
         match self.log.read(self.log.number(), request.from, bytes_max).await {
@@ -176,7 +180,7 @@ impl Service for Desk {
         request: Request<v1::FindOffsetRequest>,
     ) -> Result<Response<v1::FindOffsetResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.front.as_ref())?;
+        self.admit(request.front.as_ref()).await?;
         let time = UnixNanos(request.time_unix_nano);
         let offset = self.log.offset_at(self.log.number(), time).await;
         let offset = offset.map_err(|error| failed(&error))?;
@@ -188,7 +192,7 @@ impl Service for Desk {
         request: Request<v1::ReadTailRequest>,
     ) -> Result<Response<v1::ReadTailResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.front.as_ref())?;
+        self.admit(request.front.as_ref()).await?;
         let invalid = |error: String| Status::invalid_argument(error);
         let tenant = TenantId::new(&request.tenant).map_err(|error| invalid(error.to_string()))?;
         let trace_id = TraceId::try_from(request.trace_id.as_ref());
@@ -197,11 +201,15 @@ impl Service for Desk {
         let tail = self.log.tail(&tenant, trace_id).await.map_err(|error| failed(&error))?;
         // Behind the tail: what was committed then or later, as readers need it.
         let committed = self.log.committed(STORAGE_WRITER, number);
+        // Behind that: what was set aside is noted before it is committed.
+        let lost = self.log.lost();
         Ok(Response::new(v1::ReadTailResponse {
             frames: FramePacker::new(trace_id, tail.spans.into_iter()).collect(),
             committed: committed.map_err(|error| failed(&error))?,
             covered: tail.covered.next_in(INCARNATION, number),
             is_damaged: tail.is_damaged || tail.is_behind,
+            lost: lost.runs.iter().map(lost_message).collect(),
+            lost_expired_until_unix_nano: lost.expired_until.map_or(0, |until| until.0),
         }))
     }
 
@@ -209,7 +217,7 @@ impl Service for Desk {
         &self,
         request: Request<v1::RetireCollectorRequest>,
     ) -> Result<Response<v1::LogState>, Status> {
-        self.admit(request.into_inner().front.as_ref())?;
+        self.admit(request.into_inner().front.as_ref()).await?;
         let log = Arc::clone(&self.log);
         off_thread(move || log.retire()).await?;
         tracing::error!(
@@ -224,7 +232,7 @@ impl Service for Desk {
         request: Request<v1::ForgetLostRecordsRequest>,
     ) -> Result<Response<v1::ForgetLostRecordsResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.front.as_ref())?;
+        self.admit(request.front.as_ref()).await?;
         let partition = self.log.number();
         let which = match (request.first, request.before_unix_nano) {
             (Some(first), _) => ForgetLost::Run { incarnation: INCARNATION, partition, first },

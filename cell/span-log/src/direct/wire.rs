@@ -4,7 +4,7 @@ use proto::v1;
 use trace_model::{LogRange, UnixNanos};
 
 use super::INCARNATION;
-use crate::port::{Lost, LostCause, LostRun};
+use crate::port::{LostCause, LostRun};
 
 pub(super) fn lost_message(run: &LostRun) -> v1::LostRecords {
     v1::LostRecords {
@@ -26,14 +26,5 @@ pub(super) fn lost_run(partition: u32, message: &v1::LostRecords) -> LostRun {
         range: LogRange { partition, first: message.first, next: message.next },
         append_times: (UnixNanos(times.0), UnixNanos(times.1)),
         cause: cause.unwrap_or(LostCause::Damaged),
-    }
-}
-
-/// All that a collector says to be lost.
-pub(super) fn lost_of(partition: u32, state: &v1::LogState) -> Lost {
-    let until = state.lost_expired_until_unix_nano;
-    Lost {
-        runs: state.lost.iter().map(|run| lost_run(partition, run)).collect(),
-        expired_until: (until > 0).then_some(UnixNanos(until)),
     }
 }

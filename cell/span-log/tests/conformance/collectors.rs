@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tonic::Code;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
 use trace_model::{Coverage, UnixNanos};
@@ -97,12 +98,24 @@ impl Collectors {
         self.open_front_that_has(Seen::default()).await.unwrap()
     }
 
-    async fn open_front_that_has(&self, seen: Seen) -> Result<Arc<FrontLog>, DirectError> {
+    pub(crate) async fn open_front_that_has(
+        &self,
+        seen: Seen,
+    ) -> Result<Arc<FrontLog>, DirectError> {
         let collectors = self.addresses.iter().map(|address| format!("http://{address}"));
         let file = self.place("front.json");
         let (collectors, lease) = (collectors.collect(), self.lease);
         let config = FrontConfig { collectors, file, seen, lease };
         FrontLog::open(config, Arc::clone(&self.clock) as _).await
+    }
+
+    /// Asks the first collector how it is, in the name of a front.
+    async fn ask_as(&self, front: proto::v1::Front) -> Result<(), Code> {
+        let url = format!("http://{}", self.addresses[0]);
+        let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+        let request = proto::v1::WatchLogRequest { front: Some(front), ..Default::default() };
+        let answer = CollectorLogClient::new(channel).watch_log(request).await;
+        answer.map(drop).map_err(|status| status.code())
     }
 
     /// Until the collector takes spans: its clock has to pass what was vouched for.
@@ -123,7 +136,7 @@ pub(crate) async fn end_is(front: &FrontLog, partition: u32, next: u64) {
     eventually("the front knows the end", || front.end(partition).unwrap().next == next).await;
 }
 
-fn cover(number: u32, next: u64) -> Seen {
+pub(crate) fn cover(number: u32, next: u64) -> Seen {
     let mut covered = Coverage::none(INCARNATION);
     covered.extend(number, next);
     Seen { stored: covered.clone(), covered, append_time: UnixNanos(0) }
@@ -332,11 +345,13 @@ async fn a_later_front_fences_the_one_before() {
     end_is(&second, 0, 1).await;
     second.commit(METADATA_PUBLISHER, 0, 1).await.unwrap();
     // A stranger under a number that is not this one's is refused, and fences nobody.
-    let url = format!("http://{}", cell.addresses[0]);
-    let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-    let mut stranger = CollectorLogClient::new(channel);
-    let front = proto::v1::Front { epoch: u64::MAX, collector: 4, log: 0 };
-    let request = proto::v1::RetireCollectorRequest { front: Some(front) };
-    assert!(stranger.retire_collector(request).await.is_err());
+    let stranger = proto::v1::Front { epoch: u64::MAX, collector: 4, log: 0 };
+    assert_eq!(cell.ask_as(stranger).await, Err(Code::FailedPrecondition));
     assert!(second.health().is_ok() && log.append(batch(&[2])).await.is_ok());
+    // A collector that is started again takes no earlier front's word, whoever asks it first.
+    second.close().await.unwrap();
+    cell.stop(0, log).await;
+    let _log = cell.start(0).await;
+    let earlier = proto::v1::Front { epoch: 1, collector: 0, log: 0 };
+    assert_eq!(cell.ask_as(earlier).await, Err(Code::PermissionDenied));
 }

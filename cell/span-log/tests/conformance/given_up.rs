@@ -7,7 +7,7 @@ use span_log::port::{METADATA_PUBLISHER, SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{ForgetLost, LogError, LostCause, SpanLog};
 
 use crate::batches::{batch, eventually, tenant, trace};
-use crate::collectors::{Collectors, end_is};
+use crate::collectors::{Collectors, cover, end_is};
 use crate::laws::{NOW, SECOND};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,8 +48,12 @@ async fn one_that_is_gone_for_good_is_retired_and_what_it_had_is_told_as_lost() 
     assert_eq!((lost.len(), lost[0].cause, lost[0].range.first), (1, LostCause::Retired, 2));
     // Durable, over a restart of the front; and the collector that comes back is told.
     front.close().await.unwrap();
-    let front = cell.open_front().await;
+    // Readers are behind the run by then, and have published since.
+    let mut seen = cover(1, 4);
+    (seen.stored, seen.append_time) = (cover(1, 2).stored, end.append_time.plus(1));
+    let front = cell.open_front_that_has(seen).await.unwrap();
     assert_eq!((front.end(1).unwrap().next, front.lost().runs), (4, lost.clone()));
+    assert!(front.read(1, 4, 1).await.unwrap().is_empty(), "and meet none again");
     let two = cell.start(1).await;
     eventually("it is told", || {
         matches!(front.standings()[1].standing, Standing::Retired { is_told: true, .. })

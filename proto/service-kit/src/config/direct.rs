@@ -10,8 +10,8 @@ use super::section::Section;
 const COLLECTORS_MAX: u32 = 256;
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Sections of a cell that a collector does not read, and those that a front does not.
-const OF_THE_FRONT: [&str; 3] = ["replicator", "querier", "locality"];
-const OF_COLLECTORS: [&str; 3] = ["receiver", "head", "log"];
+const OF_THE_FRONT: &[&str] = &["replicator", "querier", "locality"];
+const OF_COLLECTORS: &[&str] = &["receiver", "log"];
 
 /// What a process is in such a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ fn refuse_unread(
             (OF_COLLECTORS, "is the collectors': the front takes no spans")
         }
     };
-    for key in unread.into_iter().filter(|key| root.has(key)) {
+    for key in unread.iter().copied().filter(|key| root.has(key)) {
         root.refuse(key, reason);
     }
     let is_front = matches!(direct, DirectConfig::Front { .. });

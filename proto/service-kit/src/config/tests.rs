@@ -430,7 +430,6 @@ fn what_several_collectors_cannot_be_is_refused_by_name() {
             with("{collector: 0}\nstores: {metrics: clickhouse}\nclickhouse: {url: 'http://c:1'}"),
             "a collector does not count",
         ),
-        (with("{collectors: ['a:1']}\nhead: {rate: 0.5}"), "the front takes no spans"),
         (with("{collectors: ['a:1']}\nreceiver: {spans_max: 9}"), "the front takes no spans"),
         (with("{collectors: ['a:1']}\nlog: {retention: 1h}"), "the front takes no spans"),
         (with("{collectors: ['a:1']}\nlisten: {zipkin: '127.0.0.1:1'}"), "addresses for senders"),

@@ -15,6 +15,8 @@ pub(super) struct Note {
     pub(super) log: u64,
     pub(super) is_registered: bool,
     pub(super) is_retired: bool,
+    /// The latest front that was heard of.
+    pub(super) front: u64,
     /// Until when spans are taken at least, over a restart, in nanoseconds.
     pub(super) leased_until: u64,
     pub(super) set_aside: Vec<Aside>,

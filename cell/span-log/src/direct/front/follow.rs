@@ -35,6 +35,10 @@ pub(super) async fn follow(shared: Arc<Shared>, partition: u32) {
 
 /// Asks a collector once; gives the pause until the next time.
 async fn round(shared: &Arc<Shared>, partition: u32) -> Duration {
+    if shared.is_fenced() {
+        // It is void: whatever it said would be of another time.
+        return RETIRED_PAUSE;
+    }
     let Some(seat) = shared.seat(partition) else { return RETIRED_PAUSE };
     if let Some(retired) = &seat.note.retired {
         if !retired.is_told {

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use trace_model::{LogRange, UnixNanos};
 
 use super::super::INCARNATION;
-use super::super::wire::lost_of;
+use super::super::wire::lost_run;
 use crate::port::{
-    DamagedRange, GroupId, LogEnd, Lost, LostCause, LostRun, SEARCH_INDEXER, STORAGE_WRITER,
+    DamagedRange, ForgetLost, GroupId, LogEnd, Lost, LostCause, LostRun, SEARCH_INDEXER,
+    STORAGE_WRITER,
 };
 
 /// Ends remembered with their times, and how far apart they lie at least.
@@ -37,6 +38,43 @@ pub(super) struct SeatNote {
     /// Where the front's own groups read on.
     pub(super) commits: BTreeMap<String, u64>,
     pub(super) retired: Option<RetiredNote>,
+    /// What the collector has said to be lost of its log: it may not be there to say it again.
+    pub(super) lost: Vec<LostNote>,
+    pub(super) lost_expired_until: u64,
+}
+
+/// A run of lost records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LostNote {
+    first: u64,
+    next: u64,
+    first_time: u64,
+    last_time: u64,
+    cause: String,
+}
+
+impl LostNote {
+    fn of(run: &v1::LostRecords) -> Self {
+        Self {
+            first: run.first,
+            next: run.next,
+            first_time: run.appended_from_unix_nano,
+            last_time: run.appended_until_unix_nano,
+            cause: run.cause.clone(),
+        }
+    }
+
+    fn run_of(&self, partition: u32) -> LostRun {
+        let Self { first, next, first_time, last_time, cause } = self;
+        let message = v1::LostRecords {
+            first: *first,
+            next: *next,
+            appended_from_unix_nano: *first_time,
+            appended_until_unix_nano: *last_time,
+            cause: cause.clone(),
+        };
+        lost_run(partition, &message)
+    }
 }
 
 /// A collector that is gone for good.
@@ -58,7 +96,7 @@ pub(super) struct Seat {
     pub(super) partition: u32,
     pub(super) note: SeatNote,
     pub(super) first: u64,
-    pub(super) lost: Lost,
+    lost: Vec<LostRun>,
     /// Why it does not answer; `None`: it does.
     pub(super) fault: Option<String>,
     pub(super) is_registered: bool,
@@ -81,9 +119,13 @@ impl Seat {
         published: UnixNanos,
     ) -> Self {
         let mut seat = Self { partition, note, ..Self::default() };
-        seat.note.next = seat.note.next.max(seen).max(stored);
+        seat.lost = seat.note.lost.iter().map(|run| run.run_of(partition)).collect();
         seat.note.stored = seat.note.stored.max(stored);
-        seat.note.append_time = seat.note.append_time.max(published.0);
+        // Readers of a retired one are at the end behind the records that nobody knows: it has none there.
+        if !seat.is_retired() {
+            seat.note.next = seat.note.next.max(seen).max(stored);
+            seat.note.append_time = seat.note.append_time.max(published.0);
+        }
         seat.fault = Some("it has not answered yet".to_owned());
         seat.mark();
         seat
@@ -120,12 +162,22 @@ impl Seat {
         }
         self.first = state.first;
         self.is_registered = state.is_registered;
-        self.lost = lost_of(self.partition, state);
+        self.learn_lost(&state.lost, state.lost_expired_until_unix_nano);
         self.mark();
         let (stored, indexed) = (self.note.stored, self.note.indexed);
         self.note.stored_until = self.note.stored_until.max(self.not_before(stored).0);
         self.note.indexed_until = self.note.indexed_until.max(self.not_before(indexed).0);
         Ok(())
+    }
+
+    /// What is lost of its log, as it says.
+    pub(super) fn learn_lost(&mut self, runs: &[v1::LostRecords], expired_until: u64) {
+        if self.is_retired() {
+            return;
+        }
+        self.note.lost = runs.iter().map(LostNote::of).collect();
+        self.note.lost_expired_until = expired_until;
+        self.lost = runs.iter().map(|run| lost_run(self.partition, run)).collect();
     }
 
     /// Storage-writer has committed so far, as an answer of the tail has said.
@@ -174,9 +226,10 @@ impl Seat {
         let retired = self.note.retired.as_ref()?;
         let next = self.note.next.saturating_add(1);
         let range = LogRange { partition: self.partition, first: from, next };
+        let at = UnixNanos(retired.at);
         (from < next).then(|| DamagedRange {
             range,
-            append_times: (self.not_before(from), UnixNanos(retired.at)),
+            append_times: (self.not_before(from).min(at), at),
             reason: format!("collector {} was retired", self.partition),
             stranger: None,
         })
@@ -193,7 +246,11 @@ impl Seat {
 
     /// What is lost of it: what it says itself, and what had gone to no store when it was retired.
     pub(super) fn lost(&self) -> Lost {
-        let mut lost = self.lost.clone();
+        let until = UnixNanos(self.note.lost_expired_until);
+        let mut lost = Lost {
+            runs: self.lost.clone(),
+            expired_until: Some(until).filter(|until| until.0 > 0),
+        };
         let Some(retired) = &self.note.retired else { return lost };
         if !retired.is_forgotten {
             lost.runs.push(self.retired_run(retired));
@@ -213,6 +270,45 @@ impl Seat {
             append_times: (UnixNanos(from), UnixNanos(retired.at)),
             cause: LostCause::Retired,
         }
+    }
+
+    /// Forgets lost runs of a retired one, whom nobody else can ask: the note to be kept, with how many
+    /// were forgotten.
+    pub(super) fn forgetting(&self, which: ForgetLost) -> Option<(SeatNote, usize)> {
+        let retired = self.note.retired.as_ref()?;
+        let (mut note, before) = (self.note.clone(), self.lost().runs.len());
+        let (is_expired, is_meant) = match which {
+            ForgetLost::Before(time) => {
+                let old = |run: &LostNote| run.last_time < time.0;
+                let until = note.lost.iter().filter(|run| old(run)).map(|run| run.last_time).max();
+                note.lost_expired_until = note.lost_expired_until.max(until.unwrap_or(0));
+                note.lost.retain(|run| !old(run));
+                (true, retired.at < time.0)
+            }
+            ForgetLost::Run { incarnation, partition, first } => {
+                let is_of_it = (incarnation, partition) == (INCARNATION, self.partition);
+                note.lost.retain(|run| !is_of_it || run.first != first);
+                (false, is_of_it && first == self.lost_from())
+            }
+        };
+        if is_meant && !retired.is_forgotten {
+            note.retired = Some(RetiredNote { is_forgotten: true, is_expired, ..retired.clone() });
+        }
+        let mut after = self.clone();
+        after.take_kept(note.clone());
+        let forgotten = before.saturating_sub(after.lost().runs.len());
+        (forgotten > 0).then_some((note, forgotten))
+    }
+
+    /// Takes over what was written of it.
+    pub(super) fn take_kept(&mut self, note: SeatNote) {
+        self.note.log = note.log;
+        if note.retired.is_some() {
+            self.lost = note.lost.iter().map(|run| run.run_of(self.partition)).collect();
+            self.note.lost = note.lost;
+            self.note.lost_expired_until = note.lost_expired_until;
+        }
+        self.note.retired = note.retired;
     }
 
     /// The first record of which not all stores are known to have everything: what search-indexer had not
@@ -323,6 +419,46 @@ mod tests {
         assert_eq!((seat.missing(21), seat.end(UnixNanos(0)).next), (None, 21));
         // Its end goes with the time, so that it holds nothing up.
         assert_eq!(seconds(seat.end(UnixNanos(90 * SECOND)).append_time), 90);
+    }
+
+    #[test]
+    fn a_front_that_is_started_again_reads_nothing_more_of_a_retired_one() {
+        let mut seat = seat();
+        seat.learn(&says(10, 5, 4)).unwrap();
+        let note = seat.retiring(UnixNanos(60 * SECOND));
+        // Readers are behind the run that they met, and have published long after that.
+        let seat = Seat::new(2, note, (11, 4), UnixNanos(900 * SECOND));
+        assert_eq!((seat.missing(11), seat.end(UnixNanos(0)).next), (None, 11));
+        let missing = seat.missing(7).unwrap();
+        assert_eq!(missing.range.next, 11);
+        assert!(missing.append_times.0 <= missing.append_times.1);
+    }
+
+    #[test]
+    fn what_a_collector_has_said_to_be_lost_stays_when_it_is_gone() {
+        let run = |first: u64, second: u64| v1::LostRecords {
+            first,
+            next: first + 1,
+            appended_from_unix_nano: second * SECOND,
+            appended_until_unix_nano: second * SECOND,
+            cause: "set-aside".to_owned(),
+        };
+        let mut seat = seat();
+        let state = v1::LogState { lost: vec![run(3, 2), run(7, 4)], ..says(10, 5, 10) };
+        seat.learn(&state).unwrap();
+        let away = Seat::new(2, seat.note.clone(), (10, 10), UnixNanos(0));
+        assert_eq!(away.lost(), seat.lost());
+        let note = seat.retiring(UnixNanos(60 * SECOND));
+        let mut seat = Seat::new(2, note, (11, 10), UnixNanos(0));
+        assert_eq!(seat.lost().runs.len(), 3);
+        let one = ForgetLost::Run { incarnation: INCARNATION, partition: 2, first: 3 };
+        for (which, left) in [(one, 2), (ForgetLost::Before(UnixNanos(9 * SECOND)), 1)] {
+            let (note, forgotten) = seat.forgetting(which).unwrap();
+            seat.take_kept(note);
+            assert_eq!((forgotten, seat.lost().runs.len()), (1, left));
+            assert!(seat.forgetting(which).is_none());
+        }
+        assert_eq!(seat.lost().expired_until, Some(UnixNanos(4 * SECOND)));
     }
 
     #[test]

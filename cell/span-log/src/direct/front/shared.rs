@@ -219,11 +219,16 @@ impl Shared {
         };
         slot.log = note.log;
         slot.retired.clone_from(&note.retired);
-        *kept = self.write(next).await?;
-        drop(kept);
-        if let Some(mut seat) = self.lock(partition) {
-            (seat.note.log, seat.note.retired) = (note.log, note.retired);
+        if note.retired.is_some() {
+            slot.lost.clone_from(&note.lost);
+            slot.lost_expired_until = note.lost_expired_until;
         }
+        *kept = self.write(next).await?;
+        // Before anybody else gathers what is to be written.
+        if let Some(mut seat) = self.lock(partition) {
+            seat.take_kept(note);
+        }
+        drop(kept);
         Ok(())
     }
 

@@ -3,9 +3,8 @@
 use proto::v1;
 use trace_model::UnixNanos;
 
-use super::super::INCARNATION;
 use super::FrontLog;
-use super::seat::{CLOCK_ERROR_MAX_NANOS, RetiredNote, Seat};
+use super::seat::{CLOCK_ERROR_MAX_NANOS, Seat};
 use crate::port::{ForgetLost, LogError};
 
 /// How a collector is.
@@ -151,8 +150,8 @@ impl FrontLog {
         which: ForgetLost,
     ) -> Result<usize, LogError> {
         let Some(seat) = self.shared.seat(partition) else { return Ok(0) };
-        if let Some(retired) = &seat.note.retired {
-            return self.forget_retired(&seat, retired, which).await;
+        if seat.is_retired() {
+            return self.forget_retired(&seat, which).await;
         }
         let ForgetLost::Run { partition: of, first, .. } = which else { return Ok(0) };
         let Some(client) = self.shared.client(partition).filter(|_| of == partition) else {
@@ -168,26 +167,10 @@ impl FrontLog {
         Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
     }
 
-    async fn forget_retired(
-        &self,
-        seat: &Seat,
-        retired: &RetiredNote,
-        which: ForgetLost,
-    ) -> Result<usize, LogError> {
-        let (is_expired, is_meant) = match which {
-            ForgetLost::Before(time) => (true, retired.at < time.0),
-            ForgetLost::Run { incarnation, partition, first } => {
-                let own = (INCARNATION, seat.partition, seat.lost_from());
-                (false, (incarnation, partition, first) == own)
-            }
-        };
-        if retired.is_forgotten || !is_meant {
-            return Ok(0);
-        }
-        let mut note = seat.note.clone();
-        note.retired = Some(RetiredNote { is_forgotten: true, is_expired, ..retired.clone() });
+    async fn forget_retired(&self, seat: &Seat, which: ForgetLost) -> Result<usize, LogError> {
+        let Some((note, forgotten)) = seat.forgetting(which) else { return Ok(0) };
         let written = self.shared.write_seat(seat.partition, note).await;
         written.map_err(|error| LogError::Disk(error.to_string()))?;
-        Ok(1)
+        Ok(forgotten)
     }
 }

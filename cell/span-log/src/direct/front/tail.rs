@@ -18,6 +18,8 @@ struct Said {
     committed: u64,
     covered: u64,
     is_damaged: bool,
+    lost: Vec<v1::LostRecords>,
+    lost_expired_until: u64,
 }
 
 impl Said {
@@ -27,8 +29,9 @@ impl Said {
             let unpacked = unpack_frame(frame, trace_id);
             spans.extend(unpacked.map_err(|error| Refusal::Away(error.to_string()))?);
         }
-        let v1::ReadTailResponse { committed, covered, is_damaged, .. } = said;
-        Ok(Self { spans, committed, covered, is_damaged })
+        let v1::ReadTailResponse { committed, covered, is_damaged, lost, .. } = said;
+        let lost_expired_until = said.lost_expired_until_unix_nano;
+        Ok(Self { spans, committed, covered, is_damaged, lost, lost_expired_until })
     }
 }
 
@@ -78,7 +81,10 @@ fn take(
     match said {
         Ok(said) => {
             // Before anybody asks where the tail begins: it begins there, or later.
-            shared.with(partition, |seat| seat.note_stored(said.committed))?;
+            shared.with(partition, |seat| {
+                seat.note_stored(said.committed);
+                seat.learn_lost(&said.lost, said.lost_expired_until);
+            })?;
             answer.spans.extend(said.spans);
             answer.covered.extend(partition, said.covered);
             answer.is_damaged |= said.is_damaged;
