@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use proto::convert::query::{optional_time, region_outcome};
+use proto::convert::query::{missed_reason, optional_time, region_outcome};
 use proto::v1;
 use trace_model::completeness::Promise;
 use trace_model::location::RegionState;
@@ -149,11 +149,16 @@ fn report_reach(
 ) -> RegionReport {
     let reach = reach.unwrap_or_default();
     let watermark = state.and_then(|state| state.watermark.as_ref());
+    let missed = missed_reason(&reach.missed_by);
+    let is_missed = missed.is_some();
     let mut report = RegionReport {
         watermark: watermark.map(|watermark| watermark.as_of),
         covered: reach.coverage.map(Into::into),
         as_of: optional_time(reach.until_unix_nano),
-        is_cut: reach.is_cut,
+        // A cell sets this one beside the other.
+        is_cut: reach.is_cut && !is_missed,
+        is_missed,
+        reason: missed,
         ..RegionReport::new(region.clone(), outcome)
     };
     let Some(watermark) = watermark else { return with_a_time(report) };

@@ -51,6 +51,8 @@ pub(crate) enum Manner {
     Damaged,
     /// Its trace store does not answer.
     LackingStore,
+    /// Groups of it have missed records.
+    Missing,
     Forbidding,
     /// Its retention has taken all that came until now, but for one span.
     Expiring,
@@ -148,8 +150,13 @@ impl FakeCell {
         Some(v1::Reach {
             coverage,
             until_unix_nano: until.0,
-            is_cut: self.manner() == Manner::Cutting,
+            is_cut: matches!(self.manner(), Manner::Cutting | Manner::Missing),
+            missed_by: self.missed_by("metrics-aggregator"),
         })
+    }
+
+    fn missed_by(&self, group: &str) -> String {
+        if self.manner() == Manner::Missing { group.to_owned() } else { String::new() }
     }
 
     fn fail(&self) -> Result<(), CellError> {
@@ -214,8 +221,12 @@ impl CellClient for FakeCell {
             outcome: v1::CellOutcome::Answered.into(),
             matches,
             region: self.region.as_str().to_owned(),
-            is_damaged: matches!(self.manner(), Manner::Damaged | Manner::LackingStore),
+            is_damaged: matches!(
+                self.manner(),
+                Manner::Damaged | Manner::LackingStore | Manner::Missing
+            ),
             lacks_store: self.manner() == Manner::LackingStore,
+            missed_by: self.missed_by("<b>of a later release</b>"),
             coverage: Some((&coverage).into()),
             expired_until_unix_nano: if self.manner() == Manner::Expiring { NOW.0 } else { 0 },
             searched_until_unix_nano: searched_until.0,
@@ -340,6 +351,15 @@ pub(crate) fn gateway_with(
     index: &Arc<FakeIndex>,
     adjust: impl FnOnce(&mut GatewayConfig),
 ) -> Arc<Gateway> {
+    gateway_and_clock(cells, index, adjust).0
+}
+
+/// The same, with its clock.
+pub(crate) fn gateway_and_clock(
+    cells: &[Arc<FakeCell>],
+    index: &Arc<FakeIndex>,
+    adjust: impl FnOnce(&mut GatewayConfig),
+) -> (Arc<Gateway>, Arc<ManualClock>) {
     let endpoints = cells.iter().map(|cell| CellEndpoint {
         region: cell.region.clone(),
         endpoint: "http://127.0.0.1:1".to_owned(),
@@ -350,5 +370,7 @@ pub(crate) fn gateway_with(
         cells.iter().map(|cell| Arc::clone(cell) as Arc<dyn CellClient>).collect();
     let clock = Arc::new(ManualClock::at(NOW));
     let index = Arc::clone(index) as Arc<dyn MetadataIndex>;
-    Arc::new(Gateway::new(config, index, clients, clock, &mut Registry::default()))
+    let given = Arc::clone(&clock);
+    let gateway = Gateway::new(config, index, clients, given, &mut Registry::default());
+    (Arc::new(gateway), clock)
 }

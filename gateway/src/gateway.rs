@@ -12,6 +12,7 @@ use crate::assembled::TraceAnswer;
 use crate::certify::certify;
 use crate::config::{Freshness, GatewayConfig, Patience, QueryContext};
 use crate::error::GatewayError;
+use crate::examples::Examples;
 use crate::fan_out::{RegionAsk, fan_out};
 use crate::metrics::{GatewayMetrics, RoundKind};
 use crate::miss_rounds::{MissRounds, Seat, TokenBucket};
@@ -31,6 +32,8 @@ pub struct Gateway {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) shared: SharedState,
+    /// What the page shows.
+    pub(crate) examples: Examples,
     miss_rounds: MissRounds,
     miss_budget: TokenBucket,
 }
@@ -84,6 +87,7 @@ impl Gateway {
             clock,
             metrics,
             shared: SharedState::default(),
+            examples: Examples::default(),
             config,
         }
     }

@@ -13,6 +13,7 @@ mod certify;
 mod config;
 mod cursor;
 mod error;
+mod examples;
 mod fan_out;
 mod gateway;
 pub mod grpc;

@@ -7,6 +7,7 @@
 
 mod batch;
 mod chunk;
+mod compact;
 mod damage;
 mod disk;
 mod files;
@@ -30,5 +31,7 @@ mod tests;
 pub(crate) use disk::faulty::FaultyDisk;
 pub(crate) use disk::{Disk, LocalDisk};
 pub(crate) use framer::Framer;
+#[cfg(test)]
+pub(crate) use part::DOUBTS_MAX;
 pub(crate) use records::{JudgeRows, Judged, Loaded, RecordStore, StoreConfig};
 pub(crate) use segment::Location;

@@ -66,7 +66,8 @@ enum DeadLettersCommand {
     },
     /// Give up a letter, or forget a run of lost records: answers no longer name it.
     Drop {
-        /// A letter's number, or a run's id as listed: incarnation/partition/first.
+        /// A letter's number, or a run's id as listed: incarnation/partition/first, with the group behind
+        /// it where one group has missed the run.
         #[arg(value_name = "NUMBER|RUN")]
         what: String,
     },
@@ -115,16 +116,27 @@ impl Place {
     }
 }
 
-/// A letter's number, or the three parts of a run's id.
+/// A letter's number, or the three parts of a run's id, and the group that has missed it.
 fn path_of(what: &str) -> Result<String, Failure> {
-    let numbers: Option<Vec<u64>> = what.split('/').map(|part| part.parse().ok()).collect();
-    match numbers.as_deref() {
-        Some([number]) => Ok(format!("/dead-letters/{number}")),
-        Some([incarnation, partition, first]) => {
+    let (run, group) = match what.splitn(4, '/').nth(3) {
+        Some(group) => {
+            (what.strip_suffix(group).and_then(|run| run.strip_suffix('/')), Some(group))
+        }
+        None => (Some(what), None),
+    };
+    let is_name = |group: &str| group.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let numbers = run.unwrap_or_default().split('/').map(|part| part.parse().ok());
+    let numbers: Option<Vec<u64>> = numbers.collect();
+    match (numbers.as_deref(), group) {
+        (Some([incarnation, partition, first]), Some(group)) if is_name(group) => {
+            Ok(format!("/lost/{incarnation}/{partition}/{first}/{group}"))
+        }
+        (Some([number]), None) => Ok(format!("/dead-letters/{number}")),
+        (Some([incarnation, partition, first]), None) => {
             Ok(format!("/lost/{incarnation}/{partition}/{first}"))
         }
         _ => Err(Failure::Usage(format!(
-            "{what}: neither a letter's number nor a run's id (incarnation/partition/first)"
+            "{what}: neither a letter's number nor a run's id (incarnation/partition/first[/group])"
         ))),
     }
 }
@@ -154,7 +166,7 @@ fn list(answer: &Answer, output: &mut Output) -> Result<Outcome, Failure> {
         output.line("there are more letters: --from")?;
     }
     if !listed.lost.is_empty() {
-        let head = ["LOST RUN", "CAUSE", "RECORDS", "APPENDED FROM", "UNTIL"];
+        let head = ["LOST RUN", "BY", "CAUSE", "RECORDS", "APPENDED FROM", "UNTIL"];
         let rows: Vec<Vec<String>> = listed.lost.iter().map(lost_row).collect();
         for line in table(&head, &rows, output.width) {
             output.line(&line)?;
@@ -202,6 +214,7 @@ fn lost_row(run: &LostRun) -> Vec<String> {
         .map_or_else(|| "unknown".to_owned(), |next| next.saturating_sub(run.first).to_string());
     vec![
         clean(&run.id),
+        clean(run.missed_by.as_deref().unwrap_or("all")),
         clean(&run.cause),
         records,
         time(&run.appended_from_unix_nano),
@@ -334,6 +347,8 @@ mod tests {
     fn what_is_dropped_is_a_letter_or_a_run_and_nothing_else() {
         assert_eq!(path_of("7").unwrap(), "/dead-letters/7");
         assert_eq!(path_of("17/0/40").unwrap(), "/lost/17/0/40");
+        let missed = "17/0/40/search-indexer";
+        assert_eq!(path_of(missed).unwrap(), format!("/lost/{missed}"));
         for bad in ["", "x", "-1", "1/2", "1/2/3/4", "1/2/x", "../1"] {
             assert!(matches!(path_of(bad), Err(Failure::Usage(_))), "{bad}");
         }

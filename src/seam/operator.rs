@@ -63,6 +63,9 @@ pub(crate) struct LostRun {
     /// What names it to `drop`.
     pub(crate) id: String,
     pub(crate) cause: String,
+    /// The group that has missed them; `None`: no store has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) missed_by: Option<String>,
     pub(crate) first: u64,
     /// `None` where nobody knows how many there were.
     pub(crate) next: Option<u64>,

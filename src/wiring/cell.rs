@@ -59,13 +59,14 @@ pub(crate) async fn start_cell(
         log.is_here(opened);
     };
     if role == CellRole::Collector {
-        let mut opening = opening(&config, role, &mut context, &ready);
+        let mut opening = opening(&config, role, &mut context, (&ready, &metrics));
         let opened = keepers::open_log(&mut opening, Seen::default()).await?;
         let desk = OperatorDesk::of_collector(&config.data_dir, &opened, stepped_over).await?;
         operator::serve(desk, &config.data_dir, &stages.answering);
         hand_over(opened);
     } else {
-        let keepers = keepers::open(opening(&config, role, &mut context, &ready), hand_over);
+        let keepers = opening(&config, role, &mut context, (&ready, &metrics));
+        let keepers = keepers::open(keepers, hand_over);
         let keepers = keepers.await?;
         let running = (&mut endpoints, &lag, &mut publishing, stepped_over);
         run(&config, role, keepers, running, &mut context, &stages).await?;
@@ -108,6 +109,13 @@ async fn run(
     let desk = OperatorDesk::new(&keepers, retries, stepped_over);
     operator::serve(desk, &config.data_dir, &stages.answering);
     keep_house(std::mem::take(&mut keepers.chores), &stages.house);
+    for awaiting in keepers.awaiting {
+        let (coming, stopping) =
+            (awaiting.with(Arc::clone(&keepers.log)), stages.house.stopping.clone());
+        stages.house.spawn(async move {
+            stopping.run_until_cancelled(coming).await;
+        });
+    }
     Ok(())
 }
 
@@ -117,7 +125,8 @@ pub(crate) async fn start_receiver(
     mut context: RoleContext,
 ) -> anyhow::Result<RunningRole> {
     let ready = context.readiness.check("cell");
-    let mut opening = opening(&config, CellRole::Collector, &mut context, &ready);
+    let metrics = MetricsPage::default();
+    let mut opening = opening(&config, CellRole::Collector, &mut context, (&ready, &metrics));
     let log = keepers::open_log(&mut opening, Seen::default()).await?;
     drop(opening);
     ready.pass();
@@ -133,11 +142,11 @@ fn opening<'a>(
     config: &'a CellConfig,
     role: CellRole,
     context: &'a mut RoleContext,
-    ready: &'a ReadyCheck,
+    (ready, metrics): (&'a ReadyCheck, &'a MetricsPage),
 ) -> Opening<'a> {
     let RoleContext { clock, readiness, registry, .. } = context;
-    let (direct, chores) = (Direct::default(), Vec::new());
-    Opening { config, role, clock, registry, readiness, ready, direct, chores }
+    let (direct, chores, awaiting) = (Direct::default(), Vec::new(), Vec::new());
+    Opening { config, role, clock, registry, readiness, ready, metrics, direct, chores, awaiting }
 }
 
 async fn serve_admin_endpoints(

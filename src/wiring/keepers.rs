@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use ingester::{DeadLetterConfig, DeadLetters};
 use metadata_replicator::{ContributionLog as _, Entropy, OriginLog, OriginLogConfig};
 use prometheus_client::registry::Registry;
+use service_kit::admin::MetricsPage;
 use service_kit::config::cell::GroupKind;
 use service_kit::config::{CellConfig, cell as raw, engines as raw_engines};
 use service_kit::{Readiness, ReadyCheck};
@@ -25,10 +26,13 @@ use super::house::{Chore, chore};
 use super::opening::until_open;
 use crate::seam::CellRole;
 
+use to_come::Awaiting;
+
 mod cold;
 mod direct;
 mod engine_stores;
 mod files;
+mod to_come;
 
 /// What a cell keeps.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub(super) struct Keepers {
     pub(super) dead_letters: Arc<DeadLetters>,
     pub(super) direct: Direct,
     pub(super) chores: Vec<Chore>,
+    /// Stores that were away, each with what opens it when it is there.
+    pub(super) awaiting: Vec<Awaiting>,
 }
 
 /// The stores behind their ports.
@@ -70,11 +76,14 @@ pub(super) struct Opening<'a> {
     /// Says what is waited for.
     pub(super) ready: &'a ReadyCheck,
     pub(super) direct: Direct,
+    /// Where the metrics of stores go that come later.
+    pub(super) metrics: &'a MetricsPage,
     pub(super) chores: Vec<Chore>,
+    pub(super) awaiting: Vec<Awaiting>,
 }
 
-/// Opens all that a process of this role needs, and waits for engines that are away. The log is handed over as soon as it is
-/// open: senders need nothing else.
+/// Opens all that a process of this role needs. The log is waited for, and handed over as soon as it is
+/// open: senders need nothing else. Stores that are away come later.
 pub(super) async fn open(
     mut opening: Opening<'_>,
     hand_over: impl FnOnce(Arc<dyn SpanLog>),
@@ -118,9 +127,9 @@ pub(super) async fn open(
     let letters = DeadLetterConfig::new(config.data_dir.join("dead-letters"));
     let dead_letters = Arc::new(blocking(move || Ok(DeadLetters::open(letters)?)).await?);
     let direct = opening.direct;
-    let mut chores = opening.chores;
+    let (mut chores, awaiting) = (opening.chores, opening.awaiting);
     chores.push(forget_losses(config.retention, opening.clock, &log, &dead_letters));
-    Ok(Keepers { log, stores, origin, dead_letters, direct, chores })
+    Ok(Keepers { log, stores, origin, dead_letters, direct, chores, awaiting })
 }
 
 /// What counts, and what keeps raw spans beside the counts.
@@ -132,6 +141,7 @@ struct Counting {
 }
 
 /// What answers searches.
+#[derive(Clone, Debug)]
 struct Searching {
     indexer: Arc<dyn SearchIndexer>,
     search: Arc<dyn TraceSearch>,

@@ -8,8 +8,8 @@ use service_kit::{BackOff, ReadyCheck};
 use trace_store::StoreError;
 
 /// Waits between tries.
-const WAIT_MIN: Duration = Duration::from_millis(200);
-const WAIT_MAX: Duration = Duration::from_secs(5);
+pub(super) const WAIT_MIN: Duration = Duration::from_millis(200);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Why something was not opened.
 #[derive(Debug)]

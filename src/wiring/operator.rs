@@ -18,7 +18,8 @@ use proto::SpanBatch;
 use serde::Deserialize;
 use service_kit::Stage;
 use span_log::direct::{CollectorStanding, FrontLog, RetireError, Standing};
-use span_log::{ForgetLost, LostRun, SpanLog, SteppedOver, SteppedRun};
+use span_log::port::TOLD_GROUPS;
+use span_log::{ForgetLost, GroupId, LostRun, SpanLog, SteppedOver, SteppedRun};
 use tokio::net::UnixListener;
 
 use super::keepers::Keepers;
@@ -101,6 +102,7 @@ fn router(desk: OperatorDesk) -> Router {
         .route("/collectors", get(collectors))
         .route("/collectors/{number}/retire", post(retire))
         .route("/lost/{incarnation}/{partition}/{first}", delete(drop_lost))
+        .route("/lost/{incarnation}/{partition}/{first}/{group}", delete(drop_missed))
         .with_state(desk)
 }
 
@@ -131,7 +133,10 @@ async fn list(State(desk): State<OperatorDesk>, Query(page): Query<Page>) -> Res
         }
     }
     answer.stepped_over = desk.stepped_over.list().into_iter().map(stepped_json).collect();
-    answer.lost = desk.log.lost().runs.iter().map(lost_json).collect();
+    let lost = desk.log.lost();
+    answer.lost = lost.runs.iter().map(|run| lost_json(run, None)).collect();
+    let missed = lost.missed.iter();
+    answer.lost.extend(missed.map(|missed| lost_json(&missed.run, Some(missed.group))));
     Json(answer).into_response()
 }
 
@@ -183,13 +188,25 @@ async fn drop_lost(
     State(desk): State<OperatorDesk>,
     UrlPath((incarnation, partition, first)): UrlPath<(u64, u32, u64)>,
 ) -> Response {
-    match desk.log.forget_lost(ForgetLost::Run { incarnation, partition, first }).await {
+    forget(&desk, ForgetLost::Run { incarnation, partition, first }).await
+}
+
+async fn drop_missed(
+    State(desk): State<OperatorDesk>,
+    UrlPath((incarnation, partition, first, group)): UrlPath<(u64, u32, u64, String)>,
+) -> Response {
+    let Some(group) = TOLD_GROUPS.into_iter().find(|known| known.0 == group) else {
+        return refuse(StatusCode::NOT_FOUND, "there is no such group that misses records".into());
+    };
+    forget(&desk, ForgetLost::Missed { group, incarnation, partition, first }).await
+}
+
+async fn forget(desk: &OperatorDesk, which: ForgetLost) -> Response {
+    match desk.log.forget_lost(which).await {
         Ok(0) => refuse(StatusCode::NOT_FOUND, "there is no such run of lost records".to_owned()),
         Ok(_) => {
             tracing::warn!(
-                incarnation,
-                partition,
-                first,
+                ?which,
                 "an operator dropped a run of lost records: answers no longer name it"
             );
             StatusCode::NO_CONTENT.into_response()
@@ -266,10 +283,13 @@ fn letter_json(letter: DeadLetterSummary) -> wire::Letter {
     }
 }
 
-fn lost_json(run: &LostRun) -> wire::LostRun {
+/// A run that no store has, or that a group has missed.
+fn lost_json(run: &LostRun, missed_by: Option<GroupId>) -> wire::LostRun {
     let range = run.range;
+    let id = format!("{}/{}/{}", run.incarnation, range.partition, range.first);
     wire::LostRun {
-        id: format!("{}/{}/{}", run.incarnation, range.partition, range.first),
+        id: missed_by.map_or_else(|| id.clone(), |group| format!("{id}/{group}")),
+        missed_by: missed_by.map(|group| group.0.to_owned()),
         cause: run.cause.as_str().to_owned(),
         first: range.first,
         next: (range.next < u64::MAX).then_some(range.next),

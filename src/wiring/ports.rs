@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ingester::{DeadLetters, LagBoard};
 use querier::{CellStatus, GroupLag, LiveTail, LogEnd, LogStatus, Lost, PortError, TailRead};
-use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
+use span_log::port::{METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{LogError, SpanLog};
 use trace_model::{Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
@@ -40,8 +40,16 @@ impl LiveTail for LogTail {
 
     fn lost(&self) -> Lost {
         let lost = self.log.lost();
-        let runs = lost.runs.iter().map(|run| closed(run.append_times)).collect();
-        Lost { runs, expired_until: lost.expired_until.max(self.dead_letters.expired_until()) }
+        let missed_by = |group| {
+            let missed = lost.missed.iter().filter(move |missed| missed.group == group);
+            missed.map(|missed| closed(missed.run.append_times)).collect()
+        };
+        Lost {
+            runs: lost.runs.iter().map(|run| closed(run.append_times)).collect(),
+            unindexed: missed_by(SEARCH_INDEXER),
+            uncounted: missed_by(METRICS_AGGREGATOR),
+            expired_until: lost.expired_until.max(self.dead_letters.expired_until()),
+        }
     }
 
     fn buried(&self, tenant: &TenantId) -> Vec<TimeRange> {

@@ -26,8 +26,9 @@ impl Names {
     }
 }
 
-/// Who counts joins its group again after brokers stood, once they have given its old membership up.
-const COUNTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(150);
+/// Who counts joins its group again after brokers stood, once they have given its old membership up:
+/// two sessions of 15 s, for what was asked of them while they stood may have begun another one.
+const COUNTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Waits until every store holds exactly so many spans, each once.
 pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u64) {

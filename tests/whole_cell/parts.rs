@@ -241,7 +241,16 @@ impl Parts {
 
     /// Spans that ClickHouse has counted.
     pub(crate) async fn counted(&self) -> Result<u64, String> {
-        let sql = format!("SELECT%20sum(seen)%20FROM%20{}.red_services", self.name);
+        self.ask("sum(seen)", "red_services").await
+    }
+
+    /// Rows of raw spans, where no sender has repeated any.
+    pub(crate) async fn raw_rows(&self) -> Result<u64, String> {
+        self.ask("count()", "otel_traces").await
+    }
+
+    async fn ask(&self, what: &str, table: &str) -> Result<u64, String> {
+        let sql = format!("SELECT%20{what}%20FROM%20{}.{table}", self.name);
         let url = format!("{}/?query={sql}", engine("FARSPAN_TEST_CLICKHOUSE"));
         let answer = get(&url).await?;
         let text = String::from_utf8_lossy(&answer.body).trim().to_owned();

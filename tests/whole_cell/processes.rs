@@ -17,6 +17,13 @@ async fn check(parts: &Parts) {
         }
     })
     .await;
+    eventually("every raw span is there once", MINUTE, || async {
+        match parts.raw_rows().await? {
+            rows if rows == sent => Ok(()),
+            rows => Err(format!("{rows} of {sent}")),
+        }
+    })
+    .await;
     for id in parts.trace_ids() {
         let url = format!("http://{}/api/traces/{id}", parts.gateway);
         eventually("a trace is found by id", MINUTE, || async {
@@ -88,4 +95,5 @@ async fn parts_of_a_cell_run_apart_and_whichever_ingester_dies_nothing_is_lost_o
     parts.end();
     let sent = parts.sent();
     assert_eq!(parts.counted().await.unwrap(), sent, "nothing was in anybody's hands");
+    assert_eq!(parts.raw_rows().await.unwrap(), sent, "and nothing was inserted again");
 }

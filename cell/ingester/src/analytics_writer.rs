@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use span_log::{GroupId, Sharing};
-use trace_store::SpanWriter;
+use trace_store::{SpanWriter, StoreError};
 
 use crate::handler::{GroupHandler, GroupMaker, MakeError};
 use crate::storage_writer::StorageWriterHandler;
@@ -38,6 +38,13 @@ impl GroupMaker for AnalyticsWriterMaker {
 
     async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
         let writer = Arc::clone(&self.writer);
+        // What it remembers of an earlier turn is another process's meanwhile.
+        let failed = |error: StoreError| MakeError {
+            group: ANALYTICS_WRITER,
+            reason: error.to_string(),
+            is_away: error.is_retryable(),
+        };
+        writer.begin_turn().await.map_err(failed)?;
         Ok(Box::new(StorageWriterHandler::of_group(ANALYTICS_WRITER, writer, self.incarnation)))
     }
 }

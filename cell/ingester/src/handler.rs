@@ -85,6 +85,9 @@ pub struct MakeError {
     pub group: GroupId,
     /// Why.
     pub reason: String,
+    /// What the group works with is away: the process is well without it, as it is where that goes away
+    /// later.
+    pub is_away: bool,
 }
 
 /// Makes a group's handler: when the group starts, and again after it has panicked.

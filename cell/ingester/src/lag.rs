@@ -22,6 +22,8 @@ pub struct GroupLag {
     pub is_running: bool,
     /// Whether another process reads the group, and this one is ready to take over.
     pub is_standing_by: bool,
+    /// Whether it waits for what it works with: a store that is away.
+    pub is_waiting: bool,
     /// Partitions that this process reads; the figures are about these.
     pub partitions: usize,
     /// The error that the group is retrying, if it is.
@@ -41,6 +43,7 @@ impl GroupLag {
             age_ms: 0,
             is_running: false,
             is_standing_by: false,
+            is_waiting: false,
             partitions: 0,
             retrying: None,
             failing_ms: 0,

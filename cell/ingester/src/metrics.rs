@@ -1,6 +1,7 @@
 //! What the ingester counts of itself. Labels are groups and fixed words, never ids or texts.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -42,6 +43,8 @@ pub struct IngesterMetrics {
     pub damaged_records: Family<GroupLabel, Counter>,
     /// Records that the log no longer kept.
     pub expired_records: Family<GroupLabel, Counter>,
+    /// Records that the group will never read: damaged, dropped or no longer kept.
+    pub missed_records: Family<GroupLabel, Counter>,
     /// Commits that the log refused or failed.
     pub commit_failures: Family<GroupLabel, Counter>,
     /// 1 while the group's runner is at work.
@@ -53,13 +56,22 @@ pub struct IngesterMetrics {
 }
 
 impl IngesterMetrics {
-    /// Another process reads the group: there is no lag of this one's.
-    pub(crate) fn stand_by(&self, group: GroupId) {
+    /// Another process reads the group, or will: there is no lag of this one's.
+    pub(crate) fn stand_by(&self, group: GroupId, failing: Duration) {
         let label = GroupLabel::from(group);
+        self.failing_seconds.get_or_create(&label).set(failing.as_secs_f64());
         self.running.get_or_create(&label).set(0);
         self.standing_by.get_or_create(&label).set(1);
         self.lag_records.get_or_create(&label).set(0);
         self.lag_seconds.get_or_create(&label).set(0.0);
+    }
+
+    /// The group does not run here, and could not be started for so long.
+    pub(crate) fn fail(&self, group: GroupId, failing: Duration) {
+        let label = GroupLabel::from(group);
+        self.running.get_or_create(&label).set(0);
+        self.standing_by.get_or_create(&label).set(0);
+        self.failing_seconds.get_or_create(&label).set(failing.as_secs_f64());
     }
 
     /// Adds all figures to a registry.
@@ -72,6 +84,11 @@ impl IngesterMetrics {
         put("dead_letters", "Batches put into the dead letter", &self.dead_letters);
         put("damaged_records", "Records set aside as damaged", &self.damaged_records);
         put("expired_records", "Records that the log no longer kept", &self.expired_records);
+        put(
+            "missed_records",
+            "Records that a consumer group will never read: the log lost them or let them go",
+            &self.missed_records,
+        );
         put("panics", "Panics of a consumer group, which was started again", &self.panics);
         put("commit_failures", "Commits of offsets that failed", &self.commit_failures);
         registry.register(

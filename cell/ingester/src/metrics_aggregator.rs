@@ -92,8 +92,11 @@ impl GroupMaker for AggregatorMaker {
 
     async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
         let opened = MetricsAggregator::open_on(self.parts.clone(), &self.calls).await;
-        let failed =
-            |error: StoreError| MakeError { group: METRICS_AGGREGATOR, reason: error.to_string() };
+        let failed = |error: StoreError| MakeError {
+            group: METRICS_AGGREGATOR,
+            reason: error.to_string(),
+            is_away: error.is_retryable(),
+        };
         Ok(Box::new(opened.map_err(failed)?))
     }
 }

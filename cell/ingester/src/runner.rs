@@ -48,6 +48,8 @@ pub struct RunnerConfig {
     pub restart_min: Duration,
     /// Longest wait before a group that has panicked is started again (default 60 s).
     pub restart_max: Duration,
+    /// A group that cannot be made here is left to other processes for so long at least (default 5 s).
+    pub outside_min: Duration,
     /// Time from the cancellation to the runner's end (default 5 s). What is not durable then is
     /// read again at the next start.
     pub close_deadline: Duration,
@@ -62,6 +64,7 @@ impl Default for RunnerConfig {
             backoff_max: Duration::from_secs(5),
             restart_min: Duration::from_millis(500),
             restart_max: Duration::from_secs(60),
+            outside_min: Duration::from_secs(5),
             close_deadline: Duration::from_secs(5),
         }
     }

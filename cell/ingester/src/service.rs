@@ -19,6 +19,10 @@ use crate::runner::{ConsumerRunner, Ended, RunnerParts};
 
 /// A group that ran so long has recovered: its next panic is the first.
 const RECOVERED_AFTER: Duration = Duration::from_secs(300);
+/// A group that could not be made so often is left to other processes, until it can be.
+const TRIES_INSIDE: u32 = 3;
+/// Within this time one that was left is another process's, or this one's turn again.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the service is made of.
 #[derive(Debug)]
@@ -41,7 +45,9 @@ impl IngesterService {
     /// Makes the handler of every group that is this process's at once, then starts a task for each
     /// group on the tracker. They end when the token is cancelled, each inside its close deadline; wait
     /// for them on the tracker. A group that panics is made anew and reads again what it had not
-    /// committed; one that another process reads alone stands by and is made when its turn comes.
+    /// committed; one that another process reads alone stands by and is made when its turn comes. One
+    /// that cannot be made is left to other processes and tried again. Only what is no matter of a store
+    /// that is away ends the start.
     pub async fn start(
         tracker: &TaskTracker,
         token: &CancellationToken,
@@ -52,7 +58,11 @@ impl IngesterService {
         for maker in parts.groups {
             let supervisor = Supervisor::new(maker, parts.runner.clone());
             let handler = match supervisor.has_turn() {
-                true => Some(supervisor.maker.make().await?),
+                true => match supervisor.maker.make().await {
+                    Ok(handler) => Some(handler),
+                    Err(error) if error.is_away => None,
+                    Err(error) => return Err(error),
+                },
                 false => None,
             };
             made.push((supervisor, handler));
@@ -80,7 +90,7 @@ impl IngesterService {
         &self.groups
     }
 
-    /// Whether every group's runner is at work or ready to take over.
+    /// Whether every group's runner is at work, ready to take over or waiting for a store.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.groups.iter().all(|group| self.check(*group).is_ok())
@@ -92,12 +102,14 @@ impl IngesterService {
         self.lag.warning(group)
     }
 
-    /// Whether the group's runner is at work or ready to take over; else why not.
+    /// Whether the group's runner is at work, ready to take over or waiting for a store that is away,
+    /// which is a matter of [`Self::warning`]; else why not.
     pub fn check(&self, group: GroupId) -> Result<(), String> {
-        match self.lag.of(group) {
-            Some(lag) if lag.is_running || lag.is_standing_by => Ok(()),
-            Some(lag) => Err(lag.retrying.unwrap_or_else(|| "it does not run".to_owned())),
-            None => Err("it was not started".to_owned()),
+        let Some(lag) = self.lag.of(group) else { return Err("it was not started".to_owned()) };
+        let is_ready = lag.is_standing_by && lag.retrying.is_none();
+        match lag.is_running || lag.is_waiting || is_ready {
+            true => Ok(()),
+            false => Err(lag.retrying.unwrap_or_else(|| "it does not run".to_owned())),
         }
     }
 }
@@ -106,15 +118,38 @@ impl IngesterService {
 struct Supervisor {
     maker: Arc<dyn GroupMaker>,
     parts: RunnerParts,
+    /// Between panics.
     backoff: Backoff,
+    /// Between tries to make the group.
+    making: Backoff,
     assignment: watch::Receiver<Assignment>,
+    /// The group was left to other processes, since it cannot be made here.
+    is_outside: bool,
+    /// Why it does not run here, until it does.
+    failing: Option<Failing>,
+}
+
+/// Why a group does not run, and how long already. Times are on the monotonic clock.
+struct Failing {
+    since: Duration,
+    last: Duration,
+    failure: Failure,
+}
+
+/// What went wrong with a group.
+struct Failure {
+    reason: String,
+    /// What it works with is away.
+    is_away: bool,
+    /// It could not be made: another process may be able to.
+    is_of_making: bool,
 }
 
 /// How a run came to its end.
 enum Run {
     Over,
     Taken,
-    Panicked(String),
+    Panicked(Failure),
 }
 
 impl Supervisor {
@@ -123,8 +158,9 @@ impl Supervisor {
         let seed = parts.clock.now().0 ^ xxhash_rust::xxh3::xxh3_64(name.as_bytes());
         let config = &parts.config;
         let backoff = Backoff::new(config.restart_min, config.restart_max, seed);
+        let making = Backoff::new(config.restart_min, config.restart_max, !seed);
         let assignment = parts.log.join(maker.group(), maker.sharing());
-        Self { maker, parts, backoff, assignment }
+        Self { maker, parts, backoff, making, assignment, is_outside: false, failing: None }
     }
 
     /// Whether the group is this process's to read.
@@ -149,25 +185,83 @@ impl Supervisor {
                 Some(handler) => match self.run_once(handler, &token).await {
                     Run::Over => return,
                     Run::Taken => continue,
-                    Run::Panicked(reason) => reason,
+                    Run::Panicked(failure) => failure,
                 },
                 None => match self.make().await {
                     Ok(made) => {
+                        self.failing = None;
+                        self.making.succeed();
+                        self.come_back();
                         handler = Some(made);
                         continue;
                     }
-                    Err(reason) => reason,
+                    Err(failure) => failure,
                 },
             };
-            self.parts.lag.amend(self.maker.group(), |lag| {
-                lag.is_running = false;
-                lag.is_standing_by = false;
-                lag.retrying = Some(failure);
-            });
-            let pause = self.backoff.fail(self.parts.clock.monotonic());
+            let pause = self.note(failure);
             if token.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
+            // One that reads alone must not be made while another process may be at work.
+            if self.maker.sharing() == Sharing::Alone {
+                self.come_back();
+            }
+        }
+    }
+
+    /// Posts why the group does not run, leaves it to others where that may help, and gives the time
+    /// until the next try.
+    fn note(&mut self, failure: Failure) -> Duration {
+        let now = self.parts.clock.monotonic();
+        let (is_away, is_of_making) = (failure.is_away, failure.is_of_making);
+        let since = self.failing.as_ref().map_or(now, |failing| failing.since);
+        self.failing = Some(Failing { since, last: now, failure });
+        let pause = match is_of_making {
+            true => self.making.fail(now),
+            false => self.backoff.fail(now),
+        };
+        let group = self.maker.group();
+        // How far it was behind when it ran is still the best that is known.
+        let lag = self.lag(now);
+        self.parts.lag.amend(group, |last| {
+            let GroupLag { records, uncommitted_records, age_ms, .. } = *last;
+            *last = GroupLag { records, uncommitted_records, age_ms, ..lag };
+        });
+        self.parts.metrics.fail(group, now.saturating_sub(since));
+        if !is_of_making || self.making.tries() < TRIES_INSIDE {
+            return pause;
+        }
+        if self.making.tries() == TRIES_INSIDE {
+            tracing::warn!(%group, "a consumer group that cannot be started here is left to other processes");
+        }
+        self.is_outside = true;
+        self.parts.log.leave(group);
+        // Who is to take over looks once a second; what is away may be back at any time.
+        let outside_min = self.parts.config.outside_min;
+        if is_away { outside_min } else { pause.max(outside_min) }
+    }
+
+    /// The lag of a group that does not run here.
+    fn lag(&self, now: Duration) -> GroupLag {
+        let unstarted = GroupLag::unstarted(self.maker.group());
+        let Some(Failing { since, failure, .. }) = &self.failing else { return unstarted };
+        let failing_ms = u64::try_from(now.saturating_sub(*since).as_millis()).unwrap_or(u64::MAX);
+        let retrying = Some(failure.reason.clone());
+        GroupLag { is_waiting: failure.is_away, retrying, failing_ms, ..unstarted }
+    }
+
+    /// What kept this process from the group is no matter where another one has taken it.
+    fn forgive(&mut self, now: Duration) {
+        let is_old = |failing: &mut Failing| now.saturating_sub(failing.last) >= TAKEN_WITHIN;
+        if self.failing.take_if(is_old).is_some() {
+            self.making.succeed();
+        }
+    }
+
+    /// Takes part in the group again.
+    fn come_back(&mut self) {
+        if std::mem::take(&mut self.is_outside) {
+            drop(self.parts.log.join(self.maker.group(), self.maker.sharing()));
         }
     }
 
@@ -177,8 +271,11 @@ impl Supervisor {
         let assignment = self.assignment.borrow_and_update().clone();
         let leaving = assignment.holds().filter(|(_, share)| share.is_leaving);
         leaving.for_each(|(hold, _)| self.parts.log.release(group, hold));
-        self.parts.lag.post(GroupLag { is_standing_by: true, ..GroupLag::unstarted(group) });
-        self.parts.metrics.stand_by(group);
+        let now = self.parts.clock.monotonic();
+        self.forgive(now);
+        let lag = GroupLag { is_standing_by: true, ..self.lag(now) };
+        self.parts.metrics.stand_by(group, Duration::from_millis(lag.failing_ms));
+        self.parts.lag.post(lag);
         while let Some(waiting) = self.parts.retries.take(group) {
             let reason = "another process reads the group, and this one stands by".to_owned();
             let not_now = RetryError::NotNow { group: group.0.to_owned(), reason };
@@ -214,25 +311,39 @@ impl Supervisor {
     }
 
     /// Makes the group anew, or says why it cannot be.
-    async fn make(&self) -> Result<Box<dyn GroupHandler>, String> {
+    async fn make(&self) -> Result<Box<dyn GroupHandler>, Failure> {
         let making = AssertUnwindSafe(self.maker.make()).catch_unwind();
         match making.await {
             Ok(Ok(handler)) => Ok(handler),
             Ok(Err(error)) => {
-                tracing::error!(%error, "a consumer group does not start again and is tried again");
-                Err(error.to_string())
+                let (reason, is_away) = (error.to_string(), error.is_away);
+                self.say(&error, &reason);
+                Err(Failure { reason, is_away, is_of_making: true })
             }
-            Err(panic) => Err(self.note_panic(panic.as_ref())),
+            Err(panic) => Err(Failure { is_of_making: true, ..self.note_panic(panic.as_ref()) }),
         }
     }
 
-    fn note_panic(&self, panic: &(dyn Any + Send)) -> String {
+    /// Logs why the group cannot be made, where that is news.
+    fn say(&self, error: &MakeError, reason: &str) {
+        if self.failing.as_ref().is_some_and(|failing| failing.failure.reason == reason) {
+            tracing::debug!(%error, "a consumer group cannot be started yet");
+            return;
+        }
+        match error.is_away {
+            true => tracing::warn!(%error, "a consumer group waits for what it works with"),
+            false => tracing::error!(%error, "a consumer group does not start: it is tried again"),
+        }
+    }
+
+    fn note_panic(&self, panic: &(dyn Any + Send)) -> Failure {
         let group = self.maker.group();
         self.parts.metrics.panics.get_or_create(&group.into()).inc();
         let text = words_of(panic);
         let again = self.backoff.tries();
         tracing::error!(%group, panic = text, again, "a consumer group has panicked and starts again");
-        format!("it has panicked: {text}")
+        let reason = format!("it has panicked: {text}");
+        Failure { reason, is_away: false, is_of_making: false }
     }
 }
 

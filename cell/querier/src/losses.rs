@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use proto::v1;
 use trace_model::{SearchQuery, TimeRange, TraceSpans, UnixNanos};
 use trace_store::port::{SearchAnswer, StoreError, TraceSearch};
 
 use crate::port::LiveTail;
+use crate::querier::Querier;
 
 /// Spans that belong together come in within so long of each other: a day, as for the holes of a
 /// watermark. What comes later than that is not looked for here.
@@ -27,6 +29,55 @@ fn may_touch(lost: &[TimeRange], seen: Option<(UnixNanos, UnixNanos)>) -> bool {
 pub(crate) fn may_miss_spans(lost: &[TimeRange], spans: &TraceSpans) -> bool {
     let received = || spans.iter().map(|span| span.envelope.receive_time);
     may_touch(lost, received().min().zip(received().max()))
+}
+
+/// Which group's work an answer is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MadeBy {
+    /// The search index, and the lists out of it.
+    Indexer,
+    /// Counts.
+    Aggregator,
+}
+
+impl MadeBy {
+    /// The group's name, as answers carry it.
+    const fn group(self) -> &'static str {
+        match self {
+            Self::Indexer => proto::convert::query::SEARCH_INDEXER,
+            Self::Aggregator => proto::convert::query::METRICS_AGGREGATOR,
+        }
+    }
+}
+
+impl Querier {
+    /// The group that has missed records which may belong into an answer about these times; empty where
+    /// there is none. Asked when the answer is there: what its reach says that it covers was noted
+    /// before, as far as it was missed.
+    pub(crate) fn missed_by(&self, made_by: MadeBy, range: TimeRange) -> String {
+        let lost = self.ports.tail.lost();
+        let missed = match made_by {
+            MadeBy::Indexer => lost.unindexed,
+            MadeBy::Aggregator => lost.uncounted,
+        };
+        let is_short = may_touch(&missed, Some((range.start, range.end)));
+        if is_short { made_by.group().to_owned() } else { String::new() }
+    }
+
+    /// Says of a list or of counts what they have missed. An asker who does not know that takes the
+    /// answer for one that is cut.
+    pub(crate) fn with_missed(
+        &self,
+        reach: Option<v1::Reach>,
+        made_by: MadeBy,
+        range: TimeRange,
+    ) -> Option<v1::Reach> {
+        let missed_by = self.missed_by(made_by, range);
+        if missed_by.is_empty() {
+            return reach;
+        }
+        Some(v1::Reach { is_cut: true, missed_by, ..reach.unwrap_or_default() })
+    }
 }
 
 /// A search that says what it may have missed.
@@ -118,7 +169,7 @@ mod tests {
         }
 
         fn lost(&self) -> Lost {
-            Lost { runs: self.lost.clone(), expired_until: None }
+            Lost { runs: self.lost.clone(), ..Lost::default() }
         }
 
         fn buried(&self, tenant: &TenantId) -> Vec<TimeRange> {

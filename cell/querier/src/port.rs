@@ -36,6 +36,10 @@ pub struct TailRead {
 pub struct Lost {
     /// Append times of each run. Spans of any trace and tenant may have been in it.
     pub runs: Vec<TimeRange>,
+    /// Append times of records that the search index will never have, and the trace store may have.
+    pub unindexed: Vec<TimeRange>,
+    /// Append times of records that were never counted, and that the trace store may have.
+    pub uncounted: Vec<TimeRange>,
     /// What was lost or set aside and was appended at or before this time counts as expired: no store
     /// would have kept it until now.
     pub expired_until: Option<UnixNanos>,

@@ -13,6 +13,7 @@ use crate::caller::{Access, Caller};
 use crate::cuts::cut_if;
 use crate::deadline::allowed_time;
 use crate::lists;
+use crate::losses::MadeBy;
 use crate::metrics::Query;
 use crate::querier::Querier;
 use crate::search::Searched;
@@ -117,7 +118,7 @@ impl Querier {
 
     fn search_response(&self, access: Access, found: Option<Searched>) -> v1::SearchTracesResponse {
         let outcome = Self::outcome_of(access);
-        let Some(Searched { answer: found, until }) = found else {
+        let Some(Searched { answer: found, until, missed_by }) = found else {
             let region = self.region_name();
             return v1::SearchTracesResponse { outcome, region, ..Default::default() };
         };
@@ -128,10 +129,11 @@ impl Querier {
             stats: Some(stats.into()),
             coverage: Some((&found.covered).into()),
             region: self.region_name(),
-            is_damaged: found.is_damaged || found.is_away,
+            is_damaged: found.is_damaged || found.is_away || !missed_by.is_empty(),
             lacks_store: found.is_away,
             expired_until_unix_nano: found.expired_until.map_or(0, |until| until.0),
             searched_until_unix_nano: until.map_or(0, |until| until.0),
+            missed_by,
         }
     }
 
@@ -146,7 +148,8 @@ impl Querier {
             Access::Granted => {
                 let reach = self.reach_of_lists().await;
                 let list = lists::services(&*self.ports.catalog, &caller.tenant, range).await?;
-                (cut_if(reach, list.is_cut), list.names)
+                let reach = cut_if(reach, list.is_cut);
+                (self.with_missed(reach, MadeBy::Indexer, range), list.names)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -168,7 +171,8 @@ impl Querier {
                 let reach = self.reach_of_lists().await;
                 let list =
                     lists::operations(catalog, &caller.tenant, &request.service, range).await?;
-                (cut_if(reach, list.is_cut), list.names)
+                let reach = cut_if(reach, list.is_cut);
+                (self.with_missed(reach, MadeBy::Indexer, range), list.names)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -195,7 +199,8 @@ impl Querier {
                 let reach = self.reach_of_counts().await;
                 let rows = self.ports.metrics.edges(&caller.tenant, range).await?;
                 let is_cut = self.cuts_edges(&caller.tenant, range, &rows).await?;
-                (cut_if(reach, is_cut), rows)
+                let reach = cut_if(reach, is_cut);
+                (self.with_missed(reach, MadeBy::Aggregator, range), rows)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -220,7 +225,8 @@ impl Querier {
             Access::Granted => {
                 let reach = self.reach_of_counts().await;
                 let rows = self.ports.metrics.red(&query).await?;
-                (cut_if(reach, self.cuts_red(&query, &rows).await?), rows)
+                let reach = cut_if(reach, self.cuts_red(&query, &rows).await?);
+                (self.with_missed(reach, MadeBy::Aggregator, query.range), rows)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -248,7 +254,8 @@ impl Querier {
                 let reach = self.reach_of_counts().await;
                 let found = self.ports.metrics.edge_traces(&query).await?;
                 let is_cut = found.is_cut || self.counts_other_edges(&query).await?;
-                (cut_if(reach, is_cut), found.trace_ids)
+                let reach = cut_if(reach, is_cut);
+                (self.with_missed(reach, MadeBy::Aggregator, query.range), found.trace_ids)
             }
             Access::Forbidden => (None, Vec::new()),
         };

@@ -6,6 +6,7 @@ use trace_model::{Coverage, SearchQuery, UnixNanos};
 use trace_store::StoreError;
 use trace_store::port::SearchAnswer;
 
+use crate::losses::MadeBy;
 use crate::port::{LogEnd, PortError};
 use crate::querier::Querier;
 use crate::status::QuerierError;
@@ -16,6 +17,8 @@ pub(crate) struct Searched {
     pub(crate) answer: SearchAnswer,
     /// Everything that the log appended at or before this time was searched; `None`: not known.
     pub(crate) until: Option<UnixNanos>,
+    /// The group that has missed records of the range, if one has.
+    pub(crate) missed_by: String,
 }
 
 impl Querier {
@@ -33,7 +36,8 @@ impl Querier {
             expired.and_then(|until| self.ports.traces.expired_within(query.range, until));
         answer.expired_until = expired.max(self.ports.tail.lost().expired_until);
         let until = self.reached_until(end, &answer.covered).await;
-        Ok(Searched { answer, until })
+        let missed_by = self.missed_by(MadeBy::Indexer, query.range);
+        Ok(Searched { answer, until, missed_by })
     }
 
     /// How far the lists reach that are asked for behind this.
@@ -62,7 +66,11 @@ impl Querier {
             }
         };
         let until_unix_nano = self.reached_until(end, &covered).await.map_or(0, |until| until.0);
-        Some(v1::Reach { coverage: Some((&covered).into()), until_unix_nano, is_cut: false })
+        Some(v1::Reach {
+            coverage: Some((&covered).into()),
+            until_unix_nano,
+            ..v1::Reach::default()
+        })
     }
 
     async fn reached_until(

@@ -55,6 +55,8 @@ struct Cell {
     /// A part of the store does not answer.
     is_partly_away: AtomicBool,
     is_cut: AtomicBool,
+    /// The search index has no damaged file.
+    has_whole_index: AtomicBool,
     /// It has counts of services that have none of their own.
     counts_others: AtomicBool,
     expired_until: Mutex<Option<UnixNanos>>,
@@ -138,7 +140,7 @@ impl TraceSearch for Cell {
             matches: Vec::new(),
             stats: SearchStats { spans_scanned: 9, ..SearchStats::default() },
             covered: cover(4),
-            is_damaged: !is_away,
+            is_damaged: !is_away && !self.has_whole_index.load(Ordering::SeqCst),
             is_away,
             expired_until: *self.expired_until.lock().unwrap(),
         })
@@ -350,7 +352,7 @@ async fn records_lost_about_when_a_trace_came_in_make_its_answer_damaged_and_no_
     let received = span(1).envelope.receive_time;
     let lost_at = |time: UnixNanos| {
         let runs = vec![TimeRange { start: time, end: time.plus(1) }];
-        *cell.lost.lock().unwrap() = Lost { runs, expired_until: None };
+        *cell.lost.lock().unwrap() = Lost { runs, ..Lost::default() };
     };
     lost_at(received.plus(DAY));
     assert!(find(&querier, "us").await.1.is_damaged);
@@ -358,7 +360,7 @@ async fn records_lost_about_when_a_trace_came_in_make_its_answer_damaged_and_no_
     assert!(!find(&querier, "us").await.1.is_damaged);
     cell.records.lock().unwrap().clear();
     assert!(find(&querier, "us").await.1.is_damaged, "all of an unknown trace may be lost");
-    *cell.lost.lock().unwrap() = Lost { runs: vec![], expired_until: Some(UnixNanos(55)) };
+    *cell.lost.lock().unwrap() = Lost { expired_until: Some(UnixNanos(55)), ..Lost::default() };
     let summary = find(&querier, "us").await.1;
     assert_eq!((summary.is_damaged, summary.expired_until_unix_nano), (false, 55));
     *cell.expired_until.lock().unwrap() = Some(UnixNanos(77));
@@ -452,6 +454,51 @@ async fn a_list_that_is_cut_says_so_beside_how_far_it_reaches() {
     assert_eq!(cut().await, [true, true, false, false, true]);
     let reach = reaches(&querier, "us").await[0].clone().unwrap();
     assert_eq!(Coverage::from(reach.coverage.unwrap()), cover(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_group_missed_is_said_by_the_answers_made_of_its_work_and_by_no_others() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let (querier, cell) = querier_with(|_| {});
+    cell.has_whole_index.store(true, Ordering::SeqCst);
+    let run = |hour: u64| vec![TimeRange { start: UnixNanos(hour * HOUR), end: UnixNanos::MAX }];
+    let missed_by = async || reaches(&querier, "us").await.map(|reach| reach.unwrap().missed_by);
+    let found = search(&querier).await;
+    assert_eq!((found.missed_by.as_str(), found.is_damaged), ("", false));
+    assert_eq!(missed_by().await, [""; 5]);
+    *cell.lost.lock().unwrap() = Lost { unindexed: run(100), ..Lost::default() };
+    let found = search(&querier).await;
+    // Who does not know the new field takes the answer for a damaged one, or one that is cut.
+    assert_eq!((found.missed_by.as_str(), found.is_damaged), ("search-indexer", true));
+    assert!(!found.lacks_store && found.coverage.is_some());
+    assert_eq!(missed_by().await, ["search-indexer", "search-indexer", "", "", ""]);
+    let cut = reaches(&querier, "us").await.map(|reach| reach.unwrap().is_cut);
+    assert_eq!(cut, [true, true, false, false, false]);
+    *cell.lost.lock().unwrap() = Lost { uncounted: run(100), ..Lost::default() };
+    assert_eq!(search(&querier).await.missed_by, "");
+    let counted = "metrics-aggregator";
+    assert_eq!(missed_by().await, ["", "", counted, counted, counted]);
+    // By id all of it is there.
+    let (spans, summary) = find(&querier, "us").await;
+    assert_eq!((spans.len(), summary.is_damaged, summary.expired_until_unix_nano), (4, false, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_of_other_times_than_those_that_were_missed_is_whole() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let (querier, cell) = querier_with(|_| {});
+    cell.has_whole_index.store(true, Ordering::SeqCst);
+    let unindexed = vec![TimeRange { start: UnixNanos(100 * HOUR), end: UnixNanos(101 * HOUR) }];
+    *cell.lost.lock().unwrap() = Lost { unindexed, ..Lost::default() };
+    for (first, last, is_short) in
+        [(90, 110, true), (125, 126, true), (126, 130, false), (10, 75, false), (10, 77, true)]
+    {
+        let (start, end) = (first * HOUR, last * HOUR);
+        let range = v1::TimeRange { start_unix_nano: start, end_unix_nano: end };
+        let found = search_in(&querier, range).await;
+        assert_eq!(!found.missed_by.is_empty(), is_short, "{first}..{last}");
+        assert_eq!(found.is_damaged, is_short, "{first}..{last}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

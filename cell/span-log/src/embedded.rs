@@ -16,6 +16,7 @@ mod error;
 mod housekeeper;
 mod identity;
 mod lost;
+pub(crate) mod missed;
 mod queue;
 mod reader;
 mod recovery;
@@ -44,13 +45,13 @@ use self::erase::Erasing;
 use self::housekeeper::{Housekeeper, Stop};
 use self::identity::FileFault;
 use self::queue::Append;
-use self::recovery::{Findings, recover};
+use self::recovery::recover;
 use self::shared::{PARTITION, Progress, Shared};
 use self::writer::Writer;
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ErasedRecords, ForgetLost, GroupId, LogEnd,
-    LogEraser, LogError, LogIdentity, Lost, SpanLog, TailAnswer,
+    LogEraser, LogError, LogIdentity, Lost, MissedRun, SpanLog, TailAnswer,
 };
 
 pub use self::config::{EmbeddedConfig, WhenFull};
@@ -111,7 +112,7 @@ impl EmbeddedLog {
         let failed = |error: io::Error| in_words(FileFault::Io(error));
         let metrics = LogMetrics::default();
         let shared = Arc::new(Shared::new(config, clock, disk, metrics, opened));
-        report(&shared, &findings);
+        damage::report(&shared, &findings);
         shared.write_checkpoint(false).map_err(failed)?;
         let stop = Arc::new(Stop::default());
         let threads = start(&shared, &stop, findings.next_number).map_err(failed)?;
@@ -206,22 +207,6 @@ impl EmbeddedLog {
         let LogEnd { next, append_time, .. } = self.shared.end();
         let range = LogRange { partition: PARTITION, first: next, next };
         Appended { ranges: vec![range], append_time }
-    }
-}
-
-fn report(shared: &Shared, findings: &Findings) {
-    for damage in &findings.damage {
-        shared.note_damage(damage);
-    }
-    if let Some(replaced) = findings.replaced {
-        shared.note_replaced(replaced);
-    }
-    if findings.has_torn_tail {
-        shared.metrics.torn_tails.inc();
-        tracing::warn!("a torn write at the end of the span log was cut");
-    }
-    if findings.has_lost_checkpoint {
-        tracing::error!("the span log's checkpoint cannot be read: groups begin at the oldest");
     }
 }
 
@@ -334,6 +319,11 @@ impl SpanLog for EmbeddedLog {
         Ok(state.commits.get(group.0).copied().unwrap_or_else(|| state.first()))
     }
 
+    fn has_committed(&self, group: GroupId, partition: u32) -> Result<bool, LogError> {
+        self.check_partition(partition)?;
+        Ok(self.shared.state().commits.contains_key(group.0))
+    }
+
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
         self.check_partition(partition)?;
         let mut state = self.shared.state();
@@ -371,7 +361,17 @@ impl SpanLog for EmbeddedLog {
     }
 
     fn lost(&self) -> Lost {
-        self.shared.state().lost.tell()
+        let state = self.shared.state();
+        Lost { missed: state.missed.tell(), ..state.lost.tell() }
+    }
+
+    fn appended_since(&self, _partition: u32, offset: u64) -> UnixNanos {
+        self.shared.state().removed.since(offset)
+    }
+
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+        self.shared.check_open()?;
+        self.off_thread(move |shared| shared.note_missed(&missed)).await?
     }
 
     async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {

@@ -27,6 +27,7 @@ mod lost;
 mod member;
 mod membership;
 mod message;
+mod missed;
 mod open;
 mod pending;
 mod questions;
@@ -60,12 +61,12 @@ use self::open::upkeep;
 use self::questions::ask;
 use self::record::span_bytes_max;
 use self::tail::Tail;
-use self::upkeep::tell_lost;
+use self::upkeep::{HEARD_WITHIN, tell_lost};
 use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, MissedRun, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
@@ -251,12 +252,18 @@ impl SpanLog for KafkaLog {
         }
     }
 
+    fn has_committed(&self, group: GroupId, partition: u32) -> Result<bool, LogError> {
+        self.core.check_partition(partition)?;
+        Ok(self.core.commits.committed(group, partition)?.is_some())
+    }
+
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
         self.note_commit(group, (partition, None), next)
     }
 
     fn join(&self, group: GroupId, sharing: Sharing) -> watch::Receiver<Assignment> {
         let (board, is_new) = self.core.commits.board_to_join(group);
+        board.set_absent(false);
         let told = board.subscribe();
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         if is_new && !self.core.is_closed.load(Ordering::Relaxed) {
@@ -280,6 +287,12 @@ impl SpanLog for KafkaLog {
         }
     }
 
+    fn leave(&self, group: GroupId) {
+        if let Some(board) = self.core.commits.board(group) {
+            board.set_absent(true);
+        }
+    }
+
     async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError> {
         self.core.check_open()?;
         let Some(tail) = &self.tail else {
@@ -300,7 +313,9 @@ impl SpanLog for KafkaLog {
     }
 
     fn lost(&self) -> Lost {
-        self.core.lost().all()
+        let (lost, missed) = (self.core.lost().all(), self.core.missed.known());
+        let expired_until = lost.expired_until.max(missed.expired_until);
+        Lost { missed: missed.missed, expired_until, ..lost }
     }
 
     async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
@@ -313,15 +328,32 @@ impl SpanLog for KafkaLog {
             let pending = core.lost().pending().to_vec();
             core.identity_keeper.keep(incarnation, &pending, false)?;
             let left = core.identity_keeper.forget(incarnation, which)?;
-            Ok::<_, KafkaError>(left.map(|(forgotten, texts)| {
-                core.lost().learn(&texts, false);
-                core.lost().drop_pending(&pending);
-                forgotten
-            }))
+            let Some((forgotten, texts)) = left else { return Ok::<_, KafkaError>(None) };
+            core.lost().learn(&texts, false);
+            core.lost().drop_pending(&pending);
+            let missed = core.missed.forget(which, &core.ends)?;
+            Ok(Some(forgotten.saturating_add(missed)))
         };
         let left = tokio::task::spawn_blocking(forget).await.map_err(|error| failed(&error))?;
         let another_log = || LogError::Unavailable("the topic is another log now".to_owned());
         left.map_err(|error| failed(&error))?.ok_or_else(another_log)
+    }
+
+    fn appended_since(&self, partition: u32, offset: u64) -> UnixNanos {
+        self.core.ends.bound(partition, offset)
+    }
+
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+        self.core.check_open()?;
+        let failed = |error: &dyn ToString| LogError::Unavailable(error.to_string());
+        let core = Arc::clone(&self.core);
+        let noted = tokio::task::spawn_blocking(move || core.missed.note(&missed, &core.ends));
+        let noted = noted.await.map_err(|error| failed(&error))?;
+        if noted.map_err(|error| failed(&error))? {
+            // The group goes on only when those who answer have heard of it.
+            tokio::time::sleep(HEARD_WITHIN).await;
+        }
+        Ok(())
     }
 
     async fn note_set_aside(

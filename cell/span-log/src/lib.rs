@@ -14,7 +14,7 @@ mod eraser;
 pub mod foreign;
 #[cfg(feature = "kafka")]
 pub mod kafka;
-mod lost;
+mod losses;
 pub mod memory;
 pub mod metrics;
 pub mod port;
@@ -29,6 +29,7 @@ pub use memory::{MemoryConfig, MemoryLog};
 pub use metrics::LogMetrics;
 pub use port::{
     Appended, Capabilities, CommitError, DamagedRange, ErasedRecords, ForgetLost, GroupId, LogEnd,
-    LogEraser, LogError, LogIdentity, Lost, LostCause, LostRun, Seen, SpanLog, TailAnswer,
+    LogEraser, LogError, LogIdentity, Lost, LostCause, LostRun, MissedRun, Seen, SpanLog,
+    TailAnswer,
 };
 pub use stepped_over::{SteppedOver, SteppedRun, Stranger};

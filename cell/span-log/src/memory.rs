@@ -12,9 +12,11 @@ use proto::{LoggedBatch, SpanBatch};
 use tokio::sync::watch;
 use trace_model::{Clock, Coverage, LogRange, StoredSpan, TenantId, TraceId, UnixNanos};
 
+use crate::embedded::missed::MissedRuns;
 use crate::port::{
-    Appended, Capabilities, CommitError, DamagedRange, ErasedRecords, GroupId, LogEnd, LogEraser,
-    LogError, LogIdentity, METADATA_PUBLISHER, STORAGE_WRITER, SpanLog, TailAnswer,
+    Appended, Capabilities, CommitError, DamagedRange, ErasedRecords, ForgetLost, GroupId, LogEnd,
+    LogEraser, LogError, LogIdentity, Lost, METADATA_PUBLISHER, MissedRun, STORAGE_WRITER, SpanLog,
+    TailAnswer,
 };
 
 /// The one partition.
@@ -58,6 +60,7 @@ struct State {
     next: u64,
     append_time: UnixNanos,
     commits: BTreeMap<GroupId, u64>,
+    missed: MissedRuns,
     is_closed: bool,
 }
 
@@ -221,6 +224,24 @@ impl SpanLog for MemoryLog {
     fn committed(&self, group: GroupId, partition: u32) -> Result<u64, LogError> {
         let state = self.partition_state(partition)?;
         Ok(state.commits.get(&group).copied().unwrap_or_else(|| state.first()))
+    }
+
+    fn lost(&self) -> Lost {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Lost { missed: state.missed.tell(), ..Lost::default() }
+    }
+
+    async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
+        Ok(self.open_state()?.missed.forget(which).0)
+    }
+
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+        self.open_state()?.missed.note_run(&missed);
+        Ok(())
+    }
+
+    fn has_committed(&self, group: GroupId, partition: u32) -> Result<bool, LogError> {
+        Ok(self.partition_state(partition)?.commits.contains_key(&group))
     }
 
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {

@@ -13,7 +13,7 @@ use crate::assignment::{Assignment, Hold, Sharing};
 use crate::stepped_over::Stranger;
 
 pub use crate::eraser::{ErasedRecords, LogEraser};
-pub use crate::lost::{ForgetLost, Lost, LostCause, LostRun};
+pub use crate::losses::{ForgetLost, Lost, LostCause, LostRun, MissedRun};
 
 /// What an adapter can do. A test's opt-outs, not the adapter's word, decide what is skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -251,13 +251,18 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// Next offset that the group has to handle; the oldest kept where it has committed none.
     fn committed(&self, group: GroupId, partition: u32) -> Result<u64, LogError>;
 
+    /// Whether the group has committed anything in the partition that the log still knows of.
+    fn has_committed(&self, _group: GroupId, _partition: u32) -> Result<bool, LogError> {
+        Ok(true)
+    }
+
     /// Notes that the group has handled everything below `next`. Durable at the latest when the
     /// log closes or within a second: a lost commit is a replay, which readers bear.
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError>;
 
-    /// Joins a group, at the first call, and tells which partitions are this process's from now on.
-    /// The receiver goes on telling until the log closes; a log of one process gives all of them at
-    /// once and for good.
+    /// Joins a group, at the first call and after [`Self::leave`], and tells which partitions are this
+    /// process's from now on. The receiver goes on telling until the log closes; a log of one process
+    /// gives all of them at once and for good.
     fn join(&self, _group: GroupId, _sharing: Sharing) -> watch::Receiver<Assignment> {
         watch::channel(Assignment::of_all(self.identity().partitions)).1
     }
@@ -273,6 +278,11 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
 
     /// Gives a leaving partition back: all that is to be committed of it was. Harmless otherwise.
     fn release(&self, _group: GroupId, _hold: Hold) {}
+
+    /// Leaves a group that this process cannot read for now, so that others take its partitions, until
+    /// it joins again. Who calls it reads nothing of the group: nobody waits for a release. A log of one
+    /// process has nobody to leave them to.
+    fn leave(&self, _group: GroupId) {}
 
     /// Spans of a trace in records that storage-writer has not committed, also after a restart.
     /// "Not found" is an empty list.
@@ -314,6 +324,18 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
         false
     }
 
+    /// A time before which no record at or behind the offset was appended, as far as that is known
+    /// without reading: also of records that are no longer kept.
+    fn appended_since(&self, _partition: u32, _offset: u64) -> UnixNanos {
+        UnixNanos(0)
+    }
+
+    /// Tells all processes that read the log of records that one of [`TOLD_GROUPS`] will never read:
+    /// durable, and known to them, when it returns. What is known of them already stays as it is.
+    async fn note_missed(&self, _missed: MissedRun) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Whether the log's own tasks are at work; else which is not, and why. A log that is not well
     /// refuses appends, retryably.
     fn health(&self) -> Result<(), String> {
@@ -332,3 +354,6 @@ pub const SEARCH_INDEXER: GroupId = GroupId("search-indexer");
 pub const METRICS_AGGREGATOR: GroupId = GroupId("metrics-aggregator");
 /// The group that publishes contributions.
 pub const METADATA_PUBLISHER: GroupId = GroupId("metadata-publisher");
+/// Groups whose answers are short of what they missed, and that have no other way to say so: what
+/// storage-writer misses is lost, and the publisher's watermark has a hole.
+pub const TOLD_GROUPS: [GroupId; 2] = [SEARCH_INDEXER, METRICS_AGGREGATOR];

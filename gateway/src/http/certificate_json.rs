@@ -36,6 +36,8 @@ struct ReportJson<'a> {
     lacks_store: bool,
     /// Names lie beyond a limit of it.
     is_cut: bool,
+    /// Records were gone from its log before the group read them that fills what was asked.
+    is_missed: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     promised: Vec<PromiseJson>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -86,6 +88,7 @@ fn report(report: &RegionReport) -> ReportJson<'_> {
         is_damaged: report.is_damaged,
         lacks_store: report.lacks_store,
         is_cut: report.is_cut,
+        is_missed: report.is_missed,
         covered: covered(report.covered.as_ref(), &promised),
         promised,
         spans: report.spans,

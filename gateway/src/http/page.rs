@@ -10,6 +10,7 @@ use trace_model::location::{SummaryQuery, TraceEntry};
 use super::question::Question;
 use super::reply::{Ours, bytes_of_type};
 use crate::config::CollectorEndpoint;
+use crate::examples::Example;
 
 /// Newest traces among which the example is looked for.
 const EXAMPLE_AMONG: usize = 50;
@@ -85,7 +86,18 @@ fn put_collectors(page: &mut String, collectors: &[CollectorEndpoint]) {
 }
 
 /// Of the newest traces the one that lies in most regions; the newest among such.
-async fn example(question: &Question<Ours>) -> Result<Option<(TraceId, TraceEntry)>, String> {
+async fn example(question: &Question<Ours>) -> Example {
+    let (gateway, tenant) = (&question.gateway, &question.context.tenant);
+    // Balancers that probe the page neither load the index nor wait for it each time.
+    if let Some(shown) = gateway.examples.shown(tenant, gateway.clock.monotonic()) {
+        return shown;
+    }
+    let found = look_for_example(question).await;
+    gateway.examples.show(tenant, gateway.clock.monotonic(), found.clone());
+    found
+}
+
+async fn look_for_example(question: &Question<Ours>) -> Example {
     let gateway = &question.gateway;
     let range = gateway.last(gateway.config.search_lookback);
     let limit = EXAMPLE_AMONG.min(gateway.config.search_limit_max);

@@ -15,7 +15,7 @@ use trace_model::location::RegionState;
 use trace_model::{Forgotten, Region, UnixNanos};
 
 use crate::config::{CollectorEndpoint, GatewayConfig};
-use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, gateway_with, id, level};
+use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, gateway_and_clock, gateway_with, id, level};
 use crate::room::AnswerRoom;
 
 struct Site {
@@ -420,11 +420,14 @@ async fn the_page_shows_where_to_send_and_a_trace_to_look_at() {
 async fn the_page_stands_while_the_index_is_down_or_empty() {
     let cells = ["eu"].map(FakeCell::new).to_vec();
     let index = FakeIndex::with_states(vec![level("eu")]);
-    let router = super::router(gateway_with(&cells, &index, |_| {}));
-    let site = Site { cells, router };
+    let (gateway, clock) = gateway_and_clock(&cells, &index, |_| {});
+    let site = Site { cells, router: super::router(gateway) };
     let (_, page) = page_of(&site).await;
     assert!(page.contains("knows none") && page.contains("/api/farspan/v1/regions"), "{page}");
     *index.is_down.lock().unwrap() = true;
+    let (_, page) = page_of(&site).await;
+    assert!(page.contains("knows none"), "the index is not asked each time: {page}");
+    clock.advance(Duration::from_secs(5));
     let (_, page) = page_of(&site).await;
     assert!(page.contains("gives none now") && page.contains("/api/farspan/v1/regions"), "{page}");
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::convert::query::{optional_time, region_outcome, trace_match};
+use proto::convert::query::{missed_reason, optional_time, region_outcome, trace_match};
 use proto::v1;
 use trace_model::location::RegionState;
 use trace_model::query::SearchStats;
@@ -54,14 +54,18 @@ impl RegionMatches {
         }
         check_order(&matches, query)?;
         let watermark = state.and_then(|state| state.watermark.as_ref());
+        let missed = missed_reason(&answer.missed_by);
+        let is_missed = missed.is_some();
         let mut report = RegionReport {
             watermark: watermark.map(|watermark| watermark.as_of),
             promised: watermark.map(promises).unwrap_or_default(),
             covered: answer.coverage.map(Into::into),
             as_of: optional_time(answer.searched_until_unix_nano),
-            is_damaged: answer.is_damaged && !answer.lacks_store,
+            // A cell sets this one beside each of the others.
+            is_damaged: answer.is_damaged && !answer.lacks_store && !is_missed,
             lacks_store: answer.lacks_store,
-            reason: answer.lacks_store.then(|| LACKS_STORE.to_owned()),
+            is_missed,
+            reason: if answer.lacks_store { Some(LACKS_STORE.to_owned()) } else { missed },
             spans: matches.iter().map(|found| u64::from(found.matched_spans)).sum(),
             ..RegionReport::new(region.clone(), outcome)
         };

@@ -133,9 +133,12 @@ async fn nothing_found_while_a_region_failed_is_no_empty_answer() {
 #[tokio::test(start_paused = true)]
 async fn a_damaged_file_makes_a_search_partial_and_so_does_a_store_that_is_away() {
     let (cells, index) = cells([&[(1, 10)], &[], &[]]);
-    for (manner, word) in
-        [(Manner::Damaged, "damaged"), (Manner::LackingStore, "its trace store is away")]
-    {
+    let missed = "records were gone from its log before a consumer group had read them";
+    for (manner, word) in [
+        (Manner::Damaged, "damaged"),
+        (Manner::LackingStore, "its trace store is away"),
+        (Manner::Missing, missed),
+    ] {
         cells[2].behave(manner);
         let gateway = gateway(&cells, &index);
         let page = gateway.search(&context(Freshness::Auto), &request(5, None)).await.unwrap();
@@ -144,6 +147,7 @@ async fn a_damaged_file_makes_a_search_partial_and_so_does_a_store_that_is_away(
         assert!(line.starts_with(&wanted), "{line}");
         let report = &page.certificate.regions[&region("ap")];
         assert_eq!(report.is_damaged, manner == Manner::Damaged);
+        assert_eq!(report.is_missed, manner == Manner::Missing);
     }
 }
 

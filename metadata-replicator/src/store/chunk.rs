@@ -9,11 +9,22 @@ pub(crate) struct RawChunk {
     pub(crate) next: Cursor,
     pub(crate) records: Vec<(u64, Vec<u8>)>,
     pub(crate) damage: Vec<Damage>,
+    /// The number of their file.
+    pub(crate) segment: u32,
 }
 
 impl RawChunk {
     pub(super) const fn empty(at: Cursor) -> Self {
-        Self { first: at, next: at, records: Vec::new(), damage: Vec::new() }
+        Self { first: at, next: at, records: Vec::new(), damage: Vec::new(), segment: 0 }
+    }
+}
+
+impl RawChunk {
+    /// A record of it that cannot be used, as damage.
+    pub(super) fn damage_at(&self, place: usize) -> Damage {
+        let payload = |place: Option<usize>| Some(self.records.get(place?)?.1.clone());
+        let neighbours = (payload(place.checked_sub(1)), payload(place.checked_add(1)));
+        Damage { neighbours, segment: self.segment }
     }
 }
 

@@ -179,6 +179,11 @@ pub(crate) mod faulty {
             faults.rotten.entry(path.to_path_buf()).or_default().insert(offset);
         }
 
+        /// All of the file can be read again.
+        pub(crate) fn heal(&self, path: &Path) {
+            self.0.lock().unwrap().rotten.remove(path);
+        }
+
         /// The file cannot be opened any more.
         pub(crate) fn close(&self, path: &Path) {
             self.0.lock().unwrap().closed.insert(path.to_path_buf());

@@ -3,8 +3,10 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use proto::v1::origin_record::Record;
+use trace_model::UnixNanos;
 use trace_model::location::Cursor;
 
 use super::disk::{Access, Disk, DiskFile, Range, is_rotten, read_range};
@@ -40,6 +42,21 @@ pub(super) fn take(directory: &Path) -> Result<File, ReplicatorError> {
             Err(ReplicatorError::disk("lock", &path)(error))
         }
     }
+}
+
+/// By how much clocks and the time of a file may differ.
+const CLOCKS_APART_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
+
+/// The clock's word for the latest append that may be missing, as far as the files bear it out: one that
+/// runs years ahead for a moment would say of all that comes until then that it may have been let go.
+pub(super) fn plausible(latest: UnixNanos, directory: &Path) -> UnixNanos {
+    let changed = segment_paths(directory).ok().into_iter().flatten().filter_map(|path| {
+        let changed = std::fs::metadata(path).ok()?.modified().ok()?;
+        let since = changed.duration_since(UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_nanos()).ok()
+    });
+    let last = changed.max().map(|last| UnixNanos(last).plus(CLOCKS_APART_NANOS));
+    last.map_or(latest, |last| latest.min(last))
 }
 
 /// The segment files in order; what an unfinished rewrite left is removed.
@@ -94,7 +111,7 @@ pub(super) fn load(
     disk: &dyn Disk,
     path: PathBuf,
     number: u32,
-    is_last: bool,
+    (is_last, is_listed): (bool, bool),
     meet: &mut dyn FnMut(Met<'_>) -> Result<u64, ReplicatorError>,
 ) -> Result<Option<(Cursor, Segment)>, ReplicatorError> {
     let failed = |action| ReplicatorError::disk(action, &path);
@@ -113,7 +130,10 @@ pub(super) fn load(
         Err(BadHeader::Newer(version)) => {
             return Err(ReplicatorError::NewerVersion { path, version, newest: VERSION });
         }
-        Err(BadHeader::Damaged) if is_last && !is_rotten && bytes.len() <= HEADER_BYTES => {
+        // One that is listed was whole once.
+        Err(BadHeader::Damaged)
+            if is_last && !is_listed && !is_rotten && bytes.len() <= HEADER_BYTES =>
+        {
             std::fs::remove_file(&path).map_err(failed("remove"))?;
             return Ok(None);
         }
@@ -140,7 +160,8 @@ pub(super) fn load(
     load_records(&mut segment, header.first, &bytes, is_open && !is_rotten, meet)?;
     if is_open {
         let length = usize::try_from(segment.length).unwrap_or(usize::MAX);
-        settle(disk, file.as_ref(), &segment.path, bytes.get(..length).unwrap_or(&bytes))?;
+        let whole = bytes.get(..length).filter(|_| !is_rotten);
+        settle(disk, file.as_ref(), &segment.path, (segment.length, whole))?;
     }
     Ok(Some((header.first, segment)))
 }
@@ -154,17 +175,21 @@ fn open_whole(disk: &dyn Disk, path: &Path) -> std::io::Result<(Arc<dyn DiskFile
 
 /// Cuts a file to what was read of it, and waits until that is on disk: the process that wrote it may
 /// have been killed before, and whoever goes on from here takes all of it for durable. Where the file
-/// does not take that any more another one is put in its place.
+/// does not take that any more another one is put in its place, unless not all of it could be read:
+/// then what the disk may yet give is worth more.
 fn settle(
     disk: &dyn Disk,
     file: &dyn DiskFile,
     path: &Path,
-    bytes: &[u8],
+    (length, whole): (u64, Option<&[u8]>),
 ) -> Result<(), ReplicatorError> {
-    let length = bytes.len() as u64;
     let is_longer = file.length().is_ok_and(|held| held > length);
     let cut = if is_longer { file.set_length(length) } else { Ok(()) };
     let Err(error) = cut.and_then(|()| file.sync()) else { return Ok(()) };
+    let Some(bytes) = whole else {
+        tracing::error!(path = %path.display(), %error, "a file can neither be synced nor read in full");
+        return Ok(());
+    };
     tracing::warn!(path = %path.display(), %error, "a file was not synced; it is written anew");
     replace_file(disk, path, bytes)
 }

@@ -43,7 +43,9 @@ impl Gaps {
     /// The holes, and the newest append time met.
     pub(super) fn finish(mut self) -> (Vec<TimeRange>, UnixNanos) {
         if let Some(start) = self.from.take() {
-            let end = self.last.map_or(UnixNanos::MAX, |last| last.max(start).plus(1));
+            // Rows that are whole and cannot be used are stepped over, and never given again.
+            let known = start.max(self.newest);
+            let end = self.last.map_or(UnixNanos::MAX, |last| last.max(known).plus(1));
             self.holes.push(TimeRange { start, end });
         }
         (self.holes, self.newest)

@@ -14,6 +14,15 @@ use crate::error::ReplicatorError;
 /// Distance of the places at which a read can enter a file.
 pub(super) const MARK_BYTES: u64 = 32 << 10;
 
+/// A file that is not whole is written anew without what it lacks after so many tries, one in each
+/// maintenance: an error that passes (a path, a controller that is away) costs nothing.
+pub(crate) const DOUBTS_MAX: u32 = 30;
+
+/// Whether all bytes of a file are records.
+pub(super) fn is_whole(bytes: &[u8]) -> bool {
+    Scan::new(bytes, HEADER_BYTES, 0).all(|scanned| matches!(scanned, Scanned::Record(_)))
+}
+
 /// A segment file. It is open while it is written to; else it is opened at each read, since there
 /// may be more files than a process may hold open.
 #[derive(Debug)]
@@ -34,6 +43,8 @@ pub(super) struct Segment {
     pub(super) stamp: u64,
     pub(super) is_compacted: bool,
     pub(super) is_sealed: bool,
+    /// How often it was found not to be whole when it was to be written anew.
+    pub(super) doubts: u32,
 }
 
 impl Segment {
@@ -51,7 +62,16 @@ impl Segment {
             stamp: 0,
             is_compacted: false,
             is_sealed: false,
+            doubts: 0,
         }
+    }
+
+    /// Whether the file is kept as it is for now, since not all of its bytes are records: what cannot be
+    /// read at the moment may be read at another. Each call is a try; after the last it is damage.
+    pub(super) fn is_doubted(&mut self, is_whole: bool) -> bool {
+        let is_doubted = !is_whole && self.doubts < DOUBTS_MAX;
+        self.doubts = self.doubts.saturating_add(u32::from(is_doubted));
+        is_doubted
     }
 
     /// Notes that records from this sequence on begin at the offset: its first one does.
@@ -141,7 +161,7 @@ impl Part {
         let length = usize::try_from(left.min(reach)).unwrap_or(usize::MAX);
         let bytes = self.body.read_range(self.offset, length);
         let bytes = bytes.map_err(ReplicatorError::disk("read", &self.path))?;
-        let mut chunk = RawChunk::empty(self.first);
+        let mut chunk = RawChunk { segment: self.number, ..RawChunk::empty(self.first) };
         let mut taken = 0_usize;
         let mut behind = None;
         let (mut before, mut is_damaged) = (None, false);

@@ -15,7 +15,7 @@ use trace_model::{Contribution, Forgotten, Region, UnixNanos, Watermark};
 use super::batch::Batch;
 use super::chunk::Damage;
 use super::disk::Disk;
-use super::files::take;
+use super::files::{plausible, take};
 use super::framer::Framer;
 use super::gaps::Gaps;
 use super::loading::{Loading, Words};
@@ -95,7 +95,8 @@ impl RecordStore {
         let lock = take(&config.directory)?;
         let (roll, sheet) = (Roll::load(&config.directory)?, Sheet::load(&config.directory)?);
         let (roll, sheet) = believed(roll, sheet, Sheet::is_there(&config.directory));
-        let mut loading = Loading::of(&config.region, config.latest, visit);
+        let latest = plausible(config.latest, &config.directory);
+        let mut loading = Loading::of(&config.region, latest, visit);
         let place = (&*config.directory, lock, config.segment_bytes_max);
         let mut meet = |met: Met<'_>| loading.meet(met);
         let segments = Segments::open(place, Arc::clone(&config.disk), &roll, &mut meet)?;
@@ -232,21 +233,26 @@ impl RecordStore {
         let raw = self.segments.read(from, bytes_max);
         self.note_lost()?;
         let raw = raw?;
-        let holes: Vec<_> = raw.damage.iter().map(|damage| self.hole_of(damage)).collect();
-        self.note_damage(&holes)?;
+        let mut holes: Vec<_> = raw.damage.iter().map(|damage| self.hole_of(damage)).collect();
         let mut records = Vec::with_capacity(raw.records.len());
         let words = self.words();
         let services = words.dictionaries.get(&raw.first.epoch);
-        for (sequence, payload) in raw.records {
-            let record = record_of(&payload)?;
+        for (place, (sequence, payload)) in raw.records.iter().enumerate() {
+            // Set aside like one that is damaged: nobody behind it waits for it.
+            let Ok(record) = record_of(payload) else {
+                holes.push(self.hole_of(&raw.damage_at(place)));
+                continue;
+            };
             // Names that are damaged take their rows with them, as was met when they were opened.
             if let Record::Contribution(row) = &record
                 && !services.map_or(row.detail.is_none(), |services| services.knows(row))
             {
                 continue;
             }
-            records.push(v1::OriginRecord { record: Some(record), sequence });
+            records.push(v1::OriginRecord { record: Some(record), sequence: *sequence });
         }
+        drop(words);
+        self.note_damage(&holes)?;
         Ok(Chunk { first: raw.first, next: raw.next, records })
     }
 
@@ -318,7 +324,8 @@ impl RecordStore {
         let current = self.end().map(|end| end.epoch);
         let older = self.segments.older();
         let holds_rows = |epoch: Epoch| {
-            older.iter().any(|segment| segment.first.epoch == epoch && segment.stamp > 0)
+            let mut older = older.iter().filter(|segment| segment.first.epoch == epoch);
+            older.any(|segment| segment.stamp > 0 || segment.is_doubted)
         };
         let mut gone = Vec::new();
         for segment in &older {

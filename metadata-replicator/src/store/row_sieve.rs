@@ -28,7 +28,10 @@ pub(super) struct RowSieve<'a> {
 
 impl Sieve for RowSieve<'_> {
     fn keep(&mut self, location: Location, payload: &[u8]) -> Option<u64> {
-        let record = record_of(payload).ok()?;
+        let Ok(record) = record_of(payload) else {
+            self.meet_damage();
+            return None;
+        };
         let stamp = stamp_of(&record);
         self.gaps.meet(stamp);
         let is_kept = match &record {

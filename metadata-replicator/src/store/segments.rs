@@ -12,14 +12,12 @@ use trace_model::location::{Cursor, Epoch};
 use super::batch::Batch;
 use super::chunk::RawChunk;
 use super::disk::{Disk, DiskFile};
-use super::files::{file_name, load, segment_paths, short, sync_directory, write_file};
-use super::packed::{Body, Packer};
+use super::files::{file_name, load, segment_paths, sync_directory, write_file};
+use super::packed::Body;
 use super::part::{Part, Segment};
 use super::roll::Roll;
-use super::segment::{
-    HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, Scan, Scanned, put_record, record_at,
-};
-use super::sieve::{SegmentState, Sieve};
+use super::segment::{HEADER_BYTES, Header, Location, RECORD_HEAD_BYTES, record_at};
+use super::sieve::SegmentState;
 use super::state::State;
 use crate::error::ReplicatorError;
 
@@ -37,9 +35,9 @@ pub(crate) enum Met<'a> {
 /// A directory of segments, held by one process. One caller appends or compacts at a time.
 #[derive(Debug)]
 pub(crate) struct Segments {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     segment_bytes_max: u64,
-    disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
     state: Mutex<State>,
     _lock: File,
 }
@@ -64,7 +62,9 @@ impl Segments {
                 continue;
             }
             let (number, is_last) = (state.next_number, last.as_ref() == Some(&path));
-            if let Some((first, segment)) = load(disk.as_ref(), path, number, is_last, meet)? {
+            let is_listed = roll.iter().any(|first| path.ends_with(file_name(*first)));
+            let place = (is_last, is_listed);
+            if let Some((first, segment)) = load(disk.as_ref(), path, number, place, meet)? {
                 state.insert(first, segment);
             }
         }
@@ -82,7 +82,7 @@ impl Segments {
         Roll::save(&self.directory, &self.state().roll())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -206,7 +206,13 @@ impl Segments {
         let mut damage = Vec::new();
         loop {
             let mut chunk = match self.part_at(from)? {
-                Place::Part(part) => part.read(bytes_max)?,
+                Place::Part(part) => {
+                    let chunk = part.read(bytes_max)?;
+                    if !chunk.damage.is_empty() {
+                        self.state().seal(part.number);
+                    }
+                    chunk
+                }
                 Place::End(end) => return Ok(RawChunk { damage, ..RawChunk::empty(end) }),
                 Place::Lost => continue,
             };
@@ -300,66 +306,6 @@ impl Segments {
     /// Bytes on disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.state().bytes()
-    }
-
-    /// Rewrites an older segment without the records that do not stay. Gives where the others went.
-    /// Cursors stay valid.
-    pub(crate) fn compact(
-        &self,
-        first: Cursor,
-        sieve: &mut dyn Sieve,
-    ) -> Result<Vec<(Location, Location)>, ReplicatorError> {
-        let (number, path, part) = {
-            let mut state = self.state();
-            let Some(segment) = state.segments.get(&first) else { return Ok(Vec::new()) };
-            let part = segment.part(self.disk.as_ref(), first, first.sequence);
-            let (number, path) = (segment.number, segment.path.clone());
-            let Some(part) = state.opened(first, part)? else { return Ok(Vec::new()) };
-            (number, path, part)
-        };
-        let bytes = part.bytes()?;
-        let failed = || ReplicatorError::disk("pack", &path);
-        let header = Header { first, is_compacted: true, is_packed: true };
-        let mut packer = Packer::new(header.encode());
-        let mut rewritten = Segment::empty(number, path.clone(), first);
-        let (mut moved, mut last) = (Vec::new(), None);
-        for scanned in Scan::new(&bytes, HEADER_BYTES, 0) {
-            let Scanned::Record(record) = scanned else {
-                sieve.meet_damage();
-                continue;
-            };
-            let from = Location { segment: number, offset: short(record.offset)? };
-            let Some(stamp) = sieve.keep(from, record.payload) else { continue };
-            let offset = packer.plain_bytes();
-            let put = |output: &mut Vec<u8>| put_record(output, record.sequence, record.payload);
-            packer.put(put).map_err(failed())?;
-            if last.replace(record.sequence) != Some(record.sequence) {
-                rewritten.mark(record.sequence, offset as u64);
-            }
-            rewritten.stamp = rewritten.stamp.max(stamp);
-            moved.push((from, Location { segment: number, offset: short(offset)? }));
-        }
-        sieve.before_swap()?;
-        rewritten.length = packer.plain_bytes() as u64;
-        let (output, blocks) = packer.finish().map_err(failed())?;
-        let temporary = path.with_extension("tmp");
-        write_file(self.disk.as_ref(), &temporary, &output)?;
-        rewritten.blocks = Some(Arc::new(blocks));
-        rewritten.packed_bytes = Some(output.len() as u64);
-        rewritten.is_compacted = true;
-        rewritten.is_sealed = true;
-        {
-            // Who opens the file by its name finds the blocks that are said to be in it.
-            let mut state = self.state();
-            std::fs::rename(&temporary, &path).map_err(ReplicatorError::disk("rename", &path))?;
-            if let Some(segment) = state.segments.get_mut(&first) {
-                rewritten.next_sequence = segment.next_sequence;
-                rewritten.begins_with_names = segment.begins_with_names;
-                *segment = rewritten;
-            }
-        }
-        sync_directory(&self.directory)?;
-        Ok(moved)
     }
 
     /// Removes older segments: no longer listed first, since one that is listed is missed.

@@ -12,6 +12,8 @@ pub(crate) struct SegmentState {
     pub(crate) number: u32,
     pub(crate) stamp: u64,
     pub(crate) is_compacted: bool,
+    /// It is not whole, and may have rows that nobody has read.
+    pub(crate) is_doubted: bool,
     /// The next file begins with all names that this one has.
     pub(crate) is_repeated: bool,
 }

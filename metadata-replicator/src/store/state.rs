@@ -104,6 +104,16 @@ impl State {
         self.segments.keys().copied().chain(lost).collect()
     }
 
+    /// The newest file takes nothing more, where it is this one: what is damaged in it would be met, and
+    /// made a longer hole, whenever something was added.
+    pub(super) fn seal(&mut self, number: u32) {
+        if let Some(mut last) = self.segments.last_entry()
+            && last.get().number == number
+        {
+            last.get_mut().is_sealed = true;
+        }
+    }
+
     /// All segments but the newest, oldest first.
     pub(super) fn older(&self) -> Vec<SegmentState> {
         let newest = self.segments.last_key_value().map(|(first, _)| *first);
@@ -113,6 +123,7 @@ impl State {
             number: segment.number,
             stamp: segment.stamp,
             is_compacted: segment.is_compacted,
+            is_doubted: segment.doubts > 0 && !segment.is_compacted,
             is_repeated: self.is_repeated(*first),
         });
         states.collect()

@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
 /// The media type of what `prometheus-client` writes (OpenMetrics 1.0).
@@ -125,10 +126,12 @@ impl ReadyCheck {
     }
 }
 
-/// The metrics of a process, shown once every part has registered its own.
+/// The metrics of a process, shown once every part has registered its own; those of parts that come
+/// later are added.
 #[derive(Clone, Debug, Default)]
 pub struct MetricsPage {
     registry: Arc<OnceLock<Registry>>,
+    later: Arc<Mutex<Vec<Registry>>>,
 }
 
 impl MetricsPage {
@@ -137,6 +140,23 @@ impl MetricsPage {
         if self.registry.set(registry).is_err() {
             tracing::error!("metrics were shown twice; the first ones stay");
         }
+    }
+}
+
+impl MetricsPage {
+    /// Adds the metrics of a part that came when the others were shown already, under other names.
+    pub fn add(&self, registry: Registry) {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner).push(registry);
+    }
+
+    fn write(&self, registry: &Registry) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, registry)?;
+        for registry in self.later.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            encode_registry(&mut text, registry)?;
+        }
+        encode_eof(&mut text)?;
+        Ok(text)
     }
 }
 
@@ -182,9 +202,8 @@ async fn metrics(State(state): State<AdminState>) -> Response {
     let Some(registry) = state.metrics.registry.get() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response();
     };
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+    match state.metrics.write(registry) {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics could not be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -21,6 +21,24 @@ pub use frames::{FRAME_BYTES_TARGET, FramePacker, InvalidFrame, unpack_frame};
 
 use crate::v1;
 
+/// The group that fills the search index, as `missed_by` names it.
+pub const SEARCH_INDEXER: &str = "search-indexer";
+/// The group that counts, as `missed_by` names it.
+pub const METRICS_AGGREGATOR: &str = "metrics-aggregator";
+
+/// What an answer lacks whose region says that a group has missed records; `None` where none has. The
+/// words are ours, whatever the region calls the group.
+#[must_use]
+pub fn missed_reason(missed_by: &str) -> Option<String> {
+    let group = match missed_by {
+        "" => return None,
+        SEARCH_INDEXER => SEARCH_INDEXER,
+        METRICS_AGGREGATOR => METRICS_AGGREGATOR,
+        _ => "a consumer group",
+    };
+    Some(format!("records were gone from its log before {group} had read them"))
+}
+
 /// Why a message is not what its schema promises. None of these passes by asking again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMessage {

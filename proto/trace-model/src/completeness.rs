@@ -152,6 +152,9 @@ pub struct RegionReport {
     /// Names lie beyond a limit of the region: its list is cut, or what belongs to a name may stand
     /// under another one. `reason` says which.
     pub is_cut: bool,
+    /// Records were gone from its log before the group had read them that fills what was asked: they
+    /// may be missing, though its trace store may have them. `reason` names the group.
+    pub is_missed: bool,
     /// Spans that it gave.
     pub spans: u64,
     /// Milliseconds until its last byte.
@@ -175,6 +178,7 @@ impl RegionReport {
             is_damaged: false,
             lacks_store: false,
             is_cut: false,
+            is_missed: false,
             spans: 0,
             elapsed_millis: 0,
         }
@@ -220,7 +224,7 @@ impl RegionReport {
     /// Whether nothing of this region is missing but what it withholds.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        let has_all = !(self.is_damaged || self.lacks_store || self.is_cut);
+        let has_all = !(self.is_damaged || self.lacks_store || self.is_cut || self.is_missed);
         match self.outcome {
             RegionOutcome::Answered => has_all && self.kept_promises(),
             RegionOutcome::Pruned => !self.is_cut && (self.is_not_provable || !self.has_hole),
@@ -541,6 +545,27 @@ mod tests {
         assert_eq!(certificate.to_string(), line);
         assert!(answered("eu", 10, 10).better(lacking.clone()).is_whole());
         assert!(lacking.better(answered("eu", 10, 10)).is_whole());
+    }
+
+    #[test]
+    fn an_answer_of_which_records_were_missed_is_not_whole_and_says_why() {
+        let whole = answered("eu", 10, 10);
+        let missed = RegionReport { is_missed: true, ..whole.clone() };
+        assert!(whole.is_whole() && !missed.is_whole());
+        let certificate = |report: &RegionReport| {
+            let mut certificate = Certificate::default();
+            certificate.add(report.clone());
+            certificate.to_string()
+        };
+        let line = "partial: 0 of 1 regions; missing eu (records missed)";
+        assert_eq!(certificate(&missed), line);
+        let reason = Some("gone before anybody came".to_owned());
+        let missed = RegionReport { reason, ..missed };
+        assert!(certificate(&missed).ends_with("missing eu (gone before anybody came)"));
+        // Retention excuses nothing else.
+        assert!(!missed.clone().with_expiry_since(Some(UnixNanos(9)), UnixNanos(5)).is_whole());
+        assert_eq!(whole.clone().worse(missed.clone()), missed);
+        assert_eq!(missed.better(whole.clone()), whole);
     }
 
     #[test]

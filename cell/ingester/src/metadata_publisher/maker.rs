@@ -44,7 +44,8 @@ impl GroupMaker for PublisherMaker {
     }
 
     async fn make(&self) -> Result<Box<dyn GroupHandler>, MakeError> {
-        let failed = |reason: String| MakeError { group: METADATA_PUBLISHER, reason };
+        let failed =
+            |reason: String| MakeError { group: METADATA_PUBLISHER, reason, is_away: false };
         let source = SpanLogState::of(self.span_log.as_ref());
         let source = source.map_err(|error| failed(error.to_string()))?;
         let parts = PublisherParts {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::LoggedBatch;
-use span_log::port::STORAGE_WRITER;
-use span_log::{DamagedRange, LogError, SteppedRun};
+use span_log::port::{STORAGE_WRITER, TOLD_GROUPS};
+use span_log::{DamagedRange, LogError, LostCause, LostRun, MissedRun, SteppedRun};
 use trace_model::{LogRange, UnixNanos};
 
 use super::RunnerParts;
@@ -70,9 +70,7 @@ impl Desk {
 
     async fn try_step(&mut self, reader: &mut PartitionReader) -> Result<Step, HandleError> {
         if !reader.is_placed() {
-            let group = self.handler.group();
-            let committed = self.parts.log.committed(group, reader.partition);
-            reader.start_at(committed.map_err(|error| retry(&error))?);
+            self.place(reader)?;
         }
         if let Some(damaged) = &reader.set_aside {
             self.handler.skip(damaged).await?;
@@ -93,12 +91,30 @@ impl Desk {
         Ok(Step::Progressed)
     }
 
+    /// Starts at the committed offset. Where none is known, that is the oldest record that the log has:
+    /// what it had before that, and the store does not have, is read for, so that it is found to be
+    /// gone and told.
+    fn place(&mut self, reader: &mut PartitionReader) -> Result<(), HandleError> {
+        let (log, group) = (&self.parts.log, self.handler.group());
+        let mut start = log.committed(group, reader.partition).map_err(|error| retry(&error))?;
+        let is_told = TOLD_GROUPS.contains(&group);
+        if is_told && !log.has_committed(group, reader.partition).map_err(|error| retry(&error))? {
+            let incarnation = log.identity().incarnation;
+            start = start.min(self.handler.durable().next_in(incarnation, reader.partition));
+        }
+        reader.start_at(start);
+        Ok(())
+    }
+
     async fn read(&mut self, reader: &mut PartitionReader) -> Result<(), HandleError> {
         let bytes_max = self.parts.config.read_bytes_max;
         let label = GroupLabel::from(self.handler.group());
         match self.parts.log.read(reader.partition, reader.next(), bytes_max).await {
             Ok(batches) => reader.keep(batches),
             Err(LogError::Damaged(damaged)) if damaged.range.next > reader.next() => {
+                if damaged.stranger.is_none() {
+                    self.note_missed(reader, &damaged, LostCause::Damaged).await?;
+                }
                 let records = damaged.range.next.saturating_sub(reader.next());
                 self.parts.metrics.damaged_records.get_or_create(&label).inc_by(records);
                 tracing::warn!(
@@ -110,13 +126,15 @@ impl Desk {
                 reader.set_aside = Some(damaged);
             }
             Err(LogError::Expired { wanted, first }) if first > reader.next() => {
+                let gone = self.expired(reader, first).await?;
+                self.note_missed(reader, &gone, LostCause::Dropped).await?;
                 let records = first.saturating_sub(wanted);
                 self.parts.metrics.expired_records.get_or_create(&label).inc_by(records);
                 tracing::warn!(
                     group = %self.handler.group(), partition = reader.partition, wanted, first,
                     "records are no longer kept and set aside"
                 );
-                reader.set_aside = Some(self.expired(reader, first).await?);
+                reader.set_aside = Some(gone);
             }
             Err(
                 error @ (LogError::Full
@@ -132,6 +150,27 @@ impl Desk {
                 | LogError::Expired { .. }),
             ) => return Err(retry(&error)),
         }
+        Ok(())
+    }
+
+    /// Notes records that the group will never read, for whoever answers out of what it fills: before
+    /// the group goes on behind them, and with it how far its answers say that they reach.
+    async fn note_missed(
+        &mut self,
+        reader: &PartitionReader,
+        gone: &DamagedRange,
+        cause: LostCause,
+    ) -> Result<(), HandleError> {
+        let group = self.handler.group();
+        let range = LogRange { first: gone.range.first.max(reader.next()), ..gone.range };
+        if TOLD_GROUPS.contains(&group) {
+            let incarnation = self.parts.log.identity().incarnation;
+            let run = LostRun { incarnation, range, append_times: gone.append_times, cause };
+            let noted = self.parts.log.note_missed(MissedRun { group, run }).await;
+            noted.map_err(|error| retry(&error))?;
+        }
+        let records = range.next.saturating_sub(range.first);
+        self.parts.metrics.missed_records.get_or_create(&group.into()).inc_by(records);
         Ok(())
     }
 
@@ -172,12 +211,8 @@ impl Desk {
         };
         let range = LogRange { partition: reader.partition, first: reader.next(), next: first };
         let reason = "no longer kept by the span log".to_owned();
-        Ok(DamagedRange {
-            range,
-            append_times: (reader.last_append(), until),
-            reason,
-            stranger: None,
-        })
+        let since = reader.last_append().max(log.appended_since(reader.partition, reader.next()));
+        Ok(DamagedRange { range, append_times: (since.min(until), until), reason, stranger: None })
     }
 
     /// Hands over what is held, or the part of it in which poison is looked for.

@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
 use service_kit::SystemClock;
+use span_log::port::SEARCH_INDEXER;
 use span_log::{
-    Appended, Capabilities, DamagedRange, LogEnd, LogError, LogIdentity, Share, TailAnswer,
+    Appended, Capabilities, DamagedRange, LogEnd, LogError, LogIdentity, LostCause, MissedRun,
+    Share, TailAnswer,
 };
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
-use trace_model::{Coverage, LogRange, Region, TenantId, TraceId};
+use trace_model::{Clock, Coverage, LogRange, Region, TenantId, TraceId};
 
 use super::*;
 use crate::dead_letter::DeadLetterConfig;
@@ -20,6 +22,7 @@ use crate::handler::{GroupMaker, MakeError};
 use crate::retries::RetryError;
 use crate::service::{IngesterParts, IngesterService};
 
+mod missed;
 mod share;
 
 const GROUP: GroupId = GroupId("under-test");
@@ -32,6 +35,8 @@ struct FakeLog {
     /// What is assigned, where that changes.
     assignment: Option<watch::Sender<Assignment>>,
     released: Mutex<Vec<Hold>>,
+    /// How often the group was left to others.
+    left: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +48,9 @@ struct LogState {
     damaged: Option<DamagedRange>,
     committed: BTreeMap<u32, u64>,
     commit_fails: bool,
+    /// What groups were said to have missed, and whether that cannot be noted.
+    missed: Vec<MissedRun>,
+    cannot_note: bool,
 }
 
 impl FakeLog {
@@ -127,7 +135,25 @@ impl SpanLog for FakeLog {
     }
 
     fn committed(&self, _: GroupId, _: u32) -> Result<u64, LogError> {
-        Ok(self.committed_next())
+        let state = self.state.lock().unwrap();
+        Ok(state.committed.get(&0).copied().unwrap_or(state.first))
+    }
+
+    fn has_committed(&self, _: GroupId, partition: u32) -> Result<bool, LogError> {
+        Ok(self.state.lock().unwrap().committed.contains_key(&partition))
+    }
+
+    fn appended_since(&self, _: u32, offset: u64) -> UnixNanos {
+        UnixNanos(offset + 1)
+    }
+
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+        let mut state = self.state.lock().unwrap();
+        if state.cannot_note {
+            return Err(LogError::Unavailable("the brokers are away".into()));
+        }
+        state.missed.push(missed);
+        Ok(())
     }
 
     async fn commit(&self, _: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
@@ -151,6 +177,11 @@ impl SpanLog for FakeLog {
             return Err(CommitError::Fenced(hold));
         }
         self.commit(group, hold.partition, next).await
+    }
+
+    fn leave(&self, _: GroupId) {
+        self.left.fetch_add(1, Ordering::SeqCst);
+        self.assign(&[]);
     }
 
     fn release(&self, _: GroupId, hold: Hold) {
@@ -187,11 +218,42 @@ struct Script {
     /// Handlers that were made, and how many of the next cannot be.
     made: AtomicU32,
     cannot_make: AtomicU32,
+    /// Whether they cannot since their store is away.
+    is_store_away: AtomicBool,
     /// Whether one process reads the group alone.
     is_alone: AtomicBool,
+    /// Whether the group is one of those that are told what they miss.
+    is_told: AtomicBool,
+    /// What the store has when the handler is made.
+    stored: Mutex<Coverage>,
     /// Letters taken again, and whether the store has room for them.
     again: Mutex<Vec<u64>>,
     takes_again: AtomicBool,
+    /// Seconds by which the clock is ahead of this machine's.
+    ahead_s: AtomicU64,
+}
+
+/// A clock that a script puts forward.
+#[derive(Debug)]
+struct ForwardClock {
+    real: SystemClock,
+    script: Arc<Script>,
+}
+
+impl Clock for ForwardClock {
+    fn now(&self) -> UnixNanos {
+        self.real.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.real.monotonic() + Duration::from_secs(self.script.ahead_s.load(Ordering::SeqCst))
+    }
+}
+
+impl Script {
+    fn group(&self) -> GroupId {
+        if self.is_told.load(Ordering::SeqCst) { SEARCH_INDEXER } else { GROUP }
+    }
 }
 
 /// Makes handlers that share a script.
@@ -203,7 +265,7 @@ struct FakeMaker {
 #[async_trait]
 impl GroupMaker for FakeMaker {
     fn group(&self) -> GroupId {
-        GROUP
+        self.script.group()
     }
 
     fn sharing(&self) -> Sharing {
@@ -217,13 +279,14 @@ impl GroupMaker for FakeMaker {
         let failing = &self.script.cannot_make;
         let left = |left: u32| left.checked_sub(1);
         if failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
-            return Err(MakeError { group: GROUP, reason: "the store is away".into() });
+            let is_away = self.script.is_store_away.load(Ordering::SeqCst);
+            return Err(MakeError { group: GROUP, reason: "the store is away".into(), is_away });
         }
         self.script.made.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(FakeHandler {
             script: Arc::clone(&self.script),
             taken: Coverage::none(INCARNATION),
-            durable: Coverage::none(INCARNATION),
+            durable: self.script.stored.lock().unwrap().clone(),
         }))
     }
 }
@@ -248,7 +311,7 @@ impl FakeHandler {
 #[async_trait]
 impl GroupHandler for FakeHandler {
     fn group(&self) -> GroupId {
-        GROUP
+        self.script.group()
     }
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
@@ -355,6 +418,7 @@ impl Bench {
             tick_every: Duration::from_millis(5),
             restart_min: Duration::from_millis(1),
             restart_max: Duration::from_millis(4),
+            outside_min: Duration::from_millis(40),
             close_deadline: Duration::from_millis(300),
             ..RunnerConfig::default()
         };
@@ -363,7 +427,7 @@ impl Bench {
             stepped_over: None,
             log: Arc::clone(&log) as _,
             dead_letters: Arc::clone(&dead_letters),
-            clock: Arc::new(SystemClock::new()),
+            clock: Arc::new(ForwardClock { real: SystemClock::new(), script: Arc::clone(&script) }),
             lag: LagBoard::default(),
             metrics: metrics.clone(),
             retries: Retries::default(),
@@ -564,7 +628,12 @@ async fn damaged_records_are_counted_told_to_the_handler_and_passed() {
 
 #[tokio::test]
 async fn records_no_longer_kept_are_counted_told_to_the_handler_and_passed() {
-    let bench = Bench::start(4, |log, _| log.with(|state| state.first = 4)).await;
+    let bench = Bench::start(4, |log, _| {
+        log.with(|state| {
+            (state.first, state.committed) = (4, BTreeMap::from([(0, 0)]));
+        });
+    })
+    .await;
     bench.until("committed", |bench| bench.log.committed_next() == 8).await;
     assert_eq!(bench.handled(), [4, 6]);
     let range = LogRange { partition: 0, first: 0, next: 4 };

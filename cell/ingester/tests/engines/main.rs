@@ -5,6 +5,7 @@
 mod process;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
@@ -13,7 +14,7 @@ use trace_model::TimeRange;
 use trace_store::{MetricsStore, RedQuery, TraceReader};
 
 use crate::process::{
-    Process, Stores, batch, brokers, clock, config_of, make_topic, tenant, trace,
+    Process, Stores, Unreached, batch, brokers, clock, config_of, make_topic, tenant, trace,
 };
 
 /// Traces of one append.
@@ -112,4 +113,38 @@ fn ingesters_that_die_in_the_middle_of_their_work_lose_nothing_and_count_nothing
     // Nothing more was in anybody's hands.
     assert_eq!(control.block_on(counted(&stores)), sent);
     assert!(sent > 6 * 20 * TRACES, "{sent} traces are not much of a load");
+}
+
+/// The one who has the group cannot start it. Another process that can takes it over; when that one goes,
+/// the first is the next.
+#[test]
+fn an_ingester_that_cannot_start_a_group_leaves_it_to_another_and_takes_it_when_it_can() {
+    let control = tokio::runtime::Runtime::new().unwrap();
+    let prefix = control.block_on(make_topic(&brokers(), 8));
+    let stores = Stores::default();
+    let open = KafkaLog::open(config_of(&prefix), Seen::default(), clock());
+    let mut sender = Sender { log: control.block_on(open).unwrap(), next: 0 };
+    let unreached = Unreached { store: Arc::clone(&stores.metrics), ..Unreached::default() };
+    let unreached = Arc::new(unreached);
+    let lame = Process::start_with(&prefix, &stores, Arc::clone(&unreached) as _);
+    control.block_on(until("it has tried", || async {
+        lame.waits_for_counts() && unreached.tries.load(Ordering::Relaxed) >= 4
+    }));
+    // Its other groups are at work all the while.
+    control.block_on(sender.send_for(Duration::from_millis(300)));
+    control.block_on(until("it stores", || async { lame.partitions(STORAGE_WRITER) == 8 }));
+    let able = Process::start(&prefix, &stores);
+    control.block_on(until("the other counts", || async { able.is_counting() }));
+    control.block_on(sender.send_for(Duration::from_millis(300)));
+    let sent = sender.next;
+    let all = || async { counted(&stores).await == sent };
+    control.block_on(until("all is counted", all));
+    unreached.is_reached.store(true, Ordering::Relaxed);
+    able.stop();
+    control.block_on(sender.send_for(Duration::from_millis(300)));
+    control.block_on(until("the first one counts", || async { lame.is_counting() }));
+    let sent = sender.next;
+    control.block_on(until("all is counted", || async { counted(&stores).await == sent }));
+    lame.stop();
+    assert_eq!(control.block_on(counted(&stores)), sent);
 }

@@ -2,7 +2,7 @@
 //! it shares with the others, as engines are shared.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ingester::{
@@ -21,9 +21,11 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trace_model::sampling_threshold::Threshold;
-use trace_model::{Clock, Region, TenantId, TraceId, UnixNanos};
+use trace_model::{Clock, Coverage, Region, TenantId, TimeRange, TraceId, UnixNanos};
 use trace_store::memory::MemoryStore;
 use trace_store::memory_metrics::MemoryMetricsStore;
+use trace_store::{EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore};
+use trace_store::{RedKey, RedQuery, RedRow, StoreError};
 
 /// What the processes of a cell share.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +33,55 @@ pub(crate) struct Stores {
     /// Spans, and what finds them: the store in memory is its own index.
     pub(crate) spans: Arc<MemoryStore>,
     pub(crate) metrics: Arc<MemoryMetricsStore>,
+}
+
+/// The counts as a process sees them that cannot reach their store.
+#[derive(Debug, Default)]
+pub(crate) struct Unreached {
+    pub(crate) store: Arc<MemoryMetricsStore>,
+    pub(crate) is_reached: AtomicBool,
+    pub(crate) tries: AtomicU64,
+}
+
+impl Unreached {
+    fn reach(&self) -> Result<&MemoryMetricsStore, StoreError> {
+        self.tries.fetch_add(1, Ordering::Relaxed);
+        match self.is_reached.load(Ordering::Relaxed) {
+            true => Ok(&self.store),
+            false => Err(StoreError::Unavailable("no way to it".to_owned())),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl MetricsStore for Unreached {
+    async fn apply(&self, delta: MetricsDelta) -> Result<(), StoreError> {
+        self.reach()?.apply(delta).await
+    }
+
+    async fn checkpoint(&self) -> Result<(Coverage, Vec<u8>), StoreError> {
+        self.reach()?.checkpoint().await
+    }
+
+    async fn covered(&self) -> Result<Coverage, StoreError> {
+        self.reach()?.covered().await
+    }
+
+    async fn red(&self, query: &RedQuery) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
+        self.reach()?.red(query).await
+    }
+
+    async fn edges(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+    ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
+        self.reach()?.edges(tenant, range).await
+    }
+
+    async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {
+        self.reach()?.edge_traces(query).await
+    }
 }
 
 pub(crate) fn clock() -> Arc<dyn Clock> {
@@ -113,6 +164,11 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(prefix: &str, stores: &Stores) -> Self {
+        Self::start_with(prefix, stores, Arc::clone(&stores.metrics) as _)
+    }
+
+    /// One that counts into this store.
+    pub(crate) fn start_with(prefix: &str, stores: &Stores, counts: Arc<dyn MetricsStore>) -> Self {
         let runtime = Runtime::new().unwrap();
         let opening = KafkaLog::open(config_of(prefix), Seen::default(), clock());
         let log = runtime.block_on(opening).unwrap();
@@ -130,7 +186,7 @@ impl Process {
             // Small reads: many places to die in between.
             config: RunnerConfig { read_bytes_max: 2_000, ..RunnerConfig::default() },
         };
-        let parts = IngesterParts { runner, groups: groups(log.as_ref(), stores) };
+        let parts = IngesterParts { runner, groups: groups(log.as_ref(), stores, counts) };
         let (token, tracker) = (CancellationToken::new(), TaskTracker::new());
         let starting = IngesterService::start(&tracker, &token, parts);
         runtime.block_on(starting).unwrap();
@@ -150,6 +206,11 @@ impl Process {
         self.lag.of(METRICS_AGGREGATOR).is_some_and(|lag| lag.is_standing_by)
     }
 
+    /// Whether it waits for the store of the counts, and how well it is otherwise.
+    pub(crate) fn waits_for_counts(&self) -> bool {
+        self.lag.of(METRICS_AGGREGATOR).is_some_and(|lag| lag.is_waiting && !lag.is_running)
+    }
+
     /// Ends every task wherever it is: what was in its hands is gone.
     pub(crate) fn kill(self) {
         self.runtime.shutdown_background();
@@ -166,7 +227,11 @@ impl Process {
     }
 }
 
-fn groups(log: &KafkaLog, stores: &Stores) -> Vec<Arc<dyn GroupMaker>> {
+fn groups(
+    log: &KafkaLog,
+    stores: &Stores,
+    counts: Arc<dyn MetricsStore>,
+) -> Vec<Arc<dyn GroupMaker>> {
     let identity = log.identity();
     let incarnation = identity.incarnation;
     let config = AggregatorConfig {
@@ -175,7 +240,7 @@ fn groups(log: &KafkaLog, stores: &Stores) -> Vec<Arc<dyn GroupMaker>> {
         ..AggregatorConfig::default()
     };
     let (aggregator, _) = AggregatorMaker::new(AggregatorParts {
-        store: Arc::clone(&stores.metrics) as _,
+        store: counts,
         log: (incarnation, identity.partitions),
         config,
         metrics: AggregatorMetrics::default(),

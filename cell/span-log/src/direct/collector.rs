@@ -26,7 +26,7 @@ use crate::embedded::{EmbeddedConfig, EmbeddedLog};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, MissedRun, SpanLog, TailAnswer,
 };
 
 /// The embedded log's only partition.
@@ -197,10 +197,34 @@ impl CollectorLog {
         LogError::Damaged(DamagedRange { range: self.range(damaged.range), ..damaged })
     }
 
+    /// A run of the embedded log, in the words of the cell.
+    const fn lost_run(&self, run: LostRun) -> LostRun {
+        LostRun { incarnation: INCARNATION, range: self.range(run.range), ..run }
+    }
+
+    /// What is to be forgotten, in the embedded log's own words; `None`: nothing of this collector.
+    fn of_its_own(&self, which: ForgetLost) -> Option<ForgetLost> {
+        let is_own = |of: (u64, u32)| of == (INCARNATION, self.number);
+        let incarnation = self.log_id();
+        match which {
+            ForgetLost::Before(_) => Some(which),
+            ForgetLost::Run { incarnation: of, partition, first } if is_own((of, partition)) => {
+                Some(ForgetLost::Run { incarnation, partition: OWN, first })
+            }
+            ForgetLost::Missed { group, incarnation: of, partition, first }
+                if is_own((of, partition)) =>
+            {
+                Some(ForgetLost::Missed { group, incarnation, partition: OWN, first })
+            }
+            ForgetLost::Run { .. } | ForgetLost::Missed { .. } => None,
+        }
+    }
+
     fn forget_aside(&self, which: ForgetLost) -> Result<usize, LogError> {
         let stays = |run: &Aside| match which {
             ForgetLost::Before(time) => run.last_time >= time.0,
             ForgetLost::Run { first, .. } => run.first != first,
+            ForgetLost::Missed { .. } => true,
         };
         let forgotten = self.note().set_aside.iter().filter(|run| !stays(run)).count();
         if forgotten > 0 {
@@ -305,11 +329,9 @@ impl SpanLog for CollectorLog {
 
     fn lost(&self) -> Lost {
         let lost = self.log.lost();
-        let own = lost.runs.into_iter().map(|run| LostRun {
-            incarnation: INCARNATION,
-            range: self.range(run.range),
-            ..run
-        });
+        let own = lost.runs.into_iter().map(|run| self.lost_run(run));
+        let missed = lost.missed.into_iter();
+        let missed = missed.map(|one| MissedRun { run: self.lost_run(one.run), ..one }).collect();
         let note = self.note();
         let aside = note.set_aside.iter().map(|run| LostRun {
             incarnation: INCARNATION,
@@ -318,19 +340,28 @@ impl SpanLog for CollectorLog {
             cause: LostCause::SetAside,
         });
         let forgotten = (note.forgotten_until > 0).then_some(UnixNanos(note.forgotten_until));
-        Lost { runs: own.chain(aside).collect(), expired_until: lost.expired_until.max(forgotten) }
+        let expired_until = lost.expired_until.max(forgotten);
+        Lost { runs: own.chain(aside).collect(), missed, expired_until }
+    }
+
+    fn has_committed(&self, group: GroupId, partition: u32) -> Result<bool, LogError> {
+        self.check_partition(partition)?;
+        self.log.has_committed(group, OWN)
+    }
+
+    fn appended_since(&self, _partition: u32, offset: u64) -> UnixNanos {
+        self.log.appended_since(OWN, offset)
+    }
+
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+        self.check_partition(missed.run.range.partition)?;
+        let range = LogRange { partition: OWN, ..missed.run.range };
+        let run = LostRun { incarnation: self.log_id(), range, ..missed.run };
+        self.log.note_missed(MissedRun { run, ..missed }).await
     }
 
     async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
-        let own = match which {
-            ForgetLost::Before(time) => ForgetLost::Before(time),
-            ForgetLost::Run { partition, incarnation, first }
-                if partition == self.number && incarnation == INCARNATION =>
-            {
-                ForgetLost::Run { incarnation: self.log_id(), partition: OWN, first }
-            }
-            ForgetLost::Run { .. } => return Ok(0),
-        };
+        let Some(own) = self.of_its_own(which) else { return Ok(0) };
         let forgotten = self.log.forget_lost(own).await?;
         Ok(forgotten.saturating_add(self.forget_aside(which)?))
     }

@@ -19,6 +19,7 @@ use super::disk::{Disk, DiskFile, read_up_to, write_all_at};
 use super::error::OpenError;
 use super::identity::FileFault;
 use super::lost::KeptRun;
+use super::missed::{KeptMissed, Removed};
 
 const FILE: &str = "checkpoint";
 const MAGIC: [u8; 8] = *b"FSPLOGCP";
@@ -47,6 +48,12 @@ pub(crate) struct Checkpoint {
     /// Runs that no store has; `None` from a release before this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lost: Option<Vec<KeptRun>>,
+    /// Runs that one group has missed. A release before this field forgets them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) missed: Vec<KeptMissed>,
+    /// Segments that are gone.
+    #[serde(default, skip_serializing_if = "Removed::is_empty")]
+    pub(crate) removed: Removed,
     /// Lost runs appended until then were forgotten, in nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expired_until: Option<u64>,

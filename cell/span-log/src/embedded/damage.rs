@@ -5,6 +5,7 @@ use trace_model::{LogRange, UnixNanos};
 
 use super::checkpoint::DroppedRun;
 use super::lost::KeptRun;
+use super::recovery::Findings;
 use super::shared::{PARTITION, Shared, State};
 use crate::port::{DamagedRange, LostCause, STORAGE_WRITER};
 
@@ -89,6 +90,23 @@ impl Shared {
         let incarnation = self.identity.log.incarnation;
         state.note_lost(incarnation, (run.first, run.next), times, LostCause::Dropped);
         super::shared::note_dropped(&mut state.dropped, run);
+    }
+}
+
+/// Tells what an opening has found.
+pub(crate) fn report(shared: &Shared, findings: &Findings) {
+    for damage in &findings.damage {
+        shared.note_damage(damage);
+    }
+    if let Some(replaced) = findings.replaced {
+        shared.note_replaced(replaced);
+    }
+    if findings.has_torn_tail {
+        shared.metrics.torn_tails.inc();
+        tracing::warn!("a torn write at the end of the span log was cut");
+    }
+    if findings.has_lost_checkpoint {
+        tracing::error!("the span log's checkpoint cannot be read: groups begin at the oldest");
     }
 }
 

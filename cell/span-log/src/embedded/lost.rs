@@ -21,16 +21,19 @@ enum Cause {
     Recreated,
     SetAside,
     Retired,
+    /// One of a later release.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A run as the checkpoint keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptRun {
-    incarnation: u64,
+    pub(crate) incarnation: u64,
     pub(crate) first: u64,
     pub(crate) next: u64,
     first_time: u64,
-    last_time: u64,
+    pub(crate) last_time: u64,
     cause: Cause,
 }
 
@@ -52,13 +55,13 @@ impl KeptRun {
         Self { incarnation, first, next, first_time: first_time.0, last_time: last_time.0, cause }
     }
 
-    const fn tell(&self) -> LostRun {
+    pub(crate) const fn tell(&self) -> LostRun {
         LostRun {
             incarnation: self.incarnation,
             range: LogRange { partition: PARTITION, first: self.first, next: self.next },
             append_times: (UnixNanos(self.first_time), UnixNanos(self.last_time)),
             cause: match self.cause {
-                Cause::Damaged => LostCause::Damaged,
+                Cause::Damaged | Cause::Unknown => LostCause::Damaged,
                 Cause::Dropped => LostCause::Dropped,
                 Cause::WentBack => LostCause::WentBack,
                 Cause::Recreated => LostCause::Recreated,
@@ -69,13 +72,13 @@ impl KeptRun {
     }
 
     /// Whether both are, or touch, one run.
-    const fn touches(&self, other: &Self) -> bool {
+    pub(crate) const fn touches(&self, other: &Self) -> bool {
         self.incarnation == other.incarnation
             && self.first <= other.next
             && other.first <= self.next
     }
 
-    fn grow(&mut self, other: &Self) {
+    pub(crate) fn grow(&mut self, other: &Self) {
         self.first = self.first.min(other.first);
         self.next = self.next.max(other.next);
         self.first_time = self.first_time.min(other.first_time);
@@ -143,7 +146,7 @@ impl LostRuns {
                 expired_until = expired_until.max(Some(UnixNanos(run.last_time)));
                 false
             }
-            ForgetLost::Before(_) => true,
+            ForgetLost::Before(_) | ForgetLost::Missed { .. } => true,
             ForgetLost::Run { incarnation, partition, first } => {
                 (incarnation, partition, first) != (run.incarnation, PARTITION, run.first)
             }
@@ -152,9 +155,14 @@ impl LostRuns {
         before.saturating_sub(self.runs.len())
     }
 
+    /// What was appended until then counts as expired, too.
+    pub(crate) fn expire_until(&mut self, until: Option<UnixNanos>) {
+        self.expired_until = self.expired_until.max(until);
+    }
+
     pub(crate) fn tell(&self) -> Lost {
         let runs = self.runs.iter().map(KeptRun::tell).collect();
-        Lost { runs, expired_until: self.expired_until }
+        Lost { runs, missed: Vec::new(), expired_until: self.expired_until }
     }
 }
 
@@ -208,6 +216,16 @@ mod tests {
         assert_eq!(lost.forget(ForgetLost::Before(UnixNanos(60))), 1);
         assert_eq!(lost.tell().expired_until, Some(UnixNanos(20)));
         assert_eq!(ranges(&lost), [(5, 6)]);
+    }
+
+    #[test]
+    fn a_cause_of_a_later_release_leaves_the_checkpoint_readable() {
+        let json = r#"{"first":4,"end":9,"time_ceiling":1,"commits":{},"dropped":[],
+            "lost":[{"incarnation":7,"first":1,"next":2,"first_time":3,"last_time":4,
+            "cause":"eaten"}]}"#;
+        let checkpoint: Checkpoint = serde_json::from_str(json).unwrap();
+        let told = LostRuns::from_checkpoint(&checkpoint, 7).tell().runs;
+        assert_eq!((told.len(), told[0].cause), (1, LostCause::Damaged));
     }
 
     #[test]

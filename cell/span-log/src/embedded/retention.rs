@@ -121,6 +121,7 @@ fn remove(shared: &Shared, oldest: &Arc<Segment>) -> bool {
     let mut state = shared.state();
     if state.segments.front().is_some_and(|front| front.number == oldest.number) {
         state.segments.pop_front();
+        state.removed.note(&run_of(oldest));
     }
     true
 }

@@ -17,12 +17,13 @@ use super::config::EmbeddedConfig;
 use super::disk::{Disk, is_full, lacks_descriptors};
 use super::identity::Identity;
 use super::lost::LostRuns;
+use super::missed::{MissedRuns, Removed};
 use super::queue::Queue;
 use super::segment::Segment;
 use super::tail_index::TraceHasher;
 use super::times::Times;
 use crate::metrics::LogMetrics;
-use crate::port::{DamagedRange, ForgetLost, GroupId, LogEnd, LogError};
+use crate::port::{DamagedRange, ForgetLost, GroupId, LogEnd, LogError, MissedRun};
 
 /// The partition: an embedded log has one.
 pub(crate) const PARTITION: u32 = 0;
@@ -73,6 +74,10 @@ pub(crate) struct State {
     pub(crate) dropped: Vec<DroppedRun>,
     /// Runs that no store has, also those that were met before the log was opened.
     pub(crate) lost: LostRuns,
+    /// Runs that one group has missed.
+    pub(crate) missed: MissedRuns,
+    /// Segments that are gone.
+    pub(crate) removed: Removed,
     /// Below this offset the live tail need not answer: storage-writer's commit of a while ago.
     pub(crate) tail_floor: u64,
     pub(crate) is_dirty: bool,
@@ -110,6 +115,8 @@ impl State {
             time_ceiling: ceiling.0,
             commits: self.commits.clone(),
             dropped: self.dropped.clone(),
+            missed: self.missed.to_checkpoint(),
+            removed: self.removed.clone(),
             ..Checkpoint::default()
         };
         self.lost.put_into(&mut checkpoint);
@@ -167,7 +174,9 @@ impl Shared {
     pub(crate) fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
         let forgotten = {
             let mut state = self.state();
-            let forgotten = state.lost.forget(which);
+            let (missed, expired_until) = state.missed.forget(which);
+            state.lost.expire_until(expired_until);
+            let forgotten = state.lost.forget(which).saturating_add(missed);
             state.is_dirty |= forgotten > 0;
             forgotten
         };
@@ -175,6 +184,20 @@ impl Shared {
             self.write_checkpoint(false).map_err(|error| log_error(&error))?;
         }
         Ok(forgotten)
+    }
+
+    /// Notes records that a group will never read; durable when it returns.
+    pub(crate) fn note_missed(&self, missed: &MissedRun) -> Result<(), LogError> {
+        let is_dirty = {
+            let mut state = self.state();
+            state.is_dirty |= state.missed.note_run(missed);
+            // What was noted a moment ago may not be durable yet.
+            state.is_dirty
+        };
+        if is_dirty {
+            self.write_checkpoint(false).map_err(|error| log_error(&error))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

@@ -19,6 +19,8 @@ struct State {
     unplaced: BTreeSet<u32>,
     /// The log closes: nobody will release anything.
     is_ending: bool,
+    /// This process has left the group for now, and its reader reads nothing.
+    is_absent: bool,
 }
 
 /// One group's partitions.
@@ -94,7 +96,8 @@ impl Board {
         });
         let is_held = |state: &mut State| {
             let held = &state.assignment.partitions;
-            !state.is_ending && partitions.iter().any(|partition| held.contains_key(partition))
+            let is_read = !state.is_ending && !state.is_absent;
+            is_read && partitions.iter().any(|partition| held.contains_key(partition))
         };
         drop(self.released.wait_timeout_while(self.lock(), at_most, is_held));
     }
@@ -129,6 +132,17 @@ impl Board {
     pub(crate) fn end(&self) {
         self.lock().is_ending = true;
         self.released.notify_all();
+    }
+
+    /// Leaves the group for now, or comes back.
+    pub(crate) fn set_absent(&self, is_absent: bool) {
+        self.lock().is_absent = is_absent;
+        self.released.notify_all();
+    }
+
+    /// Whether this process is to stay outside the group.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.lock().is_absent
     }
 
     pub(crate) fn is_whole(&self, partitions: u32) -> bool {
@@ -214,6 +228,16 @@ mod tests {
         board.release(one);
         asker.join().unwrap();
         assert!(!board.has(one) && board.has(two) && !told.borrow().partitions[&2].is_leaving);
+    }
+
+    #[test]
+    fn who_has_left_the_group_is_not_waited_for() {
+        let (board, _told) = given(&[1]);
+        board.set_absent(true);
+        board.ask_back(&[1], Duration::from_secs(600));
+        board.set_absent(false);
+        board.ask_back(&[1], MOMENT);
+        assert!(board.held() == 1, "nobody has released it");
     }
 
     #[test]

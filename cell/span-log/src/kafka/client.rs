@@ -87,6 +87,9 @@ impl ConsumerContext for Voice {}
 /// A consumer of ours.
 pub(crate) type Consumer = BaseConsumer<Voice>;
 
+/// The least that librdkafka takes for setting a connection up.
+const SETUP_MIN: Duration = Duration::from_secs(1);
+
 /// What all clients share: brokers, security, patience.
 pub(crate) fn base(config: &KafkaConfig) -> Result<ClientConfig, KafkaOpenError> {
     let mut client = ClientConfig::new();
@@ -95,10 +98,16 @@ pub(crate) fn base(config: &KafkaConfig) -> Result<ClientConfig, KafkaOpenError>
     client.set("topic.metadata.refresh.interval.ms", "5000");
     client.set("socket.keepalive.enable", "true");
     client.set("socket.timeout.ms", millis(config.request_timeout));
+    // A host that takes no connections is tried anew instead of at the kernel's growing intervals.
+    client.set("socket.connection.setup.timeout.ms", millis(config.request_timeout.max(SETUP_MIN)));
     for (key, value) in &config.properties {
         client.set(key, value);
     }
     config.security.set(&mut client)?;
+    if config.properties.contains_key("debug") {
+        // Else the library leaves out what it was told to say.
+        client.set_log_level(RDKafkaLogLevel::Debug);
+    }
     client.set("bootstrap.servers", config.brokers.join(","));
     client.set("client.id", &config.client_id);
     client.set("allow.auto.create.topics", "false");
@@ -155,9 +164,10 @@ pub(crate) fn first_records(
 pub(crate) fn member(
     config: &KafkaConfig,
     group: &str,
-    is_static: bool,
+    (client_id, is_static): (&str, bool),
 ) -> Result<ClientConfig, KafkaOpenError> {
     let mut client = base(config)?;
+    client.set("client.id", client_id);
     client.set("group.id", group);
     if let Some(name) = config.member.as_ref().filter(|_| is_static) {
         client.set("group.instance.id", name);

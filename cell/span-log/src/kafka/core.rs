@@ -14,6 +14,7 @@ use super::ends::Ends;
 use super::identity::IdentityKeeper;
 use super::lanes::Lanes;
 use super::lost::LostBoard;
+use super::missed::MissedKeeper;
 use super::questions::{Questions, ask};
 use crate::metrics::LogMetrics;
 use crate::port::{
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) commits: Commits,
     pub(crate) damaged: Mutex<DamageList>,
     pub(crate) lost: Mutex<LostBoard>,
+    pub(crate) missed: MissedKeeper,
     /// What only a new start of the process mends.
     pub(crate) fatal: Mutex<Option<String>>,
     pub(crate) is_closed: AtomicBool,

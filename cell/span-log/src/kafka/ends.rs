@@ -131,6 +131,15 @@ impl Ends {
         Ok(self.slot(partition)?.next.subscribe())
     }
 
+    /// A time before which no record at or behind the offset was appended; 0 where none is known.
+    pub(crate) fn bound(&self, partition: u32, offset: u64) -> UnixNanos {
+        let Ok(slot) = self.slot(partition) else { return UnixNanos(0) };
+        let state = slot.lock();
+        let place = state.bounds.partition_point(|(bound, _)| *bound <= offset);
+        let bound = place.checked_sub(1).and_then(|place| state.bounds.get(place));
+        bound.map_or(UnixNanos(0), |(_, time)| *time)
+    }
+
     /// A record was acknowledged or read: the end lies behind it. Gives its append time.
     pub(crate) fn passed(&self, partition: u32, offset: u64, brokers: UnixNanos) -> UnixNanos {
         let Ok(slot) = self.slot(partition) else { return brokers };

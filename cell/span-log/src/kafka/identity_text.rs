@@ -39,8 +39,12 @@ const fn letter_of(cause: LostCause) -> &'static str {
     }
 }
 
+/// A cause of a later release is damage to this one: the text must stay readable, or the topic would
+/// be taken for another log.
 fn cause_of(letter: &str) -> Option<LostCause> {
-    LostCause::ALL.into_iter().find(|cause| letter_of(*cause) == letter)
+    let known = LostCause::ALL.into_iter().find(|cause| letter_of(*cause) == letter);
+    let is_later = letter.len() == 1 && letter.bytes().all(|byte| byte.is_ascii_lowercase());
+    known.or(is_later.then_some(LostCause::Damaged))
 }
 
 fn run_text(run: &LostRun) -> String {
@@ -190,7 +194,15 @@ mod tests {
         for foreign in ["", "words", "farspan-log 2 1 1 0 0", "farspan-log 1 5 1", "farspan 1 5"] {
             assert_eq!(IdentityText::parse(foreign), None, "{foreign}");
         }
-        assert_eq!(IdentityText::parse("farspan-log 1 5 1 0 0 q:1:0:2:3:4:5"), None);
+        assert_eq!(IdentityText::parse("farspan-log 1 5 1 0 0 q1:1:0:2:3:4:5"), None);
+    }
+
+    #[test]
+    fn a_cause_of_a_later_release_is_damage_and_no_other_log() {
+        let later = IdentityText::parse("farspan-log 1 5 1 0 0 q:1:0:2:3:4:5").unwrap();
+        assert_eq!((later.incarnation, later.lost.len()), (5, 1));
+        let run = &later.lost[0];
+        assert_eq!((run.cause, run.range.first, run.range.next), (LostCause::Damaged, 2, 3));
     }
 
     #[test]

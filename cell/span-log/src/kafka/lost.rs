@@ -43,7 +43,7 @@ impl LostBoard {
             self.pending.retain(|run| !runs.iter().any(|whole| is_within(run, whole)));
         }
         let expired_until = texts.iter().filter_map(|text| text.forgotten_until).max();
-        self.known = Lost { runs, expired_until };
+        self.known = Lost { runs, missed: Vec::new(), expired_until };
     }
 
     /// These need not be told any more.

@@ -121,7 +121,7 @@ pub(crate) fn open(
     board: &Arc<Board>,
     lineages: &Arc<Vec<Lineage>>,
     (voice, metrics): (&Voice, &LogMetrics),
-    is_static: bool,
+    (client_id, is_static): (&str, bool),
 ) -> Result<Member, KafkaOpenError> {
     let context = MemberContext {
         voice: voice.clone(),
@@ -131,6 +131,6 @@ pub(crate) fn open(
         drain_timeout: config.drain_timeout,
         metrics: metrics.clone(),
     };
-    let client = member(config, &config.group_name(group.id), is_static)?;
+    let client = member(config, &config.group_name(group.id), (client_id, is_static))?;
     client.create_with_context(context).map_err(|error| KafkaOpenError::Client(error.to_string()))
 }

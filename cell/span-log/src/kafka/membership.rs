@@ -2,14 +2,18 @@
 //!
 //! A group that one process reads alone has one member: whoever finds the group empty joins, and is
 //! at work when it holds all partitions. Two that join at the same moment share them, so that neither
-//! is at work; one of them goes away again, by chance the one or the other.
+//! is at work; one of them goes away again, by chance the one or the other. A member that lost its
+//! session joins again under a new id while the brokers still wait for the old one: that is nobody
+//! else, and going away for it would only make the group wait longer.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
+use rdkafka::groups::GroupMemberInfo;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::board::Board;
@@ -38,19 +42,24 @@ pub(crate) struct Membership {
     id: GroupId,
     sharing: Sharing,
     board: Arc<Board>,
+    /// What the brokers call this process in the group, whatever id they give it: no other has it.
+    client_id: String,
 }
 
-/// Where a membership of a group that is read alone stands.
+/// Where a membership stands.
+#[derive(Clone, Copy)]
 enum Turn {
     /// Outside; it looks again then.
     StandsBy(Duration),
-    /// Inside, since when, and until when it may lack partitions.
+    /// Inside; one that reads alone may lack partitions until then.
     Joined { give_up_at: Duration },
 }
 
 impl Membership {
     pub(crate) fn new(core: Arc<Core>, id: GroupId, sharing: Sharing, board: Arc<Board>) -> Self {
-        Self { core, id, sharing, board }
+        let chance = RandomState::new().hash_one(id.0);
+        let client_id = format!("{}-{chance:016x}", core.config.client_id);
+        Self { core, id, sharing, board, client_id }
     }
 
     /// Runs until it is told to stop.
@@ -58,16 +67,15 @@ impl Membership {
         let Some((group, consumer)) = self.open(stop) else { return };
         let mut turn = Turn::StandsBy(Duration::ZERO);
         let mut is_failing = false;
-        if self.sharing == Sharing::Partitions && !self.subscribe(&consumer, stop) {
-            return;
-        }
         while !is_stopped(stop, Duration::ZERO) {
             if let Some(Err(error)) = consumer.poll(POLL) {
                 self.note_failure(&error, &mut is_failing);
             }
-            if self.sharing == Sharing::Alone {
-                turn = self.take_turns(&consumer, turn);
-            }
+            turn = match (self.board.is_absent(), self.sharing) {
+                (true, _) => self.stay_out(&consumer, turn),
+                (false, Sharing::Alone) => self.take_turns(&consumer, turn),
+                (false, Sharing::Partitions) => self.take_part(&consumer, turn),
+            };
             self.place_new(&group);
         }
         self.leave(&group, &consumer);
@@ -104,21 +112,38 @@ impl Membership {
             &self.board,
             commits.lineages(),
             said,
-            is_static,
+            (&self.client_id, is_static),
         );
         let consumer = Arc::new(opened.map_err(|error| error.to_string())?);
         group.joins_as(Arc::clone(&consumer));
         Ok((group, consumer))
     }
 
-    fn subscribe(&self, consumer: &Member, stop: &Receiver<()>) -> bool {
-        while let Err(error) = consumer.subscribe(&[&self.core.config.topic_name()]) {
-            tracing::error!(group = %self.id, %error, "a group cannot be joined");
-            if is_stopped(stop, RETRY_AFTER) {
-                return false;
+    fn join(&self, consumer: &Member) -> Turn {
+        match consumer.subscribe(&[&self.core.config.topic_name()]) {
+            Ok(()) => Turn::Joined { give_up_at: self.now() + self.patience() },
+            Err(error) => {
+                tracing::error!(group = %self.id, %error, "a group cannot be joined");
+                Turn::StandsBy(self.now() + RETRY_AFTER)
             }
         }
-        true
+    }
+
+    /// The reader cannot read for now: others are to have the partitions.
+    fn stay_out(&self, consumer: &Member, turn: Turn) -> Turn {
+        if let Turn::Joined { .. } = turn {
+            tracing::debug!(group = %self.id, "this process leaves a group to others");
+            consumer.unsubscribe();
+        }
+        Turn::StandsBy(self.now())
+    }
+
+    /// A group that is shared is joined and stayed in.
+    fn take_part(&self, consumer: &Member, turn: Turn) -> Turn {
+        match turn {
+            Turn::StandsBy(look_at) if self.now() >= look_at => self.join(consumer),
+            Turn::StandsBy(_) | Turn::Joined { .. } => turn,
+        }
     }
 
     fn now(&self) -> Duration {
@@ -160,18 +185,18 @@ impl Membership {
         let now = self.now();
         match turn {
             Turn::StandsBy(look_at) if now < look_at => turn,
-            Turn::StandsBy(_) if !self.is_empty(consumer) => Turn::StandsBy(now + LOOK_EVERY),
-            Turn::StandsBy(_) => match consumer.subscribe(&[&self.core.config.topic_name()]) {
-                Ok(()) => Turn::Joined { give_up_at: now + self.patience() },
-                Err(error) => {
-                    tracing::error!(group = %self.id, %error, "a group cannot be joined");
-                    Turn::StandsBy(now + RETRY_AFTER)
-                }
-            },
+            Turn::StandsBy(_) if !self.has_nobody_else(consumer) => {
+                Turn::StandsBy(now + LOOK_EVERY)
+            }
+            Turn::StandsBy(_) => self.join(consumer),
             Turn::Joined { .. } if self.board.is_whole(self.core.ends.count()) => {
                 Turn::Joined { give_up_at: now + self.patience() }
             }
-            Turn::Joined { give_up_at } if now < give_up_at || self.is_sole(consumer) => turn,
+            Turn::Joined { give_up_at } if now < give_up_at => turn,
+            // The missing partitions will come; of what cannot be asked, later.
+            Turn::Joined { .. } if self.others(consumer).is_none_or(|others| others == 0) => {
+                Turn::Joined { give_up_at: now + LOOK_EVERY }
+            }
             Turn::Joined { .. } => {
                 tracing::info!(group = %self.id, "two processes were to read a group alone: this one stands by");
                 consumer.unsubscribe();
@@ -188,22 +213,19 @@ impl Membership {
         CONTENDED_AFTER.saturating_add(more)
     }
 
-    fn members(&self, consumer: &Member) -> Option<usize> {
+    /// How many other processes the brokers count among the members; `None` where they do not say.
+    fn others(&self, consumer: &Member) -> Option<usize> {
         let config = &self.core.config;
         let name = config.group_name(self.id);
         let found = consumer.fetch_group_list(Some(&name), config.request_timeout).ok()?;
         let group = found.groups().iter().find(|group| group.name() == name);
-        Some(group.map_or(0, |group| group.members().len()))
+        let is_other = |member: &&GroupMemberInfo| member.client_id() != self.client_id;
+        Some(group.map_or(0, |group| group.members().iter().filter(is_other).count()))
     }
 
-    /// Whether nobody has joined the group; one of which nothing is known is not empty.
-    fn is_empty(&self, consumer: &Member) -> bool {
-        self.members(consumer) == Some(0)
-    }
-
-    /// Whether this member is the only one: then the missing partitions will come.
-    fn is_sole(&self, consumer: &Member) -> bool {
-        self.members(consumer) == Some(1)
+    /// Whether no other process has joined the group; of one of which nothing is known it may have.
+    fn has_nobody_else(&self, consumer: &Member) -> bool {
+        self.others(consumer) == Some(0)
     }
 
     /// Writes what was committed, and leaves: others need not wait for the session to end.

@@ -25,6 +25,7 @@ use super::init::check_fit;
 use super::lane::Place;
 use super::lanes::Lanes;
 use super::lost::LostBoard;
+use super::missed::MissedKeeper;
 use super::questions::{EndKeeper, Questions, TopicShape};
 use super::tail::{Tail, follow};
 use super::upkeep::{keep_commits, keep_ends};
@@ -42,6 +43,7 @@ struct Found {
     end_keeper: EndKeeper,
     identity_keeper: Arc<IdentityKeeper>,
     texts: Texts,
+    missed: MissedKeeper,
 }
 
 impl KafkaLog {
@@ -63,15 +65,16 @@ impl KafkaLog {
         let (asked, asked_clock) = (config.clone(), Arc::clone(&clock));
         let blocking = move || {
             let found = find((&asked, &voice), questions, &seen, &asked_clock)?;
-            let core = Arc::new(core_of(&asked, &voice, asked_clock, &found));
+            let (core, end_keeper) = core_of(&asked, &voice, asked_clock, found);
+            let core = Arc::new(core);
             load_commits(&core)?;
             let appender = Appender::open(&asked, Arc::clone(&core.ends), voice)?;
-            Ok((core, appender, found))
+            Ok((core, appender, end_keeper))
         };
         let opened = tokio::task::spawn_blocking(blocking).await;
-        let (core, appender, found) =
+        let (core, appender, end_keeper) =
             opened.map_err(|error| KafkaOpenError::Client(error.to_string()))??;
-        start(core, appender, found)
+        start(core, appender, end_keeper)
     }
 }
 
@@ -140,11 +143,18 @@ fn find(
     }
     insist(config, clock, || end_keeper.ask_ends())?;
     insist(config, clock, || end_keeper.ask_firsts())?;
+    let missed = MissedKeeper::open(config, voice, partitions)?;
+    insist(config, clock, || missed.learn())?;
     let identity_keeper = Arc::new(identity_keeper);
-    Ok(Found { questions, ends, end_keeper, identity_keeper, texts })
+    Ok(Found { questions, ends, end_keeper, identity_keeper, texts, missed })
 }
 
-fn core_of(config: &KafkaConfig, voice: &Voice, clock: Arc<dyn Clock>, found: &Found) -> Core {
+fn core_of(
+    config: &KafkaConfig,
+    voice: &Voice,
+    clock: Arc<dyn Clock>,
+    found: Found,
+) -> (Core, EndKeeper) {
     let lineage = |text: &IdentityText| Lineage {
         incarnation: text.incarnation,
         last: text.last,
@@ -161,21 +171,23 @@ fn core_of(config: &KafkaConfig, voice: &Voice, clock: Arc<dyn Clock>, found: &F
         questions: Arc::clone(&found.questions),
         timeout: config.request_timeout,
     });
-    Core {
+    let core = Core {
         config: config.clone(),
         lanes: Lanes::new(config, voice.clone(), place, Arc::clone(&clock)),
         clock,
         identity: LogIdentity { incarnation, partitions: found.ends.count() },
-        identity_keeper: Arc::clone(&found.identity_keeper),
+        identity_keeper: found.identity_keeper,
         metrics: LogMetrics::default(),
-        ends: Arc::clone(&found.ends),
-        questions: Arc::clone(&found.questions),
+        ends: found.ends,
+        questions: found.questions,
         commits: Commits::new(config, voice.clone(), lineages),
         damaged: Mutex::default(),
         lost: Mutex::new(lost),
+        missed: found.missed,
         fatal: Mutex::default(),
         is_closed: AtomicBool::new(false),
-    }
+    };
+    (core, found.end_keeper)
 }
 
 /// Learns what the groups have committed. Blocks.
@@ -194,7 +206,7 @@ fn load_commits(core: &Core) -> Result<(), KafkaOpenError> {
 fn start(
     core: Arc<Core>,
     appender: Appender,
-    found: Found,
+    end_keeper: EndKeeper,
 ) -> Result<Arc<KafkaLog>, KafkaOpenError> {
     let failed = |error: &dyn ToString| KafkaOpenError::Client(error.to_string());
     let tail = tail_of(&core).map_err(|error| failed(&error))?;
@@ -204,8 +216,8 @@ fn start(
             tasks.spawn(follow(Arc::clone(&core), Arc::clone(tail), partition));
         }
     }
-    let (asking, keeper) = (Arc::clone(&core), found.end_keeper);
-    let ends = upkeep("span-log-ends", move |stop| keep_ends(&asking, keeper, &stop));
+    let asking = Arc::clone(&core);
+    let ends = upkeep("span-log-ends", move |stop| keep_ends(&asking, end_keeper, &stop));
     let (telling, trimmed) = (Arc::clone(&core), tail.clone());
     let commits = upkeep("span-log-commits", move |stop| {
         keep_commits(&telling, trimmed.as_ref(), &stop);

@@ -130,6 +130,8 @@ impl IdentityText {
                     self.forgotten_until = self.forgotten_until.max(Some(time.minus(1)));
                 }
             }
+            // Kept elsewhere.
+            ForgetLost::Missed { .. } => {}
             ForgetLost::Run { incarnation, partition, first } => {
                 self.lost.retain(|run| {
                     let range = run.range;

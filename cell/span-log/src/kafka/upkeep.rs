@@ -19,6 +19,8 @@ const FIRSTS_EVERY: Duration = Duration::from_secs(5);
 const LEADERS_EVERY: Duration = Duration::from_secs(30);
 /// Other processes' commits are asked for, and lags measured, so often.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// Every process has heard within this time of what another has noted, unless the brokers are away.
+pub(super) const HEARD_WITHIN: Duration = REFRESH_EVERY.saturating_mul(3);
 /// The identity is written again so often. Commits need not be: those of a group with members do not
 /// expire, and a group without any for a week has lost the log to its retention.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
@@ -91,6 +93,7 @@ pub(crate) fn keep_commits(core: &Core, tail: Option<&Arc<Tail>>, stop: &Receive
         drop(core.commits.flush());
         if refresh.is_due(now()) {
             core.commits.refresh();
+            keep_missed(core, is_renewed);
             measure(core, tail);
             note_overtaken(core);
             if confirm.is_due(now()) || is_renewed || !core.lost().pending().is_empty() {
@@ -100,6 +103,14 @@ pub(crate) fn keep_commits(core: &Core, tail: Option<&Arc<Tail>>, stop: &Receive
         if let Some(tail) = tail {
             tail.trim(core);
         }
+    }
+}
+
+/// Learns what groups have missed.
+fn keep_missed(core: &Core, is_due: bool) {
+    let renewed = if is_due { core.missed.renew() } else { Ok(()) };
+    if let Err(error) = renewed.and_then(|()| core.missed.learn()) {
+        tracing::debug!(%error, "what groups have missed is not known anew");
     }
 }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use proto::TraceSlice;
 use service_kit::{ManualClock, SystemClock};
-use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
+use span_log::port::{METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{
-    Capabilities, CommitError, ForgetLost, GroupId, Hold, LogEraser, LogError, Lost, Sharing,
-    SpanLog,
+    Capabilities, CommitError, ForgetLost, GroupId, Hold, LogEraser, LogError, Lost, LostCause,
+    LostRun, MissedRun, Sharing, SpanLog,
 };
-use trace_model::{Clock, TimeRange, UnixNanos};
+use trace_model::{Clock, LogRange, TimeRange, UnixNanos};
 
 use crate::batches::{PARTITION, batch, batch_of, eventually, read_all, tenant, trace, traces_of};
 
@@ -97,6 +97,7 @@ laws!($ every_law:
     concurrent_appends_are_all_kept_in_their_own_order,
     tail_and_committed_leave_no_gap,
     a_log_that_is_well_has_lost_nothing,
+    what_a_group_has_missed_is_told_until_it_is_forgotten,
     a_partition_that_does_not_exist_is_named,
     a_closed_log_refuses,
 );
@@ -460,6 +461,44 @@ pub(crate) async fn a_log_that_is_well_has_lost_nothing(subject: Subject) {
     let all = ForgetLost::Before(UnixNanos::MAX);
     assert_eq!(subject.log.forget_lost(all).await.unwrap(), 0);
     assert_eq!(subject.log.lost(), Lost::default());
+}
+
+pub(crate) async fn what_a_group_has_missed_is_told_until_it_is_forgotten(subject: Subject) {
+    let log = subject.log.as_ref();
+    log.append(batch(&[1, 2, 3])).await.unwrap();
+    let incarnation = log.identity().incarnation;
+    let missed = |group, first, next| {
+        let range = LogRange { partition: PARTITION, first, next };
+        // Whole milliseconds: some adapters keep no more.
+        let append_times = (UnixNanos::from_millis(first + 1), UnixNanos::from_millis(next + 1));
+        let run = LostRun { incarnation, range, append_times, cause: LostCause::Dropped };
+        MissedRun { group, run }
+    };
+    assert!(!log.has_committed(SEARCH_INDEXER, PARTITION).unwrap());
+    log.commit(SEARCH_INDEXER, PARTITION, 1).await.unwrap();
+    assert!(log.has_committed(SEARCH_INDEXER, PARTITION).unwrap());
+    let indexed = missed(SEARCH_INDEXER, 0, 2);
+    let counted = missed(METRICS_AGGREGATOR, 0, 3);
+    for run in [&indexed, &counted, &indexed] {
+        log.note_missed((*run).clone()).await.unwrap();
+    }
+    // Who finds it gone again knows less of it.
+    let mut vague = missed(SEARCH_INDEXER, 1, 2);
+    vague.run.append_times.0 = UnixNanos(0);
+    log.note_missed(vague).await.unwrap();
+    let lost = log.lost();
+    assert_eq!((lost.missed.len(), lost.runs.len()), (2, 0), "the store has it: {lost:?}");
+    assert!(lost.missed.contains(&indexed) && lost.missed.contains(&counted), "{lost:?}");
+    let of_all = ForgetLost::Run { incarnation, partition: PARTITION, first: 0 };
+    assert_eq!(log.forget_lost(of_all).await.unwrap(), 0, "no run that no store has");
+    let (partition, first) = (PARTITION, 0);
+    let group = SEARCH_INDEXER;
+    let of_one = ForgetLost::Missed { group, incarnation, partition, first };
+    assert_eq!(log.forget_lost(of_one).await.unwrap(), 1);
+    assert_eq!(log.lost().missed, [counted]);
+    let before = ForgetLost::Before(UnixNanos::from_millis(5));
+    assert_eq!(log.forget_lost(before).await.unwrap(), 1);
+    assert!(log.lost().missed.is_empty());
 }
 
 pub(crate) async fn a_partition_that_does_not_exist_is_named(subject: Subject) {

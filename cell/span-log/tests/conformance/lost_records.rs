@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service_kit::ManualClock;
-use span_log::port::{METADATA_PUBLISHER, STORAGE_WRITER};
+use span_log::port::{METADATA_PUBLISHER, SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{
-    EmbeddedLog, ForgetLost, LogError, Lost, LostCause, OpenError, Seen, SpanLog, WhenFull,
+    EmbeddedLog, ForgetLost, LogError, Lost, LostCause, LostRun, MissedRun, OpenError, Seen,
+    SpanLog, WhenFull,
 };
-use trace_model::{Coverage, UnixNanos};
+use trace_model::{Coverage, LogRange, UnixNanos};
 
 use crate::batches::{PARTITION, batch, batch_of, eventually, read_all, tenant, trace, traces_of};
 use crate::faulty_disk::FaultyDisk;
@@ -143,10 +144,54 @@ async fn lost_records_are_forgotten_when_no_store_would_have_kept_them() {
     assert_eq!(log.lost().runs.len(), 1);
     assert_eq!(log.forget_lost(ForgetLost::Before(NOW)).await.unwrap(), 0, "not old enough");
     assert_eq!(log.forget_lost(ForgetLost::Before(NOW.plus(1))).await.unwrap(), 1);
-    let expired = Lost { runs: Vec::new(), expired_until: Some(NOW) };
+    let expired = Lost { expired_until: Some(NOW), ..Lost::default() };
     assert_eq!(log.lost(), expired);
     let killed = disk.after_power_cut();
     assert_eq!(open(&killed).lost(), expired, "durable when it is told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_takes_before_a_group_has_read_it_is_dated_and_told_over_restarts() {
+    let (disk, clock) = (FaultyDisk::new(1), clock());
+    let mut config = small_config();
+    config.retention_bytes = 200 << 10;
+    let log = EmbeddedLog::open_on(Arc::new(disk.clone()), config.clone(), clock.clone()).unwrap();
+    log.commit(SEARCH_INDEXER, PARTITION, 0).await.unwrap();
+    let mut taken = 0;
+    while log.end(PARTITION).unwrap().first == 0 {
+        clock.advance(Duration::from_secs(60));
+        if log.append(batch_of("default", &[taken], 20_000)).await.is_ok() {
+            taken += 1;
+        }
+        for group in [STORAGE_WRITER, METADATA_PUBLISHER] {
+            log.commit(group, PARTITION, taken).await.unwrap();
+        }
+    }
+    let first = log.end(PARTITION).unwrap().first;
+    let from = log.committed(SEARCH_INDEXER, PARTITION).unwrap();
+    let expired = log.read(PARTITION, from, 1).await;
+    assert!(matches!(expired, Err(LogError::Expired { wanted: 0, .. })));
+    let since = log.appended_since(PARTITION, from);
+    assert_eq!(since, NOW.plus(60_000_000_000), "when its oldest record came");
+    let until = log.read(PARTITION, first, 1).await.unwrap()[0].append_time;
+    assert!(log.appended_since(PARTITION, first) <= until);
+    assert!(log.lost().runs.is_empty(), "the store has all of it");
+    let range = LogRange { partition: PARTITION, first: from, next: first };
+    let run = LostRun {
+        incarnation: log.identity().incarnation,
+        range,
+        append_times: (since, until),
+        cause: LostCause::Dropped,
+    };
+    let missed = MissedRun { group: SEARCH_INDEXER, run };
+    log.note_missed(missed.clone()).await.unwrap();
+    // Killed at once: it was durable when it was said to be noted.
+    let killed = Arc::new(disk.after_power_cut());
+    let log = EmbeddedLog::open_on(killed, config, clock).unwrap();
+    assert_eq!(log.lost().missed, [missed]);
+    assert_eq!(log.appended_since(PARTITION, 0), since);
+    assert_eq!(log.forget_lost(ForgetLost::Before(until.plus(1))).await.unwrap(), 1);
+    assert_eq!(log.lost(), Lost { expired_until: Some(until), ..Lost::default() });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,6 +90,16 @@ impl SpanWriter for ClickhouseSpans {
     fn durable(&self) -> Coverage {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    async fn begin_turn(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().await;
+        let metrics = writer.metrics.clone();
+        *writer = Writer::open(&self.engine).await?;
+        // What is shown of it goes on.
+        writer.metrics = metrics;
+        self.publish(&writer);
+        Ok(())
+    }
 }
 
 #[async_trait]

@@ -69,6 +69,13 @@ pub trait SpanWriter: Send + Sync + fmt::Debug {
 
     /// How far the log is durable here.
     fn durable(&self) -> Coverage;
+
+    /// The group begins anew in this process: it may have been another's since the last batch. What was
+    /// taken and is not durable is dropped, for the log gives it again; what others have begun and made
+    /// durable is learnt. A store that needs to remember nothing between batches does nothing.
+    async fn begin_turn(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// Reads spans by trace id.

@@ -3,15 +3,26 @@
 use trace_model::{HOLES_MAX, TimeRange};
 
 use super::*;
-use crate::store::FaultyDisk;
+use crate::store::{DOUBTS_MAX, FaultyDisk};
 
 const SECTOR: u64 = 4 << 10;
 
 /// A log on a disk that can rot, with files of 64 KiB.
-fn open_on(disk: &FaultyDisk, directory: &std::path::Path, clock: &Arc<ManualClock>) -> OriginLog {
+pub(super) fn open_on(
+    disk: &FaultyDisk,
+    directory: &std::path::Path,
+    clock: &Arc<ManualClock>,
+) -> OriginLog {
     let config = OriginLogConfig { segment_bytes_max: 64 << 10, ..config(directory.to_path_buf()) };
     OriginLog::open_on(Arc::new(disk.clone()), config, Arc::clone(clock) as _, Entropy::seeded(3))
         .unwrap()
+}
+
+/// Maintenance until it is sure of what is damaged.
+pub(super) async fn maintain_for_sure(log: &OriginLog) {
+    for _ in 0..=DOUBTS_MAX {
+        log.maintain().await.unwrap();
+    }
 }
 
 fn keys(traces: u64) -> Vec<RowKey> {
@@ -19,16 +30,16 @@ fn keys(traces: u64) -> Vec<RowKey> {
 }
 
 /// Rows 0.. of one version each, their append times ascending.
-fn rows(traces: std::ops::Range<u64>) -> Vec<Contribution> {
+pub(super) fn rows(traces: std::ops::Range<u64>) -> Vec<Contribution> {
     traces.map(|trace| row(trace, trace + 1, "web")).collect()
 }
 
-fn holes(log: &OriginLog) -> Vec<TimeRange> {
+pub(super) fn holes(log: &OriginLog) -> Vec<TimeRange> {
     log.published().unwrap().holes
 }
 
 /// Rows that are lost lie in holes; gives how many are.
-async fn lost_rows(log: &OriginLog, traces: u64) -> u64 {
+pub(super) async fn lost_rows(log: &OriginLog, traces: u64) -> u64 {
     let (read, holes) = (read_all(log).await, holes(log));
     let mut lost = 0;
     for row in rows(0..traces) {
@@ -38,6 +49,18 @@ async fn lost_rows(log: &OriginLog, traces: u64) -> u64 {
         }
     }
     lost
+}
+
+/// A log with 100 rows in one file, closed; gives the file's path.
+pub(super) async fn closed_file(
+    disk: &FaultyDisk,
+    directory: &std::path::Path,
+    clock: &Arc<ManualClock>,
+) -> PathBuf {
+    let log = open_on(disk, directory, clock);
+    log.append(&rows(0..100), Some(&watermark(100))).await.unwrap();
+    drop(log);
+    newest_file(directory, 0)
 }
 
 /// Nine rows that a process has written and no power cut would spare; gives their file and its length.
@@ -98,7 +121,7 @@ async fn a_sector_that_cannot_be_read_costs_its_rows_and_stops_nobody() {
     drop(log);
     let log = open_on(&disk, directory.path(), &clock);
     assert_eq!(lost_rows(&log, 101).await, unreadable);
-    log.maintain().await.unwrap();
+    maintain_for_sure(&log).await;
     assert_eq!(lost_rows(&log, 101).await, unreadable);
     let late = log.own_rows(&keys(1)).await.unwrap();
     assert_eq!(late, [Some(row(0, 1, "web"))]);
@@ -260,7 +283,7 @@ async fn damage_in_very_many_places_is_few_holes_and_the_log_opens_again() {
     let published = log.published().unwrap();
     log.append(&[], Some(&Watermark { holes: Vec::new(), ..published })).await.unwrap();
     assert_eq!(read_all(&log).await.holes, HOLES_MAX);
-    log.maintain().await.unwrap();
+    maintain_for_sure(&log).await;
     drop(log);
     let log = open_on(&disk, directory.path(), &clock);
     assert_eq!(holes(&log).len(), HOLES_MAX);
@@ -305,7 +328,7 @@ async fn a_row_whose_record_was_damaged_is_not_looked_for_in_the_file_that_is_wr
         if is_read_before {
             log.own_rows(&keys(60)).await.unwrap();
         }
-        log.maintain().await.unwrap();
+        maintain_for_sure(&log).await;
         let noted = (holes(&log), log.terms());
         assert_eq!(noted.0.len(), 1);
         for _ in 0..2 {

@@ -47,6 +47,12 @@ impl RegionReport {
         if is_answered && !self.kept_promises() {
             return self.how_far_behind();
         }
+        if is_answered && self.is_missed {
+            return match &self.reason {
+                Some(reason) => reason.clone().into(),
+                None => "records missed".into(),
+            };
+        }
         if self.is_cut && (is_answered || self.outcome == RegionOutcome::Pruned) {
             return match &self.reason {
                 Some(reason) => format!("cut short: {reason}").into(),

@@ -97,3 +97,51 @@ async fn a_group_that_is_read_alone_stands_by_and_is_made_anew_for_each_turn() {
     bench.until("it stands by once more", |bench| lag(bench).is_standing_by).await;
     assert_eq!(bench.log.committed_next(), 6);
 }
+
+#[tokio::test]
+async fn a_group_that_cannot_be_made_here_is_left_to_others_and_taken_again_when_it_can() {
+    let bench = start(|_, script| script.is_alone.store(true, Ordering::SeqCst)).await;
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    bench.script.is_store_away.store(true, Ordering::SeqCst);
+    bench.script.cannot_make.store(u32::MAX, Ordering::SeqCst);
+    bench.log.assign(&[given(1)]);
+    bench.until("it is left", |bench| bench.log.left.load(Ordering::SeqCst) == 1).await;
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    // Nobody else can: it comes back to this process, which tries once and leaves it again.
+    let tries = bench.script.cannot_make.load(Ordering::SeqCst);
+    bench.log.assign(&[given(2)]);
+    bench.until("it is left again", |bench| bench.log.left.load(Ordering::SeqCst) == 2).await;
+    assert_eq!(tries - bench.script.cannot_make.load(Ordering::SeqCst), 1);
+    assert!(bench.service.is_running(), "a store that is away is no fault of this process");
+    bench.until("it stands by once more", |bench| lag(bench).is_standing_by).await;
+    assert!(lag(&bench).is_waiting && lag(&bench).retrying.is_some(), "it is still told");
+    bench.script.cannot_make.store(0, Ordering::SeqCst);
+    bench.log.assign(&[given(3)]);
+    bench.until("all is handled", |bench| bench.handled() == [0, 2, 4]).await;
+    bench.until("all is committed", |bench| bench.log.committed_next() == 6).await;
+    assert!(lag(&bench).retrying.is_none() && !lag(&bench).is_waiting);
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_start_a_group_is_not_well_until_another_has_it() {
+    let bench = start(|_, script| script.is_alone.store(true, Ordering::SeqCst)).await;
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    bench.script.cannot_make.store(u32::MAX, Ordering::SeqCst);
+    bench.log.assign(&[given(1)]);
+    bench.until("it is left", |bench| bench.log.left.load(Ordering::SeqCst) == 1).await;
+    assert!(!bench.service.is_running(), "its own fault");
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    let reason = bench.service.check(GROUP).unwrap_err();
+    assert!(reason.contains("the store is away"), "{reason}");
+    // It is long since its turn: another process has it.
+    bench.script.ahead_s.store(60, Ordering::SeqCst);
+    bench.until("it is well", |bench| bench.service.is_running()).await;
+    assert!(lag(&bench).is_standing_by && lag(&bench).failing_ms == 0);
+    assert!(bench.metrics.failing_seconds.get_or_create(&GROUP.into()).get() < 1.0);
+    // What comes later is told anew, and tried as often before it is left.
+    let tries = bench.script.cannot_make.load(Ordering::SeqCst);
+    bench.log.assign(&[given(2)]);
+    bench.until("it is left again", |bench| bench.log.left.load(Ordering::SeqCst) == 2).await;
+    assert_eq!(tries - bench.script.cannot_make.load(Ordering::SeqCst), 3);
+    assert!(lag(&bench).failing_ms < 30_000);
+}

@@ -249,6 +249,7 @@ impl Seat {
         let until = UnixNanos(self.note.lost_expired_until);
         let mut lost = Lost {
             runs: self.lost.clone(),
+            missed: Vec::new(),
             expired_until: Some(until).filter(|until| until.0 > 0),
         };
         let Some(retired) = &self.note.retired else { return lost };
@@ -290,6 +291,7 @@ impl Seat {
                 note.lost.retain(|run| !is_of_it || run.first != first);
                 (false, is_of_it && first == self.lost_from())
             }
+            ForgetLost::Missed { .. } => return None,
         };
         if is_meant && !retired.is_forgotten {
             note.retired = Some(RetiredNote { is_forgotten: true, is_expired, ..retired.clone() });

@@ -13,6 +13,7 @@ use super::super::disk::Disk;
 use super::super::erase::REWRITE_SUFFIX;
 use super::super::identity::{FileFault, load_or_create};
 use super::super::lost::{KeptRun, LostRuns};
+use super::super::missed::MissedRuns;
 use super::super::segment::{Segment, number_of};
 use super::super::shared::{Opened, PARTITION, State};
 use super::super::times::Times;
@@ -115,6 +116,8 @@ fn state(
         times: Times::from(last_time.unwrap_or_default().max(vouched)),
         tail_floor: checkpoint.commits.get(STORAGE_WRITER.0).copied().unwrap_or(0),
         lost: LostRuns::from_checkpoint(&checkpoint, incarnation),
+        missed: MissedRuns::from_checkpoint(&checkpoint.missed),
+        removed: checkpoint.removed,
         durable_commits: checkpoint.commits.clone(),
         durable_end: checkpoint.end,
         commits: checkpoint.commits,

@@ -27,7 +27,7 @@ use crate::foreign::FOREIGN_SPANS;
 const FETCH_BYTES: usize = 8 << 20;
 
 pub(super) fn client(config: &KafkaConfig) -> Result<ClientConfig, KafkaOpenError> {
-    let mut client = member(config, &config.group_name(FOREIGN_SPANS), true)?;
+    let mut client = member(config, &config.group_name(FOREIGN_SPANS), (&config.client_id, true))?;
     // What lay in the topic before the group was there is wanted as well.
     client.set("auto.offset.reset", "earliest");
     client.set("check.crcs", "true");

@@ -3,7 +3,7 @@
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::{Offset, TopicPartitionList};
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
-use span_log::{ForgetLost, KafkaLog, LostCause, LostRun, Seen, SpanLog};
+use span_log::{ForgetLost, KafkaLog, LogError, LostCause, LostRun, MissedRun, Seen, SpanLog};
 use trace_model::{Coverage, LogRange, UnixNanos};
 
 use super::cluster::{TestTopic, at_last, clock, patient};
@@ -115,4 +115,35 @@ async fn what_retention_took_before_storage_writer_had_it_is_lost() {
     let expected = [(LostCause::Dropped, log.identity().incarnation, 2, 4)];
     at_last("it is noted", || async { shapes(&log) == expected }).await;
     assert!(log.health().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_took_before_a_group_had_it_is_known_to_every_process_when_it_is_noted() {
+    let topic = TestTopic::new(1).await;
+    let (log, other) = (topic.open().await, topic.open().await);
+    log.append(batch(&[1, 2, 3, 4, 5])).await.unwrap();
+    log.commit(STORAGE_WRITER, 0, 5).await.unwrap();
+    log.commit(SEARCH_INDEXER, 0, 2).await.unwrap();
+    let mut until = TopicPartitionList::new();
+    until.add_partition_offset(&topic.name(), 0, Offset::Offset(4)).unwrap();
+    topic.admin().delete_records(&until, &patient()).await.unwrap();
+    at_last("it is gone", || async {
+        matches!(log.read(0, 2, 1).await, Err(LogError::Expired { wanted: 2, first: 4 }))
+    })
+    .await;
+    let range = LogRange { partition: 0, first: 2, next: 4 };
+    let incarnation = log.identity().incarnation;
+    let append_times = (UnixNanos::from_millis(5), UnixNanos::from_millis(9));
+    let run = LostRun { incarnation, range, append_times, cause: LostCause::Dropped };
+    let missed = MissedRun { group: SEARCH_INDEXER, run };
+    log.note_missed(missed.clone()).await.unwrap();
+    // No condition is waited for: the group may go on now.
+    assert_eq!(other.lost().missed, [missed.clone()]);
+    assert_eq!(log.lost(), other.lost());
+    assert!(log.lost().runs.is_empty(), "the store has all of it");
+    let next = topic.open().await;
+    assert_eq!((next.lost().missed, next.identity().incarnation), (vec![missed], incarnation));
+    let gone = ForgetLost::Missed { group: SEARCH_INDEXER, incarnation, partition: 0, first: 2 };
+    assert_eq!(next.forget_lost(gone).await.unwrap(), 1);
+    at_last("nobody misses it", || async { log.lost().missed.is_empty() }).await;
 }

@@ -175,6 +175,34 @@ async fn two_that_want_a_group_alone_at_the_same_moment_agree_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_read_a_group_leaves_it_to_others_at_once_and_shares_it_again_when_it_can() {
+    let topic = TestTopic::new(PARTITIONS).await;
+    let patient = topic.open_with(|config| {
+        quick(config);
+        config.drain_timeout = Duration::from_secs(300);
+    });
+    let (first, second) = (patient.await, topic.open_with(quick).await);
+    let told = first.join(SEARCH_INDEXER, Sharing::Partitions);
+    at_last("it has all", || async { told.borrow().is_whole(PARTITIONS) }).await;
+    let others = second.join(SEARCH_INDEXER, Sharing::Partitions);
+    at_last("it is asked for some", || async {
+        told.borrow().partitions.values().any(|share| share.is_leaving)
+    })
+    .await;
+    assert!(others.borrow().partitions.is_empty(), "nobody releases them");
+    first.leave(SEARCH_INDEXER);
+    at_last("the other has all", || async {
+        others.borrow().is_whole(PARTITIONS) && told.borrow().partitions.is_empty()
+    })
+    .await;
+    drop(first.join(SEARCH_INDEXER, Sharing::Partitions));
+    at_last("they share", || async {
+        told.borrow().partitions.len() == 4 && others.borrow().partitions.len() == 4
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_with_a_name_gets_its_partitions_back_and_nobody_else_moves() {
     let topic = TestTopic::new(PARTITIONS).await;
     let open = |name: &'static str| {

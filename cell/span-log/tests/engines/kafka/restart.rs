@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use span_log::port::SEARCH_INDEXER;
-use span_log::{LogError, Sharing, SpanLog};
+use span_log::{Assignment, KafkaLog, LogError, Sharing, SpanLog};
+use tokio::sync::watch;
 use trace_model::{Clock, TraceId};
 
 use super::cluster::{TestTopic, at_last, clock, read_as_a_group};
 use super::ledger::{Ledger as Handled, follow};
-use super::members::quick;
+use super::members::{SESSION, quick};
 use crate::batches::{batch_of, tenant, trace};
 
 #[path = "../../../../../tests/system/ports.rs"]
@@ -160,48 +161,101 @@ async fn a_broker_killed_in_mid_append_loses_nothing_acknowledged_and_the_log_re
     assert_eq!(topic.open().await.identity(), identity);
 }
 
+/// Members of a group that share its partitions, and the broker that they lose.
+struct Shared {
+    topic: TestTopic,
+    handled: Arc<Handled>,
+    readers: tokio::task::JoinSet<()>,
+    members: Vec<(Arc<KafkaLog>, watch::Receiver<Assignment>)>,
+    sender: Arc<KafkaLog>,
+    sent: u64,
+}
+
+impl Shared {
+    async fn start(broker: &OwnBroker, members: usize) -> Self {
+        let topic = TestTopic::at(broker.address(), 4).await;
+        let sender = topic.open().await;
+        let mut shared = Self {
+            topic,
+            handled: Arc::default(),
+            readers: tokio::task::JoinSet::new(),
+            members: Vec::new(),
+            sender,
+            sent: 0,
+        };
+        for _ in 0..members {
+            shared.one_more().await;
+        }
+        shared.share("they share").await;
+        shared
+    }
+
+    /// One more joins: from then on the group is rebalanced, until all have been given their part.
+    async fn one_more(&mut self) {
+        let log = self.topic.open_with(quick).await;
+        self.readers.spawn(follow(log.clone(), Arc::clone(&self.handled)));
+        self.members.push((log.clone(), log.join(SEARCH_INDEXER, Sharing::Partitions)));
+    }
+
+    async fn share(&self, what: &str) {
+        at_last(what, || async {
+            let held = self.members.iter().map(|(_, told)| told.borrow().partitions.len());
+            let held: Vec<usize> = held.collect();
+            held.iter().sum::<usize>() == 4 && held.iter().all(|partitions| *partitions > 0)
+        })
+        .await;
+    }
+
+    async fn append(&mut self) {
+        for number in self.sent..self.sent + 200 {
+            self.sender.append(batch_of("default", &[number], 100)).await.unwrap();
+        }
+        self.sent += 200;
+    }
+
+    /// No broker until every session is long over: the members have given up what they held, but for
+    /// one that was asking to be let in again. Such a one holds it until a broker tells it otherwise,
+    /// and its commits are refused meanwhile.
+    async fn without(&self, broker: &OwnBroker) {
+        broker.signal("-9");
+        let all_are_out = async {
+            for (_, told) in &self.members {
+                let mut told = told.clone();
+                told.wait_for(|assignment| assignment.partitions.is_empty()).await.unwrap();
+            }
+        };
+        drop(tokio::time::timeout(2 * SESSION, all_are_out).await);
+        broker.script(&["start"]);
+        broker.script(&["wait", "180"]);
+    }
+
+    async fn all_is_handled_and_committed(&self) {
+        let ends =
+            (0..4).map(|partition| (partition, self.sender.end(partition).unwrap().next)).collect();
+        at_last("all is handled", || async { self.handled.has_all(&ends) }).await;
+        self.handled.check_commits(self.sender.as_ref());
+        at_last("and committed", || async {
+            let committed = |partition| self.sender.committed(SEARCH_INDEXER, partition).unwrap();
+            ends.iter().all(|(partition, end)| committed(*partition) == *end)
+        })
+        .await;
+    }
+}
+
 /// Longer than a session: the brokers have given every member up, or do not know them any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_were_without_brokers_for_longer_than_a_session_go_on_with_every_record() {
     let broker = OwnBroker::start();
-    let topic = TestTopic::at(broker.address(), 4).await;
-    let handled = Arc::new(Handled::default());
-    let mut readers = tokio::task::JoinSet::new();
-    let mut members = Vec::new();
-    for _ in 0..2 {
-        let log = topic.open_with(quick).await;
-        readers.spawn(follow(log.clone(), Arc::clone(&handled)));
-        members.push((log.clone(), log.join(SEARCH_INDEXER, Sharing::Partitions)));
-    }
-    at_last("they share", || async {
-        members.iter().all(|(_, told)| told.borrow().partitions.len() == 2)
-    })
-    .await;
-    let sender = topic.open().await;
-    let append = async |numbers: std::ops::Range<u64>| {
-        for number in numbers {
-            sender.append(batch_of("default", &[number], 100)).await.unwrap();
-        }
-    };
-    append(0..200).await;
-    broker.signal("-9");
-    at_last("both know that they hold nothing any more", || async {
-        members.iter().all(|(_, told)| told.borrow().partitions.is_empty())
-    })
-    .await;
-    broker.script(&["start"]);
-    broker.script(&["wait", "180"]);
-    at_last("they share again", || async {
-        members.iter().all(|(_, told)| told.borrow().partitions.len() == 2)
-    })
-    .await;
-    append(200..400).await;
-    let ends = (0..4).map(|partition| (partition, sender.end(partition).unwrap().next)).collect();
-    at_last("all is handled", || async { handled.has_all(&ends) }).await;
-    handled.check_commits(sender.as_ref());
-    at_last("and committed", || async {
-        ends.iter()
-            .all(|(partition, end)| sender.committed(SEARCH_INDEXER, *partition).unwrap() == *end)
-    })
-    .await;
+    let mut shared = Shared::start(&broker, 2).await;
+    shared.append().await;
+    shared.without(&broker).await;
+    shared.share("they share again").await;
+    shared.append().await;
+    shared.all_is_handled_and_committed().await;
+    // Now while partitions are on their way from one to another.
+    shared.one_more().await;
+    shared.without(&broker).await;
+    shared.share("all three share").await;
+    shared.append().await;
+    shared.all_is_handled_and_committed().await;
 }

@@ -74,6 +74,37 @@ async fn what_is_not_stored_is_not_durable_and_what_comes_again_is_stored_once()
 }
 
 #[tokio::test]
+async fn who_writes_again_after_another_did_goes_on_from_what_that_one_has_begun_and_done() {
+    let mut database = Database::new().await;
+    let proxy = Proxy::before(&engine()).await;
+    let first = database.spans().await;
+    first.write(&[records(0, 0, 10)]).await.unwrap();
+    force(&first).await.unwrap();
+    // Taken, and not stored when its turn ended.
+    first.write(&[records(0, 10, 20)]).await.unwrap();
+    database.config.url.clone_from(&proxy.url);
+    let second = database.spans().await;
+    second.begin_turn().await.unwrap();
+    second.write(&[records(0, 10, 15)]).await.unwrap();
+    force(&second).await.unwrap();
+    // It dies once a run is begun, whether or not that was inserted.
+    let mut next = 15;
+    for (passing, fault) in [(1, Fault::After), (2, Fault::Before), (2, Fault::After)] {
+        second.begin_turn().await.unwrap();
+        second.write(&[records(0, next, next + 10)]).await.unwrap();
+        proxy.break_after(passing, fault);
+        assert!(is_unavailable(&force(&second).await));
+        assert!(proxy.has_broken());
+        first.begin_turn().await.unwrap();
+        // The log gives its records in other batches, from the last commit on.
+        first.write(&[records(0, 8, next + 15)]).await.unwrap();
+        force(&first).await.unwrap();
+        next += 15;
+        assert_stored_once(&database, next, "by the first again").await;
+    }
+}
+
+#[tokio::test]
 async fn a_block_is_stored_when_it_is_full_and_memory_is_bounded() {
     let mut database = Database::new().await;
     database.config.insert_block_rows = 100;

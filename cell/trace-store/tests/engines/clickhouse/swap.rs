@@ -54,7 +54,7 @@ async fn a_schema_goes_forward_step_by_step_while_the_old_release_writes_on() {
     );
     // What was there reads with the default, what comes as it comes; who was there writes on.
     store.apply(some_delta(2, 0, 0)).await.unwrap();
-    database.run("INSERT INTO edges (caller, queued) VALUES ('new', 9)").await;
+    database.run("INSERT INTO edges (caller, queued, arrived) VALUES ('new', 9, now())").await;
     let queued = database
         .ask::<(u64, u64)>("SELECT queued, count() FROM edges GROUP BY queued ORDER BY queued")
         .await;

@@ -113,6 +113,11 @@ async fn a_cluster_set_up_by_a_newer_release_or_by_nobody_is_refused() {
     let found = json(&bench.url, "GET", &name, &Value::Null);
     let mut template = found["index_templates"][0]["index_template"].clone();
     template["version"] = value!(99);
+    // Elasticsearch 9 writes down when a template was made, and takes it from nobody.
+    template
+        .as_object_mut()
+        .unwrap()
+        .retain(|key, _| !key.ends_with("_date") && !key.ends_with("_date_millis"));
     json(&bench.url, "PUT", &name, &template);
     for refused in
         [ElasticsearchStore::init(&bench.config).await.unwrap_err(), connect().await.unwrap_err()]

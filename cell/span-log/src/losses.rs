@@ -1,6 +1,10 @@
-//! Records that were acknowledged and will not come: a part of the port.
+//! Records that were acknowledged and that will not come: which, why, and to whom.
 
 use trace_model::{LogRange, UnixNanos};
+
+use crate::port::GroupId;
+#[cfg(doc)]
+use crate::port::TOLD_GROUPS;
 
 /// Why records of the log will not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,11 +61,23 @@ pub struct LostRun {
     pub cause: LostCause,
 }
 
+/// Records that a group will never read, whoever else has them: the log had lost them, or let them go,
+/// before the group came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissedRun {
+    /// The group, one of [`TOLD_GROUPS`].
+    pub group: GroupId,
+    /// The records, and why.
+    pub run: LostRun,
+}
+
 /// What the log knows to be lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Runs of records, each as small as is known.
     pub runs: Vec<LostRun>,
+    /// Runs that one group has missed: what it fills lacks them, the trace store need not.
+    pub missed: Vec<MissedRun>,
     /// Runs appended at or before this time were forgotten, because no store would have kept their
     /// records until now: as if they had been stored and had expired.
     pub expired_until: Option<UnixNanos>,
@@ -74,6 +90,17 @@ pub enum ForgetLost {
     Before(UnixNanos),
     /// Those that begin with this record: a person has seen to them.
     Run {
+        /// The incarnation.
+        incarnation: u64,
+        /// The partition.
+        partition: u32,
+        /// Offset of the first record.
+        first: u64,
+    },
+    /// The same of those that a group has missed.
+    Missed {
+        /// The group.
+        group: GroupId,
         /// The incarnation.
         incarnation: u64,
         /// The partition.
