@@ -1,7 +1,8 @@
 //! Drives one consumer group: read → handle → tick → commit what is durable.
 //!
 //! **Never**: step over an error that may pass, commit what is not durable, or read on while what
-//! was read cannot be handed over. What waits is at most one read a partition.
+//! was read cannot be handed over. What waits is at most one read a partition, and one more that was
+//! made while the first was handed over: reading and decoding go on while a store writes.
 //!
 //! The log says which partitions are this process's ([`SpanLog::join`]). One that is wanted elsewhere is
 //! read no further, made durable, committed and released; what is known of one that is gone is dropped.
@@ -25,6 +26,7 @@ use crate::lag::{GroupLag, LagBoard};
 use crate::metrics::{GroupLabel, IngesterMetrics};
 use crate::retries::Retries;
 
+mod ahead;
 mod desk;
 mod partition;
 mod retry;
@@ -205,8 +207,7 @@ impl ConsumerRunner {
             if token.is_cancelled() || !self.may_read() || self.is_reassigned() {
                 break;
             }
-            let Some(reader) = self.readers.get_mut(place) else { break };
-            if !reader.is_leaving && self.desk.step(reader).await == Step::Progressed {
+            if self.step(place).await == Step::Progressed {
                 has_progressed = true;
                 self.tick().await;
             }

@@ -21,6 +21,8 @@
 
 #[path = "../../../trace-store/benches/bare/cassandra.rs"]
 mod bare_cassandra;
+#[path = "../../../trace-store/benches/bare/cassandra_rows.rs"]
+mod bare_cassandra_rows;
 #[path = "../../../trace-store/benches/bare/clickhouse.rs"]
 mod bare_clickhouse;
 #[path = "../../../trace-store/benches/bare/elasticsearch.rs"]
@@ -115,7 +117,9 @@ async fn run(brokers: &str, names: &[String]) {
         setting(&format!("FARSPAN_TEST_{}", name.to_uppercase())).filter(|_| is_meant)
     };
     if let Some(address) = address("cassandra") {
-        cassandra::run(&address, Rounds::new("Cassandra", brokers)).await;
+        let same = Rounds::new("Cassandra, the same rows", brokers);
+        let plain = Rounds::new("Cassandra, one plain table", brokers);
+        cassandra::run(&address, same, plain).await;
     }
     if let Some(address) = address("elasticsearch") {
         elasticsearch_search::run(&address, Rounds::new("Elasticsearch", brokers)).await;

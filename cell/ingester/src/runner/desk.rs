@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use proto::LoggedBatch;
 use span_log::port::{STORAGE_WRITER, TOLD_GROUPS};
-use span_log::{DamagedRange, LogError, LostCause, LostRun, MissedRun, SteppedRun};
+use span_log::{DamagedRange, LogError, LostCause, LostRun, MissedRun, SpanLog, SteppedRun};
 use trace_model::{LogRange, UnixNanos};
 
 use super::RunnerParts;
+use super::ahead::{Reading, alongside};
 use super::partition::PartitionReader;
 use crate::handler::{GroupHandler, HandleError};
 use crate::metrics::GroupLabel;
@@ -46,12 +47,17 @@ impl Desk {
         self.parts.clock.monotonic()
     }
 
-    /// One step: place → set aside → read → hand over, whichever is next.
-    pub(super) async fn step(&mut self, reader: &mut PartitionReader) -> Step {
+    /// One step: place → set aside → read → hand over, whichever is next. While it hands over, it
+    /// reads ahead.
+    pub(super) async fn step(
+        &mut self,
+        reader: &mut PartitionReader,
+        ahead: Option<&mut Reading>,
+    ) -> Step {
         if !reader.backoff.remaining(self.monotonic()).is_zero() {
             return Step::Waits;
         }
-        let stepped = self.try_step(reader).await;
+        let stepped = self.try_step(reader, ahead).await;
         match stepped {
             Ok(step) => {
                 if reader.backoff.tries() > 0 {
@@ -68,7 +74,11 @@ impl Desk {
         }
     }
 
-    async fn try_step(&mut self, reader: &mut PartitionReader) -> Result<Step, HandleError> {
+    async fn try_step(
+        &mut self,
+        reader: &mut PartitionReader,
+        ahead: Option<&mut Reading>,
+    ) -> Result<Step, HandleError> {
         if !reader.is_placed() {
             self.place(reader)?;
         }
@@ -87,7 +97,7 @@ impl Desk {
         if reader.held.is_empty() {
             return Ok(Step::Waits);
         }
-        self.hand_over(reader).await?;
+        self.hand_over(reader, ahead).await?;
         Ok(Step::Progressed)
     }
 
@@ -107,10 +117,10 @@ impl Desk {
     }
 
     async fn read(&mut self, reader: &mut PartitionReader) -> Result<(), HandleError> {
-        let bytes_max = self.parts.config.read_bytes_max;
         let label = GroupLabel::from(self.handler.group());
-        match self.parts.log.read(reader.partition, reader.next(), bytes_max).await {
-            Ok(batches) => reader.keep(batches),
+        let (log, bytes_max) = (&*self.parts.log, self.parts.config.read_bytes_max);
+        match read_or_fault(log, reader, bytes_max).await {
+            Ok(()) => {}
             Err(LogError::Damaged(damaged)) if damaged.range.next > reader.next() => {
                 if damaged.stranger.is_none() {
                     self.note_missed(reader, &damaged, LostCause::Damaged).await?;
@@ -216,9 +226,17 @@ impl Desk {
     }
 
     /// Hands over what is held, or the part of it in which poison is looked for.
-    async fn hand_over(&mut self, reader: &mut PartitionReader) -> Result<(), HandleError> {
+    async fn hand_over(
+        &mut self,
+        reader: &mut PartitionReader,
+        mut ahead: Option<&mut Reading>,
+    ) -> Result<(), HandleError> {
+        if let Some(ahead) = &mut ahead {
+            ahead.go_behind(reader);
+        }
         let count = reader.chunk.clamp(1, reader.held.len());
-        let handed = self.handler.handle(chunk_of(&mut reader.held, count)).await;
+        let handing = self.handler.handle(chunk_of(&mut reader.held, count));
+        let handed = alongside(handing, ahead, &*self.parts.log).await;
         match handed {
             Ok(()) => {
                 let spans = reader.held.iter().take(count).map(|held| held.batch.spans().len());
@@ -302,6 +320,28 @@ impl Desk {
         self.failing_since.get_or_insert(now);
         if tries == TRIES_UNTIL_WARNING {
             tracing::warn!(%group, %error, what, "a consumer group keeps failing and lags");
+        }
+    }
+}
+
+/// Reads what is there, up to the limit; or gives what a read met, now or ahead.
+async fn read_or_fault(
+    log: &dyn SpanLog,
+    reader: &mut PartitionReader,
+    bytes_max: usize,
+) -> Result<(), LogError> {
+    if let Some(fault) = reader.fault.take() {
+        return Err(fault);
+    }
+    let mut reading = Reading::new(reader.hold(), reader.next(), bytes_max);
+    reading.fill_at_once(log).await;
+    reader.chunk = usize::MAX;
+    reader.keep(reading.batches);
+    match reading.fault {
+        Some(fault) if reader.held.is_empty() => Err(fault),
+        fault => {
+            reader.fault = fault;
+            Ok(())
         }
     }
 }

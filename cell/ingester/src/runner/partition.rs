@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 
 use proto::LoggedBatch;
-use span_log::{DamagedRange, Hold};
+use span_log::{DamagedRange, Hold, LogError};
 use trace_model::UnixNanos;
 
+use super::ahead::Reading;
 use crate::backoff::Backoff;
 
 /// A group's place in one partition.
@@ -18,8 +19,10 @@ pub(super) struct PartitionReader {
     /// It is wanted elsewhere: nothing more is read.
     pub(super) is_leaving: bool,
     pub(super) backoff: Backoff,
-    /// Read, not handed over: at most one read.
+    /// Read, not handed over: at most one read, and one more that was made meanwhile.
     pub(super) held: VecDeque<LoggedBatch>,
+    /// What the next read met, where it was made ahead.
+    pub(super) fault: Option<LogError>,
     /// A run that was set aside and that the handler has not been told of.
     pub(super) set_aside: Option<DamagedRange>,
     /// How many batches are handed over at once: halved while poison is looked for.
@@ -39,6 +42,7 @@ impl PartitionReader {
             is_leaving: false,
             backoff,
             held: VecDeque::new(),
+            fault: None,
             set_aside: None,
             chunk: usize::MAX,
             position: None,
@@ -56,7 +60,20 @@ impl PartitionReader {
     pub(super) fn leave(&mut self) {
         self.is_leaving = true;
         self.held.clear();
+        self.fault = None;
         self.set_aside = None;
+    }
+
+    /// Whether its next records may be read while others, or those before them, are handed over.
+    pub(super) fn may_read_ahead(&self) -> bool {
+        let is_calm = self.backoff.tries() == 0 && self.chunk == usize::MAX;
+        let is_open = !self.is_leaving && self.set_aside.is_none() && self.fault.is_none();
+        is_calm && is_open && self.is_placed()
+    }
+
+    /// Next offset to read.
+    pub(super) fn reads_at(&self) -> u64 {
+        self.held.back().map_or_else(|| self.next(), |last| last.range.next)
     }
 
     /// Whether the committed offset was asked for.
@@ -80,11 +97,10 @@ impl PartitionReader {
         self.position == Some(end) && self.held.is_empty() && self.set_aside.is_none()
     }
 
-    /// Keeps what was read, but for batches that lie wholly below the position.
+    /// Keeps what was read, but for batches that lie wholly below what is known.
     pub(super) fn keep(&mut self, batches: Vec<LoggedBatch>) {
-        let next = self.next();
+        let next = self.reads_at();
         self.held.extend(batches.into_iter().filter(|batch| batch.range.next > next));
-        self.chunk = usize::MAX;
     }
 
     /// Notes that the first `count` batches held were handed over.
@@ -93,6 +109,15 @@ impl PartitionReader {
         if let Some(last) = last {
             self.move_to(last.range.next, last.append_time);
         }
+        if self.held.is_empty() {
+            self.chunk = usize::MAX;
+        }
+    }
+
+    /// Keeps what was read ahead, and what that met.
+    pub(super) fn keep_ahead(&mut self, reading: Reading) {
+        self.keep(reading.batches);
+        self.fault = reading.fault.or_else(|| self.fault.take());
     }
 
     /// Goes on at `next`; never back.

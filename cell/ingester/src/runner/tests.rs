@@ -22,6 +22,7 @@ use crate::handler::{GroupMaker, MakeError};
 use crate::retries::RetryError;
 use crate::service::{IngesterParts, IngesterService};
 
+mod ahead;
 mod missed;
 mod share;
 

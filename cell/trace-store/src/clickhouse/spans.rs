@@ -5,7 +5,9 @@
 //! done is cut at the same place when the log gives its records again, and looked for before it is
 //! sent; what is done is skipped.
 //!
-//! **Never** takes more while an insert fails: the group then waits, and the log keeps.
+//! While blocks are inserted more is taken, up to a limit of bytes.
+//!
+//! **Never** takes more once an insert has failed: the group then waits, and the log keeps.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +22,7 @@ use super::schema;
 use crate::metrics::ClickhouseSpansMetrics;
 use crate::port::{Eraser, ErasureReceipt, SpanWriter, StoreError};
 
+mod flight;
 mod progress;
 mod row;
 mod run;
@@ -32,7 +35,7 @@ use writer::Writer;
 /// Several processes may write, each the partitions that its group gives it.
 #[derive(Debug)]
 pub struct ClickhouseSpans {
-    engine: Engine,
+    engine: Arc<Engine>,
     clock: Arc<dyn Clock>,
     writer: tokio::sync::Mutex<Writer>,
     /// A copy of the writer's, to be asked without waiting.
@@ -48,7 +51,7 @@ impl ClickhouseSpans {
         config: ClickhouseConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let engine = Engine::open(config)?;
+        let engine = Arc::new(Engine::open(config)?);
         schema::check(&engine).await?;
         let writer = Writer::open(&engine).await?;
         let durable = Mutex::new(writer.durable().clone());
@@ -93,6 +96,8 @@ impl SpanWriter for ClickhouseSpans {
 
     async fn begin_turn(&self) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
+        // What still arrives must not arrive behind the look at what is begun and done.
+        writer.land_all().await;
         let metrics = writer.metrics.clone();
         *writer = Writer::open(&self.engine).await?;
         // What is shown of it goes on.

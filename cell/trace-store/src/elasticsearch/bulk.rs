@@ -42,10 +42,11 @@ pub(super) struct Chunk {
 impl Chunk {
     /// The place of a target, which is added where it is new.
     pub(super) fn target(&mut self, names: &TenantNames, kind: Kind, shelf: Shelf) -> usize {
-        let index = names.index(shelf);
-        if let Some(at) = self.targets.iter().position(|target| target.index == index) {
+        let is_it = |target: &Target| target.shelf == shelf && target.names == *names;
+        if let Some(at) = self.targets.iter().position(is_it) {
             return at;
         }
+        let index = names.index(shelf);
         self.targets.push(Target { names: names.clone(), kind, shelf, index });
         self.targets.len().saturating_sub(1)
     }

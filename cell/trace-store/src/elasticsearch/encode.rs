@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::decode::{ReadContext, read_context, read_span};
 use proto::{LoggedBatch, SpanBatch, SpanSlice, TraceSlice};
 use trace_model::time::place;
-use trace_model::{Span, TenantId, TraceId, UnixNanos};
+use trace_model::{ScopeContext, Span, TenantId, TraceId, UnixNanos};
 
 use super::bulk::Chunk;
 use super::catalog::{BUCKET_NANOS, Entry};
@@ -52,11 +52,29 @@ pub(super) struct Encoder<'a> {
     now: UnixNanos,
     retention: Duration,
     bytes_max: usize,
+    /// Contexts within this call, by their hashes: a record of the log is one trace, and its contexts
+    /// are those of many others.
+    contexts: HashMap<u64, KnownContext<'a>>,
     /// Entries of the catalogue within this call.
     entries: HashSet<u128>,
     chunk: Chunk,
     ready: VecDeque<Chunk>,
     pub(super) left_out: LeftOut,
+}
+
+/// A context, read and rendered; `None` where it cannot be read.
+type Rendered = Option<Arc<(ReadContext, ContextJson)>>;
+
+#[derive(Debug)]
+struct KnownContext<'a> {
+    context: &'a ScopeContext,
+    rendered: Rendered,
+}
+
+fn render(context: &ScopeContext) -> Rendered {
+    let context = read_context(context).ok()?;
+    let json = ContextJson::of(&context);
+    Some(Arc::new((context, json)))
 }
 
 /// The names of a tenant's indices.
@@ -81,6 +99,7 @@ impl<'a> Encoder<'a> {
             now,
             retention,
             bytes_max,
+            contexts: HashMap::new(),
             entries: HashSet::new(),
             chunk: Chunk::default(),
             ready: VecDeque::new(),
@@ -102,25 +121,37 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    fn encode(&mut self, batch: &SpanBatch) {
+    /// The context of this hash, rendered once within this call.
+    fn rendered(&mut self, hash: u64, context: &'a ScopeContext) -> Rendered {
+        // A hash can be met on purpose: the bytes decide.
+        if let Some(known) = self.contexts.get(&hash)
+            && known.context.resource == context.resource
+            && known.context.scope == context.scope
+        {
+            return known.rendered.clone();
+        }
+        let rendered = render(context);
+        self.contexts.insert(hash, KnownContext { context, rendered: rendered.clone() });
+        rendered
+    }
+
+    fn encode(&mut self, batch: &'a SpanBatch) {
         let tenant = &batch.source().tenant;
         let indices = Indices {
             spans: self.names.of(tenant, Kind::Spans),
             services: self.names.of(tenant, Kind::Services),
         };
-        let mut contexts = HashMap::new();
+        let hashes = batch.context_hashes().iter().zip(batch.contexts());
+        let contexts: Vec<Rendered> =
+            hashes.map(|(hash, context)| self.rendered(*hash, context)).collect();
         for trace in batch.traces() {
             if self.erased.contains(&trace_hash(tenant, trace.trace_id)) {
                 self.left_out.erased += u64::from(trace.span_count);
                 continue;
             }
             for span in batch.spans_of(trace) {
-                let context = contexts.entry(span.scope).or_insert_with(|| {
-                    let context = read_context(batch.context_of(span)?).ok()?;
-                    let json = ContextJson::of(&context);
-                    Some((context, json))
-                });
-                let is_read = context.as_ref().is_some_and(|(context, json)| {
+                let context = contexts.get(span.scope as usize).and_then(Option::as_deref);
+                let is_read = context.is_some_and(|(context, json)| {
                     self.push(batch, (trace, span), (context, json), &indices)
                 });
                 self.left_out.unreadable += u64::from(!is_read);

@@ -167,7 +167,7 @@ impl Names {
 }
 
 /// Names of one tenant's indices of one kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TenantNames {
     base: String,
 }

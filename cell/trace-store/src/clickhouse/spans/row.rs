@@ -1,9 +1,12 @@
 //! A span as a row of `otel_traces`, in the words of the OpenTelemetry Collector's exporter.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1 as otlp;
 use prost::Message;
@@ -16,20 +19,57 @@ use crate::clickhouse::row_binary::Rows;
 /// Where a span could not be read further than its header, this attribute says so.
 const UNREADABLE: &str = "farspan.unreadable";
 
+/// So many contexts are remembered.
+const CONTEXTS_MAX: usize = 1_024;
+
+/// `ServiceName` to `ScopeVersion` of contexts, encoded once: a record of the log is one trace, and its
+/// contexts are those of many others.
+#[derive(Debug, Default)]
+pub(super) struct ContextRows {
+    known: HashMap<u64, (Arc<ScopeContext>, Arc<Rows>)>,
+}
+
+impl ContextRows {
+    /// The columns of a context whose hash this is.
+    fn of(&mut self, hash: u64, context: &Arc<ScopeContext>) -> Arc<Rows> {
+        // A hash can be met on purpose: the bytes decide.
+        if let Some((known, rows)) = self.known.get(&hash)
+            && known.resource == context.resource
+            && known.scope == context.scope
+        {
+            return Arc::clone(rows);
+        }
+        if self.known.len() >= CONTEXTS_MAX {
+            self.known.clear();
+        }
+        let rows = Arc::new(put_context(context));
+        // What is remembered must not keep its whole batch in memory.
+        let own = ScopeContext {
+            resource: Bytes::copy_from_slice(&context.resource),
+            scope: Bytes::copy_from_slice(&context.scope),
+            service: Arc::clone(&context.service),
+        };
+        self.known.insert(hash, (Arc::new(own), Arc::clone(&rows)));
+        rows
+    }
+}
+
 /// What the spans of a batch have in common, encoded once.
 #[derive(Debug)]
 pub(super) struct BatchRows<'a> {
     logged: &'a LoggedBatch,
     /// `ServiceName` to `ScopeVersion` of each context.
-    contexts: Vec<Rows>,
+    contexts: Vec<Arc<Rows>>,
     no_context: Rows,
     /// `Tenant`, `Region`, `AppendTime`.
     source: Rows,
 }
 
 impl<'a> BatchRows<'a> {
-    pub(super) fn of(logged: &'a LoggedBatch) -> Self {
-        let contexts = logged.batch.contexts().iter().map(|context| put_context(context)).collect();
+    pub(super) fn of(logged: &'a LoggedBatch, known: &mut ContextRows) -> Self {
+        let hashes = logged.batch.context_hashes().iter();
+        let contexts = hashes.zip(logged.batch.contexts());
+        let contexts = contexts.map(|(hash, context)| known.of(*hash, context)).collect();
         let mut source = Rows::default();
         source.text(logged.batch.source().tenant.as_str());
         source.text(logged.batch.source().region.as_str());

@@ -99,8 +99,8 @@ fn number(incarnation: u64, partition: u32, range: Range) -> u64 {
     hasher.digest()
 }
 
-/// A run on its way.
-#[derive(Debug)]
+/// A run on its way. A copy shares its blocks.
+#[derive(Clone, Debug)]
 pub(super) struct CutRun {
     pub(super) incarnation: u64,
     pub(super) partition: u32,
@@ -133,6 +133,11 @@ impl CutRun {
             landed: 0,
             tried: 0,
         }
+    }
+
+    /// Which run it is.
+    pub(super) const fn place(&self) -> (u64, u32, Range) {
+        (self.incarnation, self.partition, self.range)
     }
 
     /// The number of its blocks.

@@ -1,18 +1,19 @@
 //! Records of the log into runs, and runs into the table.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use proto::{LoggedBatch, TraceSlice};
 use trace_model::{Coverage, TenantId, TraceId, UnixNanos};
 
-use super::progress::{self, Known, Range, Step};
-use super::row::BatchRows;
+use super::flight::Flight;
+use super::progress::{self, Known, Range};
+use super::row::{BatchRows, ContextRows};
 use super::run::{CutRun, OpenRun};
 use crate::clickhouse::block::Day;
 use crate::clickhouse::client::Engine;
 use crate::clickhouse::config::ClickhouseConfig;
-use crate::clickhouse::metrics::{Erased, Scrub};
-use crate::clickhouse::tables::{OTEL_TRACES_TRACE_ID_TS, TRACE_TIMES, TRACE_TIMES_BY};
+use crate::clickhouse::metrics::Erased;
 use crate::metrics::ClickhouseSpansMetrics;
 use crate::port::StoreError;
 
@@ -21,7 +22,7 @@ const WAITING_BLOCKS: usize = 4;
 
 /// One partition of the log.
 #[derive(Debug)]
-struct Partition {
+pub(super) struct Partition {
     /// Next offset to take.
     next: u64,
     /// A run that was begun before this process and may be stored: the next one is cut as it was.
@@ -32,16 +33,19 @@ struct Partition {
 /// What was taken and what is stored.
 #[derive(Debug)]
 pub(super) struct Writer {
-    partitions: BTreeMap<u32, Partition>,
+    pub(super) partitions: BTreeMap<u32, Partition>,
     /// Runs that are cut and not stored yet, oldest first.
-    cut: VecDeque<CutRun>,
+    pub(super) cut: VecDeque<CutRun>,
+    /// Those of them that are being stored.
+    pub(super) flight: Flight,
+    contexts: ContextRows,
     /// Up to where each partition is stored; its incarnation is the one that is taken.
-    durable: Coverage,
-    erased: Erased,
+    pub(super) durable: Coverage,
+    pub(super) erased: Erased,
     /// Partitions whose records were given up from an offset on.
-    lost: BTreeMap<u32, u64>,
+    pub(super) lost: BTreeMap<u32, u64>,
     /// Traces that are erased and may be in a run that could not be cut when they were.
-    scrub_later: Vec<(TenantId, TraceId)>,
+    pub(super) scrub_later: Vec<(TenantId, TraceId)>,
     pub(super) metrics: ClickhouseSpansMetrics,
 }
 
@@ -51,6 +55,8 @@ impl Writer {
         let mut writer = Self {
             partitions: BTreeMap::new(),
             cut: VecDeque::new(),
+            flight: Flight::default(),
+            contexts: ContextRows::default(),
             durable: Coverage::none(incarnation),
             erased: Erased::read(engine).await?,
             lost: BTreeMap::new(),
@@ -71,14 +77,15 @@ impl Writer {
         }
     }
 
-    /// Takes batches; stores what makes a block. What was taken is skipped when it comes again.
+    /// Takes batches; what makes a block is stored while more is taken. What was taken is skipped
+    /// when it comes again.
     pub(super) async fn write(
         &mut self,
-        engine: &Engine,
+        engine: &Arc<Engine>,
         batches: &[LoggedBatch],
         now: UnixNanos,
     ) -> Result<(), StoreError> {
-        self.store(engine, now).await?;
+        self.store_behind(engine, now).await?;
         for logged in batches {
             if logged.incarnation < self.durable.incarnation {
                 continue;
@@ -88,11 +95,8 @@ impl Writer {
             }
             self.enter(engine, logged, now).await?;
             self.take(&engine.config, logged, now);
-            let waiting_max = engine.config.insert_block_bytes.saturating_mul(WAITING_BLOCKS);
-            if self.waiting_bytes() >= waiting_max {
-                self.cut_where(|_| true);
-            }
-            self.store(engine, now).await?;
+            self.make_room(engine, now).await?;
+            self.store_behind(engine, now).await?;
         }
         Ok(())
     }
@@ -100,14 +104,36 @@ impl Writer {
     /// Stores what is old enough, or all that can be cut.
     pub(super) async fn flush(
         &mut self,
-        engine: &Engine,
+        engine: &Arc<Engine>,
         now: UnixNanos,
         force: bool,
     ) -> Result<(), StoreError> {
-        self.store(engine, now).await?;
+        self.store_behind(engine, now).await?;
         let after = u64::try_from(engine.config.flush_after.as_nanos()).unwrap_or(u64::MAX);
         self.cut_where(|run| force || now.since(run.opened) >= after || now < run.opened);
-        self.store(engine, now).await
+        match force {
+            true => self.store(engine, now).await,
+            false => self.store_behind(engine, now).await,
+        }
+    }
+
+    /// Lets the largest run go before there is no room; waits where there is none.
+    async fn make_room(&mut self, engine: &Arc<Engine>, now: UnixNanos) -> Result<(), StoreError> {
+        let block = engine.config.insert_block_bytes;
+        if self.cut.is_empty() && self.waiting_bytes() >= block.saturating_mul(WAITING_BLOCKS - 1) {
+            let open = self.partitions.values().filter_map(|held| held.open.as_ref());
+            let largest = open.map(OpenRun::bytes).max().unwrap_or(0);
+            self.cut_where(|run| run.bytes() >= largest);
+        }
+        let waiting_max = block.saturating_mul(WAITING_BLOCKS);
+        if self.waiting_bytes() >= waiting_max {
+            self.arrive(engine, now).await?;
+        }
+        if self.waiting_bytes() >= waiting_max {
+            self.cut_where(|_| true);
+            self.store(engine, now).await?;
+        }
+        Ok(())
     }
 
     /// Refuses a trace from now on.
@@ -118,7 +144,7 @@ impl Writer {
         }
     }
 
-    fn has_open_doubt(&self) -> bool {
+    pub(super) fn has_open_doubt(&self) -> bool {
         let is_open_doubt =
             |partition: &Partition| partition.doubt.is_some() && partition.open.is_some();
         self.partitions.values().any(is_open_doubt)
@@ -133,7 +159,7 @@ impl Writer {
     /// A newer log: what was taken of the older one is stored, then the offsets begin anew.
     async fn start_log(
         &mut self,
-        engine: &Engine,
+        engine: &Arc<Engine>,
         incarnation: u64,
         now: UnixNanos,
     ) -> Result<(), StoreError> {
@@ -151,7 +177,7 @@ impl Writer {
     /// which shows as a gap.
     async fn enter(
         &mut self,
-        engine: &Engine,
+        engine: &Arc<Engine>,
         logged: &LoggedBatch,
         now: UnixNanos,
     ) -> Result<(), StoreError> {
@@ -206,7 +232,7 @@ impl Writer {
     }
 
     fn take(&mut self, config: &ClickhouseConfig, logged: &LoggedBatch, now: UnixNanos) {
-        let rows = BatchRows::of(logged);
+        let rows = BatchRows::of(logged, &mut self.contexts);
         let partition = logged.range.partition;
         for (offset, trace) in (logged.range.first..).zip(logged.batch.traces()) {
             let Some(held) = self.partitions.get_mut(&partition) else { return };
@@ -246,113 +272,6 @@ impl Writer {
             self.end(partition);
         }
     }
-
-    /// Begun → blocks → done, for all runs that are cut. What fails stays and is tried again first.
-    async fn store(&mut self, engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
-        if self.cut.is_empty() {
-            return Ok(());
-        }
-        let stored = self.store_cut(engine, now).await;
-        if stored.is_err() {
-            self.metrics.failed_stores.inc();
-        }
-        stored
-    }
-
-    async fn store_cut(&mut self, engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
-        while let Some(incarnation) = self.cut.front().map(|run| run.incarnation) {
-            self.drop_overtaken(engine, incarnation).await?;
-            self.begin(engine, incarnation, now).await?;
-            let mut done = Vec::new();
-            for run in self.cut.iter_mut().filter(|run| run.incarnation == incarnation) {
-                land(engine, run, &self.metrics).await?;
-                done.push((run.partition, run.range));
-            }
-            if !done.is_empty() {
-                progress::note(engine, incarnation, Step::Done, &done, now).await?;
-            }
-            self.cut.retain(|run| run.incarnation != incarnation);
-            if incarnation == self.durable.incarnation {
-                for (partition, range) in done {
-                    self.durable.extend(partition, range.next);
-                }
-            }
-        }
-        self.look_for_erasures(engine).await
-    }
-
-    /// Gives up runs that another process has begun meanwhile: the partition is no longer this one's.
-    /// Should it come back, it has to from there on.
-    async fn drop_overtaken(
-        &mut self,
-        engine: &Engine,
-        incarnation: u64,
-    ) -> Result<(), StoreError> {
-        let is_new = |run: &CutRun| run.incarnation == incarnation && !run.is_begun;
-        if !self.cut.iter().any(is_new) {
-            return Ok(());
-        }
-        let known = progress::known(engine, incarnation).await?;
-        let known_of = |run: &CutRun| known.get(&run.partition).copied().unwrap_or_default();
-        // The note of a run may have arrived though nobody was told.
-        for run in self.cut.iter_mut().filter(|run| is_new(run)) {
-            run.is_in_doubt |= known_of(run).begun == run.range;
-            run.is_begun = run.is_in_doubt;
-        }
-        let is_overtaken = |run: &CutRun| {
-            let known = known_of(run);
-            is_new(run) && known.done.max(known.begun.next) > run.range.first
-        };
-        let overtaken = self.cut.iter().filter(|run| is_overtaken(run));
-        let overtaken: Vec<(u32, u64)> =
-            overtaken.map(|run| (run.partition, run.range.first)).collect();
-        for (partition, first) in overtaken {
-            tracing::warn!(partition, first, "another process writes this partition now");
-            let lost = self.lost.entry(partition).or_insert(first);
-            *lost = first.min(*lost);
-            self.partitions.remove(&partition);
-            self.cut.retain(|run| run.partition != partition || !is_new(run));
-        }
-        Ok(())
-    }
-
-    async fn begin(
-        &mut self,
-        engine: &Engine,
-        incarnation: u64,
-        now: UnixNanos,
-    ) -> Result<(), StoreError> {
-        let is_new = |run: &CutRun| run.incarnation == incarnation && !run.is_begun;
-        let new: Vec<_> = self
-            .cut
-            .iter()
-            .filter(|run| is_new(run))
-            .map(|run| (run.partition, run.range))
-            .collect();
-        if !new.is_empty() {
-            progress::note(engine, incarnation, Step::Begun, &new, now).await?;
-        }
-        for run in self.cut.iter_mut().filter(|run| run.incarnation == incarnation) {
-            run.is_begun = true;
-        }
-        Ok(())
-    }
-
-    /// Takes traces that others have erased meanwhile out of what was stored meanwhile.
-    async fn look_for_erasures(&mut self, engine: &Engine) -> Result<(), StoreError> {
-        let found = Erased::read(engine).await?;
-        for (tenant, trace_id) in found.since(&self.erased) {
-            Scrub::spans(tenant, *trace_id).run(engine).await?;
-        }
-        self.erased = found;
-        if !self.has_open_doubt() {
-            for (tenant, trace_id) in &self.scrub_later {
-                Scrub::spans(tenant, *trace_id).run(engine).await?;
-            }
-            self.scrub_later.clear();
-        }
-        Ok(())
-    }
 }
 
 fn put(run: &mut OpenRun, rows: &BatchRows<'_>, logged: &LoggedBatch, trace: &TraceSlice) {
@@ -360,39 +279,4 @@ fn put(run: &mut OpenRun, rows: &BatchRows<'_>, logged: &LoggedBatch, trace: &Tr
         let day = Day::of(slice.start, logged.append_time);
         run.add(day, |row| rows.put(row, trace.trace_id, slice, day.is_outlying));
     }
-}
-
-/// Stores the blocks of a run, from where it stands.
-async fn land(
-    engine: &Engine,
-    run: &mut CutRun,
-    metrics: &ClickhouseSpansMetrics,
-) -> Result<(), StoreError> {
-    while let Some(block) = run.blocks.get(run.landed) {
-        let is_in_doubt = run.is_in_doubt || run.tried > run.landed;
-        run.is_in_doubt = is_in_doubt;
-        run.tried = run.landed.saturating_add(1);
-        block.land(engine, is_in_doubt).await?;
-        run.landed = run.tried;
-    }
-    if run.is_in_doubt {
-        metrics.doubtful_runs.inc();
-        mend_times(engine, run).await?;
-    }
-    metrics.stored_spans.inc_by(u64::try_from(run.spans).unwrap_or(u64::MAX));
-    Ok(())
-}
-
-/// Repeats what the view would have done for a run, since the view's table may have missed it: a
-/// trace's first and last moment are the same for it.
-async fn mend_times(engine: &Engine, run: &CutRun) -> Result<(), StoreError> {
-    let table = OTEL_TRACES_TRACE_ID_TS.name;
-    let columns: Vec<&str> =
-        OTEL_TRACES_TRACE_ID_TS.columns.iter().map(|column| column.name).collect();
-    let sql = format!(
-        "INSERT INTO {table} ({}) SELECT {TRACE_TIMES} FROM otel_traces \
-         WHERE Block = {{block:UInt64}} AND TraceId != '' GROUP BY {TRACE_TIMES_BY}",
-        columns.join(", ")
-    );
-    engine.execute(engine.books(&sql).param("block", run.number())).await
 }
