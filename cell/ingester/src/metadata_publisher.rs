@@ -37,6 +37,7 @@ use trace_model::location::{Contribution, WriterId};
 use trace_model::{Clock, Coverage, Region, TraceId, UnixNanos};
 
 use crate::handler::{GroupHandler, HandleError};
+use crate::spread::Pace;
 pub use config::{PublisherConfig, PublisherError, SpanLogState};
 use duplicates::Repeats;
 pub use let_out::LetOut;
@@ -73,6 +74,8 @@ pub struct MetadataPublisher {
     repeats: Repeats,
     progress: Progress,
     last_pass: Option<Duration>,
+    /// Where traces are spread: how far apart the partitions are read.
+    pace: Option<Pace>,
 }
 
 impl fmt::Debug for MetadataPublisher {
@@ -99,6 +102,8 @@ impl MetadataPublisher {
         let may_withhold = policy.may_withhold();
         let progress = Progress::resume(&config.region, source, published.as_ref(), may_withhold)?;
         let repeats = Repeats::within(config.repeat_window);
+        let partitions = source.identity.partitions;
+        let pace = config.spread_over.clone().map(|ends| Pace::new(ends, partitions));
         Ok(Self {
             log,
             policy,
@@ -111,6 +116,7 @@ impl MetadataPublisher {
             repeats,
             progress,
             last_pass: None,
+            pace,
             config,
         })
     }
@@ -124,7 +130,8 @@ impl MetadataPublisher {
         }
         let tenant = self.tenants.number(&batch.batch.source().tenant);
         let resumed = self.resume_closed(batch, tenant, from).await?;
-        let is_repeat = self.repeats.is_repeat(batch);
+        let floor = self.floor(batch);
+        let is_repeat = self.repeats.is_repeat(batch, floor);
         if is_repeat {
             self.metrics.batches_repeated.inc();
         }
@@ -136,6 +143,13 @@ impl MetadataPublisher {
         }
         self.progress.advance(partition, batch.range.next, batch.append_time);
         Ok(())
+    }
+
+    /// Whatever is not folded yet, of any partition, was appended then or later.
+    fn floor(&mut self, batch: &LoggedBatch) -> UnixNanos {
+        let Some(pace) = &mut self.pace else { return batch.append_time };
+        pace.comes(batch.range.partition, batch.append_time);
+        pace.floor()
     }
 
     /// The published rows of those traces of a batch that are not open.
@@ -271,10 +285,12 @@ impl MetadataPublisher {
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
             let Some(open) = self.open.get_mut(key) else { continue };
-            rows.extend(policy::let_out(self.policy.as_ref(), open.contribution()));
+            let mut row = open.contribution();
             if let Some(offset) = open.first_dirty {
                 self.progress.release(open.partition(), offset);
             }
+            self.cut_entries(*key, &mut row);
+            rows.extend(policy::let_out(self.policy.as_ref(), row));
         }
         let is_alone = rows.is_empty();
         let every = if is_alone { self.config.watermark_every } else { Duration::ZERO };
@@ -294,6 +310,21 @@ impl MetadataPublisher {
         }
         self.note_published(keys, now);
         Ok(())
+    }
+
+    /// Keeps as many entry spans as a row may have: of those whose parents are not in another partition
+    /// either.
+    fn cut_entries(&self, key: TraceKey, row: &mut Contribution) {
+        let Some(detail) = &mut row.detail else { return };
+        if self.pace.is_some() {
+            let others = (0..self.progress.partitions()).filter(|one| *one != key.partition);
+            let others =
+                others.filter_map(|partition| self.open.get(&TraceKey { partition, ..key }));
+            let others: Vec<&OpenTrace> = others.collect();
+            let is_held = |parent| others.iter().any(|other| other.has(parent));
+            detail.entries.retain(|entry| !is_held(entry.parent_span_id));
+        }
+        open_trace::cut_entries(detail);
     }
 
     /// What was not appended is held back again.
@@ -370,6 +401,10 @@ impl GroupHandler for MetadataPublisher {
     }
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
+        if let Some(pace) = &mut self.pace {
+            let progress = &self.progress;
+            pace.look(|partition| progress.place(partition));
+        }
         for batch in batches {
             self.fold_batch(batch).await?;
             self.shed().await?;

@@ -7,7 +7,8 @@
 //! point; after a crash the records between it and the last flush are read again, remembered and
 //! not counted. So kill -9 at any point changes no count. Where a trace may lie in several partitions
 //! nothing new is taken before all of them were read again: what is new is joined to all that was
-//! counted, and nothing that was counted to what is new, whatever is read first.
+//! counted, and nothing that was counted to what is new, whatever is read first. Time is then that of
+//! the partition that is read last, and none is read far ahead of another that can be read.
 //!
 //! **Never** guess a parent: a span whose parent is not seen while its trace is open is no edge, and
 //! a parent in another region is joined by [`cross_border`] or not at all.
@@ -24,6 +25,7 @@ use trace_store::{MetricsStore, StoreError};
 
 use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError};
 use crate::metrics::AggregatorMetrics;
+use crate::spread::Pace;
 
 mod checkpoint;
 mod config;
@@ -48,6 +50,9 @@ use flush::Flusher;
 use operations::OperationLimits;
 use services::{ServiceId, Services};
 use shard::{Shard, TraceKey};
+
+/// Where traces are spread, all partitions forget this often in the log's time.
+const FORGET_EVERY_NANOS: u64 = 1_000_000_000;
 
 /// What an aggregator is made of.
 #[derive(Clone, Debug)]
@@ -116,6 +121,10 @@ pub struct MetricsAggregator {
     batch_services: Vec<ServiceId>,
     /// When it was ticked last.
     ticked_at: UnixNanos,
+    /// Where traces are spread: how far apart the partitions are read.
+    pace: Option<Pace>,
+    /// Up to when all partitions have forgotten what is too old.
+    forgotten_until: UnixNanos,
 }
 
 impl MetricsAggregator {
@@ -148,6 +157,7 @@ impl MetricsAggregator {
         let operations = OperationLimits::new(config.operations_max, config.operation_entries_max);
         let edges = EdgeTable::new(config.traces_per_edge_max);
         let spans_max = config.spans_per_trace_max;
+        let pace = config.spread_over.clone().map(|ends| Pace::new(ends, partitions));
         let mut aggregator = Self {
             services: Services::new(config.services_max),
             shards: BTreeMap::new(),
@@ -155,6 +165,8 @@ impl MetricsAggregator {
             flusher: Flusher::new(store, inbox, covered, incarnation),
             batch_services: Vec::new(),
             ticked_at: UnixNanos(0),
+            pace,
+            forgotten_until: UnixNanos(0),
             config,
             metrics,
             incarnation,
@@ -179,21 +191,53 @@ impl MetricsAggregator {
         let partition = logged.range.partition;
         let counted = self.flusher.counted_next(partition);
         let is_new = logged.incarnation != self.incarnation || logged.range.next > counted;
-        let Some(behind) = self.read_again_first(partition).filter(|_| is_new) else {
-            self.take(logged, u64::MAX);
-            return Ok(());
-        };
-        self.take(logged, counted);
-        Err(HandleError::Retry(format!(
-            "partition {behind} was counted further than it was read again: it comes first"
-        )))
+        if let Some(behind) = self.read_again_first(partition).filter(|_| is_new) {
+            self.take(logged, counted);
+            return Err(HandleError::Retry(format!(
+                "partition {behind} was counted further than it was read again: it comes first"
+            )));
+        }
+        if let Some(behind) = self.left_behind(logged).filter(|_| is_new) {
+            // What was counted of it waits for nobody: others wait for that.
+            self.take(logged, counted);
+            return Err(HandleError::Retry(format!(
+                "partition {behind} has records that were appended long before: it comes first"
+            )));
+        }
+        self.take(logged, u64::MAX);
+        Ok(())
+    }
+
+    /// Another partition that comes before this batch.
+    fn left_behind(&mut self, logged: &LoggedBatch) -> Option<u32> {
+        let pace = self.pace.as_mut()?;
+        let partition = logged.range.partition;
+        if self.shards.get(&partition).is_some_and(|shard| shard.next >= logged.range.next) {
+            return None;
+        }
+        pace.comes(partition, logged.append_time);
+        pace.left_behind(partition, logged.append_time)
+    }
+
+    /// Looks how far apart the partitions are, and lets all of them forget what no record comes for.
+    fn look_around(&mut self) {
+        let Some(pace) = &mut self.pace else { return };
+        let shards = &self.shards;
+        pace.look(|partition| shards.get(&partition).map_or_else(Default::default, Shard::place));
+        let floor = pace.floor();
+        if floor.since(self.forgotten_until) < FORGET_EVERY_NANOS {
+            return;
+        }
+        self.forgotten_until = floor;
+        let share = self.partitions.max(1) as usize;
+        for shard in self.shards.values_mut() {
+            shard.forget(floor, &self.config, share, &self.metrics);
+        }
     }
 
     /// Another partition that was counted further than it was read since the start.
     fn read_again_first(&self, partition: u32) -> Option<u32> {
-        if !self.config.are_traces_spread {
-            return None;
-        }
+        self.pace.as_ref()?;
         let next = |other: u32| self.shards.get(&other).map_or(0, |shard| shard.next);
         let is_behind = |other: &u32| next(*other) < self.flusher.counted_next(*other);
         (0..self.partitions).filter(|other| *other != partition).find(is_behind)
@@ -209,7 +253,9 @@ impl MetricsAggregator {
         let next = logged.range.next.min(below);
         if next > shard.next {
             let share = self.partitions.max(1) as usize;
-            shard.advance(logged.append_time, &self.config, share, &self.metrics);
+            shard.advance(logged.append_time);
+            let time = self.pace.as_ref().map_or(shard.now, Pace::floor);
+            shard.forget(time, &self.config, share, &self.metrics);
             self.find_services(logged);
             self.take_records(logged, below, &mut shard);
             shard.next = next;
@@ -251,9 +297,8 @@ impl MetricsAggregator {
             let now = shard.now;
             let home = self.home_of(&key, shard);
             let home = home.and_then(|home| self.shards.get_mut(&home)).unwrap_or(shard);
-            let mut open = home.take(&key, &self.config);
+            let mut open = home.take(&key, now, &self.config);
             self.counts.take(&record, &mut open);
-            open.last_seen = open.last_seen.max(now);
             home.put(key, open);
         }
         let append_time = shard.now;
@@ -262,7 +307,7 @@ impl MetricsAggregator {
 
     /// Other partitions in which something of this request was seen.
     fn others_with(&self, request: u64) -> Vec<u32> {
-        if !self.config.are_traces_spread {
+        if self.pace.is_none() {
             return Vec::new();
         }
         let others = self.shards.iter().filter(|(_, other)| !other.digests.is_new(request));
@@ -276,7 +321,7 @@ impl MetricsAggregator {
 
     /// The other partition in which a trace is open that is not open in its own.
     fn home_of(&self, key: &TraceKey, own: &Shard) -> Option<u32> {
-        if !self.config.are_traces_spread || own.open().contains_key(key) {
+        if self.pace.is_none() || own.open().contains_key(key) {
             return None;
         }
         let mut others = self.shards.iter();
@@ -306,6 +351,9 @@ impl MetricsAggregator {
         self.incarnation = incarnation;
         self.shards.clear();
         self.flusher.start_log(incarnation);
+        if let Some(ends) = &self.config.spread_over {
+            self.pace = Some(Pace::new(Arc::clone(ends), self.partitions));
+        }
     }
 
     /// Next offset to take, by partition.
@@ -325,6 +373,7 @@ impl GroupHandler for MetricsAggregator {
     }
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
+        self.look_around();
         for batch in batches {
             // Rows are as many as names of tenants, services and operations: what is held of them is
             // bounded by flushing before more comes. A batch that was taken is not taken again, so
@@ -344,6 +393,7 @@ impl GroupHandler for MetricsAggregator {
         is_closing: bool,
     ) -> Result<(), HandleError> {
         self.ticked_at = now;
+        self.look_around();
         self.flusher.apply(&self.metrics).await?;
         self.take_joins(now);
         if self.is_flush_due(now, is_closing) {

@@ -318,6 +318,11 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
+    /// Whether the partition is one of those.
+    fn is_away(&self, partition: u32) -> bool {
+        self.away().contains(&partition)
+    }
+
     /// Whether the partition has come to its end for good: what it had beyond that is lost
     /// ([`Self::lost`]), and nobody has to reach it.
     fn is_retired(&self, _partition: u32) -> bool {

@@ -17,6 +17,7 @@ use super::operations::arrival_hour;
 use super::services::Names;
 use crate::handler::HandleError;
 use crate::metrics::AggregatorMetrics;
+use crate::spread::Pace;
 use crate::storage_writer::handle_error;
 
 /// Stands in the cover for calls joined across borders, which come from no partition: it counts the
@@ -149,6 +150,8 @@ impl MetricsAggregator {
     fn forget_idle(&mut self) {
         let times = || self.shards.values().map(|shard| shard.now);
         let (Some(first), Some(last)) = (times().min(), times().max()) else { return };
+        // One that is gone for good stays where it was: nothing comes of it.
+        let first = self.pace.as_ref().map_or(first, Pace::floor);
         self.services.retire_idle(last);
         self.counts.operations.forget_before(arrival_hour(first));
     }

@@ -14,6 +14,7 @@ use trace_store::port::{EdgeTraceQuery, EdgeTraces};
 use trace_store::{EdgeKey, EdgeRow, MemoryMetricsStore, MetricsDelta, RedKey, RedQuery, RedRow};
 
 use super::*;
+use crate::spread::tests::FakeEnds;
 
 const INCARNATION: u64 = 3;
 const SECOND: u64 = 1_000_000_000;
@@ -755,7 +756,58 @@ async fn an_aggregator_that_is_made_anew_counts_nothing_twice_and_takes_calls_ov
 }
 
 fn spread() -> AggregatorConfig {
-    AggregatorConfig { are_traces_spread: true, ..AggregatorConfig::default() }
+    spread_over(&Arc::new(FakeEnds::default()))
+}
+
+fn spread_over(ends: &Arc<FakeEnds>) -> AggregatorConfig {
+    AggregatorConfig { spread_over: Some(Arc::clone(ends) as _), ..AggregatorConfig::default() }
+}
+
+const fn second(at: u64) -> UnixNanos {
+    UnixNanos(START + at * SECOND)
+}
+
+#[tokio::test]
+async fn what_a_silent_partition_shows_late_meets_all_that_was_near_it_in_time() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let ends = Arc::new(FakeEnds::default());
+    ends.says(0, 0, second(0));
+    ends.says(1, 3, second(4_000));
+    ends.change(0, |end| end.is_away = true);
+    let config = spread_over(&ends);
+    let store = memory();
+    let (mut aggregator, _border) = open(&store, &config).await;
+    let sent = [span(1, 1, 0, "web")];
+    let ahead = [
+        two.batch(7, 3, &sent),
+        two.batch(8, 9, &[span(2, 2, 1, "cart")]),
+        two.batch(9, 2_000, &[span(3, 1, 0, "web")]),
+    ];
+    // An hour is read while the other is silent.
+    aggregator.handle(&ahead).await.unwrap();
+    aggregator.tick(second(4_000), None, false).await.unwrap();
+    let late = [one.batch(7, 1, &sent), one.batch(10, 4, &[span(2, 1, 0, "web")])];
+    ends.says(0, 2, second(2_000));
+    aggregator.handle(&late).await.unwrap();
+    aggregator.tick(second(4_100), None, true).await.unwrap();
+    assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 3)]));
+    assert_eq!(calls(&*store).await, named(&[("web>cart", 1)]));
+}
+
+#[tokio::test]
+async fn a_partition_that_can_be_read_is_not_left_far_behind() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let ends = Arc::new(FakeEnds::default());
+    ends.says(0, 1, second(2_000));
+    ends.says(1, 1, second(2_000));
+    let (mut aggregator, _border) = open(&memory(), &spread_over(&ends)).await;
+    let first = one.batch(1, 100, &[span(1, 1, 0, "web")]);
+    let behind = two.batch(2, 900, &[span(2, 1, 0, "web")]);
+    let refused = aggregator.handle(std::slice::from_ref(&behind)).await.unwrap_err();
+    assert!(matches!(&refused, HandleError::Retry(why) if why.contains("partition 0")));
+    // What comes first is known now, and is held up by nobody.
+    aggregator.handle(&[first]).await.unwrap();
+    aggregator.handle(&[behind]).await.unwrap();
 }
 
 #[tokio::test]
@@ -865,8 +917,69 @@ fn spread_log(seeds: &[(u8, u8)]) -> [Vec<LoggedBatch>; 2] {
     batches
 }
 
+/// The same over a quarter of an hour: traces of half a minute, one after the other, and requests that are
+/// repeated within ten minutes; so that partitions are far apart where one is read first.
+fn long_log(seeds: &[(u8, u8)]) -> [Vec<LoggedBatch>; 2] {
+    const STEP_SECONDS: u64 = 12;
+    let mut logs = [TestLog::new(0), TestLog::new(1)];
+    let mut batches = [Vec::new(), Vec::new()];
+    let mut all: Vec<(u64, [TestSpan; 1])> = Vec::new();
+    for (digest, (what, shape)) in (1_u64..).zip(seeds) {
+        let (partition, at) = (usize::from(shape % 2), digest * STEP_SECONDS);
+        let recent = all.iter().filter(|(first, _)| digest - first <= 600 / STEP_SECONDS);
+        let recent: Vec<_> = recent.collect();
+        if what % 4 == 0
+            && let Some((first, sent)) = recent.get(usize::from(*shape) % recent.len().max(1))
+        {
+            batches[partition].push(logs[partition].batch(*first, at, sent));
+            continue;
+        }
+        let (trace, id) = (u8::try_from(digest / 3).unwrap() + 1, digest % 3 + 1);
+        let parent = u64::from(shape / 2 % 4);
+        let parent = if parent == id { 0 } else { parent };
+        let sent = [span(trace, id, parent, &format!("s{id}"))];
+        batches[partition].push(logs[partition].batch(digest, at, &sent));
+        all.push((digest, sent));
+    }
+    batches
+}
+
+/// Where such logs end.
+fn ends_of(batches: &[Vec<LoggedBatch>; 2]) -> Arc<FakeEnds> {
+    let ends = Arc::new(FakeEnds::default());
+    for (partition, batches) in (0_u32..).zip(batches) {
+        let next = batches.last().map_or(0, |last| last.range.next);
+        ends.says(partition, next, second(100_000));
+    }
+    ends
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn whatever_is_read_first_and_however_far_apart_crashes_change_no_count(
+        seeds in proptest::collection::vec(any::<(u8, u8)>(), 1..80),
+        plan in proptest::collection::vec((0_u8..=255, any::<u8>()), 20..60),
+        faults in any::<u32>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let batches = long_log(&seeds);
+            // In the order of their times, as if each had been read at once.
+            let mut in_time: Vec<LoggedBatch> = batches.iter().flatten().cloned().collect();
+            in_time.sort_by_key(|batch| batch.append_time);
+            let straight = count(&spread(), &in_time).await;
+            let config = spread_over(&ends_of(&batches));
+            let inner = memory();
+            let unreliable: Arc<dyn MetricsStore> =
+                Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
+            count_with_crashes(&unreliable, &config, &batches, &plan).await;
+            prop_assert_eq!(spans(&*straight).await, spans(&*inner).await);
+            prop_assert_eq!(calls(&*straight).await, calls(&*inner).await);
+            Ok(())
+        })?;
+    }
+
     #[test]
     fn crashes_change_no_count_of_traces_that_are_spread_whatever_is_read_first(
         seeds in proptest::collection::vec(any::<(u8, u8)>(), 1..80),

@@ -298,15 +298,15 @@ impl SpanLog for FrontLog {
     }
 
     fn away(&self) -> Vec<u32> {
-        let away = |partition: &u32| {
-            let seat = self.shared.seat(*partition);
-            seat.is_some_and(|seat| !seat.is_retired() && seat.fault.is_some())
-        };
-        (0..self.shared.count()).filter(away).collect()
+        (0..self.shared.count()).filter(|partition| self.is_away(*partition)).collect()
+    }
+
+    fn is_away(&self, partition: u32) -> bool {
+        self.shared.with(partition, |seat| seat.is_away()).unwrap_or(false)
     }
 
     fn is_retired(&self, partition: u32) -> bool {
-        self.shared.seat(partition).is_some_and(|seat| seat.is_retired())
+        self.shared.with(partition, |seat| seat.is_retired()).unwrap_or(false)
     }
 
     fn health(&self) -> Result<(), String> {

@@ -135,6 +135,10 @@ impl Seat {
         self.note.retired.is_some()
     }
 
+    pub(super) const fn is_away(&self) -> bool {
+        !self.is_retired() && self.fault.is_some()
+    }
+
     /// Takes in what the collector says of itself, or says why that cannot be.
     pub(super) fn learn(&mut self, state: &v1::LogState) -> Result<(), String> {
         if self.note.log != 0 && self.note.log != state.log {
