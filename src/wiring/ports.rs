@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use ingester::{DeadLetters, LagBoard};
 use querier::{CellStatus, GroupLag, LiveTail, LogEnd, LogStatus, Lost, PortError, TailRead};
 use span_log::port::{METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER};
-use span_log::{LogError, SpanLog};
+use span_log::{LogError, LogIdentity, SpanLog};
 use trace_model::{Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 /// The live tail of a span log, and what storage-writer has buried of it: no store has that.
@@ -21,20 +21,15 @@ impl LiveTail for LogTail {
     async fn read_tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailRead, PortError> {
         let tail = self.log.tail(tenant, trace_id).await.map_err(|error| failed(&error))?;
         let identity = self.log.identity();
-        // Read after the tail: what was committed then or later, as the port asks.
-        let mut from = Coverage::none(identity.incarnation);
-        for partition in 0..identity.partitions {
-            from.extend(
-                partition,
-                self.log.committed(STORAGE_WRITER, partition).map_err(|error| failed(&error))?,
-            );
-        }
+        let from = match tail.begins {
+            Some(begins) => begins,
+            None => self.committed(identity)?,
+        };
         // A batch is in a letter before storage-writer steps over it.
         let is_buried = self.dead_letters.may_hold(STORAGE_WRITER, tenant, trace_id);
         // A tail that has not reached the log's end may lack spans that no store has.
         let is_damaged = tail.is_damaged || tail.is_behind || is_buried;
-        // Asked behind the tail: who was silent there is silent still, or its absence shows as damage.
-        let away = if tail.is_behind { self.log.away() } else { Vec::new() };
+        let away = tail.silent;
         Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged, away })
     }
 
@@ -55,6 +50,18 @@ impl LiveTail for LogTail {
     fn buried(&self, tenant: &TenantId) -> Vec<TimeRange> {
         let times = self.dead_letters.append_times(&[STORAGE_WRITER, SEARCH_INDEXER], tenant);
         times.into_iter().map(closed).collect()
+    }
+}
+
+impl LogTail {
+    /// Read after the tail: what was committed then or later, as the port asks.
+    fn committed(&self, identity: LogIdentity) -> Result<Coverage, PortError> {
+        let mut from = Coverage::none(identity.incarnation);
+        for partition in 0..identity.partitions {
+            let committed = self.log.committed(STORAGE_WRITER, partition);
+            from.extend(partition, committed.map_err(|error| failed(&error))?);
+        }
+        Ok(from)
     }
 }
 
@@ -126,6 +133,9 @@ impl LogAndGroups {
         let end = self.log.end(partition).map_err(|error| failed(&error))?;
         if next >= end.next {
             return Ok(end.append_time.minus(1));
+        }
+        if let Some(dated) = self.log.dated(partition, next) {
+            return Ok(dated.minus(1));
         }
         match self.log.read(partition, next, 1).await {
             Ok(batches) => {

@@ -18,8 +18,8 @@ pub struct PortError(pub String);
 pub struct TailRead {
     /// Spans of records that no store has to hold yet (it may hold more, and the same twice).
     pub spans: Vec<StoredSpan>,
-    /// Where the tail starts: what the group storage-writer had committed when the tail was read,
-    /// *or later*. Below it the tail promises nothing.
+    /// Where the tail starts: where it says that it does, or else what the group storage-writer had
+    /// committed when the tail was read, *or later*. Below it the tail promises nothing.
     pub from: Coverage,
     /// Where the tail ends. From `from` up to here nothing of the trace is left out.
     pub covered: Coverage,

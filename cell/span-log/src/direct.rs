@@ -13,7 +13,9 @@ mod note;
 mod service;
 mod wire;
 
-use trace_model::Coverage;
+use std::fmt;
+
+use trace_model::{Coverage, Region};
 
 pub use self::collector::{CollectorConfig, CollectorLog};
 pub use self::front::{CollectorStanding, FrontConfig, FrontLog, RetireError, Standing};
@@ -32,6 +34,21 @@ pub const COLLECTORS_MAX: usize = 256;
 /// The groups that the front reads for: their commits are its own.
 const FRONT_GROUPS: [GroupId; 3] =
     [METRICS_AGGREGATOR, METADATA_PUBLISHER, GroupId("analytics-writer")];
+
+/// Which cell a collector or a front is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CellName {
+    /// Its region.
+    pub region: Region,
+    /// The keyspace of its stores.
+    pub keyspace: String,
+}
+
+impl fmt::Display for CellName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "region {} with keyspace {}", self.region, self.keyspace)
+    }
+}
 
 /// Why a collector's or a front's log is not opened.
 #[derive(Debug, thiserror::Error)]

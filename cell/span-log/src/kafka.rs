@@ -66,7 +66,7 @@ use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, MissedRun, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, MissedRun, STORAGE_WRITER, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
@@ -305,7 +305,9 @@ impl SpanLog for KafkaLog {
         let (found, covered) = tail.find(partition, tenant, trace_id, incarnation)?;
         let reached = covered.next.get(&partition).copied().unwrap_or(0);
         let is_behind = end.is_none_or(|end| reached < end);
-        Ok(TailAnswer { spans: found.spans, covered, is_damaged: found.is_damaged, is_behind })
+        let is_damaged = found.is_damaged;
+        let (silent, begins) = (Vec::new(), None);
+        Ok(TailAnswer { spans: found.spans, covered, is_damaged, is_behind, silent, begins })
     }
 
     fn damaged(&self) -> Vec<DamagedRange> {
@@ -358,10 +360,14 @@ impl SpanLog for KafkaLog {
 
     async fn note_set_aside(
         &self,
+        group: GroupId,
         range: LogRange,
         append_times: (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
         self.core.check_open()?;
+        if group != STORAGE_WRITER {
+            return Ok(());
+        }
         let (incarnation, cause) = (self.core.identity.incarnation, LostCause::SetAside);
         self.core.lost().note(LostRun { incarnation, range, append_times, cause });
         let core = Arc::clone(&self.core);

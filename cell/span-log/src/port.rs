@@ -78,6 +78,11 @@ pub struct TailAnswer {
     /// The log holds, or may hold, records of the trace's partition beyond `covered`: the tail has
     /// not reached them. An absence is not proven.
     pub is_behind: bool,
+    /// Partitions whose keepers did not answer this question. `is_behind` is set as well.
+    pub silent: Vec<u32>,
+    /// Where the tail begins, where that is known better than by storage-writer's commit: from there up
+    /// to `covered` nothing is left out.
+    pub begins: Option<Coverage>,
 }
 
 /// What its readers have seen of a log. An adapter is opened with it, and never gives an offset of
@@ -302,10 +307,12 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
         Ok(0)
     }
 
-    /// Tells all processes that read the log of records that storage-writer has put into its dead
-    /// letters; durable when it returns. A log of one process need not: it has the letters itself.
+    /// Tells all processes that read the log of records that storage-writer or search-indexer has put
+    /// into its dead letters; durable when it returns. A log of one process need not: it has the letters
+    /// itself.
     async fn note_set_aside(
         &self,
+        _group: GroupId,
         _range: LogRange,
         _append_times: (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
@@ -333,6 +340,12 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
     /// without reading: also of records that are no longer kept.
     fn appended_since(&self, _partition: u32, _offset: u64) -> UnixNanos {
         UnixNanos(0)
+    }
+
+    /// A time before which no record at or behind the offset was appended, where so much is known without
+    /// reading that nobody has to read for it.
+    fn dated(&self, _partition: u32, _offset: u64) -> Option<UnixNanos> {
+        None
     }
 
     /// Tells all processes that read the log of records that one of [`TOLD_GROUPS`] will never read:

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use service_kit::config::DirectConfig;
-use span_log::direct::{CollectorConfig, CollectorLog, FrontConfig, FrontLog, Standing};
+use service_kit::config::{CellConfig, DirectConfig};
+use span_log::direct::{CellName, CollectorConfig, CollectorLog, FrontConfig, FrontLog, Standing};
 use span_log::embedded::EmbeddedConfig;
 use span_log::{Seen, SpanLog};
 
@@ -35,6 +35,12 @@ pub(super) async fn open(
     }
 }
 
+/// Front and collectors are of one cell where they have one region and write to one keyspace.
+fn cell_name(config: &CellConfig) -> CellName {
+    let keyspace = config.stores.cassandra.as_ref().map(|cassandra| cassandra.keyspace.clone());
+    CellName { region: config.region.clone(), keyspace: keyspace.unwrap_or_default() }
+}
+
 async fn open_collector(
     opening: &mut Opening<'_>,
     number: u32,
@@ -42,6 +48,7 @@ async fn open_collector(
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
     let config = opening.config;
     let settings = CollectorConfig {
+        cell: cell_name(config),
         number,
         file: config.data_dir.join("collector.json"),
         log: EmbeddedConfig { seen, ..log_config(config) },
@@ -60,7 +67,8 @@ async fn open_front(
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
     let file = opening.config.data_dir.join("front.json");
     let collectors = collectors.iter().map(|address| format!("http://{address}")).collect();
-    let settings = FrontConfig { collectors, file, seen, lease };
+    let cell = cell_name(opening.config);
+    let settings = FrontConfig { cell, collectors, file, seen, lease };
     opening.ready.fail("asking the collectors");
     let log = FrontLog::open(settings, Arc::clone(opening.clock)).await;
     let log = log.context("opening the collectors' logs")?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::LoggedBatch;
-use span_log::port::{STORAGE_WRITER, TOLD_GROUPS};
+use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER, TOLD_GROUPS};
 use span_log::{DamagedRange, LogError, LostCause, LostRun, MissedRun, SpanLog, SteppedRun};
 use trace_model::{LogRange, UnixNanos};
 
@@ -269,10 +269,11 @@ impl Desk {
             reason: reason.clone(),
             stranger: None,
         };
-        if group == STORAGE_WRITER {
+        if group == STORAGE_WRITER || group == SEARCH_INDEXER {
             // Before the letter: other processes that answer cannot see into this one's.
             let (range, times) = (damaged.range, damaged.append_times);
-            self.parts.log.note_set_aside(range, times).await.map_err(|error| retry(&error))?;
+            let noted = self.parts.log.note_set_aside(group, range, times).await;
+            noted.map_err(|error| retry(&error))?;
         }
         let dead_letters = Arc::clone(&self.parts.dead_letters);
         let put = tokio::task::spawn_blocking(move || dead_letters.put(group, &reason, &batch));

@@ -6,11 +6,13 @@
 //! it does not need to be reached for that, since what it may take ends by itself where it does not
 //! hear the front.
 
+mod kept;
+mod losses;
 mod own_note;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,25 +20,26 @@ use proto::{LoggedBatch, SpanBatch};
 use tokio::sync::watch;
 use trace_model::{Clock, Coverage, LogRange, TenantId, TraceId, UnixNanos};
 
-use self::own_note::{Aside, Note, seen_of_its_own};
+use self::kept::Kept;
+use self::own_note::{Note, seen_of_its_own};
 use super::note::NoteFile;
-use super::{DirectError, INCARNATION, check_stores};
+use super::{CellName, DirectError, INCARNATION, check_stores};
 use crate::assignment::{Assignment, Share, Sharing};
 use crate::embedded::{EmbeddedConfig, EmbeddedLog};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, MissedRun, SpanLog, TailAnswer,
+    LogIdentity, Lost, MissedRun, SpanLog, TailAnswer,
 };
 
 /// The embedded log's only partition.
 const OWN: u32 = 0;
-/// Runs that a store has refused, remembered at most; beyond it the last one grows.
-const ASIDE_MAX: usize = 128;
 
 /// How a collector's log is opened.
 #[derive(Clone, Debug)]
 pub struct CollectorConfig {
+    /// Its cell.
+    pub cell: CellName,
     /// Its number.
     pub number: u32,
     /// Its note.
@@ -48,10 +51,15 @@ pub struct CollectorConfig {
 /// One collector's log.
 #[derive(Debug)]
 pub struct CollectorLog {
+    cell: CellName,
     number: u32,
+    /// Incarnation of the embedded log.
+    log_id: u64,
     log: Arc<EmbeddedLog>,
-    file: NoteFile,
-    note: Mutex<Note>,
+    kept: Arc<Kept>,
+    /// Counts notes of what is lost, from the time of the start on; and those that the front knows of.
+    notes: watch::Sender<u64>,
+    heard: watch::Sender<u64>,
     /// The latest front that was heard of.
     front: AtomicU64,
     /// The front does not retire it before this time of its own, in nanoseconds.
@@ -61,7 +69,7 @@ pub struct CollectorLog {
 impl CollectorLog {
     /// Opens the log, or makes it. Blocks, as [`EmbeddedLog::open`] does.
     pub fn open(config: CollectorConfig, clock: Arc<dyn Clock>) -> Result<Arc<Self>, DirectError> {
-        let CollectorConfig { number, file, log } = config;
+        let CollectorConfig { cell, number, file, log } = config;
         check_stores(&log.seen)?;
         let file = NoteFile::at(file);
         let known: Option<Note> = file.read()?;
@@ -77,8 +85,15 @@ impl CollectorLog {
         file.write(&note)?;
         let leased_until = AtomicU64::new(note.leased_until);
         let front = AtomicU64::new(note.front);
-        let note = Mutex::new(note);
-        Ok(Arc::new(Self { number, log, file, note, front, leased_until }))
+        // Above those of an earlier start.
+        let notes = watch::channel(log.end(OWN).map_or(0, |end| end.append_time.0)).0;
+        let (heard, kept) = (watch::channel(0).0, Arc::new(Kept::new(file, note)));
+        let log_id = identity;
+        Ok(Arc::new(Self { cell, number, log_id, log, kept, notes, heard, front, leased_until }))
+    }
+
+    pub(super) const fn cell(&self) -> &CellName {
+        &self.cell
     }
 
     /// The number.
@@ -93,35 +108,30 @@ impl CollectorLog {
         self.log.metrics()
     }
 
-    fn note(&self) -> MutexGuard<'_, Note> {
-        self.note.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// How far a group of the front is, if it ever was here.
     pub(super) fn told_by_front(&self, group: GroupId) -> Option<u64> {
         self.log.known_commit(group)
     }
 
-    pub(super) fn log_id(&self) -> u64 {
-        self.note().log
+    pub(super) const fn log_id(&self) -> u64 {
+        self.log_id
     }
 
     /// Takes a front's word, unless a later front was heard of. Whether it is to be kept: a later front's
     /// word is, before anything is done on it.
     pub(super) fn admit_front(&self, epoch: u64) -> Option<bool> {
         let known = self.front.fetch_max(epoch, Ordering::AcqRel);
-        (known <= epoch).then(|| self.note().front < epoch)
+        (known <= epoch).then(|| self.kept.note().front < epoch)
     }
 
     /// Keeps that a front was heard: no earlier one is, over restarts.
     pub(super) fn keep_front(&self, epoch: u64) -> Result<(), LogError> {
-        self.change(|note| note.front = note.front.max(epoch))
+        self.kept.change(|note| note.front = note.front.max(epoch))
     }
 
     /// Whether the front has noted it, and whether it is retired.
     pub(super) fn standing(&self) -> (bool, bool) {
-        let note = self.note();
-        (note.is_registered, note.is_retired)
+        self.kept.standing()
     }
 
     /// The front has noted the number: spans are taken from now on, appended later than `not_before`.
@@ -132,7 +142,7 @@ impl CollectorLog {
             let reason = format!("the collector's clock is {behind} ms behind the cell's");
             return Err(LogError::Unavailable(reason));
         }
-        self.change(|note| note.is_registered = true)
+        self.kept.change(|note| note.is_registered = true)
     }
 
     /// The front does not retire the collector before this time. Whether that is to be kept: a restart
@@ -140,27 +150,27 @@ impl CollectorLog {
     pub(super) fn lease(&self, until: UnixNanos) -> Result<bool, LogError> {
         self.leased_until.fetch_max(until.0, Ordering::AcqRel);
         let now = self.log.end(OWN)?.append_time;
-        Ok(until > now && self.note().leased_until < now.0.midpoint(until.0))
+        Ok(until > now && self.kept.note().leased_until < now.0.midpoint(until.0))
     }
 
     /// Keeps it.
     pub(super) fn keep_lease(&self, until: UnixNanos) -> Result<(), LogError> {
-        self.change(|note| note.leased_until = note.leased_until.max(until.0))
+        self.kept.change(|note| note.leased_until = note.leased_until.max(until.0))
     }
 
     /// No span is taken any more, for good.
     pub(super) fn retire(&self) -> Result<(), LogError> {
-        self.change(|note| note.is_retired = true)
+        self.kept.change(|note| note.is_retired = true)
     }
 
-    /// Changes the note; durable when it returns, and not changed where that failed.
-    fn change(&self, change: impl FnOnce(&mut Note)) -> Result<(), LogError> {
-        let mut note = self.note();
-        let mut changed = note.clone();
-        change(&mut changed);
-        self.file.write(&changed).map_err(|error| LogError::Disk(error.to_string()))?;
-        *note = changed;
-        Ok(())
+    /// Changes the note off the runtime's threads.
+    async fn change(
+        &self,
+        change: impl FnOnce(&mut Note) + Send + 'static,
+    ) -> Result<(), LogError> {
+        let kept = Arc::clone(&self.kept);
+        let changed = tokio::task::spawn_blocking(move || kept.change(change)).await;
+        changed.map_err(|error| LogError::Disk(error.to_string()))?
     }
 
     fn check_taking(&self) -> Result<(), LogError> {
@@ -195,47 +205,6 @@ impl CollectorLog {
     fn damage(&self, error: LogError) -> LogError {
         let LogError::Damaged(damaged) = error else { return error };
         LogError::Damaged(DamagedRange { range: self.range(damaged.range), ..damaged })
-    }
-
-    /// A run of the embedded log, in the words of the cell.
-    const fn lost_run(&self, run: LostRun) -> LostRun {
-        LostRun { incarnation: INCARNATION, range: self.range(run.range), ..run }
-    }
-
-    /// What is to be forgotten, in the embedded log's own words; `None`: nothing of this collector.
-    fn of_its_own(&self, which: ForgetLost) -> Option<ForgetLost> {
-        let is_own = |of: (u64, u32)| of == (INCARNATION, self.number);
-        let incarnation = self.log_id();
-        match which {
-            ForgetLost::Before(_) => Some(which),
-            ForgetLost::Run { incarnation: of, partition, first } if is_own((of, partition)) => {
-                Some(ForgetLost::Run { incarnation, partition: OWN, first })
-            }
-            ForgetLost::Missed { group, incarnation: of, partition, first }
-                if is_own((of, partition)) =>
-            {
-                Some(ForgetLost::Missed { group, incarnation, partition: OWN, first })
-            }
-            ForgetLost::Run { .. } | ForgetLost::Missed { .. } => None,
-        }
-    }
-
-    fn forget_aside(&self, which: ForgetLost) -> Result<usize, LogError> {
-        let stays = |run: &Aside| match which {
-            ForgetLost::Before(time) => run.last_time >= time.0,
-            ForgetLost::Run { first, .. } => run.first != first,
-            ForgetLost::Missed { .. } => true,
-        };
-        let forgotten = self.note().set_aside.iter().filter(|run| !stays(run)).count();
-        if forgotten > 0 {
-            self.change(|note| {
-                note.set_aside.retain(stays);
-                if let ForgetLost::Before(time) = which {
-                    note.forgotten_until = note.forgotten_until.max(time.0);
-                }
-            })?;
-        }
-        Ok(forgotten)
     }
 }
 
@@ -317,9 +286,13 @@ impl SpanLog for CollectorLog {
 
     async fn tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailAnswer, LogError> {
         let tail = self.log.tail(tenant, trace_id).await?;
-        let mut covered = Coverage::none(INCARNATION);
-        covered.extend(self.number, tail.covered.next.get(&OWN).copied().unwrap_or(0));
-        Ok(TailAnswer { covered, ..tail })
+        let of_the_cell = |own: &Coverage| {
+            let mut cover = Coverage::none(INCARNATION);
+            cover.extend(self.number, own.next.get(&OWN).copied().unwrap_or(0));
+            cover
+        };
+        let begins = tail.begins.as_ref().map(of_the_cell);
+        Ok(TailAnswer { covered: of_the_cell(&tail.covered), begins, ..tail })
     }
 
     fn damaged(&self) -> Vec<DamagedRange> {
@@ -328,20 +301,7 @@ impl SpanLog for CollectorLog {
     }
 
     fn lost(&self) -> Lost {
-        let lost = self.log.lost();
-        let own = lost.runs.into_iter().map(|run| self.lost_run(run));
-        let missed = lost.missed.into_iter();
-        let missed = missed.map(|one| MissedRun { run: self.lost_run(one.run), ..one }).collect();
-        let note = self.note();
-        let aside = note.set_aside.iter().map(|run| LostRun {
-            incarnation: INCARNATION,
-            range: LogRange { partition: self.number, first: run.first, next: run.next },
-            append_times: (UnixNanos(run.first_time), UnixNanos(run.last_time)),
-            cause: LostCause::SetAside,
-        });
-        let forgotten = (note.forgotten_until > 0).then_some(UnixNanos(note.forgotten_until));
-        let expired_until = lost.expired_until.max(forgotten);
-        Lost { runs: own.chain(aside).collect(), missed, expired_until }
+        self.all_lost()
     }
 
     fn has_committed(&self, group: GroupId, partition: u32) -> Result<bool, LogError> {
@@ -354,35 +314,20 @@ impl SpanLog for CollectorLog {
     }
 
     async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
-        self.check_partition(missed.run.range.partition)?;
-        let range = LogRange { partition: OWN, ..missed.run.range };
-        let run = LostRun { incarnation: self.log_id(), range, ..missed.run };
-        self.log.note_missed(MissedRun { run, ..missed }).await
+        self.keep_missed(missed).await
     }
 
     async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
-        let Some(own) = self.of_its_own(which) else { return Ok(0) };
-        let forgotten = self.log.forget_lost(own).await?;
-        Ok(forgotten.saturating_add(self.forget_aside(which)?))
+        self.forget(which).await
     }
 
     async fn note_set_aside(
         &self,
+        group: GroupId,
         range: LogRange,
-        (first, last): (UnixNanos, UnixNanos),
+        append_times: (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
-        let run =
-            Aside { first: range.first, next: range.next, first_time: first.0, last_time: last.0 };
-        if self.note().set_aside.contains(&run) {
-            return Ok(());
-        }
-        self.change(|note| {
-            let is_full = note.set_aside.len() >= ASIDE_MAX;
-            match note.set_aside.last_mut().filter(|_| is_full) {
-                Some(last) => last.grow(&run),
-                None => note.set_aside.push(run),
-            }
-        })
+        self.keep_set_aside(group, range, append_times).await
     }
 
     fn health(&self) -> Result<(), String> {

@@ -7,6 +7,7 @@
 mod client;
 mod follow;
 mod seat;
+mod seat_note;
 mod shared;
 mod standing;
 mod tail;
@@ -23,13 +24,14 @@ use trace_model::{Clock, Coverage, LogRange, TenantId, TraceId, UnixNanos};
 
 use self::client::{CollectorClient, Refusal};
 use self::seat::Seat;
+use self::seat_note::SeatNote;
 use self::shared::{FrontNote, Shared};
 pub use self::standing::{CollectorStanding, RetireError, Standing};
 use super::note::NoteFile;
-use super::{COLLECTORS_MAX, DirectError, INCARNATION, check_stores};
+use super::{COLLECTORS_MAX, CellName, DirectError, INCARNATION, check_stores};
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, Seen, SpanLog, TailAnswer,
+    LogIdentity, Lost, MissedRun, Seen, SpanLog, TailAnswer,
 };
 
 /// How long the first words of the collectors are waited for at the start.
@@ -38,6 +40,8 @@ const FIRST_WORDS: Duration = Duration::from_secs(2);
 /// How a front is opened.
 #[derive(Clone, Debug)]
 pub struct FrontConfig {
+    /// Its cell.
+    pub cell: CellName,
     /// The collectors by number: where each serves its log. None is ever taken out of the list.
     pub collectors: Vec<String>,
     /// What is known of them.
@@ -62,11 +66,15 @@ impl FrontLog {
         config: FrontConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, DirectError> {
-        let FrontConfig { collectors, file, seen, lease } = config;
+        let FrontConfig { cell, collectors, file, seen, lease } = config;
         check_stores(&seen)?;
         let file = NoteFile::at(file);
-        let mut kept: FrontNote = file.read()?.unwrap_or_default();
-        let known = kept.seats.len().max(seen_collectors(&seen));
+        let found: Option<FrontNote> = file.read()?;
+        let known = seen_collectors(&seen);
+        // A directory that was lost: each collector may have been of the cell, unseen.
+        let is_lost = found.is_none() && known > 0;
+        let mut kept = found.unwrap_or_default();
+        let known = kept.seats.len().max(known);
         if known > collectors.len() || collectors.len() > COLLECTORS_MAX {
             let reason = format!(
                 "{known} collectors are known, and the list has {}: it only grows, at its end, to at \
@@ -78,13 +86,13 @@ impl FrontLog {
         let now = clock.now();
         kept.epoch = now.millis().max(kept.epoch.saturating_add(1));
         kept.start_leasing(now, lease);
-        kept.seats.resize_with(collectors.len(), Default::default);
+        kept.add_seats(collectors.len(), is_lost);
         let seats = seats(&kept, &seen);
         file.write(&kept)?;
         let clients = collectors.iter().map(|url| CollectorClient::new(url));
         let clients = clients.collect::<Result<_, _>>()?;
         let not_before = seen.append_time.max(now);
-        let shared = Shared::new((file, kept), clients, seats, not_before, clock);
+        let shared = Shared::new(cell, (file, kept), clients, seats, (not_before, clock));
         let log = Self::start(Arc::new(shared));
         log.first_words().await;
         Ok(log)
@@ -111,7 +119,11 @@ impl FrontLog {
     /// A collector has not answered a question.
     fn missed(&self, partition: u32, refusal: &Refusal) -> LogError {
         self.shared.note_away(partition, refusal);
-        LogError::Unavailable(format!("{}: {}", self.name_of(partition), refusal.reason()))
+        self.silent(partition, &refusal.reason())
+    }
+
+    fn silent(&self, partition: u32, reason: &str) -> LogError {
+        LogError::Unavailable(format!("{}: {reason}", self.name_of(partition)))
     }
 
     fn name_of(&self, partition: u32) -> String {
@@ -161,7 +173,7 @@ fn seen_collectors(seen: &Seen) -> usize {
 /// The seats as they were left; readers may have seen more than was noted.
 fn seats(kept: &FrontNote, seen: &Seen) -> Vec<Seat> {
     let numbered = (0_u32..).zip(&kept.seats);
-    let seat = |(number, note): (u32, &seat::SeatNote)| {
+    let seat = |(number, note): (u32, &SeatNote)| {
         let next = |cover: &Coverage| cover.next_in(INCARNATION, number);
         let reached = (next(&seen.covered), next(&seen.stored));
         Seat::new(number, note.clone(), reached, seen.append_time)
@@ -207,7 +219,12 @@ impl SpanLog for FrontLog {
         self.shared.check_open()?;
         let known = self.shared.with(partition, |seat| match seat.missing(from) {
             Some(missing) => Err(LogError::Damaged(missing)),
-            None => Ok(from < seat.note.next && !seat.is_retired()),
+            None if seat.is_retired() || from >= seat.note.next => Ok(false),
+            // Nobody waits for one that is known to be silent.
+            None => match &seat.fault {
+                Some(fault) => Err(self.silent(partition, fault)),
+                None => Ok(true),
+            },
         })?;
         match known? {
             true => self.read_from(partition, from, bytes_max).await,
@@ -257,6 +274,11 @@ impl SpanLog for FrontLog {
         self.shared.with(partition, |seat| seat.committed(group))
     }
 
+    fn has_committed(&self, group: GroupId, partition: u32) -> Result<bool, LogError> {
+        self.shared.check_open()?;
+        self.shared.with(partition, |seat| seat.has_committed(group))
+    }
+
     async fn commit(&self, group: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
         self.shared.check_open()?;
         self.shared.with(partition, |seat| {
@@ -281,12 +303,34 @@ impl SpanLog for FrontLog {
     fn lost(&self) -> Lost {
         let mut lost = Lost::default();
         for partition in 0..self.shared.count() {
-            let Some(seat) = self.shared.seat(partition) else { continue };
-            let own = seat.lost();
+            let Ok(own) = self.shared.with(partition, |seat| seat.lost()) else { continue };
             lost.runs.extend(own.runs);
+            lost.missed.extend(own.missed);
             lost.expired_until = lost.expired_until.max(own.expired_until);
         }
         lost
+    }
+
+    fn appended_since(&self, partition: u32, offset: u64) -> UnixNanos {
+        self.dated(partition, offset).unwrap_or_default()
+    }
+
+    fn dated(&self, partition: u32, offset: u64) -> Option<UnixNanos> {
+        let dated = self.shared.with(partition, |seat| (seat.not_before(offset), seat.is_away()));
+        let (not_before, is_away) = dated.ok()?;
+        // Of one that is silent nothing can be read.
+        (not_before.0 > 0 || is_away).then_some(not_before)
+    }
+
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+        self.shared.check_open()?;
+        let partition = missed.run.range.partition;
+        let is_known = self.shared.with(partition, |seat| seat.note.has_missed(&missed))?;
+        if is_known {
+            return Ok(());
+        }
+        let noted = self.shared.change_seat(partition, |note| note.note_missed(&missed)).await;
+        noted.map_err(|error| LogError::Disk(error.to_string()))
     }
 
     async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {

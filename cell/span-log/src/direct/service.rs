@@ -9,7 +9,7 @@ use proto::v1::collector_log_server::{CollectorLog as Service, CollectorLogServe
 use tonic::{Request, Response, Status};
 use trace_model::{TenantId, TraceId, UnixNanos};
 
-use super::wire::lost_message;
+use super::wire::{lost_messages, told_group};
 use super::{CollectorLog, FRONT_GROUPS, INCARNATION};
 use crate::port::{
     CommitError, ForgetLost, GroupId, LogError, SEARCH_INDEXER, STORAGE_WRITER, SpanLog as _,
@@ -37,7 +37,15 @@ impl Desk {
     /// Whom the front means, and whether it is the latest.
     async fn admit(&self, front: Option<&v1::Front>) -> Result<(), Status> {
         let front = front.ok_or_else(|| Status::invalid_argument("who asks is not said"))?;
-        let number = self.log.number();
+        let (number, cell) = (self.log.number(), self.log.cell());
+        if front.region != cell.region.as_str() || front.keyspace != cell.keyspace {
+            let (region, keyspace) = (&front.region, &front.keyspace);
+            let text = format!(
+                "it is a collector of {cell}, and was asked by the front of region {region} with \
+                 keyspace {keyspace}"
+            );
+            return Err(Status::failed_precondition(text));
+        }
         if front.collector != number {
             let asked = front.collector;
             let text = format!("it is collector {number}, and was taken for collector {asked}");
@@ -70,6 +78,8 @@ impl Desk {
         }
         let told = FRONT_GROUPS.into_iter();
         commits.extend(told.filter_map(|group| Some(commit(group, log.told_by_front(group)?))));
+        // What is lost is asked for behind the number of notes.
+        let notes = log.notes();
         let lost = log.lost();
         Ok(v1::LogState {
             log: log.log_id(),
@@ -79,8 +89,9 @@ impl Desk {
             append_time_unix_nano: end.append_time.0,
             first: end.first,
             commits,
-            lost: lost.runs.iter().map(lost_message).collect(),
+            lost: lost_messages(&lost),
             lost_expired_until_unix_nano: lost.expired_until.map_or(0, |until| until.0),
+            notes,
         })
     }
 
@@ -131,8 +142,9 @@ impl Service for Desk {
         self.admit(request.front.as_ref()).await?;
         self.take_lease(request.leased_until_unix_nano).await?;
         self.take_commits(&request.commits).await?;
+        self.log.note_heard(request.notes);
         let at_most = Duration::from_millis(request.at_most_millis.into()).min(WAIT_MAX);
-        let waited = self.log.wait_beyond(self.log.number(), request.beyond, at_most).await;
+        let waited = self.log.wait_for_news((request.beyond, request.notes), at_most).await;
         waited.map_err(|error| failed(&error))?;
         Ok(Response::new(self.state()?))
     }
@@ -201,15 +213,20 @@ impl Service for Desk {
         let tail = self.log.tail(&tenant, trace_id).await.map_err(|error| failed(&error))?;
         // Behind the tail: what was committed then or later, as readers need it.
         let committed = self.log.committed(STORAGE_WRITER, number);
+        let committed = committed.map_err(|error| failed(&error))?;
         // Behind that: what was set aside is noted before it is committed.
+        let notes = self.log.notes();
         let lost = self.log.lost();
+        let begins = tail.begins.as_ref().map(|begins| begins.next_in(INCARNATION, number));
         Ok(Response::new(v1::ReadTailResponse {
             frames: FramePacker::new(trace_id, tail.spans.into_iter()).collect(),
-            committed: committed.map_err(|error| failed(&error))?,
+            committed,
             covered: tail.covered.next_in(INCARNATION, number),
             is_damaged: tail.is_damaged || tail.is_behind,
-            lost: lost.runs.iter().map(lost_message).collect(),
+            lost: lost_messages(&lost),
             lost_expired_until_unix_nano: lost.expired_until.map_or(0, |until| until.0),
+            begins: begins.unwrap_or(committed),
+            notes,
         }))
     }
 
@@ -234,10 +251,19 @@ impl Service for Desk {
         let request = request.into_inner();
         self.admit(request.front.as_ref()).await?;
         let partition = self.log.number();
+        let invalid = |text: &str| Status::invalid_argument(text.to_owned());
+        let incarnation = INCARNATION;
         let which = match (request.first, request.before_unix_nano) {
-            (Some(first), _) => ForgetLost::Run { incarnation: INCARNATION, partition, first },
+            (Some(first), _) if request.missed_by.is_empty() => {
+                ForgetLost::Run { incarnation, partition, first }
+            }
+            (Some(first), _) => {
+                let group = told_group(&request.missed_by);
+                let group = group.ok_or_else(|| invalid("there is no such group"))?;
+                ForgetLost::Missed { group, incarnation, partition, first }
+            }
             (None, Some(before)) => ForgetLost::Before(UnixNanos(before)),
-            (None, None) => return Err(Status::invalid_argument("which runs is not said")),
+            (None, None) => return Err(invalid("which runs is not said")),
         };
         let forgotten = self.log.forget_lost(which).await.map_err(|error| failed(&error))?;
         let forgotten = u64::try_from(forgotten).unwrap_or(u64::MAX);

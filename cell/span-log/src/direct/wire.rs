@@ -4,15 +4,22 @@ use proto::v1;
 use trace_model::{LogRange, UnixNanos};
 
 use super::INCARNATION;
-use crate::port::{LostCause, LostRun};
+use crate::port::{GroupId, Lost, LostCause, LostRun, TOLD_GROUPS};
 
-pub(super) fn lost_message(run: &LostRun) -> v1::LostRecords {
+/// What is lost of a collector's log, and what its groups have missed.
+pub(super) fn lost_messages(lost: &Lost) -> Vec<v1::LostRecords> {
+    let missed = lost.missed.iter().map(|missed| lost_message(&missed.run, missed.group.0));
+    lost.runs.iter().map(|run| lost_message(run, "")).chain(missed).collect()
+}
+
+pub(super) fn lost_message(run: &LostRun, missed_by: &str) -> v1::LostRecords {
     v1::LostRecords {
         first: run.range.first,
         next: run.range.next,
         appended_from_unix_nano: run.append_times.0.0,
         appended_until_unix_nano: run.append_times.1.0,
         cause: run.cause.as_str().to_owned(),
+        missed_by: missed_by.to_owned(),
     }
 }
 
@@ -27,4 +34,9 @@ pub(super) fn lost_run(partition: u32, message: &v1::LostRecords) -> LostRun {
         append_times: (UnixNanos(times.0), UnixNanos(times.1)),
         cause: cause.unwrap_or(LostCause::Damaged),
     }
+}
+
+/// The group of this name that is told what it has missed.
+pub(super) fn told_group(name: &str) -> Option<GroupId> {
+    TOLD_GROUPS.into_iter().find(|group| group.0 == name)
 }

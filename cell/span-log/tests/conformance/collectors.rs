@@ -8,11 +8,13 @@ use std::time::Duration;
 use proto::v1::collector_log_client::CollectorLogClient;
 use service_kit::ManualClock;
 use span_log::direct::{
-    self, CollectorConfig, CollectorLog, DirectError, FrontConfig, FrontLog, INCARNATION,
+    self, CellName, CollectorConfig, CollectorLog, DirectError, FrontConfig, FrontLog, INCARNATION,
     RetireError, Standing,
 };
-use span_log::port::{METADATA_PUBLISHER, METRICS_AGGREGATOR, STORAGE_WRITER};
-use span_log::{EmbeddedConfig, GroupId, LogError, Seen, SpanLog};
+use span_log::port::{METADATA_PUBLISHER, METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER};
+use span_log::{
+    EmbeddedConfig, ForgetLost, GroupId, LogError, LostCause, LostRun, MissedRun, Seen, SpanLog,
+};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -20,7 +22,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
-use trace_model::{Coverage, UnixNanos};
+use trace_model::{Coverage, LogRange, Region, UnixNanos};
 
 use crate::batches::{batch, eventually, tenant, trace};
 use crate::laws::{NOW, SECOND};
@@ -34,6 +36,12 @@ pub(crate) struct Collectors {
     running: Vec<Option<(oneshot::Sender<()>, JoinSet<()>)>>,
     /// Of fronts that are opened; longer than what most tests advance their clock by.
     pub(crate) lease: Duration,
+    /// … and their region.
+    region: String,
+}
+
+fn cell_name(region: &str) -> CellName {
+    CellName { region: Region::new(region).unwrap(), keyspace: "spans".to_owned() }
 }
 
 impl Collectors {
@@ -46,6 +54,7 @@ impl Collectors {
             addresses: (0..count).map(|_| free()).collect(),
             running: (0..count).map(|_| None).collect(),
             lease: 1_000_000 * SECOND,
+            region: "eu".to_owned(),
         }
     }
 
@@ -57,7 +66,8 @@ impl Collectors {
         let mut log = EmbeddedConfig::at(self.place(place).join("log"));
         log.disk_reserve_bytes = 0;
         log.seen = seen;
-        CollectorConfig { number, file: self.place(place).join("collector.json"), log }
+        let file = self.place(place).join("collector.json");
+        CollectorConfig { cell: cell_name("eu"), number, file, log }
     }
 
     pub(crate) fn open(
@@ -105,7 +115,8 @@ impl Collectors {
         let collectors = self.addresses.iter().map(|address| format!("http://{address}"));
         let file = self.place("front.json");
         let (collectors, lease) = (collectors.collect(), self.lease);
-        let config = FrontConfig { collectors, file, seen, lease };
+        let cell = cell_name(&self.region);
+        let config = FrontConfig { cell, collectors, file, seen, lease };
         FrontLog::open(config, Arc::clone(&self.clock) as _).await
     }
 
@@ -126,6 +137,12 @@ impl Collectors {
         })
         .await;
     }
+}
+
+/// A front of the cell that knows no log yet.
+fn introduced(epoch: u64, collector: u32) -> proto::v1::Front {
+    let (region, keyspace) = ("eu".to_owned(), "spans".to_owned());
+    proto::v1::Front { epoch, collector, log: 0, region, keyspace }
 }
 
 fn is_away(front: &FrontLog, number: u32) -> bool {
@@ -180,7 +197,9 @@ async fn the_front_reads_every_collector_and_its_tail_has_what_any_of_them_ackno
         (tail.covered.next_in(INCARNATION, 0), tail.covered.next_in(INCARNATION, 1)),
         (2, 3)
     );
-    assert!(!tail.is_behind && !tail.is_damaged);
+    assert!(!tail.is_behind && !tail.is_damaged && tail.silent.is_empty());
+    let begins = tail.begins.unwrap();
+    assert_eq!((begins.next_in(INCARNATION, 0), begins.next_in(INCARNATION, 1)), (0, 0));
     for (partition, next) in [(0, 2), (1, 3)] {
         end_is(&front, partition, next).await;
         let read = front.read(partition, 0, 1 << 20).await.unwrap();
@@ -253,7 +272,7 @@ async fn one_that_does_not_answer_is_named_and_holds_the_end_where_it_was() {
     assert_eq!(front.end(1).unwrap(), held);
     assert!(front.end(0).unwrap().append_time > held.append_time);
     let tail = front.tail(&tenant("default"), trace(1)).await.unwrap();
-    assert_eq!((tail.spans.len(), tail.is_behind), (1, true));
+    assert_eq!((tail.spans.len(), tail.is_behind, tail.silent), (1, true, vec![1]));
     assert_eq!(tail.covered.next.get(&1), None, "nothing is said of it");
     assert_eq!(front.away(), [1]);
     assert!(matches!(front.read(1, 0, 1).await, Err(LogError::Unavailable(_))));
@@ -345,13 +364,74 @@ async fn a_later_front_fences_the_one_before() {
     end_is(&second, 0, 1).await;
     second.commit(METADATA_PUBLISHER, 0, 1).await.unwrap();
     // A stranger under a number that is not this one's is refused, and fences nobody.
-    let stranger = proto::v1::Front { epoch: u64::MAX, collector: 4, log: 0 };
+    let stranger = introduced(u64::MAX, 4);
     assert_eq!(cell.ask_as(stranger).await, Err(Code::FailedPrecondition));
     assert!(second.health().is_ok() && log.append(batch(&[2])).await.is_ok());
     // A collector that is started again takes no earlier front's word, whoever asks it first.
     second.close().await.unwrap();
     cell.stop(0, log).await;
     let _log = cell.start(0).await;
-    let earlier = proto::v1::Front { epoch: 1, collector: 0, log: 0 };
+    let earlier = introduced(1, 0);
     assert_eq!(cell.ask_as(earlier).await, Err(Code::PermissionDenied));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_front_of_another_cell_is_refused_and_fences_nobody() {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let front = cell.open_front().await;
+    cell.until_registered(&front, 0).await;
+    // Another region lists the same address, under the same number, and starts later.
+    let (directory, region) = (tempfile::tempdir().unwrap(), "us".to_owned());
+    let (clock, addresses) = (Arc::clone(&cell.clock), cell.addresses.clone());
+    let (running, lease) = (Vec::new(), cell.lease);
+    let other = Collectors { directory, clock, addresses, running, lease, region };
+    cell.clock.advance(SECOND);
+    let foreign = other.open_front().await;
+    eventually("it is refused", || {
+        let standing = foreign.standings().remove(0).standing;
+        matches!(standing, Standing::Away(reason) if reason.contains("region eu"))
+    })
+    .await;
+    log.append(batch(&[1])).await.unwrap();
+    end_is(&front, 0, 1).await;
+    assert!(front.health().is_ok() && foreign.end(0).unwrap().next == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collectors_groups_lack_is_known_to_the_front_before_they_go_on() {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let front = cell.open_front().await;
+    cell.until_registered(&front, 0).await;
+    log.append(batch(&[1, 2])).await.unwrap();
+    end_is(&front, 0, 2).await;
+    let range = LogRange { partition: 0, first: 0, next: 1 };
+    let times = (NOW, NOW.plus(5));
+    log.note_set_aside(SEARCH_INDEXER, range, times).await.unwrap();
+    let missed = front.lost().missed;
+    assert_eq!((missed.len(), missed[0].group, missed[0].run.range), (1, SEARCH_INDEXER, range));
+    assert_eq!((missed[0].run.cause, front.lost().runs), (LostCause::SetAside, vec![]));
+    log.note_set_aside(STORAGE_WRITER, range, times).await.unwrap();
+    assert_eq!(front.lost().runs[0].range, range);
+    // What a group of the front misses it keeps itself, also over a restart.
+    let run = LostRun { cause: LostCause::Dropped, ..missed[0].run.clone() };
+    front.note_missed(MissedRun { group: METRICS_AGGREGATOR, run }).await.unwrap();
+    let groups = |front: &FrontLog| {
+        let mut groups: Vec<GroupId> = front.lost().missed.iter().map(|one| one.group).collect();
+        groups.sort();
+        groups
+    };
+    assert_eq!(groups(&front), [METRICS_AGGREGATOR, SEARCH_INDEXER]);
+    front.close().await.unwrap();
+    cell.stop(0, log).await;
+    let front = cell.open_front().await;
+    assert_eq!(groups(&front), [METRICS_AGGREGATOR, SEARCH_INDEXER]);
+    let _log = cell.start(0).await;
+    eventually("the front hears it", || !is_away(&front, 0)).await;
+    for group in [SEARCH_INDEXER, METRICS_AGGREGATOR] {
+        let which = ForgetLost::Missed { group, incarnation: INCARNATION, partition: 0, first: 0 };
+        assert_eq!(front.forget_lost(which).await.unwrap(), 1);
+    }
+    eventually("they are forgotten", || front.lost().missed.is_empty()).await;
 }

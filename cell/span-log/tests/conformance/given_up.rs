@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use span_log::direct::{INCARNATION, RetireError, Standing};
-use span_log::port::{METADATA_PUBLISHER, SEARCH_INDEXER, STORAGE_WRITER};
+use span_log::port::{METADATA_PUBLISHER, METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{ForgetLost, LogError, LostCause, SpanLog};
 
 use crate::batches::{batch, eventually, tenant, trace};
@@ -35,7 +35,7 @@ async fn one_that_is_gone_for_good_is_retired_and_what_it_had_is_told_as_lost() 
     // Readers meet one run and are at the end behind it, which goes with the time.
     let Err(LogError::Damaged(missing)) = front.read(1, 2, 1).await else { panic!("not damaged") };
     assert_eq!((missing.range.first, missing.range.next), (2, 4));
-    assert!(missing.append_times.0 <= NOW.plus(3_000_000_000));
+    assert!(missing.append_times.0 >= NOW && missing.append_times.0 <= NOW.plus(3_000_000_000));
     assert!(missing.append_times.1 > retired_at);
     let end = front.end(1).unwrap();
     assert!(end.next == 4 && end.append_time >= missing.append_times.1);
@@ -46,6 +46,10 @@ async fn one_that_is_gone_for_good_is_retired_and_what_it_had_is_told_as_lost() 
     assert!(!tail.is_behind && front.away().is_empty() && front.is_retired(1));
     let lost = front.lost().runs;
     assert_eq!((lost.len(), lost[0].cause, lost[0].range.first), (1, LostCause::Retired, 2));
+    // Nothing of it was counted, and counts say so.
+    let missed = front.lost().missed;
+    assert_eq!((missed.len(), missed[0].group), (1, METRICS_AGGREGATOR));
+    assert_eq!((missed[0].run.cause, missed[0].run.range.next), (LostCause::Retired, 4));
     // Durable, over a restart of the front; and the collector that comes back is told.
     front.close().await.unwrap();
     // Readers are behind the run by then, and have published since.
@@ -67,7 +71,7 @@ async fn one_that_is_gone_for_good_is_retired_and_what_it_had_is_told_as_lost() 
     until_taken(&*one, 5).await;
     let run = ForgetLost::Run { incarnation: INCARNATION, partition: 1, first: 2 };
     assert_eq!(front.forget_lost(run).await.unwrap(), 1);
-    assert!(front.lost().runs.is_empty());
+    assert_eq!((front.lost().runs, front.lost().missed), (vec![], missed));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,9 +89,10 @@ async fn retention_ends_what_was_lost_with_a_retired_one() {
     let run = front.lost().runs.remove(0);
     assert_eq!(front.forget_lost(ForgetLost::Before(run.append_times.1)).await.unwrap(), 0);
     let behind = ForgetLost::Before(run.append_times.1.plus(1));
-    assert_eq!(front.forget_lost(behind).await.unwrap(), 1);
+    assert_eq!(front.forget_lost(behind).await.unwrap(), 2, "what was not counted as well");
     let lost = front.lost();
-    assert_eq!((lost.runs, lost.expired_until), (vec![], Some(run.append_times.1)));
+    assert_eq!((lost.runs, lost.missed), (vec![], vec![]));
+    assert_eq!(lost.expired_until, Some(run.append_times.1));
 }
 
 /// The front is heard every half second: a clock that was advanced by hand is ahead of it for that long.

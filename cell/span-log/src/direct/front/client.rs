@@ -29,6 +29,8 @@ pub(super) enum Refusal {
     Away(String),
     /// It is not whom the front takes it for.
     Other(String),
+    /// It did not manage this in time or in size: of the rest nothing is said.
+    TooMuch(String),
     /// A later front has taken over.
     Fenced,
 }
@@ -36,7 +38,7 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn reason(&self) -> String {
         match self {
-            Self::Away(reason) | Self::Other(reason) => reason.clone(),
+            Self::Away(reason) | Self::Other(reason) | Self::TooMuch(reason) => reason.clone(),
             Self::Fenced => "a later front of the cell has taken over".to_owned(),
         }
     }
@@ -52,7 +54,10 @@ impl From<Status> for Refusal {
             return Self::Other(status.message().to_owned());
         }
         if code == Code::Cancelled || code == Code::DeadlineExceeded {
-            return Self::Away("it did not answer in time".to_owned());
+            return Self::TooMuch("it did not answer in time".to_owned());
+        }
+        if code == Code::OutOfRange || code == Code::ResourceExhausted {
+            return Self::TooMuch(status.message().to_owned());
         }
         Self::Away(status.message().to_owned())
     }

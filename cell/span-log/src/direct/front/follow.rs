@@ -17,8 +17,9 @@ const NEWS_PAUSE: Duration = Duration::from_millis(5);
 const AWAY_PAUSE: Duration = Duration::from_millis(250);
 /// A retired collector that comes back is looked for so often.
 const RETIRED_PAUSE: Duration = Duration::from_secs(2);
-/// How often what is known is written.
+/// How often what is known is written, and how often where nothing but time has gone on.
 const KEEP_EVERY: Duration = Duration::from_millis(500);
+const KEEP_TIMES_EVERY: u32 = 20;
 
 /// Follows a collector until the log closes.
 pub(super) async fn follow(shared: Arc<Shared>, partition: u32) {
@@ -53,6 +54,7 @@ async fn round(shared: &Arc<Shared>, partition: u32) -> Duration {
         at_most_millis: if seat.fault.is_some() { 0 } else { WATCH_MILLIS },
         commits: seat.commits(),
         leased_until_unix_nano: if seat.is_registered { shared.lease_of(&seat).0 } else { 0 },
+        notes: seat.notes,
     };
     let Some(client) = shared.client(partition) else { return RETIRED_PAUSE };
     match client.watch(request).await {
@@ -124,9 +126,9 @@ async fn tell_retired(shared: &Arc<Shared>, partition: u32) {
 /// Writes what is known, where it has changed, until the log closes and once more then.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let mut closing = shared.closing();
-    loop {
+    for round in (0..KEEP_TIMES_EVERY).cycle() {
         let ended = timeout(KEEP_EVERY, closing.wait_for(|is_closing| *is_closing)).await.is_ok();
-        if let Err(error) = shared.keep().await {
+        if let Err(error) = shared.keep(ended || round == 0).await {
             tracing::warn!(%error, "what is known of the collectors was not written");
         }
         if ended {

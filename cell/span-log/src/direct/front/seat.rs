@@ -1,16 +1,15 @@
 //! What the front knows of one collector: pure, and a function of what the collector has said.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use proto::v1;
-use serde::{Deserialize, Serialize};
 use trace_model::{LogRange, UnixNanos};
 
 use super::super::INCARNATION;
-use super::super::wire::lost_run;
+use super::seat_note::{LostNote, RetiredNote, Retiring, SeatNote};
 use crate::port::{
-    DamagedRange, ForgetLost, GroupId, LogEnd, Lost, LostCause, LostRun, SEARCH_INDEXER,
-    STORAGE_WRITER,
+    DamagedRange, GroupId, LogEnd, Lost, LostCause, LostRun, METRICS_AGGREGATOR, MissedRun,
+    SEARCH_INDEXER, STORAGE_WRITER,
 };
 
 /// Ends remembered with their times, and how far apart they lie at least.
@@ -20,83 +19,14 @@ const MARK_EVERY_NANOS: u64 = 50_000_000;
 /// retired was appended at the latest so long after. It goes behind by less than this as well.
 pub(super) const CLOCK_ERROR_MAX_NANOS: u64 = 1_000_000_000;
 
-/// What is kept of a collector over restarts of the front. `(next, append_time)` is an end that the
-/// collector has vouched for; any earlier one would do as well.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct SeatNote {
-    /// The log that the number was given to; 0: none yet.
-    pub(super) log: u64,
-    pub(super) next: u64,
-    pub(super) append_time: u64,
-    /// What storage-writer had committed, and that whatever is not below was appended later than this.
-    pub(super) stored: u64,
-    pub(super) stored_until: u64,
-    /// The same of search-indexer.
-    pub(super) indexed: u64,
-    pub(super) indexed_until: u64,
-    /// Where the front's own groups read on.
-    pub(super) commits: BTreeMap<String, u64>,
-    pub(super) retired: Option<RetiredNote>,
-    /// What the collector has said to be lost of its log: it may not be there to say it again.
-    pub(super) lost: Vec<LostNote>,
-    pub(super) lost_expired_until: u64,
-}
-
-/// A run of lost records.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LostNote {
-    first: u64,
-    next: u64,
-    first_time: u64,
-    last_time: u64,
-    cause: String,
-}
-
-impl LostNote {
-    fn of(run: &v1::LostRecords) -> Self {
-        Self {
-            first: run.first,
-            next: run.next,
-            first_time: run.appended_from_unix_nano,
-            last_time: run.appended_until_unix_nano,
-            cause: run.cause.clone(),
-        }
-    }
-
-    fn run_of(&self, partition: u32) -> LostRun {
-        let Self { first, next, first_time, last_time, cause } = self;
-        let message = v1::LostRecords {
-            first: *first,
-            next: *next,
-            appended_from_unix_nano: *first_time,
-            appended_until_unix_nano: *last_time,
-            cause: cause.clone(),
-        };
-        lost_run(partition, &message)
-    }
-}
-
-/// A collector that is gone for good.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RetiredNote {
-    /// When, in nanoseconds.
-    pub(super) at: u64,
-    /// Its lost records are forgotten: by retention, or by a person.
-    pub(super) is_forgotten: bool,
-    /// … by retention.
-    pub(super) is_expired: bool,
-    /// The collector was told.
-    pub(super) is_told: bool,
-}
-
 /// One collector, as the front knows it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seat {
     pub(super) partition: u32,
     pub(super) note: SeatNote,
     pub(super) first: u64,
-    lost: Vec<LostRun>,
+    /// How many notes of what is lost the collector had when it told them.
+    pub(super) notes: u64,
     /// Why it does not answer; `None`: it does.
     pub(super) fault: Option<String>,
     pub(super) is_registered: bool,
@@ -119,7 +49,6 @@ impl Seat {
         published: UnixNanos,
     ) -> Self {
         let mut seat = Self { partition, note, ..Self::default() };
-        seat.lost = seat.note.lost.iter().map(|run| run.run_of(partition)).collect();
         seat.note.stored = seat.note.stored.max(stored);
         // Readers of a retired one are at the end behind the records that nobody knows: it has none there.
         if !seat.is_retired() {
@@ -166,22 +95,35 @@ impl Seat {
         }
         self.first = state.first;
         self.is_registered = state.is_registered;
-        self.learn_lost(&state.lost, state.lost_expired_until_unix_nano);
+        self.learn_lost(state.lost.clone(), state.lost_expired_until_unix_nano, state.notes);
         self.mark();
-        let (stored, indexed) = (self.note.stored, self.note.indexed);
-        self.note.stored_until = self.note.stored_until.max(self.not_before(stored).0);
-        self.note.indexed_until = self.note.indexed_until.max(self.not_before(indexed).0);
+        self.date();
         Ok(())
     }
 
-    /// What is lost of its log, as it says.
-    pub(super) fn learn_lost(&mut self, runs: &[v1::LostRecords], expired_until: u64) {
-        if self.is_retired() {
+    /// Keeps since when what each group has not read was appended: marks are not kept.
+    fn date(&mut self) {
+        let (stored, indexed) = (self.note.stored, self.note.indexed);
+        self.note.stored_until = self.note.stored_until.max(self.not_before(stored).0);
+        self.note.indexed_until = self.note.indexed_until.max(self.not_before(indexed).0);
+        let commits = self.note.commits.iter();
+        let since = commits.map(|(group, next)| (group.clone(), self.not_before(*next).0));
+        self.note.since = since.collect();
+    }
+
+    /// What is lost of its log, as it says; not what it said before.
+    pub(super) fn learn_lost(
+        &mut self,
+        runs: Vec<v1::LostRecords>,
+        expired_until: u64,
+        notes: u64,
+    ) {
+        if self.is_retired() || notes < self.notes {
             return;
         }
-        self.note.lost = runs.iter().map(LostNote::of).collect();
+        self.notes = notes;
+        self.note.lost = runs.into_iter().map(LostNote::from).collect();
         self.note.lost_expired_until = expired_until;
-        self.lost = runs.iter().map(|run| lost_run(self.partition, run)).collect();
     }
 
     /// Storage-writer has committed so far, as an answer of the tail has said.
@@ -201,15 +143,25 @@ impl Seat {
             }
         }
         if self.marks.len() >= MARKS_MAX {
-            self.marks.pop_front();
+            self.thin_marks();
         }
         self.marks.push_back((next, time));
     }
 
+    /// Forgets every second mark of the older half: the older, the less exact.
+    fn thin_marks(&mut self) {
+        let mut place = 0_usize;
+        self.marks.retain(|_| {
+            place += 1;
+            place > MARKS_MAX / 2 || place % 2 == 1
+        });
+    }
+
     /// A time before which no record from `offset` on was appended.
-    fn not_before(&self, offset: u64) -> UnixNanos {
+    pub(super) fn not_before(&self, offset: u64) -> UnixNanos {
         let below = self.marks.iter().rev().find(|(next, _)| *next <= offset);
-        below.map_or(UnixNanos(0), |(_, time)| *time)
+        let marked = below.map_or(UnixNanos(0), |(_, time)| *time);
+        marked.max(self.note.not_before(offset))
     }
 
     /// The end: as it was last heard; of one that is retired, behind the records that nobody knows.
@@ -217,7 +169,7 @@ impl Seat {
         let known = UnixNanos(self.note.append_time);
         match &self.note.retired {
             Some(retired) => LogEnd {
-                next: self.note.next.saturating_add(1),
+                next: self.note.end_of_retired(),
                 append_time: now.max(known).max(UnixNanos(retired.at)),
                 first: 0,
             },
@@ -228,7 +180,7 @@ impl Seat {
     /// What a reader at this offset of a retired collector meets, once.
     pub(super) fn missing(&self, from: u64) -> Option<DamagedRange> {
         let retired = self.note.retired.as_ref()?;
-        let next = self.note.next.saturating_add(1);
+        let next = self.note.end_of_retired();
         let range = LogRange { partition: self.partition, first: from, next };
         let at = UnixNanos(retired.at);
         (from < next).then(|| DamagedRange {
@@ -239,82 +191,39 @@ impl Seat {
         })
     }
 
-    /// Retires it: the note to be made durable.
-    pub(super) fn retiring(&self, now: UnixNanos) -> SeatNote {
+    /// What is noted of it when it is retired.
+    pub(super) fn retiring(&self, now: UnixNanos) -> Retiring {
         let at = now.0.max(self.note.append_time).saturating_add(CLOCK_ERROR_MAX_NANOS);
         // One that never was of the cell has taken nothing.
-        let is_forgotten = self.note.log == 0 && self.note.next == 0;
-        let retired = RetiredNote { at, is_forgotten, ..RetiredNote::default() };
-        SeatNote { retired: Some(retired), ..self.note.clone() }
+        let is_empty = self.note.log == 0 && self.note.next == 0 && !self.note.may_be_known;
+        let retired =
+            RetiredNote { at, is_empty, is_forgotten: is_empty, ..RetiredNote::default() };
+        let mut missed = Vec::new();
+        if !is_empty {
+            let times = |first: u64| (self.not_before(first).min(UnixNanos(at)), UnixNanos(at));
+            let mut miss = |group, (first, next), append_times| {
+                let range = LogRange { partition: self.partition, first, next };
+                let (incarnation, cause) = (INCARNATION, LostCause::Retired);
+                let run = LostRun { incarnation, range, append_times, cause };
+                missed.push(MissedRun { group, run });
+            };
+            // Nobody counts what the front has not read of it, and not what nobody knows.
+            let counted = self.committed(METRICS_AGGREGATOR);
+            let end = self.note.next.saturating_add(1);
+            miss(METRICS_AGGREGATOR, (counted, end), times(counted));
+            let Seat { note: SeatNote { stored, indexed, indexed_until, .. }, .. } = self;
+            if indexed < stored {
+                let times = (UnixNanos(*indexed_until), UnixNanos(at));
+                miss(SEARCH_INDEXER, (*indexed, *stored), times);
+            }
+        }
+        Retiring { retired, missed }
     }
 
-    /// What is lost of it: what it says itself, and what had gone to no store when it was retired.
+    /// What is lost of it: what it says itself, what its groups and the front's have missed, and what had
+    /// gone to no store when it was retired.
     pub(super) fn lost(&self) -> Lost {
-        let until = UnixNanos(self.note.lost_expired_until);
-        let mut lost = Lost {
-            runs: self.lost.clone(),
-            missed: Vec::new(),
-            expired_until: Some(until).filter(|until| until.0 > 0),
-        };
-        let Some(retired) = &self.note.retired else { return lost };
-        if !retired.is_forgotten {
-            lost.runs.push(self.retired_run(retired));
-        }
-        if retired.is_expired {
-            lost.expired_until = lost.expired_until.max(Some(UnixNanos(retired.at)));
-        }
-        lost
-    }
-
-    fn retired_run(&self, retired: &RetiredNote) -> LostRun {
-        let from = self.note.stored_until.min(self.note.indexed_until);
-        let first = self.lost_from();
-        LostRun {
-            incarnation: INCARNATION,
-            range: LogRange { partition: self.partition, first, next: u64::MAX },
-            append_times: (UnixNanos(from), UnixNanos(retired.at)),
-            cause: LostCause::Retired,
-        }
-    }
-
-    /// Forgets lost runs of a retired one, whom nobody else can ask: the note to be kept, with how many
-    /// were forgotten.
-    pub(super) fn forgetting(&self, which: ForgetLost) -> Option<(SeatNote, usize)> {
-        let retired = self.note.retired.as_ref()?;
-        let (mut note, before) = (self.note.clone(), self.lost().runs.len());
-        let (is_expired, is_meant) = match which {
-            ForgetLost::Before(time) => {
-                let old = |run: &LostNote| run.last_time < time.0;
-                let until = note.lost.iter().filter(|run| old(run)).map(|run| run.last_time).max();
-                note.lost_expired_until = note.lost_expired_until.max(until.unwrap_or(0));
-                note.lost.retain(|run| !old(run));
-                (true, retired.at < time.0)
-            }
-            ForgetLost::Run { incarnation, partition, first } => {
-                let is_of_it = (incarnation, partition) == (INCARNATION, self.partition);
-                note.lost.retain(|run| !is_of_it || run.first != first);
-                (false, is_of_it && first == self.lost_from())
-            }
-            ForgetLost::Missed { .. } => return None,
-        };
-        if is_meant && !retired.is_forgotten {
-            note.retired = Some(RetiredNote { is_forgotten: true, is_expired, ..retired.clone() });
-        }
-        let mut after = self.clone();
-        after.take_kept(note.clone());
-        let forgotten = before.saturating_sub(after.lost().runs.len());
-        (forgotten > 0).then_some((note, forgotten))
-    }
-
-    /// Takes over what was written of it.
-    pub(super) fn take_kept(&mut self, note: SeatNote) {
-        self.note.log = note.log;
-        if note.retired.is_some() {
-            self.lost = note.lost.iter().map(|run| run.run_of(self.partition)).collect();
-            self.note.lost = note.lost;
-            self.note.lost_expired_until = note.lost_expired_until;
-        }
-        self.note.retired = note.retired;
+        self.note.tell_lost(self.partition)
     }
 
     /// The first record of which not all stores are known to have everything: what search-indexer had not
@@ -332,6 +241,12 @@ impl Seat {
         }
     }
 
+    /// Whether it is known where a group reads on. The collector's own groups are known to itself.
+    pub(super) fn has_committed(&self, group: GroupId) -> bool {
+        let is_own = [STORAGE_WRITER, SEARCH_INDEXER].contains(&group);
+        is_own || self.note.commits.contains_key(group.0)
+    }
+
     /// The front's own commits, as the collector is told them.
     pub(super) fn commits(&self) -> Vec<v1::GroupCommit> {
         let commits = self.note.commits.iter().filter(|(_, next)| **next > 0);
@@ -342,7 +257,7 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::METADATA_PUBLISHER;
+    use crate::port::{ForgetLost, METADATA_PUBLISHER};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -359,6 +274,11 @@ mod tests {
             commits: vec![commit(STORAGE_WRITER), commit(SEARCH_INDEXER)],
             ..v1::LogState::default()
         }
+    }
+
+    fn retire(seat: &mut Seat) {
+        let retiring = seat.retiring(UnixNanos(60 * SECOND));
+        seat.note.retire(&retiring);
     }
 
     fn seconds(time: UnixNanos) -> u64 {
@@ -386,7 +306,7 @@ mod tests {
         for (next, at, stored) in [(10, 5, 10), (20, 6, 10), (30, 7, 20), (40, 9, 25)] {
             seat.learn(&says(next, at, stored)).unwrap();
         }
-        seat.note = seat.retiring(UnixNanos(60 * SECOND));
+        retire(&mut seat);
         let run = seat.lost().runs.remove(0);
         assert_eq!(
             (run.range.first, run.range.next, run.cause),
@@ -396,17 +316,89 @@ mod tests {
         assert_eq!((seconds(run.append_times.0), seconds(run.append_times.1)), (6, 61));
     }
 
+    /// What each group has missed, with the second from which on.
+    fn missed(seat: &Seat) -> Vec<(GroupId, u64, u64, u64)> {
+        let told = |one: &MissedRun| {
+            let range = one.run.range;
+            (one.group, range.first, range.next, seconds(one.run.append_times.0))
+        };
+        seat.lost().missed.iter().map(told).collect()
+    }
+
     #[test]
-    fn what_search_indexer_had_not_written_is_lost_to_searches() {
+    fn what_search_indexer_had_not_written_is_missed_by_searches() {
         let mut seat = seat();
         for (next, at, stored, indexed) in [(10, 5, 10, 10), (20, 6, 20, 10), (30, 7, 30, 12)] {
             let mut state = says(next, at, stored);
             state.commits[1].next = indexed;
             seat.learn(&state).unwrap();
         }
-        seat.note = seat.retiring(UnixNanos(60 * SECOND));
+        retire(&mut seat);
         let run = seat.lost().runs.remove(0);
-        assert_eq!((run.range.first, seconds(run.append_times.0)), (12, 5));
+        assert_eq!((run.range.first, seconds(run.append_times.0)), (30, 7));
+        // Nothing of it was counted.
+        let expected = [(METRICS_AGGREGATOR, 0, 31, 0), (SEARCH_INDEXER, 12, 30, 5)];
+        assert_eq!(missed(&seat), expected);
+    }
+
+    #[test]
+    fn what_was_not_counted_of_a_retired_one_is_told_before_it_is_stepped_over() {
+        let mut seat = seat();
+        for (next, at, counted) in [(10, 5, 0), (20, 6, 10), (30, 8, 20)] {
+            seat.note.commits.insert(METRICS_AGGREGATOR.0.to_owned(), counted);
+            seat.learn(&says(next, at, next)).unwrap();
+        }
+        // Also by a front that has no marks any more.
+        let mut seat = Seat::new(2, seat.note.clone(), (30, 30), UnixNanos(0));
+        retire(&mut seat);
+        assert_eq!(missed(&seat), [(METRICS_AGGREGATOR, 20, 31, 6)]);
+        // The group meets it itself, and knows it no better.
+        let met = seat.missing(25).unwrap();
+        let (incarnation, cause) = (INCARNATION, LostCause::Damaged);
+        let (range, append_times) = (met.range, met.append_times);
+        let run = LostRun { incarnation, range, append_times, cause };
+        assert!(seat.note.has_missed(&MissedRun { group: METRICS_AGGREGATOR, run }));
+        let group = METRICS_AGGREGATOR;
+        let which = ForgetLost::Missed { group, incarnation: INCARNATION, partition: 2, first: 20 };
+        assert_eq!((seat.note.forget(2, which), missed(&seat)), (1, vec![]));
+        assert_eq!(seat.lost().runs.len(), 1, "what is lost is another matter");
+    }
+
+    #[test]
+    fn what_the_fronts_groups_have_missed_is_kept_apart_from_what_the_collector_says() {
+        let mut seat = seat();
+        let run = |first: u64| LostRun {
+            incarnation: INCARNATION,
+            range: LogRange { partition: 2, first, next: first + 2 },
+            append_times: (UnixNanos(first * SECOND), UnixNanos((first + 1) * SECOND)),
+            cause: LostCause::Dropped,
+        };
+        for first in (0..100).map(|place| place * 3) {
+            seat.note.note_missed(&MissedRun { group: METRICS_AGGREGATOR, run: run(first) });
+        }
+        let known = missed(&seat);
+        assert_eq!((known.len(), known[15].1, known[15].2), (16, 45, 299), "the last one grows");
+        seat.learn(&says(300, 400, 300)).unwrap();
+        assert_eq!(missed(&seat), known);
+        let (kept, which) = (seat.note.clone(), ForgetLost::Before(UnixNanos(5 * SECOND)));
+        assert_eq!(seat.note.forget(2, which), 2);
+        assert_eq!(seat.lost().expired_until, Some(UnixNanos(4 * SECOND)));
+        assert_eq!(kept.without_times().missed, kept.missed);
+    }
+
+    #[test]
+    fn one_that_never_was_there_leaves_nothing_behind() {
+        let mut seat = seat();
+        retire(&mut seat);
+        let end = seat.end(UnixNanos(90 * SECOND));
+        assert_eq!((end.next, seconds(end.append_time)), (0, 90));
+        assert_eq!((seat.missing(0), seat.lost()), (None, Lost::default()));
+        // Where the front has lost its directory nobody knows whether it was.
+        let mut seat = Seat::default();
+        seat.note.may_be_known = true;
+        retire(&mut seat);
+        assert_eq!((seat.missing(0).unwrap().range.next, seat.lost().runs.len()), (1, 1));
+        assert_eq!(seat.lost().missed.len(), 1);
     }
 
     #[test]
@@ -415,7 +407,7 @@ mod tests {
         seat.learn(&says(10, 5, 10)).unwrap();
         seat.learn(&says(20, 8, 10)).unwrap();
         assert_eq!(seat.missing(20), None);
-        seat.note = seat.retiring(UnixNanos(60 * SECOND));
+        retire(&mut seat);
         for (from, since) in [(10, 5), (15, 5), (20, 8)] {
             let missing = seat.missing(from).unwrap();
             assert_eq!((missing.range.first, missing.range.next), (from, 21));
@@ -431,7 +423,8 @@ mod tests {
     fn a_front_that_is_started_again_reads_nothing_more_of_a_retired_one() {
         let mut seat = seat();
         seat.learn(&says(10, 5, 4)).unwrap();
-        let note = seat.retiring(UnixNanos(60 * SECOND));
+        retire(&mut seat);
+        let note = seat.note;
         // Readers are behind the run that they met, and have published long after that.
         let seat = Seat::new(2, note, (11, 4), UnixNanos(900 * SECOND));
         assert_eq!((seat.missing(11), seat.end(UnixNanos(0)).next), (None, 11));
@@ -448,21 +441,20 @@ mod tests {
             appended_from_unix_nano: second * SECOND,
             appended_until_unix_nano: second * SECOND,
             cause: "set-aside".to_owned(),
+            missed_by: String::new(),
         };
         let mut seat = seat();
         let state = v1::LogState { lost: vec![run(3, 2), run(7, 4)], ..says(10, 5, 10) };
         seat.learn(&state).unwrap();
         let away = Seat::new(2, seat.note.clone(), (10, 10), UnixNanos(0));
         assert_eq!(away.lost(), seat.lost());
-        let note = seat.retiring(UnixNanos(60 * SECOND));
-        let mut seat = Seat::new(2, note, (11, 10), UnixNanos(0));
+        retire(&mut seat);
+        let mut seat = Seat::new(2, seat.note, (11, 10), UnixNanos(0));
         assert_eq!(seat.lost().runs.len(), 3);
         let one = ForgetLost::Run { incarnation: INCARNATION, partition: 2, first: 3 };
         for (which, left) in [(one, 2), (ForgetLost::Before(UnixNanos(9 * SECOND)), 1)] {
-            let (note, forgotten) = seat.forgetting(which).unwrap();
-            seat.take_kept(note);
-            assert_eq!((forgotten, seat.lost().runs.len()), (1, left));
-            assert!(seat.forgetting(which).is_none());
+            assert_eq!((seat.note.forget(2, which), seat.lost().runs.len()), (1, left));
+            assert_eq!(seat.note.forget(2, which), 0);
         }
         assert_eq!(seat.lost().expired_until, Some(UnixNanos(4 * SECOND)));
     }
@@ -486,7 +478,11 @@ mod tests {
             seat.learn(&says(step, step, 0)).unwrap();
         }
         assert!(seat.marks.len() <= MARKS_MAX);
-        assert_eq!(seat.not_before(5), UnixNanos(0));
+        for offset in 1..2_000 {
+            assert!(seconds(seat.not_before(offset)) <= offset, "{offset}");
+        }
         assert_eq!(seconds(seat.not_before(1_990)), 1_990);
+        // The older, the less exact.
+        assert!(seconds(seat.not_before(1_500)) > 1_400 && seconds(seat.not_before(200)) > 0);
     }
 }

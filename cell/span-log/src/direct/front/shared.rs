@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use trace_model::{Clock, UnixNanos};
 
-use super::super::DirectError;
 use super::super::note::NoteFile;
+use super::super::{CellName, DirectError};
 use super::client::{CollectorClient, Refusal};
-use super::seat::{Seat, SeatNote};
+use super::seat::Seat;
+use super::seat_note::SeatNote;
 use crate::port::LogError;
 
 /// What the front keeps of its collectors.
@@ -34,10 +35,23 @@ impl FrontNote {
         let latest = now.plus(lease.max(self.lease)).0;
         (self.lease, self.leased_before) = (lease, self.leased_before.max(latest));
     }
+
+    /// A seat for each collector of the list. `is_lost`: what was known of them is not known any more.
+    pub(super) fn add_seats(&mut self, count: usize, is_lost: bool) {
+        let seat = || SeatNote { may_be_known: is_lost, ..SeatNote::default() };
+        self.seats.resize_with(count, seat);
+    }
+
+    /// Without what goes on by itself as time does.
+    fn without_times(&self) -> Self {
+        let seats = self.seats.iter().map(SeatNote::without_times).collect();
+        Self { seats, ..*self }
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Shared {
+    cell: CellName,
     pub(super) epoch: u64,
     pub(super) clock: Arc<dyn Clock>,
     clients: Vec<CollectorClient>,
@@ -57,13 +71,14 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
+        cell: CellName,
         (file, kept): (NoteFile, FrontNote),
         clients: Vec<CollectorClient>,
         seats: Vec<Seat>,
-        not_before: UnixNanos,
-        clock: Arc<dyn Clock>,
+        (not_before, clock): (UnixNanos, Arc<dyn Clock>),
     ) -> Self {
         Self {
+            cell,
             epoch: kept.epoch,
             lease: kept.lease,
             leased_before: UnixNanos(kept.leased_before),
@@ -115,7 +130,8 @@ impl Shared {
     /// How the front introduces itself to a collector.
     pub(super) fn front(&self, partition: u32) -> v1::Front {
         let log = self.lock(partition).map_or(0, |seat| seat.note.log);
-        v1::Front { epoch: self.epoch, collector: partition, log }
+        let (region, keyspace) = (self.cell.region.as_str().to_owned(), self.cell.keyspace.clone());
+        v1::Front { epoch: self.epoch, collector: partition, log, region, keyspace }
     }
 
     /// Before a collector was heard of, no end of the log was vouched for at a later time than this:
@@ -148,9 +164,8 @@ impl Shared {
             return Ok(());
         }
         if known == 0 && state.log != 0 {
-            let mut note = self.note_of(partition);
-            note.log = state.log;
-            self.write_seat(partition, note).await.map_err(|error| error.to_string())?;
+            let noted = self.change_seat(partition, |note| note.log = state.log).await;
+            noted.map_err(|error| error.to_string())?;
         }
         let Some(mut seat) = self.lock(partition) else { return Ok(()) };
         if seat.is_retired() {
@@ -196,20 +211,22 @@ impl Shared {
 
     /// A retired collector knows that it is.
     pub(super) async fn note_told(&self, partition: u32) {
-        let mut note = self.note_of(partition);
-        if let Some(retired) = &mut note.retired {
-            retired.is_told = true;
-        }
-        if let Err(error) = self.write_seat(partition, note).await {
+        let told = self.change_seat(partition, |note| {
+            if let Some(retired) = &mut note.retired {
+                retired.is_told = true;
+            }
+        });
+        if let Err(error) = told.await {
             tracing::debug!(%error, "it is told again after a restart");
         }
     }
 
-    /// Replaces what is kept of a collector; durable when it returns, and unchanged where that failed.
-    pub(super) async fn write_seat(
+    /// Changes what is kept of a collector; durable when it returns, and unchanged where that failed. The
+    /// change is made twice: of what is written, and of what is known by then.
+    pub(super) async fn change_seat(
         &self,
         partition: u32,
-        note: SeatNote,
+        change: impl Fn(&mut SeatNote) + Send,
     ) -> Result<(), DirectError> {
         let mut kept = self.kept.lock().await;
         let mut next = self.gather(&kept);
@@ -217,26 +234,25 @@ impl Shared {
         else {
             return Ok(());
         };
-        slot.log = note.log;
-        slot.retired.clone_from(&note.retired);
-        if note.retired.is_some() {
-            slot.lost.clone_from(&note.lost);
-            slot.lost_expired_until = note.lost_expired_until;
-        }
+        change(slot);
         *kept = self.write(next).await?;
         // Before anybody else gathers what is to be written.
         if let Some(mut seat) = self.lock(partition) {
-            seat.take_kept(note);
+            change(&mut seat.note);
         }
         drop(kept);
         Ok(())
     }
 
-    /// Writes what is known, if it has changed.
-    pub(super) async fn keep(&self) -> Result<(), DirectError> {
+    /// Writes what is known, if it has changed; `also_times`: where only time has gone on as well.
+    pub(super) async fn keep(&self, also_times: bool) -> Result<(), DirectError> {
         let mut kept = self.kept.lock().await;
         let next = self.gather(&kept);
-        if next != *kept {
+        let is_same = match also_times {
+            true => next == *kept,
+            false => next.without_times() == kept.without_times(),
+        };
+        if !is_same {
             *kept = self.write(next).await?;
         }
         Ok(())

@@ -5,6 +5,7 @@ use trace_model::UnixNanos;
 
 use super::FrontLog;
 use super::seat::{CLOCK_ERROR_MAX_NANOS, Seat};
+use super::seat_note::SeatNote;
 use crate::port::{ForgetLost, LogError};
 
 /// How a collector is.
@@ -102,8 +103,8 @@ impl FrontLog {
         }
         self.check_silent(number).await?;
         let seat = self.begin_to_retire(number)?;
-        let note = seat.retiring(self.shared.clock.now());
-        if let Err(error) = self.shared.write_seat(number, note).await {
+        let retiring = seat.retiring(self.shared.clock.now());
+        if let Err(error) = self.shared.change_seat(number, |note| note.retire(&retiring)).await {
             drop(self.shared.with(number, |seat| seat.is_retiring = false));
             return Err(RetireError::NotKept(error.to_string()));
         }
@@ -149,11 +150,23 @@ impl FrontLog {
         partition: u32,
         which: ForgetLost,
     ) -> Result<usize, LogError> {
-        let Some(seat) = self.shared.seat(partition) else { return Ok(0) };
-        if seat.is_retired() {
-            return self.forget_retired(&seat, which).await;
+        let own = self.shared.with(partition, |seat| seat.note.clone().forget(partition, which))?;
+        if own > 0 {
+            let forget = |note: &mut SeatNote| {
+                note.forget(partition, which);
+            };
+            let forgotten = self.shared.change_seat(partition, forget).await;
+            forgotten.map_err(|error| LogError::Disk(error.to_string()))?;
+            return Ok(own);
         }
-        let ForgetLost::Run { partition: of, first, .. } = which else { return Ok(0) };
+        if self.shared.with(partition, |seat| seat.is_retired())? {
+            return Ok(0);
+        }
+        let (of, first, missed_by) = match which {
+            ForgetLost::Before(_) => return Ok(0),
+            ForgetLost::Run { partition, first, .. } => (partition, first, ""),
+            ForgetLost::Missed { partition, first, group, .. } => (partition, first, group.0),
+        };
         let Some(client) = self.shared.client(partition).filter(|_| of == partition) else {
             return Ok(0);
         };
@@ -161,16 +174,10 @@ impl FrontLog {
             front: Some(self.shared.front(partition)),
             first: Some(first),
             before_unix_nano: None,
+            missed_by: missed_by.to_owned(),
         };
         let forgotten = client.forget(request).await;
         let forgotten = forgotten.map_err(|refusal| self.missed(partition, &refusal))?;
         Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
-    }
-
-    async fn forget_retired(&self, seat: &Seat, which: ForgetLost) -> Result<usize, LogError> {
-        let Some((note, forgotten)) = seat.forgetting(which) else { return Ok(0) };
-        let written = self.shared.write_seat(seat.partition, note).await;
-        written.map_err(|error| LogError::Disk(error.to_string()))?;
-        Ok(forgotten)
     }
 }

@@ -18,8 +18,10 @@ struct Said {
     committed: u64,
     covered: u64,
     is_damaged: bool,
+    begins: u64,
     lost: Vec<v1::LostRecords>,
     lost_expired_until: u64,
+    notes: u64,
 }
 
 impl Said {
@@ -29,9 +31,11 @@ impl Said {
             let unpacked = unpack_frame(frame, trace_id);
             spans.extend(unpacked.map_err(|error| Refusal::Away(error.to_string()))?);
         }
-        let v1::ReadTailResponse { committed, covered, is_damaged, lost, .. } = said;
+        let v1::ReadTailResponse { committed, covered, is_damaged, lost, begins, notes, .. } = said;
         let lost_expired_until = said.lost_expired_until_unix_nano;
-        Ok(Self { spans, committed, covered, is_damaged, lost, lost_expired_until })
+        let told =
+            Self { spans, committed, covered, is_damaged, begins, lost, lost_expired_until, notes };
+        Ok(told)
     }
 }
 
@@ -47,11 +51,18 @@ pub(super) async fn ask_all(
         covered: Coverage::none(INCARNATION),
         is_damaged: false,
         is_behind: false,
+        silent: Vec::new(),
+        begins: Some(Coverage::none(INCARNATION)),
     };
     for partition in 0..shared.count() {
-        let Some(seat) = shared.seat(partition).filter(|seat| !seat.is_retired()) else { continue };
-        let Some(client) = shared.client(partition).filter(|_| seat.fault.is_none()) else {
+        let (is_retired, is_away) =
+            shared.with(partition, |seat| (seat.is_retired(), seat.is_away()))?;
+        if is_retired {
+            continue;
+        }
+        let Some(client) = shared.client(partition).filter(|_| !is_away) else {
             answer.is_behind = true;
+            answer.silent.push(partition);
             continue;
         };
         let request = v1::ReadTailRequest {
@@ -69,6 +80,7 @@ pub(super) async fn ask_all(
         let (partition, said) = said.map_err(|error| LogError::Unavailable(error.to_string()))?;
         take(shared, partition, said, &mut answer)?;
     }
+    answer.silent.sort_unstable();
     Ok(answer)
 }
 
@@ -83,15 +95,22 @@ fn take(
             // Before anybody asks where the tail begins: it begins there, or later.
             shared.with(partition, |seat| {
                 seat.note_stored(said.committed);
-                seat.learn_lost(&said.lost, said.lost_expired_until);
+                seat.learn_lost(said.lost, said.lost_expired_until, said.notes);
             })?;
+            if let Some(begins) = &mut answer.begins {
+                begins.extend(partition, said.begins);
+            }
             answer.spans.extend(said.spans);
             answer.covered.extend(partition, said.covered);
             answer.is_damaged |= said.is_damaged;
         }
         Err(refusal) => {
-            shared.note_away(partition, &refusal);
+            // One trace that is too much says nothing of the collector.
+            if !matches!(refusal, Refusal::TooMuch(_)) {
+                shared.note_away(partition, &refusal);
+            }
             answer.is_behind = true;
+            answer.silent.push(partition);
         }
     }
     Ok(())

@@ -312,7 +312,7 @@ async fn what_one_process_sets_aside_every_process_knows_until_it_is_found_again
     let range = LogRange { partition: 1, first: 0, next: 1 };
     let times = (UnixNanos::from_millis(5), UnixNanos::from_millis(7));
     for _ in 0..2 {
-        ingester.note_set_aside(range, times).await.unwrap();
+        ingester.note_set_aside(STORAGE_WRITER, range, times).await.unwrap();
     }
     let told = ingester.lost().runs;
     assert_eq!((told.len(), told[0].range, told[0].cause), (1, range, LostCause::SetAside));
