@@ -123,6 +123,8 @@ pub struct MetricsAggregator {
     pace: Option<Pace>,
     /// Up to when all partitions have forgotten what is too old.
     forgotten_until: UnixNanos,
+    /// … and what was forgotten before that, for want of room.
+    forgotten_early: Option<UnixNanos>,
 }
 
 impl MetricsAggregator {
@@ -165,6 +167,7 @@ impl MetricsAggregator {
             ticked_at: UnixNanos(0),
             pace,
             forgotten_until: UnixNanos(0),
+            forgotten_early: None,
             config,
             metrics,
             incarnation,
@@ -196,7 +199,8 @@ impl MetricsAggregator {
             let share = self.partitions.max(1) as usize;
             shard.advance(logged.append_time);
             let time = self.pace.as_ref().map_or(shard.now, Pace::floor);
-            shard.forget(time, &self.config, share, &self.metrics);
+            let early = shard.forget(time, &self.config, share, &self.metrics);
+            self.forgotten_early = self.forgotten_early.max(early);
             self.find_services(logged);
             self.take_records(logged, below, &mut shard);
             shard.next = next;
@@ -291,7 +295,7 @@ impl GroupHandler for MetricsAggregator {
     }
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
-        self.look_around();
+        self.look_around().await?;
         for batch in batches {
             // Rows are as many as names of tenants, services and operations: what is held of them is
             // bounded by flushing before more comes. A batch that was taken is not taken again, so
@@ -311,7 +315,7 @@ impl GroupHandler for MetricsAggregator {
         is_closing: bool,
     ) -> Result<(), HandleError> {
         self.ticked_at = now;
-        self.look_around();
+        self.look_around().await?;
         self.flusher.apply(&self.metrics).await?;
         self.take_joins(now);
         if self.is_flush_due(now, is_closing) {

@@ -8,14 +8,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use span_log::{LogEnd, SpanLog};
-use trace_model::UnixNanos;
+use async_trait::async_trait;
+use span_log::port::METRICS_AGGREGATOR;
+use span_log::{LogEnd, LogError, LostCause, LostRun, MissedRun, SpanLog};
+use trace_model::{LogRange, UnixNanos};
 
 /// A partition that can be read is left behind by less than this time of the log. Small beside the
 /// windows in which traces and requests are remembered, so that holding them costs little more.
-const LEAD_MAX: Duration = Duration::from_secs(15);
+const LEAD_MAX_NANOS: u64 = 15_000_000_000;
 
 /// What is known of a partition without asking anybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,25 +30,36 @@ pub struct PartitionEnd {
 }
 
 /// The ends of the partitions over which traces are spread.
+#[async_trait]
 pub trait LogEnds: Send + Sync + fmt::Debug {
     /// What is known of one; `None` where nothing is.
     fn end_of(&self, partition: u32) -> Option<PartitionEnd>;
+
+    /// Tells those who answer that counts may be short: durable when it returns.
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError>;
 }
 
 /// Those of a span log.
 #[derive(Clone, Debug)]
 pub struct EndsOf(pub Arc<dyn SpanLog>);
 
+#[async_trait]
 impl LogEnds for EndsOf {
     fn end_of(&self, partition: u32) -> Option<PartitionEnd> {
         let end = self.0.end(partition).ok()?;
         let is_away = self.0.is_away(partition);
         Some(PartitionEnd { end, is_away, is_retired: self.0.is_retired(partition) })
     }
+
+    async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+        self.0.note_missed(missed).await
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
+    /// Where it is read on.
+    next: u64,
     /// Whatever is not read yet was appended then or later.
     since: UnixNanos,
     has_more: bool,
@@ -72,6 +84,7 @@ impl Pace {
     pub(crate) fn look(&mut self, position: impl Fn(u32) -> (u64, UnixNanos)) {
         for (partition, place) in &mut self.places {
             let (next, since) = position(*partition);
+            place.next = next;
             place.since = place.since.max(since);
             let Some(known) = self.ends.end_of(*partition) else {
                 place.has_more = false;
@@ -98,10 +111,30 @@ impl Pace {
         open.map(|place| place.since).min().unwrap_or(UnixNanos(0))
     }
 
+    /// What counts may lack where records that were appended up to a time had to be forgotten before a
+    /// partition that is silent has shown what it has from the floor on.
+    pub(crate) fn forgotten(&self, incarnation: u64, until: UnixNanos) -> Option<MissedRun> {
+        let floor = self.floor();
+        if until.since(floor) <= LEAD_MAX_NANOS {
+            return None;
+        }
+        let mut open = self.places.iter().filter(|(_, place)| !place.is_retired);
+        let (partition, place) = open.find(|(_, place)| place.since == floor)?;
+        let range =
+            LogRange { partition: *partition, first: place.next, next: place.next.checked_add(1)? };
+        let (append_times, cause) = ((floor, until), LostCause::Dropped);
+        let run = LostRun { incarnation, range, append_times, cause };
+        Some(MissedRun { group: METRICS_AGGREGATOR, run })
+    }
+
+    pub(crate) async fn tell(&self, missed: MissedRun) -> Result<(), LogError> {
+        self.ends.note_missed(missed).await
+    }
+
     /// Another partition that has to be read before a record of this one that was appended then.
     pub(crate) fn left_behind(&self, partition: u32, append_time: UnixNanos) -> Option<u32> {
-        let lead_max = u64::try_from(LEAD_MAX.as_nanos()).unwrap_or(u64::MAX);
-        let is_behind = |place: &Place| place.has_more && append_time.since(place.since) > lead_max;
+        let is_behind =
+            |place: &Place| place.has_more && append_time.since(place.since) > LEAD_MAX_NANOS;
         let mut others = self.places.iter().filter(|(other, _)| **other != partition);
         others.find(|(_, place)| is_behind(place)).map(|(other, _)| *other)
     }
@@ -117,23 +150,32 @@ pub(crate) mod tests {
 
     /// Ends as a test says them.
     #[derive(Debug, Default)]
-    pub(crate) struct FakeEnds(Mutex<BTreeMap<u32, PartitionEnd>>);
+    pub(crate) struct FakeEnds {
+        ends: Mutex<BTreeMap<u32, PartitionEnd>>,
+        pub(crate) missed: Mutex<Vec<MissedRun>>,
+    }
 
     impl FakeEnds {
         pub(crate) fn says(&self, partition: u32, next: u64, append_time: UnixNanos) {
             let end = LogEnd { next, append_time, first: 0 };
             let end = PartitionEnd { end, is_away: false, is_retired: false };
-            self.0.lock().unwrap().insert(partition, end);
+            self.ends.lock().unwrap().insert(partition, end);
         }
 
         pub(crate) fn change(&self, partition: u32, change: impl FnOnce(&mut PartitionEnd)) {
-            change(self.0.lock().unwrap().get_mut(&partition).unwrap());
+            change(self.ends.lock().unwrap().get_mut(&partition).unwrap());
         }
     }
 
+    #[async_trait]
     impl LogEnds for FakeEnds {
         fn end_of(&self, partition: u32) -> Option<PartitionEnd> {
-            self.0.lock().unwrap().get(&partition).copied()
+            self.ends.lock().unwrap().get(&partition).copied()
+        }
+
+        async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
+            self.missed.lock().unwrap().push(missed);
+            Ok(())
         }
     }
 

@@ -44,19 +44,28 @@ impl MetricsAggregator {
     }
 
     /// Looks how far apart the partitions are, and lets all of them forget what no record comes for.
-    pub(super) fn look_around(&mut self) {
-        let Some(pace) = &mut self.pace else { return };
+    pub(super) async fn look_around(&mut self) -> Result<(), HandleError> {
+        let Some(pace) = &mut self.pace else { return Ok(()) };
         let shards = &self.shards;
         pace.look(|partition| shards.get(&partition).map_or_else(Default::default, Shard::place));
+        // Told before anything of the silent one comes, and so before it is counted.
+        let short = self.forgotten_early.and_then(|until| pace.forgotten(self.incarnation, until));
+        if let Some(short) = short {
+            let told = pace.tell(short).await;
+            told.map_err(|error| HandleError::Retry(error.to_string()))?;
+        }
+        self.forgotten_early = None;
         let floor = pace.floor();
         if floor.since(self.forgotten_until) < FORGET_EVERY_NANOS {
-            return;
+            return Ok(());
         }
         self.forgotten_until = floor;
         let share = self.partitions.max(1) as usize;
         for shard in self.shards.values_mut() {
-            shard.forget(floor, &self.config, share, &self.metrics);
+            let early = shard.forget(floor, &self.config, share, &self.metrics);
+            self.forgotten_early = self.forgotten_early.max(early);
         }
+        Ok(())
     }
 
     /// Another partition that was counted further than it was read since the start.

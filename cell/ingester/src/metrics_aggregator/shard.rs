@@ -32,8 +32,10 @@ pub(super) struct Shard {
     bytes: usize,
 }
 
+const SECOND: u64 = 1_000_000_000;
+
 const fn second_of(time: UnixNanos) -> u64 {
-    time.0 / 1_000_000_000
+    time.0 / SECOND
 }
 
 impl Shard {
@@ -47,25 +49,30 @@ impl Shard {
         self.now = self.now.max(now);
     }
 
-    /// Forgets what is too old at this time of the log, or too much.
+    /// Forgets what is too old at this time of the log, or too much. Gives up to when that was appended which
+    /// was not too old.
     pub(super) fn forget(
         &mut self,
         now: UnixNanos,
         config: &AggregatorConfig,
         share: usize,
         metrics: &AggregatorMetrics,
-    ) {
+    ) -> Option<UnixNanos> {
         let oldest = now.minus(nanos(config.digest_window));
-        self.digests.forget(oldest, config.digest_bytes_max / share.max(1));
+        let mut early = self.digests.forget(oldest, config.digest_bytes_max / share.max(1));
         let quiet = second_of(now.minus(nanos(config.quiet_window)));
         while self.by_second.first_key_value().is_some_and(|(second, _)| *second < quiet) {
             self.close_oldest_second(metrics);
         }
         let bytes_max = config.open_bytes_max / share.max(1);
         while self.bytes > bytes_max && !self.open.is_empty() {
+            let until =
+                self.by_second.first_key_value().map(|(second, _)| UnixNanos(second * SECOND));
             let closed = self.close_oldest_second(metrics);
             metrics.evicted_traces.inc_by(u64::try_from(closed).unwrap_or(0));
+            early = early.max(until.filter(|_| closed > 0));
         }
+        early
     }
 
     /// Takes a trace out to work on a record of this time, new where it was not open or has become too

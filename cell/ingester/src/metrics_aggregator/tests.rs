@@ -15,6 +15,7 @@ use trace_store::{EdgeKey, EdgeRow, MemoryMetricsStore, MetricsDelta, RedKey, Re
 
 use super::*;
 use crate::spread::tests::FakeEnds;
+use span_log::MissedRun;
 
 const INCARNATION: u64 = 3;
 const SECOND: u64 = 1_000_000_000;
@@ -792,6 +793,32 @@ async fn what_a_silent_partition_shows_late_meets_all_that_was_near_it_in_time()
     aggregator.tick(second(4_100), None, true).await.unwrap();
     assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 3)]));
     assert_eq!(calls(&*store).await, named(&[("web>cart", 1)]));
+}
+
+#[tokio::test]
+async fn what_had_to_be_forgotten_before_a_silent_partition_came_is_told() {
+    for open_bytes_max in [64 << 20, 2_000] {
+        let mut two = TestLog::new(1);
+        let ends = Arc::new(FakeEnds::default());
+        ends.says(0, 4, second(0));
+        ends.says(1, 100, second(4_000));
+        ends.change(0, |end| end.is_away = true);
+        let config = AggregatorConfig { open_bytes_max, ..spread_over(&ends) };
+        let (mut aggregator, _border) = open(&memory(), &config).await;
+        let ahead: Vec<_> = (1..100_u8)
+            .map(|one| two.batch(one.into(), u64::from(one) * 20, &[span(one, 1, 0, "web")]))
+            .collect();
+        aggregator.handle(&ahead).await.unwrap();
+        aggregator.tick(second(4_000), None, false).await.unwrap();
+        let told = ends.missed.lock().unwrap().clone();
+        if open_bytes_max > 2_000 {
+            assert_eq!(told, [], "there was room for all");
+            continue;
+        }
+        let MissedRun { group, run } = &told[0];
+        assert_eq!((*group, run.range.partition, told.len()), (METRICS_AGGREGATOR, 0, 1));
+        assert!(run.append_times.0 <= second(0) && run.append_times.1 > second(1_000));
+    }
 }
 
 #[tokio::test]

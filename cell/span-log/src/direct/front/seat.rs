@@ -15,6 +15,8 @@ use crate::port::{
 /// Ends remembered with their times, and how far apart they lie at least.
 const MARKS_MAX: usize = 256;
 const MARK_EVERY_NANOS: u64 = 50_000_000;
+/// Older ones lie this part of their age apart: of an hour they are some 200.
+const MARKS_AN_AGE: u64 = 24;
 /// A collector's clock goes ahead of the front's by less than this: what it has taken before it was
 /// retired was appended at the latest so long after. It goes behind by less than this as well.
 pub(super) const CLOCK_ERROR_MAX_NANOS: u64 = 1_000_000_000;
@@ -148,13 +150,19 @@ impl Seat {
         self.marks.push_back((next, time));
     }
 
-    /// Forgets every second mark of the older half: the older, the less exact.
+    /// Leaves so many marks that each is as exact as a part of its age.
     fn thin_marks(&mut self) {
-        let mut place = 0_usize;
-        self.marks.retain(|_| {
-            place += 1;
-            place > MARKS_MAX / 2 || place % 2 == 1
-        });
+        let newest = self.marks.back().map_or(UnixNanos(0), |(_, time)| *time);
+        let mut last: Option<UnixNanos> = None;
+        let mut kept = VecDeque::with_capacity(MARKS_MAX);
+        while let Some((next, time)) = self.marks.pop_back() {
+            let gap = newest.since(time) / MARKS_AN_AGE;
+            if kept.len() < MARKS_MAX - 1 && last.is_none_or(|last| last.since(time) >= gap) {
+                kept.push_front((next, time));
+                last = Some(time);
+            }
+        }
+        self.marks = kept;
     }
 
     /// A time before which no record from `offset` on was appended.
