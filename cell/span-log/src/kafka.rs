@@ -47,7 +47,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::{LoggedBatch, SpanBatch};
-use rdkafka::error::KafkaError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use trace_model::{LogRange, TenantId, TraceId, UnixNanos};
@@ -61,7 +60,7 @@ use self::open::upkeep;
 use self::questions::ask;
 use self::record::span_bytes_max;
 use self::tail::Tail;
-use self::upkeep::{HEARD_WITHIN, tell_lost};
+use self::upkeep::{HEARD_WITHIN, forget_lost, tell_lost};
 use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
@@ -104,6 +103,18 @@ impl KafkaLog {
     #[must_use]
     pub fn metrics(&self) -> &LogMetrics {
         &self.core.metrics
+    }
+
+    /// Does what waits for the brokers on a thread that may wait.
+    async fn ask_brokers<T: Send + 'static, E: ToString + Send + 'static>(
+        &self,
+        question: impl FnOnce(&Core) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, LogError> {
+        self.core.check_open()?;
+        let failed = |error: &dyn ToString| LogError::Unavailable(error.to_string());
+        let core = Arc::clone(&self.core);
+        let asked = tokio::task::spawn_blocking(move || question(&core)).await;
+        asked.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 
     async fn append_batch(&self, batch: Arc<SpanBatch>) -> Result<Appended, LogError> {
@@ -321,24 +332,8 @@ impl SpanLog for KafkaLog {
     }
 
     async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
-        self.core.check_open()?;
-        let failed = |error: &dyn ToString| LogError::Unavailable(error.to_string());
-        let core = Arc::clone(&self.core);
-        let forget = move || {
-            let incarnation = core.identity.incarnation;
-            // What is pending is told first, or it would come back.
-            let pending = core.lost().pending().to_vec();
-            core.identity_keeper.keep(incarnation, &pending, false)?;
-            let left = core.identity_keeper.forget(incarnation, which)?;
-            let Some((forgotten, texts)) = left else { return Ok::<_, KafkaError>(None) };
-            core.lost().learn(&texts, false);
-            core.lost().drop_pending(&pending);
-            let missed = core.missed.forget(which, &core.ends)?;
-            Ok(Some(forgotten.saturating_add(missed)))
-        };
-        let left = tokio::task::spawn_blocking(forget).await.map_err(|error| failed(&error))?;
-        let another_log = || LogError::Unavailable("the topic is another log now".to_owned());
-        left.map_err(|error| failed(&error))?.ok_or_else(another_log)
+        let left = self.ask_brokers(move |core| forget_lost(core, which)).await?;
+        left.ok_or_else(|| LogError::Unavailable("the topic is another log now".to_owned()))
     }
 
     fn appended_since(&self, partition: u32, offset: u64) -> UnixNanos {
@@ -346,12 +341,8 @@ impl SpanLog for KafkaLog {
     }
 
     async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
-        self.core.check_open()?;
-        let failed = |error: &dyn ToString| LogError::Unavailable(error.to_string());
-        let core = Arc::clone(&self.core);
-        let noted = tokio::task::spawn_blocking(move || core.missed.note(&missed, &core.ends));
-        let noted = noted.await.map_err(|error| failed(&error))?;
-        if noted.map_err(|error| failed(&error))? {
+        let is_news = self.ask_brokers(move |core| core.missed.note(&missed, &core.ends)).await?;
+        if is_news {
             // The group goes on only when those who answer have heard of it.
             tokio::time::sleep(HEARD_WITHIN).await;
         }
@@ -370,10 +361,7 @@ impl SpanLog for KafkaLog {
         }
         let (incarnation, cause) = (self.core.identity.incarnation, LostCause::SetAside);
         self.core.lost().note(LostRun { incarnation, range, append_times, cause });
-        let core = Arc::clone(&self.core);
-        let told = tokio::task::spawn_blocking(move || tell_lost(&core, false)).await;
-        let failed = |error: &dyn ToString| LogError::Unavailable(error.to_string());
-        told.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+        self.ask_brokers(|core| tell_lost(core, false)).await
     }
 
     fn health(&self) -> Result<(), String> {

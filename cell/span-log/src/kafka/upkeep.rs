@@ -11,7 +11,7 @@ use trace_model::{LogRange, UnixNanos};
 use super::core::Core;
 use super::questions::EndKeeper;
 use super::tail::Tail;
-use crate::port::{LogEnd, LostCause, STORAGE_WRITER};
+use crate::port::{ForgetLost, LogEnd, LostCause, STORAGE_WRITER};
 
 /// The oldest offsets are asked for, and lanes looked after, so often.
 const FIRSTS_EVERY: Duration = Duration::from_secs(5);
@@ -151,4 +151,19 @@ fn measure(core: &Core, tail: Option<&Arc<Tail>>) {
     }
     let bytes = tail.map_or(0, |tail| tail.bytes());
     core.metrics.tail_index_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+}
+
+/// Forgets runs in the log's notes and in those of its groups; how many, or `None` where the topic is
+/// another log meanwhile.
+pub(crate) fn forget_lost(core: &Core, which: ForgetLost) -> Result<Option<usize>, KafkaError> {
+    let incarnation = core.identity.incarnation;
+    // What is pending is told first, or it would come back.
+    let pending = core.lost().pending().to_vec();
+    core.identity_keeper.keep(incarnation, &pending, false)?;
+    let left = core.identity_keeper.forget(incarnation, which)?;
+    let Some((forgotten, texts)) = left else { return Ok(None) };
+    core.lost().learn(&texts, false);
+    core.lost().drop_pending(&pending);
+    let missed = core.missed.forget(which, &core.ends)?;
+    Ok(Some(forgotten.saturating_add(missed)))
 }

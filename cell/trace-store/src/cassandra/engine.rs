@@ -70,26 +70,16 @@ impl Repeats {
 pub(super) type Page = (QueryRowsResult, Option<PagingState>);
 
 impl Engine {
-    /// Writes batches, each of one partition, as many at once as may be.
+    /// Writes batches, each of one partition, so many at once; ends with the first that fails.
     pub(super) async fn write_all<R: SerializeRow + Sync>(
         &self,
         statement: &PreparedStatement,
         batches: &[RowBatch<R>],
     ) -> Result<(), StoreError> {
-        self.write_some(statement, batches, self.concurrency).await
-    }
-
-    /// Writes batches, each of one partition, so many at once; ends with the first that fails.
-    pub(super) async fn write_some<R: SerializeRow + Sync>(
-        &self,
-        statement: &PreparedStatement,
-        batches: &[RowBatch<R>],
-        at_once: usize,
-    ) -> Result<(), StoreError> {
         let mut waiting = batches.iter();
         let mut running = FuturesUnordered::new();
         loop {
-            while running.len() < at_once.max(1)
+            while running.len() < self.concurrency.max(1)
                 && let Some(batch) = waiting.next()
             {
                 running.push(self.write(statement, batch));

@@ -2,7 +2,6 @@
 //! again whole: every row is the same the second time.
 
 use async_trait::async_trait;
-use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use hashbrown::HashMap;
 use proto::LoggedBatch;
 use trace_model::{Coverage, TenantId, UnixNanos};
@@ -20,10 +19,7 @@ use crate::port::{SpanWriter, StoreError};
 
 /// So many bytes are planned and written at once: bounds memory, and what goes into one partition
 /// before its accounts are looked at.
-const RUN_BYTES_MAX: usize = 1 << 20;
-/// So many runs are on their way: while the last requests of one are waited for, and then its index is
-/// written, the spans of the next keep the engine busy.
-const RUNS_AT_ONCE: usize = 2;
+const RUN_BYTES_MAX: usize = 8 << 20;
 
 /// The rows of one index partition.
 type IndexKey<'a> = (&'a str, &'a str, i32, i32);
@@ -35,18 +31,12 @@ impl SpanWriter for CassandraStore {
         if self.progress.has_gap(batches) {
             self.progress.load(&engine).await?;
         }
-        let mut waiting = runs(batches);
-        let mut running = FuturesOrdered::new();
-        loop {
-            while running.len() < RUNS_AT_ONCE
-                && let Some(run) = waiting.next()
-            {
-                running.push_back(self.write_one(&engine, run));
-            }
-            // In the order of the log: what is counted as written has nothing missing before it.
-            let Some(written) = running.next().await else { return Ok(()) };
-            self.progress.wrote(written?);
+        for run in runs(batches) {
+            self.erased.refresh(&engine).await?;
+            self.write_run(&engine, run).await?;
+            self.progress.wrote(run);
         }
+        Ok(())
     }
 
     async fn write_again(&self, batch: &LoggedBatch) -> Result<(), StoreError> {
@@ -56,7 +46,8 @@ impl SpanWriter for CassandraStore {
     async fn write_all_again(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
         let engine = self.engine().await?;
         for run in runs(batches) {
-            self.write_one(&engine, run).await?;
+            self.erased.refresh(&engine).await?;
+            self.write_run(&engine, run).await?;
         }
         Ok(())
     }
@@ -95,17 +86,6 @@ fn run_length(batches: &[LoggedBatch]) -> usize {
 }
 
 impl CassandraStore {
-    /// Writes a run, and gives it back.
-    async fn write_one<'r>(
-        &self,
-        engine: &Engine,
-        run: &'r [LoggedBatch],
-    ) -> Result<&'r [LoggedBatch], StoreError> {
-        self.erased.refresh(engine).await?;
-        self.write_run(engine, run).await?;
-        Ok(run)
-    }
-
     async fn write_run(&self, engine: &Engine, batches: &[LoggedBatch]) -> Result<(), StoreError> {
         let (sources, expired) = sources(batches, self.retention_nanos, self.clock.now());
         let plan = Plan::of(&sources, |tenant, trace_id| self.erased.contains(tenant, trace_id));
@@ -116,13 +96,12 @@ impl CassandraStore {
             self.announced.remember(&notices);
         }
         let spans = self.span_rows(&plan);
-        let at_once = engine.concurrency.div_ceil(RUNS_AT_ONCE);
-        engine.write_some(&engine.statements.write_span, &spans, at_once).await?;
+        engine.write_all(&engine.statements.write_span, &spans).await?;
         let listed = plan.groups.iter().zip(&levels).enumerate();
         let listed =
             listed.filter(|(at, _)| !notices.unlisted.contains(at)).map(|(_, group)| group);
         let index = index_rows(listed);
-        engine.write_some(&engine.statements.write_index, &index, at_once).await?;
+        engine.write_all(&engine.statements.write_index, &index).await?;
         self.settle(engine, &plan, &spans, &index).await?;
         let unlisted = plan.groups.iter().enumerate();
         let unlisted = unlisted.filter(|(at, _)| notices.unlisted.contains(at));

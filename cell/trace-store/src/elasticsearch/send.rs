@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use elasticsearch::http::Method;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt};
 use proto::LoggedBatch;
 use serde::Deserialize;
 use serde_json::json;
@@ -116,6 +116,10 @@ impl ElasticsearchStore {
             while flying.len() < self.config.bulk_in_flight_max {
                 let Some(chunk) = encoder.next_chunk() else { break };
                 flying.push(self.send(chunk));
+                // It goes out now, not when the next one is encoded.
+                if let Some(sent) = flying.next().now_or_never().flatten() {
+                    refused = sent?.or(refused);
+                }
                 // Encoding a chunk takes milliseconds: others may run in between.
                 tokio::task::yield_now().await;
             }
