@@ -14,6 +14,7 @@ use span_log::direct::{
 use span_log::port::{METADATA_PUBLISHER, METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{
     EmbeddedConfig, ForgetLost, GroupId, LogError, LostCause, LostRun, MissedRun, Seen, SpanLog,
+    TailAnswer,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -210,7 +211,9 @@ async fn the_front_reads_every_collector_and_its_tail_has_what_any_of_them_ackno
     // A tail says how far storage-writer is by then; a grace later it is without what lies below.
     two.commit(STORAGE_WRITER, 1, 3).await.unwrap();
     let tail_of_two = async || front.tail(&tenant("default"), trace(2)).await.unwrap();
-    tail_of_two().await;
+    // … and says where it begins, which is where it was for as long as it gives all from there on.
+    let begins = |tail: TailAnswer| tail.begins.unwrap().next_in(INCARNATION, 1);
+    assert_eq!(begins(tail_of_two().await), 0);
     assert_eq!(front.committed(STORAGE_WRITER, 1).unwrap(), 3);
     let shrunk = async {
         while tail_of_two().await.spans.len() != 1 {
@@ -220,6 +223,7 @@ async fn the_front_reads_every_collector_and_its_tail_has_what_any_of_them_ackno
     };
     let shrunk = tokio::time::timeout(Duration::from_secs(10), shrunk).await;
     assert!(shrunk.is_ok(), "what was committed stays in the tail");
+    assert_eq!(begins(tail_of_two().await), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
