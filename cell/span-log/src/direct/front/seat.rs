@@ -6,7 +6,7 @@ use proto::v1;
 use trace_model::{LogRange, UnixNanos};
 
 use super::super::INCARNATION;
-use super::seat_note::{LostNote, RetiredNote, Retiring, SeatNote};
+use super::seat_note::{Loss, LostNote, RetiredNote, Retiring, SeatNote};
 use crate::port::{
     DamagedRange, GroupId, LogEnd, Lost, LostCause, LostRun, METRICS_AGGREGATOR, MissedRun,
     SEARCH_INDEXER, STORAGE_WRITER,
@@ -204,8 +204,8 @@ impl Seat {
         let at = now.0.max(self.note.append_time).saturating_add(CLOCK_ERROR_MAX_NANOS);
         // One that never was of the cell has taken nothing.
         let is_empty = self.note.log == 0 && self.note.next == 0 && !self.note.may_be_known;
-        let retired =
-            RetiredNote { at, is_empty, is_forgotten: is_empty, ..RetiredNote::default() };
+        let loss = if is_empty { Loss::Forgotten } else { Loss::Told };
+        let retired = RetiredNote { at, is_empty, loss, is_told: false };
         let mut missed = Vec::new();
         if !is_empty {
             let times = |first: u64| (self.not_before(first).min(UnixNanos(at)), UnixNanos(at));

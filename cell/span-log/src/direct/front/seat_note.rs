@@ -104,6 +104,18 @@ impl LostNote {
     }
 }
 
+/// Whether what was lost with a retired collector is told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Loss {
+    #[default]
+    Told,
+    /// A person has ended it, or there was none.
+    Forgotten,
+    /// No store would have kept it until now.
+    Expired,
+}
+
 /// A collector that is gone for good.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -112,10 +124,8 @@ pub(super) struct RetiredNote {
     pub(super) at: u64,
     /// It never was of the cell, and had no records.
     pub(super) is_empty: bool,
-    /// Its lost records are forgotten: by retention, or by a person.
-    pub(super) is_forgotten: bool,
-    /// … by retention.
-    pub(super) is_expired: bool,
+    /// Whether its lost records are still told of.
+    pub(super) loss: Loss,
     /// The collector was told.
     pub(super) is_told: bool,
 }
@@ -198,11 +208,10 @@ impl SeatNote {
         }
         let mut until = self.lost_expired_until.max(self.missed_expired_until);
         if let Some(retired) = &self.retired {
-            if !retired.is_forgotten {
-                lost.runs.push(self.retired_run(partition, retired));
-            }
-            if retired.is_expired {
-                until = until.max(retired.at);
+            match retired.loss {
+                Loss::Told => lost.runs.push(self.retired_run(partition, retired)),
+                Loss::Forgotten => {}
+                Loss::Expired => until = until.max(retired.at),
             }
         }
         lost.expired_until = (until > 0).then_some(UnixNanos(until));
@@ -229,8 +238,10 @@ impl SeatNote {
                 if is_retired && (incarnation, of) == (INCARNATION, partition) {
                     self.lost.retain(|run| !run.missed_by.is_empty() || run.first != first);
                     let stored = self.stored;
-                    if let Some(retired) = self.retired.as_mut().filter(|_| first == stored) {
-                        retired.is_forgotten = true;
+                    let told =
+                        |retired: &&mut RetiredNote| retired.loss == Loss::Told && first == stored;
+                    if let Some(retired) = self.retired.as_mut().filter(told) {
+                        retired.loss = Loss::Forgotten;
                     }
                 }
             }
@@ -261,14 +272,14 @@ impl SeatNote {
         let Some(retired) = &mut self.retired else { return };
         self.lost_expired_until = self.lost_expired_until.max(until(&self.lost));
         self.lost.retain(|run| !old(run));
-        if retired.at < time && !retired.is_forgotten {
-            (retired.is_forgotten, retired.is_expired) = (true, true);
+        if retired.at < time && retired.loss == Loss::Told {
+            retired.loss = Loss::Expired;
         }
     }
 
     /// How many runs it tells of.
     fn runs(&self) -> usize {
-        let of_retired = self.retired.as_ref().is_some_and(|retired| !retired.is_forgotten);
+        let of_retired = self.retired.as_ref().is_some_and(|retired| retired.loss == Loss::Told);
         self.lost.len().saturating_add(self.missed.len()).saturating_add(usize::from(of_retired))
     }
 }
