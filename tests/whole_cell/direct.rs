@@ -330,6 +330,7 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     let listed = cell.ask_front("dead-letters", &["list"]).await;
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!(listed["lost"][0]["cause"], "retired", "{listed}");
+    assert_eq!(listed["lost"][1]["missedBy"], "metrics-aggregator", "{listed}");
     let run = listed["lost"][0]["id"].as_str().unwrap();
     let dropped = cell.ask_front("dead-letters", &["drop", run]).await;
     assert!(dropped.status.success(), "{dropped:?}");

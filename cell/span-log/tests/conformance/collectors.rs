@@ -280,6 +280,8 @@ async fn one_that_does_not_answer_is_named_and_holds_the_end_where_it_was() {
     assert_eq!(tail.covered.next.get(&1), None, "nothing is said of it");
     assert_eq!(front.away(), [1]);
     assert!(matches!(front.read(1, 0, 1).await, Err(LogError::Unavailable(_))));
+    // Nobody waits for it to date what was not read of it.
+    assert!(front.dated(1, 0).is_some_and(|since| since >= NOW && since <= held.append_time));
     assert!(front.read(1, 1, 1).await.unwrap().is_empty(), "what was read of it holds nobody up");
     // It comes back, and everything is there again.
     let two = cell.start(1).await;
