@@ -43,7 +43,8 @@ pub struct IngesterMetrics {
     pub damaged_records: Family<GroupLabel, Counter>,
     /// Records that the log no longer kept.
     pub expired_records: Family<GroupLabel, Counter>,
-    /// Records that the group will never read: damaged, dropped or no longer kept.
+    /// Records that the group will never read and its store lacks: damaged or no longer kept. What the
+    /// log has noted as lost to all is not among them.
     pub missed_records: Family<GroupLabel, Counter>,
     /// Commits that the log refused or failed.
     pub commit_failures: Family<GroupLabel, Counter>,

@@ -61,6 +61,17 @@ pub struct LostRun {
     pub cause: LostCause,
 }
 
+impl LostRun {
+    /// Whether all of these records of an incarnation are in it.
+    #[must_use]
+    pub const fn holds(&self, incarnation: u64, range: LogRange) -> bool {
+        self.incarnation == incarnation
+            && self.range.partition == range.partition
+            && self.range.first <= range.first
+            && range.next <= self.range.next
+    }
+}
+
 /// Records that a group will never read, whoever else has them: the log had lost them, or let them go,
 /// before the group came.
 #[derive(Clone, Debug, PartialEq, Eq)]

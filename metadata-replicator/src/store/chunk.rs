@@ -17,9 +17,7 @@ impl RawChunk {
     pub(super) const fn empty(at: Cursor) -> Self {
         Self { first: at, next: at, records: Vec::new(), damage: Vec::new(), segment: 0 }
     }
-}
 
-impl RawChunk {
     /// A record of it that cannot be used, as damage.
     pub(super) fn damage_at(&self, place: usize) -> Damage {
         let payload = |place: Option<usize>| Some(self.records.get(place?)?.1.clone());

@@ -141,9 +141,7 @@ impl MetricsPage {
             tracing::error!("metrics were shown twice; the first ones stay");
         }
     }
-}
 
-impl MetricsPage {
     /// Adds the metrics of a part that came when the others were shown already, under other names.
     pub fn add(&self, registry: Registry) {
         self.later.lock().unwrap_or_else(PoisonError::into_inner).push(registry);

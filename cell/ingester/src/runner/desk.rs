@@ -172,9 +172,15 @@ impl Desk {
         cause: LostCause,
     ) -> Result<(), HandleError> {
         let group = self.handler.group();
-        let range = LogRange { first: gone.range.first.max(reader.next()), ..gone.range };
+        let incarnation = self.parts.log.identity().incarnation;
+        // A log that is an older copy lacks what the store has had from it.
+        let stored = self.handler.durable().next_in(incarnation, reader.partition);
+        let first = gone.range.first.max(reader.next()).max(stored);
+        let range = LogRange { first, ..gone.range };
+        if first >= range.next || self.is_lost(range) {
+            return Ok(());
+        }
         if TOLD_GROUPS.contains(&group) {
-            let incarnation = self.parts.log.identity().incarnation;
             let run = LostRun { incarnation, range, append_times: gone.append_times, cause };
             let noted = self.parts.log.note_missed(MissedRun { group, run }).await;
             noted.map_err(|error| retry(&error))?;
@@ -182,6 +188,12 @@ impl Desk {
         let records = range.next.saturating_sub(range.first);
         self.parts.metrics.missed_records.get_or_create(&group.into()).inc_by(records);
         Ok(())
+    }
+
+    /// Whether nobody has the records: every answer says so already, until a person has seen to it.
+    fn is_lost(&self, range: LogRange) -> bool {
+        let incarnation = self.parts.log.identity().incarnation;
+        self.parts.log.lost().runs.iter().any(|lost| lost.holds(incarnation, range))
     }
 
     /// Lists records that were never ours, for whoever looks for their writer.

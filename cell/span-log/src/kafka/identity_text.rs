@@ -123,12 +123,7 @@ impl IdentityText {
     /// Adds a lost run; what overlaps or touches one of the same cause grows together. Says whether
     /// it was news.
     pub(crate) fn lose(&mut self, run: &LostRun) -> bool {
-        let is_known = |one: &LostRun| {
-            log_of(one) == log_of(run)
-                && one.range.first <= run.range.first
-                && one.range.next >= run.range.next
-        };
-        if self.lost.iter().any(is_known) {
+        if self.lost.iter().any(|known| known.holds(run.incarnation, run.range)) {
             return false;
         }
         self.lost.push(run.clone());

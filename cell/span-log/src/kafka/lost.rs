@@ -13,11 +13,8 @@ pub(crate) struct LostBoard {
     pending: Vec<LostRun>,
 }
 
-fn is_within(run: &LostRun, whole: &LostRun) -> bool {
-    whole.incarnation == run.incarnation
-        && whole.range.partition == run.range.partition
-        && whole.range.first <= run.range.first
-        && whole.range.next >= run.range.next
+const fn is_within(run: &LostRun, whole: &LostRun) -> bool {
+    whole.holds(run.incarnation, run.range)
 }
 
 impl LostBoard {

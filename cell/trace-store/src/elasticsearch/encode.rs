@@ -125,8 +125,7 @@ impl<'a> Encoder<'a> {
     fn rendered(&mut self, hash: u64, context: &'a ScopeContext) -> Rendered {
         // A hash can be met on purpose: the bytes decide.
         if let Some(known) = self.contexts.get(&hash)
-            && known.context.resource == context.resource
-            && known.context.scope == context.scope
+            && known.context == context
         {
             return known.rendered.clone();
         }

@@ -34,6 +34,7 @@ mod elasticsearch;
 mod fixture;
 #[path = "../conformance/harness.rs"]
 mod harness;
+mod killed;
 #[path = "../conformance/metrics.rs"]
 mod metrics;
 #[cfg(feature = "object-storage")]

@@ -89,6 +89,27 @@ async fn a_group_of_which_no_commit_is_known_has_missed_what_its_store_lacks_and
 }
 
 #[tokio::test]
+async fn what_an_older_copy_of_the_log_lacks_and_the_store_has_is_not_missed() {
+    for (stored, expected) in [(0, Some((2, 4))), (3, Some((3, 4))), (4, None), (6, None)] {
+        let bench = Bench::start(4, |log, script| {
+            is_told(script);
+            script.stored.lock().unwrap().extend_in(INCARNATION, 0, stored);
+            log.with(|state| {
+                state.first = 4;
+                state.committed = BTreeMap::from([(0, 2)]);
+            });
+        })
+        .await;
+        bench.until("handled", |bench| bench.handled().contains(&6)).await;
+        let told: Vec<_> = told(&bench).iter().map(|(_, _, range, _)| *range).collect();
+        assert_eq!(told, Vec::from_iter(expected), "{stored}");
+        let records = expected.map_or(0, |(first, next)| next - first);
+        assert_eq!(missed_records(&bench, SEARCH_INDEXER), records, "{stored}");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_group_whose_misses_are_told_otherwise_is_counted_alone() {
     let bench = Bench::start(4, |log, _| {
         log.with(|state| (state.first, state.cannot_note) = (4, true));

@@ -34,8 +34,7 @@ impl ContextRows {
     fn of(&mut self, hash: u64, context: &Arc<ScopeContext>) -> Arc<Rows> {
         // A hash can be met on purpose: the bytes decide.
         if let Some((known, rows)) = self.known.get(&hash)
-            && known.resource == context.resource
-            && known.scope == context.scope
+            && known == context
         {
             return Arc::clone(rows);
         }

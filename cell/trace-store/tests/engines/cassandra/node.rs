@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use tokio::task::spawn_blocking;
 
+use crate::killed::kill_dead;
+
 #[path = "../../../../../tests/system/ports.rs"]
 mod ports;
 
@@ -44,10 +46,9 @@ impl Node {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Kill -9: no farewell, nothing flushed.
+    /// Kill -9.
     pub(crate) fn kill(&self) {
-        let status = Command::new("kill").args(["-9", &self.pid()]).status().unwrap();
-        assert!(status.success());
+        kill_dead(&self.pid());
     }
 
     pub(crate) async fn start_again(&self) {

@@ -15,6 +15,7 @@ use trace_store::{Eraser, SearchIndexer, TraceSearch};
 use super::engine::{connect, http, json};
 use crate::fixture::{INCARNATION, Log, NOW, Request, attribute, span, text, trace_id};
 use crate::harness::query;
+use crate::killed::kill_dead;
 
 /// A node that the project's script starts and that goes with the test.
 struct Node {
@@ -60,18 +61,7 @@ impl Node {
 
     fn kill(&self) {
         let pid = self.info("process")["process"]["id"].as_u64().unwrap();
-        let status = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
-        assert!(status.success());
-        // Gone, or waiting for its parent alone.
-        let is_there = || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-        };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while is_there() {
-            assert!(Instant::now() < deadline, "{pid} does not die");
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
+        kill_dead(&pid.to_string());
     }
 
     fn files(&self) -> PathBuf {
