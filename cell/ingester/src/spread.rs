@@ -63,6 +63,7 @@ struct Place {
     /// Whatever is not read yet was appended then or later.
     since: UnixNanos,
     has_more: bool,
+    is_away: bool,
     is_retired: bool,
 }
 
@@ -94,9 +95,14 @@ impl Pace {
             if is_at_end {
                 place.since = place.since.max(known.end.append_time);
             }
-            place.is_retired = known.is_retired;
+            (place.is_away, place.is_retired) = (known.is_away, known.is_retired);
             place.has_more = !is_at_end && !known.is_away && !known.is_retired;
         }
+    }
+
+    /// Whether whoever keeps the partition did not answer when it was looked for.
+    pub(crate) fn is_away(&self, partition: u32) -> bool {
+        self.places.get(&partition).is_some_and(|place| place.is_away)
     }
 
     /// The next record of a partition was appended at this time.

@@ -356,11 +356,16 @@ impl SpanLog for KafkaLog {
         append_times: (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
         self.core.check_open()?;
-        if group != STORAGE_WRITER {
-            return Ok(());
-        }
         let (incarnation, cause) = (self.core.identity.incarnation, LostCause::SetAside);
-        self.core.lost().note(LostRun { incarnation, range, append_times, cause });
+        let run = LostRun { incarnation, range, append_times, cause };
+        if group != STORAGE_WRITER {
+            let missed = MissedRun { group, run };
+            return self
+                .ask_brokers(move |core| core.missed.note(&missed, &core.ends))
+                .await
+                .map(drop);
+        }
+        self.core.lost().note(run);
         self.ask_brokers(|core| tell_lost(core, false)).await
     }
 

@@ -105,7 +105,9 @@ impl Flusher {
 /// A delta is no record that could be set aside: whatever the store says, it is tried again.
 fn poison_waits(error: trace_store::StoreError) -> HandleError {
     match handle_error(error) {
-        HandleError::Poison(reason) | HandleError::Retry(reason) => HandleError::Retry(reason),
+        HandleError::Poison(reason) | HandleError::Retry(reason) | HandleError::Wait(reason) => {
+            HandleError::Retry(reason)
+        }
     }
 }
 

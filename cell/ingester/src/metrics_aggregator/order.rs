@@ -17,14 +17,20 @@ impl MetricsAggregator {
         let is_new = logged.incarnation != self.incarnation || logged.range.next > counted;
         if let Some(behind) = self.read_again_first(partition).filter(|_| is_new) {
             self.take(logged, counted);
-            return Err(HandleError::Retry(format!(
+            let reason = format!(
                 "partition {behind} was counted further than it was read again: it comes first"
-            )));
+            );
+            // While that one is silent counting stands, which is worth a person's look.
+            let is_away = self.pace.as_ref().is_some_and(|pace| pace.is_away(behind));
+            return Err(match is_away {
+                true => HandleError::Retry(reason),
+                false => HandleError::Wait(reason),
+            });
         }
         if let Some(behind) = self.left_behind(logged).filter(|_| is_new) {
             // What was counted of it waits for nobody: others wait for that.
             self.take(logged, counted);
-            return Err(HandleError::Retry(format!(
+            return Err(HandleError::Wait(format!(
                 "partition {behind} has records that were appended long before: it comes first"
             )));
         }

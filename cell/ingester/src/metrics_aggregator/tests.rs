@@ -831,7 +831,7 @@ async fn a_partition_that_can_be_read_is_not_left_far_behind() {
     let first = one.batch(1, 100, &[span(1, 1, 0, "web")]);
     let behind = two.batch(2, 900, &[span(2, 1, 0, "web")]);
     let refused = aggregator.handle(std::slice::from_ref(&behind)).await.unwrap_err();
-    assert!(matches!(&refused, HandleError::Retry(why) if why.contains("partition 0")));
+    assert!(matches!(&refused, HandleError::Wait(why) if why.contains("partition 0")));
     // What comes first is known now, and is held up by nobody.
     aggregator.handle(&[first]).await.unwrap();
     aggregator.handle(&[behind]).await.unwrap();
@@ -879,14 +879,18 @@ async fn a_call_whose_sides_were_counted_before_and_after_a_crash_is_counted_onc
     aggregator.tick(UnixNanos(START + 6 * SECOND), None, false).await.unwrap();
     assert_eq!(aggregator.durable().next.get(&1), None, "the child is counted, and read again");
     drop(aggregator);
-    let (mut aggregator, _border) = open(&store, &spread()).await;
-    // What is new comes behind all that was counted.
+    let ends = Arc::new(FakeEnds::default());
+    ends.says(1, 1, second(1));
+    let (mut aggregator, _border) = open(&store, &spread_over(&ends)).await;
+    // What is new comes behind all that was counted; that nobody can read that is worth a word.
     let parent = std::slice::from_ref(&parent);
     let refused = aggregator.handle(parent).await.unwrap_err();
-    assert!(
-        matches!(&refused, HandleError::Retry(why) if why.contains("partition 1")),
-        "{refused}"
-    );
+    let waits = matches!(&refused, HandleError::Wait(why) if why.contains("partition 1"));
+    assert!(waits, "{refused:?}");
+    ends.change(1, |end| end.is_away = true);
+    let refused = aggregator.handle(parent).await.unwrap_err();
+    let fails = matches!(&refused, HandleError::Retry(why) if why.contains("partition 1"));
+    assert!(fails, "{refused:?}");
     aggregator.handle(&[child]).await.unwrap();
     aggregator.handle(parent).await.unwrap();
     aggregator.tick(UnixNanos(START + 12 * SECOND), None, true).await.unwrap();

@@ -66,6 +66,11 @@ impl Desk {
                 reader.backoff.succeed();
                 step
             }
+            Err(HandleError::Wait(reason)) => {
+                tracing::trace!(group = %self.handler.group(), partition = reader.partition, reason, "waits");
+                reader.backoff.wait(self.monotonic());
+                Step::Waits
+            }
             Err(error) => {
                 self.note_retry("take records", &error, reader.backoff.tries());
                 reader.backoff.fail(self.monotonic());
@@ -263,7 +268,7 @@ impl Desk {
                 Ok(())
             }
             Err(HandleError::Poison(reason)) => self.bury(reader, reason).await,
-            Err(error @ HandleError::Retry(_)) => Err(error),
+            Err(error @ (HandleError::Retry(_) | HandleError::Wait(_))) => Err(error),
         }
     }
 

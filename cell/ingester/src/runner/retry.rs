@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use proto::{LoggedBatch, SpanBatch};
 
-use span_log::ForgetLost;
 use span_log::port::STORAGE_WRITER;
+use span_log::{ForgetLost, LostCause};
 use trace_model::LogRange;
 
 use super::desk::Desk;
@@ -47,25 +47,44 @@ impl Desk {
         match self.handler.take_again(&batch, now).await {
             Ok(()) => {}
             Err(HandleError::Poison(reason)) => return Err(RetryError::Refused { group, reason }),
-            Err(HandleError::Retry(reason)) => return Err(RetryError::NotNow { group, reason }),
+            Err(HandleError::Retry(reason) | HandleError::Wait(reason)) => {
+                return Err(RetryError::NotNow { group, reason });
+            }
         }
         let letters = Arc::clone(&self.parts.dead_letters);
         let settling = tokio::task::spawn_blocking(move || letters.settle(sequence));
         settling.await.map_err(|error| DeadLetterError::Disk(error.into()))??;
-        if self.handler.group() == STORAGE_WRITER {
-            self.find_again(&batch).await;
-        }
+        self.find_again(&batch).await;
         Ok(())
     }
 
-    /// Other processes need not miss it any more. One that was told of together with its neighbours is
-    /// forgotten with them.
+    /// Other processes need not miss it any more. Of storage-writer one that was told of together with
+    /// its neighbours is forgotten with them; of search-indexer those stay told: one may be damaged.
     async fn find_again(&mut self, batch: &LoggedBatch) {
         let LogRange { partition, first, .. } = batch.range;
-        let run = ForgetLost::Run { incarnation: batch.incarnation, partition, first };
+        let incarnation = batch.incarnation;
+        let run = match self.handler.group() {
+            group if group == STORAGE_WRITER => ForgetLost::Run { incarnation, partition, first },
+            group if self.is_missed_alone(batch) => {
+                ForgetLost::Missed { group, incarnation, partition, first }
+            }
+            _ => return,
+        };
         if let Err(error) = self.parts.log.forget_lost(run).await {
             tracing::warn!(%error, partition, first, "answers still miss a record that was taken");
         }
+    }
+}
+
+impl Desk {
+    /// Whether it was told as set aside by the group, and nothing else with it.
+    fn is_missed_alone(&self, batch: &LoggedBatch) -> bool {
+        let group = self.handler.group();
+        self.parts.log.lost().missed.iter().any(|missed| {
+            let run = &missed.run;
+            let is_it = (run.incarnation, run.range) == (batch.incarnation, batch.range);
+            missed.group == group && is_it && run.cause == LostCause::SetAside
+        })
     }
 }
 

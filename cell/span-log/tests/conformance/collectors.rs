@@ -338,6 +338,31 @@ async fn stores_and_directories_of_other_logs_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_shorter_than_what_readers_have_seen_is_refused_by_a_front_without_directory()
+ {
+    let mut cell = Collectors::new(1);
+    let _log = cell.start(0).await;
+    // Readers have seen records of the second one, which is not in the list any more.
+    let refused = cell.open_front_that_has(cover(1, 5)).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("2 collectors are known, and the list has 1"),
+        "{refused}"
+    );
+    assert!(!cell.place("front.json").exists(), "nothing is noted by one that is refused");
+    // What is counted of calls across borders comes from no collector.
+    let front = cell.open_front_that_has(cover(u32::MAX, 9)).await.unwrap();
+    cell.until_registered(&front, 0).await;
+    // Nor does it get shorter where the directory is there.
+    front.close().await.unwrap();
+    cell.addresses.clear();
+    let refused = cell.open_front_that_has(Seen::default()).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("1 collectors are known, and the list has 0"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_a_log_is_not_read_on() {
     let mut cell = Collectors::new(1);
     let log = cell.start(0).await;

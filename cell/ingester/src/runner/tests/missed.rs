@@ -133,3 +133,24 @@ async fn a_group_whose_misses_are_told_otherwise_is_counted_alone() {
     assert_eq!((told(&bench), missed_records(&bench, GROUP)), (vec![], 2));
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn a_letter_that_was_taken_after_all_is_missed_no_more_unless_something_else_is_with_it() {
+    for is_joined in [false, true] {
+        let bench = Bench::start(4, |_, script| {
+            is_told(script);
+            script.takes_again.store(true, Ordering::SeqCst);
+            script.poison.lock().unwrap().push(2);
+        })
+        .await;
+        bench.until("committed", |bench| bench.log.committed_next() == 8).await;
+        let times = (logged(2).append_time, logged(2).append_time);
+        assert_eq!(told(&bench), [(SEARCH_INDEXER, LostCause::SetAside, (2, 4), times)]);
+        if is_joined {
+            bench.log.with(|state| state.missed[0].run.range.next = 5);
+        }
+        bench.retries.retry(&bench.dead_letters, 1).await.unwrap();
+        assert_eq!(told(&bench).len(), usize::from(is_joined));
+        bench.stop().await;
+    }
+}

@@ -57,8 +57,8 @@ impl CollectorLog {
     }
 
     /// A run of the embedded log, in the words of the cell.
-    const fn lost_run(&self, run: LostRun) -> LostRun {
-        LostRun { incarnation: INCARNATION, range: self.range(run.range), ..run }
+    const fn lost_run(&self, run: &LostRun) -> LostRun {
+        LostRun { incarnation: INCARNATION, range: self.range(run.range), ..*run }
     }
 
     /// What is to be forgotten, in the embedded log's own words; `None`: nothing of this collector.
@@ -101,9 +101,9 @@ impl CollectorLog {
     /// What is lost of its log, in the words of the cell.
     pub(super) fn all_lost(&self) -> Lost {
         let lost = self.log.lost();
-        let own = lost.runs.into_iter().map(|run| self.lost_run(run));
+        let own = lost.runs.iter().map(|run| self.lost_run(run));
         let missed = lost.missed.into_iter();
-        let missed = missed.map(|one| MissedRun { run: self.lost_run(one.run), ..one }).collect();
+        let missed = missed.map(|one| MissedRun { run: self.lost_run(&one.run), ..one }).collect();
         let note = self.kept.note();
         let aside = note.set_aside.iter().map(|run| LostRun {
             incarnation: INCARNATION,

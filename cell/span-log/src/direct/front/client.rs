@@ -15,6 +15,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the tail: gateways wait for it.
 const TAIL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for a word of how a collector is, beyond what it may wait for news itself: it may have
+/// to write down what it was told.
+const WORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for what costs the collector a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 windows.
@@ -94,7 +97,7 @@ impl CollectorClient {
         request: v1::WatchLogRequest,
     ) -> Result<v1::LogState, Refusal> {
         let wait = Duration::from_millis(request.at_most_millis.into());
-        let request = timed(request, wait.saturating_add(TAIL_TIMEOUT));
+        let request = timed(request, wait.saturating_add(WORD_TIMEOUT));
         Ok(self.client.clone().watch_log(request).await?.into_inner())
     }
 

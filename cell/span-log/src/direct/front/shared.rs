@@ -285,3 +285,58 @@ impl Shared {
         if *self.closing.borrow() { Err(LogError::Closed) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use service_kit::ManualClock;
+    use trace_model::Region;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_that_was_written_is_known_before_anybody_gathers_what_to_write_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = NoteFile::at(directory.path().join("front.json"));
+        let mut kept = FrontNote::default();
+        kept.add_seats(1, false);
+        let cell = CellName { region: Region::new("eu").unwrap(), keyspace: "spans".to_owned() };
+        let clients = vec![CollectorClient::new("http://127.0.0.1:1").unwrap()];
+        let seats = vec![Seat::new(0, SeatNote::default(), (0, 0), UnixNanos(0))];
+        let times = (UnixNanos(0), Arc::new(ManualClock::at(UnixNanos(9))) as _);
+        let shared = Arc::new(Shared::new(cell, (file.clone(), kept), clients, seats, times));
+        let noted = {
+            let file = file.clone();
+            move || file.read::<FrontNote>().unwrap().map_or(0, |note| note.seats[0].log)
+        };
+        let (gathered, is_gathered) = mpsc::channel();
+        let (held, is_held) = mpsc::channel();
+        let (of_holder, written) = (Arc::clone(&shared), noted.clone());
+        // Holds the seat while the change is written, so that it cannot be taken in.
+        let holder = thread::spawn(move || {
+            is_gathered.recv().unwrap();
+            let seat = of_holder.lock(0).unwrap();
+            held.send(()).unwrap();
+            let mut pauses =
+                (0..10_000).inspect(|_| thread::park_timeout(Duration::from_millis(1)));
+            assert!(pauses.any(|_| written() == 7), "it is not written");
+            let is_free = |_| of_holder.kept.try_lock().is_ok();
+            assert!(!pauses.take(50).any(is_free), "what was known before is gathered");
+            drop(seat);
+        });
+        let is_first = AtomicBool::new(true);
+        let change = move |note: &mut SeatNote| {
+            note.log = 7;
+            if is_first.swap(false, Ordering::SeqCst) {
+                gathered.send(()).unwrap();
+                is_held.recv().unwrap();
+            }
+        };
+        shared.change_seat(0, change).await.unwrap();
+        holder.join().unwrap();
+        shared.keep(true).await.unwrap();
+        assert_eq!((noted(), shared.seat(0).unwrap().note.log), (7, 7));
+    }
+}
