@@ -17,6 +17,8 @@ use trace_model::{LogRange, UnixNanos};
 /// A partition that can be read is left behind by less than this time of the log. Small beside the
 /// windows in which traces and requests are remembered, so that holding them costs little more.
 const LEAD_MAX_NANOS: u64 = 15_000_000_000;
+/// What had to be forgotten is told up to the end of such a while: each word of it is a write.
+const TOLD_NANOS: u64 = 60_000_000_000;
 
 /// What is known of a partition without asking anybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +130,7 @@ impl Pace {
         let (partition, place) = open.find(|(_, place)| place.since == floor)?;
         let range =
             LogRange { partition: *partition, first: place.next, next: place.next.checked_add(1)? };
+        let until = UnixNanos(until.0.div_ceil(TOLD_NANOS).saturating_mul(TOLD_NANOS));
         let (append_times, cause) = ((floor, until), LostCause::Dropped);
         let run = LostRun { incarnation, range, append_times, cause };
         Some(MissedRun { group: METRICS_AGGREGATOR, run })

@@ -64,11 +64,13 @@ impl Desk {
                     self.note_success();
                 }
                 reader.backoff.succeed();
+                reader.is_waiting = false;
                 step
             }
             Err(HandleError::Wait(reason)) => {
                 tracing::trace!(group = %self.handler.group(), partition = reader.partition, reason, "waits");
                 reader.backoff.wait(self.monotonic());
+                reader.is_waiting = true;
                 Step::Waits
             }
             Err(error) => {

@@ -395,6 +395,25 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_known_records_that_says_more_of_time_is_noted_and_one_that_says_less_is_not() {
+        let mut seat = seat();
+        let run = |from: u64, until: u64| LostRun {
+            incarnation: INCARNATION,
+            range: LogRange { partition: 2, first: 7, next: 8 },
+            append_times: (UnixNanos(from * SECOND), UnixNanos(until * SECOND)),
+            cause: LostCause::Dropped,
+        };
+        let group = METRICS_AGGREGATOR;
+        for (from, until, last) in [(5, 90, 90), (6, 80, 90), (5, 200_000, 200_000)] {
+            let missed = MissedRun { group, run: run(from, until) };
+            seat.note.note_missed(&missed);
+            assert!(seat.note.has_missed(&missed));
+            let told: Vec<LostRun> = seat.lost().missed.into_iter().map(|one| one.run).collect();
+            assert_eq!(told, [run(5, last)]);
+        }
+    }
+
+    #[test]
     fn one_that_never_was_there_leaves_nothing_behind() {
         let mut seat = seat();
         retire(&mut seat);

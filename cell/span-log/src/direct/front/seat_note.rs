@@ -85,10 +85,11 @@ impl LostNote {
         lost_run(partition, &message)
     }
 
-    /// Whether it has all of another run of its group.
+    /// Whether it has all of another run of its group, and of the times of that.
     fn holds(&self, other: &Self) -> bool {
         let is_within = self.first <= other.first && other.next <= self.next;
-        self.missed_by == other.missed_by && is_within
+        let is_in_time = self.first_time <= other.first_time && other.last_time <= self.last_time;
+        self.missed_by == other.missed_by && is_within && is_in_time
     }
 
     fn touches(&self, other: &Self) -> bool {

@@ -8,8 +8,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use span_log::kafka::TopicSettings;
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{
-    CommitError, ForgetLost, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, LostCause, Seen,
-    SpanLog,
+    CommitError, ForgetLost, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, LostCause,
+    MissedRun, Seen, SpanLog,
 };
 use trace_model::{LogRange, UnixNanos};
 
