@@ -276,6 +276,31 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     cell.until_counted(cell.sent, 1).await;
     cell.until_the_watermark_passes(now_nanos()).await;
 
+    let second = one_is_killed_and_comes_back(&mut cell).await;
+    let unseen = the_front_is_killed_and_comes_back_with_one_more(&mut cell).await;
+    let third = one_is_retired(&mut cell).await;
+    // What it may have had is told as lost, near it in time, until somebody has seen to that.
+    let completeness = cell.until_found("it may miss spans", &third, 1, "partial").await;
+    assert_eq!(completeness["regions"][0]["isDamaged"], true, "{completeness}");
+    let listed = cell.ask_front("dead-letters", &["list"]).await;
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["lost"][0]["cause"], "retired", "{listed}");
+    assert_eq!(listed["lost"][1]["missedBy"], "metrics-aggregator", "{listed}");
+    let run = listed["lost"][0]["id"].as_str().unwrap();
+    let dropped = cell.ask_front("dead-letters", &["drop", run]).await;
+    assert!(dropped.status.success(), "{dropped:?}");
+    for (id, spans) in [(&first, 3), (&second, 2), (&unseen, 3), (&third, 1)] {
+        cell.until_found("everything stored is whole", id, spans, "complete").await;
+    }
+    cell.until_counted(cell.sent, 4).await;
+    a_retired_one_stays_retired(&mut cell, &unseen).await;
+    for process in cell.others.iter_mut().chain(&mut cell.collectors) {
+        let code = process.terminate(Duration::from_secs(40));
+        assert_eq!(code, Some(0), "{}", process.last_words());
+    }
+}
+
+async fn one_is_killed_and_comes_back(cell: &mut Cell) -> [u8; 16] {
     // One is killed: it is named, and holds the watermark.
     let second = cell.send_a_call().await;
     cell.collectors[1].kill();
@@ -290,7 +315,10 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     cell.until_found("the trace is whole again", &second, 2, "complete").await;
     cell.until_the_watermark_passes(now_nanos()).await;
     cell.until_counted(cell.sent, 2).await;
+    second
+}
 
+async fn the_front_is_killed_and_comes_back_with_one_more(cell: &mut Cell) -> [u8; 16] {
     // The front is killed: collectors take spans without it, and nothing of them is lost or counted
     // twice when it is there again.
     cell.others[0].kill();
@@ -309,7 +337,10 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
     cell.until_found("what was taken meanwhile is whole", &unseen, 3, "complete").await;
     cell.until_the_watermark_passes(now_nanos()).await;
     cell.until_counted(cell.sent, 4).await;
+    unseen
+}
 
+async fn one_is_retired(cell: &mut Cell) -> [u8; 16] {
     // Gone for good: not while it answers, nor while it might run on unseen; then durably.
     let words = cell.refuses_to_retire(1).await;
     assert!(words.contains("stop it for good"), "{words}");
@@ -331,26 +362,16 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
         is_named && region["hasHole"] == true && region["awayCollectors"] == Value::Null
     })
     .await;
-    // What it may have had is told as lost, near it in time, until somebody has seen to that.
-    let completeness = cell.until_found("it may miss spans", &third, 1, "partial").await;
-    assert_eq!(completeness["regions"][0]["isDamaged"], true, "{completeness}");
-    let listed = cell.ask_front("dead-letters", &["list"]).await;
-    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
-    assert_eq!(listed["lost"][0]["cause"], "retired", "{listed}");
-    assert_eq!(listed["lost"][1]["missedBy"], "metrics-aggregator", "{listed}");
-    let run = listed["lost"][0]["id"].as_str().unwrap();
-    let dropped = cell.ask_front("dead-letters", &["drop", run]).await;
-    assert!(dropped.status.success(), "{dropped:?}");
-    for (id, spans) in [(&first, 3), (&second, 2), (&unseen, 3), (&third, 1)] {
-        cell.until_found("everything stored is whole", id, spans, "complete").await;
-    }
-    cell.until_counted(cell.sent, 4).await;
+    third
+}
+
+async fn a_retired_one_stays_retired(cell: &mut Cell, whole: &[u8; 16]) {
     // A front that is started again knows that it is retired, and goes on behind it.
     cell.others[0].kill();
     cell.others[0] = cell.process("cell", "front");
     cell.wait_until_ready(cell.ports[14]).await;
     cell.until_the_watermark_passes(now_nanos()).await;
-    cell.until_found("and everything is whole", &unseen, 3, "complete").await;
+    cell.until_found("and everything is whole", whole, 3, "complete").await;
     // It does not come back to life.
     cell.collectors[1] = cell.collector(1);
     let url = format!("http://{}/readyz", cell.at(9));
@@ -359,10 +380,6 @@ async fn two_collectors_without_kafka_are_one_cell_and_one_that_is_gone_is_named
         if text.contains("retired") { Ok(()) } else { Err(text) }
     })
     .await;
-    for process in cell.others.iter_mut().chain(&mut cell.collectors) {
-        let code = process.terminate(Duration::from_secs(40));
-        assert_eq!(code, Some(0), "{}", process.last_words());
-    }
 }
 
 impl Cell {
