@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use ingester::{DeadLetters, LagBoard};
 use querier::{CellStatus, GroupLag, LiveTail, LogEnd, LogStatus, Lost, PortError, TailRead};
 use span_log::port::{METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER};
-use span_log::{LogError, LogIdentity, SpanLog};
+use span_log::{LogError, LogIdentity, LostCause, SpanLog};
 use trace_model::{Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 /// The live tail of a span log, and what storage-writer has buried of it: no store has that.
@@ -39,8 +39,10 @@ impl LiveTail for LogTail {
             let missed = lost.missed.iter().filter(move |missed| missed.group == group);
             missed.map(|missed| closed(missed.run.append_times)).collect()
         };
+        let unread = lost.runs.iter().filter(|run| run.cause != LostCause::SetAside);
         Lost {
             runs: lost.runs.iter().map(|run| closed(run.append_times)).collect(),
+            unread: unread.map(|run| closed(run.append_times)).collect(),
             unindexed: missed_by(SEARCH_INDEXER),
             uncounted: missed_by(METRICS_AGGREGATOR),
             expired_until: lost.expired_until.max(self.dead_letters.expired_until()),

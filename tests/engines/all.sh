@@ -11,7 +11,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here"
 export KAFKA_NAME=all KAFKA_PORT=${KAFKA_PORT:-29092} KAFKA_HEAP=${KAFKA_HEAP:-384m}
 export CASS_NAME=all CASS_PORT=${CASS_PORT:-29042} CASS_STORAGE_PORT=${CASS_STORAGE_PORT:-27000} CASS_JMX=${CASS_JMX:-27199}
-export CASS_HEAP=${CASS_HEAP:-768m} CASS_JVM_EXTRA=${CASS_JVM_EXTRA:--XX:TieredStopAtLevel=1}
+# Suites make and drop hundreds of tables here, on a node that nobody kills: a change of the schema need not be on disk at once.
+export CASS_HEAP=${CASS_HEAP:-1g} CASS_JVM_EXTRA=${CASS_JVM_EXTRA:--XX:TieredStopAtLevel=1 -Dcassandra.test.flush_local_schema_changes=false}
 export REDIS_NAME=all REDIS_PORT=${REDIS_PORT:-26379}
 export OBJECTS_NAME=all OBJECTS_PORT=${OBJECTS_PORT:-29500}
 es() { HTTP_PORT=${ES_PORT:-29200} TRANSPORT_PORT=${ES_TRANSPORT:-29300} HEAP=${ES_HEAP:-512m} ES_FAST=1 ./elasticsearch.sh "$1" all "${@:2}"; }

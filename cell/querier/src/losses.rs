@@ -10,7 +10,7 @@ use proto::v1;
 use trace_model::{SearchQuery, TimeRange, TraceSpans, UnixNanos};
 use trace_store::port::{SearchAnswer, StoreError, TraceSearch};
 
-use crate::port::LiveTail;
+use crate::port::{LiveTail, Lost};
 use crate::querier::Querier;
 
 /// Spans that belong together come in within so long of each other: a day, as for the holes of a
@@ -48,31 +48,41 @@ impl MadeBy {
             Self::Aggregator => proto::convert::query::METRICS_AGGREGATOR,
         }
     }
+
+    /// What the group has missed.
+    fn missed(self, lost: &Lost) -> &[TimeRange] {
+        match self {
+            Self::Indexer => &lost.unindexed,
+            Self::Aggregator => &lost.uncounted,
+        }
+    }
+
+    /// The group's name where one of these runs may belong into an answer about these times, else empty.
+    fn named_if(self, missed: &[TimeRange], range: TimeRange) -> String {
+        let is_short = may_touch(missed, Some((range.start, range.end)));
+        if is_short { self.group().to_owned() } else { String::new() }
+    }
 }
 
 impl Querier {
-    /// The group that has missed records which may belong into an answer about these times; empty where
+    /// The group that has missed records which may belong into a search of these times; empty where
     /// there is none. Asked when the answer is there: what its reach says that it covers was noted
-    /// before, as far as it was missed.
+    /// before, as far as it was missed. What is lost to all a search says as [`HonestSearch`] does.
     pub(crate) fn missed_by(&self, made_by: MadeBy, range: TimeRange) -> String {
-        let lost = self.ports.tail.lost();
-        let missed = match made_by {
-            MadeBy::Indexer => lost.unindexed,
-            MadeBy::Aggregator => lost.uncounted,
-        };
-        let is_short = may_touch(&missed, Some((range.start, range.end)));
-        if is_short { made_by.group().to_owned() } else { String::new() }
+        made_by.named_if(made_by.missed(&self.ports.tail.lost()), range)
     }
 
-    /// Says of a list or of counts what they have missed. An asker who does not know that takes the
-    /// answer for one that is cut.
+    /// Says of a list or of counts what they have missed, also with all others: they have no other word
+    /// for it. An asker who does not know that takes the answer for one that is cut.
     pub(crate) fn with_missed(
         &self,
         reach: Option<v1::Reach>,
         made_by: MadeBy,
         range: TimeRange,
     ) -> Option<v1::Reach> {
-        let missed_by = self.missed_by(made_by, range);
+        let lost = self.ports.tail.lost();
+        let missed = [made_by.missed(&lost), &lost.unread].concat();
+        let missed_by = made_by.named_if(&missed, range);
         if missed_by.is_empty() {
             return reach;
         }
@@ -104,7 +114,7 @@ mod tests {
     use trace_model::{Filter, TenantId, TraceId};
 
     use super::*;
-    use crate::port::{Lost, PortError, TailRead};
+    use crate::port::{PortError, TailRead};
 
     const HOUR: u64 = 3_600_000_000_000;
 

@@ -36,6 +36,9 @@ pub struct TailRead {
 pub struct Lost {
     /// Append times of each run. Spans of any trace and tenant may have been in it.
     pub runs: Vec<TimeRange>,
+    /// Those of them that no group had read: in no list, and not counted. What storage-writer set aside
+    /// others may have.
+    pub unread: Vec<TimeRange>,
     /// Append times of records that the search index will never have, and the trace store may have.
     pub unindexed: Vec<TimeRange>,
     /// Append times of records that were never counted, and that the trace store may have.

@@ -481,6 +481,11 @@ async fn what_a_group_missed_is_said_by_the_answers_made_of_its_work_and_by_no_o
     // By id all of it is there.
     let (spans, summary) = find(&querier, "us").await;
     assert_eq!((spans.len(), summary.is_damaged, summary.expired_until_unix_nano), (4, false, 0));
+    // What nobody has is in no list and no count either; a search says so in a word of its own.
+    *cell.lost.lock().unwrap() = Lost { runs: run(100), unread: run(100), ..Lost::default() };
+    assert_eq!(search(&querier).await.missed_by, "");
+    let indexed = "search-indexer";
+    assert_eq!(missed_by().await, [indexed, indexed, counted, counted, counted]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,7 +65,7 @@ use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, MissedRun, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, MissedRun, STORAGE_WRITER, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
@@ -341,12 +341,15 @@ impl SpanLog for KafkaLog {
     }
 
     async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
-        let is_news = self.ask_brokers(move |core| core.missed.note(&missed, &core.ends)).await?;
-        if is_news {
-            // The group goes on only when those who answer have heard of it.
+        loop {
+            let missed = missed.clone();
+            if !self.ask_brokers(move |core| core.missed.note(&missed, &core.ends)).await? {
+                return Ok(());
+            }
+            // The group goes on only when those who answer have heard of it; and when no process that
+            // had read the note's place before has written that over it.
             tokio::time::sleep(HEARD_WITHIN).await;
         }
-        Ok(())
     }
 
     async fn note_set_aside(

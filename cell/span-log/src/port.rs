@@ -307,9 +307,9 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
         Ok(0)
     }
 
-    /// Tells all processes that read the log of records that storage-writer or search-indexer has put
-    /// into its dead letters; durable when it returns. A log of one process need not: it has the letters
-    /// itself.
+    /// Tells all processes that read the log of records that storage-writer, or one of [`TOLD_GROUPS`],
+    /// has put into its dead letters: they are lost, or missed by that group. Durable when it returns.
+    /// A log of one process need not: it has the letters itself.
     async fn note_set_aside(
         &self,
         _group: GroupId,

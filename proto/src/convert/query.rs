@@ -36,7 +36,7 @@ pub fn missed_reason(missed_by: &str) -> Option<String> {
         METRICS_AGGREGATOR => METRICS_AGGREGATOR,
         _ => "a consumer group",
     };
-    Some(format!("records were gone from its log before {group} had read them"))
+    Some(format!("records were gone from its log before {group} had read them, or set aside by it"))
 }
 
 /// Why a message is not what its schema promises. None of these passes by asking again.

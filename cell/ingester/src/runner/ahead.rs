@@ -138,6 +138,24 @@ impl ConsumerRunner {
                 reader.keep_ahead(ahead);
             }
         }
+        self.bound_what_fails(place);
         step
+    }
+
+    /// Partitions whose records are not taken hold two reads at most together, and one batch each
+    /// beside: a store that is away must not fill the memory with what waits for it.
+    fn bound_what_fails(&mut self, place: usize) {
+        let bytes_max = self.desk.parts.config.read_bytes_max.saturating_mul(2);
+        let is_failing =
+            |reader: &&PartitionReader| reader.backoff.tries() > 0 || reader.is_waiting;
+        if !self.readers.get(place).as_ref().is_some_and(is_failing) {
+            return;
+        }
+        let failing = self.readers.iter().filter(is_failing);
+        if failing.map(PartitionReader::held_bytes).sum::<usize>() > bytes_max
+            && let Some(reader) = self.readers.get_mut(place)
+        {
+            reader.keep_first();
+        }
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::LoggedBatch;
-use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER, TOLD_GROUPS};
-use span_log::{DamagedRange, LogError, LostCause, LostRun, MissedRun, SpanLog, SteppedRun};
+use span_log::port::{STORAGE_WRITER, TOLD_GROUPS};
+use span_log::{
+    DamagedRange, GroupId, LogError, LostCause, LostRun, MissedRun, SpanLog, SteppedRun,
+};
 use trace_model::{LogRange, UnixNanos};
 
 use super::RunnerParts;
@@ -179,6 +181,11 @@ impl Desk {
         cause: LostCause,
     ) -> Result<(), HandleError> {
         let group = self.handler.group();
+        let is_told = TOLD_GROUPS.contains(&group);
+        if is_told {
+            // A store that is away cannot say what it has: everything would be missed.
+            self.tick(None, false).await?;
+        }
         let incarnation = self.parts.log.identity().incarnation;
         // A log that is an older copy lacks what the store has had from it.
         let stored = self.handler.durable().next_in(incarnation, reader.partition);
@@ -187,7 +194,7 @@ impl Desk {
         if first >= range.next || self.is_lost(range) {
             return Ok(());
         }
-        if TOLD_GROUPS.contains(&group) {
+        if is_told {
             let run = LostRun { incarnation, range, append_times: gone.append_times, cause };
             let noted = self.parts.log.note_missed(MissedRun { group, run }).await;
             noted.map_err(|error| retry(&error))?;
@@ -198,9 +205,12 @@ impl Desk {
     }
 
     /// Whether nobody has the records: every answer says so already, until a person has seen to it.
+    /// What storage-writer has set aside is none of it: that may be taken after all, by that group alone.
     fn is_lost(&self, range: LogRange) -> bool {
         let incarnation = self.parts.log.identity().incarnation;
-        self.parts.log.lost().runs.iter().any(|lost| lost.holds(incarnation, range))
+        let is_gone = |lost: &LostRun| lost.cause != LostCause::SetAside;
+        let lost = self.parts.log.lost().runs;
+        lost.iter().any(|lost| is_gone(lost) && lost.holds(incarnation, range))
     }
 
     /// Lists records that were never ours, for whoever looks for their writer.
@@ -288,11 +298,14 @@ impl Desk {
             reason: reason.clone(),
             stranger: None,
         };
-        if group == STORAGE_WRITER || group == SEARCH_INDEXER {
+        if is_told_of(group) {
             // Before the letter: other processes that answer cannot see into this one's.
             let (range, times) = (damaged.range, damaged.append_times);
-            let noted = self.parts.log.note_set_aside(group, range, times).await;
-            noted.map_err(|error| retry(&error))?;
+            self.parts
+                .log
+                .note_set_aside(group, range, times)
+                .await
+                .map_err(|error| retry(&error))?;
         }
         let dead_letters = Arc::clone(&self.parts.dead_letters);
         let put = tokio::task::spawn_blocking(move || dead_letters.put(group, &reason, &batch));
@@ -364,6 +377,11 @@ async fn read_or_fault(
             Ok(())
         }
     }
+}
+
+/// Whether answers are short of what this group sets aside, so that whoever answers must know.
+pub(super) fn is_told_of(group: GroupId) -> bool {
+    group == STORAGE_WRITER || TOLD_GROUPS.contains(&group)
 }
 
 fn retry(error: &LogError) -> HandleError {

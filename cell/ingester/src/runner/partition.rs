@@ -123,6 +123,17 @@ impl PartitionReader {
         self.fault = reading.fault.or_else(|| self.fault.take());
     }
 
+    /// Encoded bytes of what was read and not handed over.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.iter().map(|held| held.batch.encoded().len()).sum()
+    }
+
+    /// Lets go what was read but for the first batch, and what was met behind it: it is read again.
+    pub(super) fn keep_first(&mut self) {
+        self.held.truncate(1);
+        self.fault = None;
+    }
+
     /// Goes on at `next`; never back.
     pub(super) fn move_to(&mut self, next: u64, append_time: UnixNanos) {
         self.position = Some(self.next().max(next));

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use proto::{LoggedBatch, SpanBatch};
 
 use span_log::port::STORAGE_WRITER;
-use span_log::{ForgetLost, LostCause};
+use span_log::{ForgetLost, GroupId, LostRun};
 use trace_model::LogRange;
 
-use super::desk::Desk;
+use super::desk::{Desk, is_told_of};
 use crate::dead_letter::{DeadLetter, DeadLetterError};
 use crate::handler::HandleError;
 use crate::retries::{RetryError, Waiting};
@@ -54,37 +54,45 @@ impl Desk {
         let letters = Arc::clone(&self.parts.dead_letters);
         let settling = tokio::task::spawn_blocking(move || letters.settle(sequence));
         settling.await.map_err(|error| DeadLetterError::Disk(error.into()))??;
-        self.find_again(&batch).await;
+        if is_told_of(self.handler.group()) {
+            self.find_again(&batch).await;
+        }
         Ok(())
     }
 
-    /// Other processes need not miss it any more. Of storage-writer one that was told of together with
-    /// its neighbours is forgotten with them; of search-indexer those stay told: one may be damaged.
+    /// Other processes need not miss it any more. One that was told of together with its neighbours
+    /// stays told of: these are still away.
     async fn find_again(&mut self, batch: &LoggedBatch) {
+        let (group, incarnation) = (self.handler.group(), batch.incarnation);
         let LogRange { partition, first, .. } = batch.range;
-        let incarnation = batch.incarnation;
-        let run = match self.handler.group() {
-            group if group == STORAGE_WRITER => ForgetLost::Run { incarnation, partition, first },
-            group if self.is_missed_alone(batch) => {
-                ForgetLost::Missed { group, incarnation, partition, first }
-            }
-            _ => return,
+        if self.is_told_with_others(group, batch) {
+            tracing::warn!(
+                %group, partition, first,
+                "a record that was taken is missed with its neighbours until a person drops the run"
+            );
+            return;
+        }
+        let which = match group == STORAGE_WRITER {
+            true => ForgetLost::Run { incarnation, partition, first },
+            false => ForgetLost::Missed { group, incarnation, partition, first },
         };
-        if let Err(error) = self.parts.log.forget_lost(run).await {
+        if let Err(error) = self.parts.log.forget_lost(which).await {
             tracing::warn!(%error, partition, first, "answers still miss a record that was taken");
         }
     }
-}
 
-impl Desk {
-    /// Whether it was told as set aside by the group, and nothing else with it.
-    fn is_missed_alone(&self, batch: &LoggedBatch) -> bool {
-        let group = self.handler.group();
-        self.parts.log.lost().missed.iter().any(|missed| {
-            let run = &missed.run;
-            let is_it = (run.incarnation, run.range) == (batch.incarnation, batch.range);
-            missed.group == group && is_it && run.cause == LostCause::SetAside
-        })
+    /// Whether the log has told of the record in runs of more than it alone.
+    fn is_told_with_others(&self, group: GroupId, batch: &LoggedBatch) -> bool {
+        let lost = self.parts.log.lost();
+        let missed = lost.missed.into_iter().filter(|missed| missed.group == group);
+        let runs: Vec<LostRun> = match group == STORAGE_WRITER {
+            true => lost.runs,
+            false => missed.map(|missed| missed.run).collect(),
+        };
+        let holds = |run: &LostRun| run.holds(batch.incarnation, batch.range);
+        let is_it = |run: &&LostRun| run.range == batch.range;
+        let mut told = runs.iter().filter(|run| holds(run)).peekable();
+        told.peek().is_some() && !told.any(|run| is_it(&run))
     }
 }
 

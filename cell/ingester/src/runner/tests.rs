@@ -52,6 +52,10 @@ struct LogState {
     /// What groups were said to have missed, and whether that cannot be noted.
     missed: Vec<MissedRun>,
     cannot_note: bool,
+    /// What is lost to all, and whose letters other processes were told of.
+    lost: Lost,
+    aside: Vec<(GroupId, LogRange)>,
+    forgotten: Vec<ForgetLost>,
 }
 
 impl FakeLog {
@@ -157,29 +161,30 @@ impl SpanLog for FakeLog {
         Ok(())
     }
 
+    fn lost(&self) -> Lost {
+        self.state.lock().unwrap().lost.clone()
+    }
+
+    async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
+        self.state.lock().unwrap().forgotten.push(which);
+        Ok(1)
+    }
+
     async fn note_set_aside(
         &self,
         group: GroupId,
         range: LogRange,
         append_times: (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
-        let run =
-            LostRun { incarnation: INCARNATION, range, append_times, cause: LostCause::SetAside };
-        self.note_missed(MissedRun { group, run }).await
-    }
-
-    fn lost(&self) -> Lost {
-        Lost { missed: self.state.lock().unwrap().missed.clone(), ..Lost::default() }
-    }
-
-    async fn forget_lost(&self, which: ForgetLost) -> Result<usize, LogError> {
         let mut state = self.state.lock().unwrap();
-        let before = state.missed.len();
-        state.missed.retain(|MissedRun { group, run }| {
-            let LostRun { incarnation, range: LogRange { partition, first, .. }, .. } = *run;
-            which != ForgetLost::Missed { group: *group, incarnation, partition, first }
-        });
-        Ok(before - state.missed.len())
+        if state.cannot_note {
+            return Err(LogError::Unavailable("the brokers are away".into()));
+        }
+        state.aside.push((group, range));
+        let cause = LostCause::SetAside;
+        let run = LostRun { incarnation: INCARNATION, range, append_times, cause };
+        state.lost.missed.push(MissedRun { group, run });
+        Ok(())
     }
 
     async fn commit(&self, _: GroupId, partition: u32, next: u64) -> Result<(), CommitError> {
@@ -374,7 +379,9 @@ impl GroupHandler for FakeHandler {
             return Err(HandleError::Retry("disk".into()));
         }
         if is_closing || !self.script.is_lazy.load(Ordering::SeqCst) {
-            self.durable = self.taken.clone();
+            self.durable.join(&self.taken);
+            // A store that was away when the handler was made says then what it has.
+            self.durable.join(&self.script.stored.lock().unwrap());
         }
         Ok(())
     }
@@ -445,28 +452,8 @@ impl Bench {
             ..DeadLetterConfig::new(directory.path().join("dead"))
         };
         let dead_letters = Arc::new(DeadLetters::open(config).unwrap());
-        let config = RunnerConfig {
-            backoff_min: Duration::from_millis(1),
-            backoff_max: Duration::from_millis(4),
-            tick_every: Duration::from_millis(5),
-            restart_min: Duration::from_millis(1),
-            restart_max: Duration::from_millis(4),
-            outside_min: Duration::from_millis(40),
-            close_deadline: Duration::from_millis(300),
-            ..RunnerConfig::default()
-        };
-        let metrics = IngesterMetrics::default();
-        let runner = RunnerParts {
-            stepped_over: None,
-            log: Arc::clone(&log) as _,
-            dead_letters: Arc::clone(&dead_letters),
-            clock: Arc::new(ForwardClock { real: SystemClock::new(), script: Arc::clone(&script) }),
-            lag: LagBoard::default(),
-            metrics: metrics.clone(),
-            retries: Retries::default(),
-            config,
-        };
-        let retries = runner.retries.clone();
+        let runner = parts_of(&log, &script, &dead_letters);
+        let (metrics, retries) = (runner.metrics.clone(), runner.retries.clone());
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let maker = FakeMaker { script: Arc::clone(&script) };
         let parts = IngesterParts { runner, groups: vec![Arc::new(maker)] };
@@ -506,6 +493,34 @@ impl Bench {
 
     fn retries(&self) -> u64 {
         self.metrics.retries.get_or_create(&GROUP.into()).get()
+    }
+}
+
+/// What a runner works with, impatient.
+fn parts_of(
+    log: &Arc<FakeLog>,
+    script: &Arc<Script>,
+    dead_letters: &Arc<DeadLetters>,
+) -> RunnerParts {
+    let config = RunnerConfig {
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(4),
+        tick_every: Duration::from_millis(5),
+        restart_min: Duration::from_millis(1),
+        restart_max: Duration::from_millis(4),
+        outside_min: Duration::from_millis(40),
+        close_deadline: Duration::from_millis(300),
+        ..RunnerConfig::default()
+    };
+    RunnerParts {
+        stepped_over: None,
+        log: Arc::clone(log) as _,
+        dead_letters: Arc::clone(dead_letters),
+        clock: Arc::new(ForwardClock { real: SystemClock::new(), script: Arc::clone(script) }),
+        lag: LagBoard::default(),
+        metrics: IngesterMetrics::default(),
+        retries: Retries::default(),
+        config,
     }
 }
 

@@ -120,18 +120,26 @@ impl IdentityText {
         Some(parsed)
     }
 
-    /// Adds a lost run; what overlaps or touches one of the same cause grows together. Says whether
-    /// it was news.
+    /// Adds a lost run; what overlaps or touches one of the same cause grows together, but for letters
+    /// side by side: each may be taken again without the other. Says whether it was news.
     pub(crate) fn lose(&mut self, run: &LostRun) -> bool {
         if self.lost.iter().any(|known| known.holds(run.incarnation, run.range)) {
             return false;
         }
         self.lost.push(run.clone());
         self.lost.sort_unstable_by_key(|one| (log_of(one), one.range.first));
-        self.join(|left, right| left.range.next >= right.range.first && left.cause == right.cause);
+        let is_same = |left: &LostRun, right: &LostRun| left.cause == right.cause;
+        let gap = |left: &LostRun, right: &LostRun| left.range.next.cmp(&right.range.first);
+        self.join(|left, right| {
+            let is_beside = left.cause != LostCause::SetAside && gap(left, right).is_eq();
+            is_same(left, right) && (gap(left, right).is_gt() || is_beside)
+        });
+        if self.lost.len() > RUNS_MAX {
+            self.join(|left, right| is_same(left, right) && gap(left, right).is_ge());
+        }
         if self.lost.len() > RUNS_MAX {
             // Each too large rather than one too few.
-            self.join(|left, right| left.cause == right.cause);
+            self.join(is_same);
         }
         if self.lost.len() > RUNS_MAX {
             self.join(|_, _| true);
@@ -159,6 +167,7 @@ impl IdentityText {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::ForgetLost;
 
     fn run(cause: LostCause, first: u64, next: u64) -> LostRun {
         let range = LogRange { partition: 3, first, next };
@@ -215,6 +224,25 @@ mod tests {
             text.lost[1].append_times,
             (UnixNanos::from_millis(5), UnixNanos::from_millis(14))
         );
+    }
+
+    #[test]
+    fn letters_side_by_side_stay_runs_of_their_own_so_that_one_can_be_taken_without_the_other() {
+        let mut text = IdentityText::default();
+        assert!(text.lose(&run(LostCause::SetAside, 5, 6)));
+        assert!(text.lose(&run(LostCause::SetAside, 6, 7)));
+        let first = ForgetLost::Run { incarnation: 1_790_000_000_000, partition: 3, first: 5 };
+        assert_eq!(text.forget(first), 1);
+        let left: Vec<_> = text.lost.iter().map(|run| (run.range.first, run.range.next)).collect();
+        assert_eq!(left, [(6, 7)]);
+        for place in 7..400 {
+            text.lose(&run(LostCause::SetAside, place, place + 1));
+            assert!(text.encode().len() < 4_000, "{}", text.encode().len());
+        }
+        let covers = |offset: u64| {
+            text.lost.iter().any(|run| run.range.first <= offset && run.range.next > offset)
+        };
+        assert!((6..400).all(covers));
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Membership {
         let said = (commits.voice(), &self.core.metrics);
         // One that reads alone waits for an empty group, which one with a name of its own is not
         // for a while after its end.
-        let is_static = self.sharing == Sharing::Partitions;
+        let is_static = self.is_named();
         let opened = member::open(
             &self.core.config,
             &group,
@@ -228,15 +228,26 @@ impl Membership {
         self.others(consumer) == Some(0)
     }
 
-    /// Writes what was committed, and leaves: others need not wait for the session to end.
+    /// Whether the brokers know this member by a name of its own.
+    fn is_named(&self) -> bool {
+        self.sharing == Sharing::Partitions && self.core.config.member.is_some()
+    }
+
+    /// Writes what was committed, and leaves: others need not wait for the session to end. One with a
+    /// name keeps its place for that long, so that it finds it again: it closes without a word, where
+    /// to unsubscribe would give the place up (KIP-345).
     fn leave(&self, group: &Group, consumer: &Member) {
         self.board.end();
         if let Err(error) = group.flush(self.core.commits.lineages()) {
             tracing::warn!(group = %self.id, %error, "the last commits were not written: records are read again");
         }
-        consumer.unsubscribe();
+        let is_closing = self.is_named() && consumer.close_queue().is_ok();
+        if !is_closing {
+            consumer.unsubscribe();
+        }
         let until = self.now() + LEAVE_WITHIN;
-        while !self.board.all().is_empty() && self.now() < until {
+        let is_inside = || !self.board.all().is_empty() || (is_closing && !consumer.closed());
+        while is_inside() && self.now() < until {
             drop(consumer.poll(POLL));
         }
         self.board.remove(&self.board.all());

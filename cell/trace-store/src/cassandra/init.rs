@@ -1,6 +1,7 @@
 //! Creates the schema, checks it, refuses a newer one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use scylla::client::session::Session;
@@ -17,6 +18,10 @@ use crate::port::StoreError;
 
 /// What a version of the schema is kept under.
 pub(super) const COMPONENT: &str = "trace-store";
+
+/// How long a change of the schema may take: nodes make one after the other, write each to disk and wait for one
+/// another, which on a busy cluster takes longer than any request of service should.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(super) async fn open(config: &CassandraConfig) -> Result<Session, StoreError> {
     session::open(config, &Counter::default()).await.map_err(Disconnected::into_error)
@@ -64,9 +69,15 @@ pub(super) async fn note(
     sent.map(drop).map_err(|error| fault::of_request(&error))
 }
 
-pub(super) async fn run(session: &Session, text: String) -> Result<(), StoreError> {
-    let sent = Box::pin(session.query_unpaged(text, ())).await;
-    sent.map(drop).map_err(|error| fault::of_request(&error))
+/// Runs a statement that changes the schema.
+pub(super) async fn change(session: &Session, text: String) -> Result<(), ExecutionError> {
+    let mut statement = Statement::new(text);
+    statement.set_request_timeout(Some(CHANGE_TIMEOUT));
+    Box::pin(session.query_unpaged(statement, ())).await.map(drop)
+}
+
+async fn run(session: &Session, text: String) -> Result<(), StoreError> {
+    change(session, text).await.map_err(|error| fault::of_request(&error))
 }
 
 /// Rows of a table of the server's own, or of the few that are small.

@@ -6,7 +6,7 @@ use trace_model::Coverage;
 
 use super::config::CassandraConfig;
 use super::fault;
-use super::init::{COMPONENT, check, found_version, name_of, note, open, rows};
+use super::init::{COMPONENT, change, check, found_version, name_of, note, open, rows};
 use super::places::unsigned;
 use super::schema::SCHEMA;
 use crate::migration::{MigrationReport, Schema};
@@ -80,7 +80,7 @@ pub(super) async fn migrate(
     }
     for step in &report.steps {
         for statement in step.statements {
-            apply(&session, &statement.replace("{store}", keyspace)).await?;
+            apply(&session, statement.replace("{store}", keyspace)).await?;
         }
         note(&session, config, &format!("{COMPONENT} step {}", step.to), step.to).await?;
         note(&session, config, COMPONENT, step.to).await?;
@@ -89,9 +89,9 @@ pub(super) async fn migrate(
 }
 
 /// Runs a statement of a step. A column that a try before has added is there.
-async fn apply(session: &Session, statement: &str) -> Result<(), StoreError> {
-    match Box::pin(session.query_unpaged(statement, ())).await {
-        Ok(_) => Ok(()),
+async fn apply(session: &Session, statement: String) -> Result<(), StoreError> {
+    match change(session, statement).await {
+        Ok(()) => Ok(()),
         Err(error) if is_there_already(&error) => Ok(()),
         Err(error) => Err(fault::of_request(&error)),
     }

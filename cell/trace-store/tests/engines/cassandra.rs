@@ -15,7 +15,9 @@ use crate::harness::Adapter;
 pub(crate) const CASSANDRA: Adapter = Adapter {
     open: |directory, clock| {
         Box::pin(async move {
-            let store = cluster::open(&cluster::keyspace_of(&directory), clock).await;
+            let config = cluster::config(&cluster::keyspace_of(&directory));
+            let need = cluster::Need::Directory(directory.clone());
+            let store = cluster::open_for(need, config, clock).await;
             let memory = cluster::memory_of(&directory);
             let store: Arc<Assembled> = Arc::new(Assembled {
                 writer: store.clone(),

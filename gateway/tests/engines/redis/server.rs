@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gateway::shared_state::redis::RedisConfig;
 
@@ -50,10 +50,14 @@ impl Server {
         }
     }
 
-    /// `KILL`: gone without a word. `STOP`: there, and silent. `CONT`: goes on.
+    /// `KILL`: gone without a word when this returns. `STOP`: there, and silent. `CONT`: goes on.
     pub(crate) fn signal(&self, signal: &str) {
         let done = Command::new("kill").args([&format!("-{signal}"), &self.pid()]).status();
         assert!(done.unwrap().success());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while signal == "KILL" && self.output(&["status"]) != "down" {
+            assert!(Instant::now() < deadline, "it does not die");
+        }
     }
 
     fn pid(&self) -> String {

@@ -82,3 +82,53 @@ fn the_next_partition_that_has_more_is_read_ahead_and_its_own_where_none_has() {
     readers[1].leave();
     assert_eq!(partition(&readers, &[0, 1, 2]), None);
 }
+
+#[tokio::test]
+async fn what_a_store_refuses_holds_a_bounded_part_of_the_log_whatever_the_partitions() {
+    const PARTITIONS: u32 = 16;
+    let assignment = Some(watch::channel(Assignment::of_all(PARTITIONS)).0);
+    let log = Arc::new(FakeLog { assignment, ..FakeLog::default() });
+    log.with(|state| state.batches = (0..8).map(|place| logged(place * 2)).collect());
+    let bytes_of =
+        |batches: &[LoggedBatch]| batches.iter().map(|one| one.batch.encoded().len()).sum();
+    let read_bytes: usize = bytes_of(&log.state.lock().unwrap().batches);
+    let script = Arc::new(Script::default());
+    script.is_full.store(true, Ordering::SeqCst);
+    let directory = TempDir::new().unwrap();
+    let letters = DeadLetters::open(DeadLetterConfig::new(directory.path().join("dead")));
+    let mut parts = parts_of(&log, &script, &Arc::new(letters.unwrap()));
+    parts.config.read_bytes_max = read_bytes;
+    let handler = FakeMaker { script: Arc::clone(&script) }.make().await.unwrap();
+    let mut runner = ConsumerRunner::new(handler, parts, Sharing::Partitions);
+    let token = CancellationToken::new();
+    for _ in 0..5 {
+        runner.round(&token).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let held: usize = runner.readers.iter().map(PartitionReader::held_bytes).sum();
+    let bound = 3 * read_bytes + PARTITIONS as usize * read_bytes / 8;
+    assert!(runner.readers.iter().all(|reader| reader.backoff.tries() > 0));
+    assert!(held <= bound, "{held} B of {} B are held", read_bytes * PARTITIONS as usize);
+    // Nothing is left out of what was let go.
+    script.is_full.store(false, Ordering::SeqCst);
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        runner.round(&token).await;
+    }
+    assert!(runner.readers.iter().all(|reader| reader.is_at(16)));
+    let handled = script.handled.lock().unwrap().clone();
+    for first in (0..16).step_by(2) {
+        let times = handled.iter().filter(|handled| **handled == first).count();
+        assert_eq!(times, PARTITIONS as usize, "{first}");
+    }
+}
+
+#[test]
+fn what_was_met_behind_records_that_are_let_go_is_met_again() {
+    let mut reader = reader(0);
+    reader.keep(vec![logged(0), logged(2), logged(4)]);
+    reader.fault = Some(LogError::Expired { wanted: 6, first: 9 });
+    reader.keep_first();
+    assert_eq!((reader.held.len(), reader.reads_at()), (1, 2));
+    assert!(reader.fault.is_none(), "it would lead past the records in between");
+}

@@ -135,22 +135,89 @@ async fn a_group_whose_misses_are_told_otherwise_is_counted_alone() {
 }
 
 #[tokio::test]
-async fn a_letter_that_was_taken_after_all_is_missed_no_more_unless_something_else_is_with_it() {
-    for is_joined in [false, true] {
-        let bench = Bench::start(4, |_, script| {
+async fn what_a_store_has_that_was_away_when_its_group_began_is_not_missed() {
+    for committed in [None, Some(2)] {
+        let bench = Bench::start(4, |log, script| {
             is_told(script);
-            script.takes_again.store(true, Ordering::SeqCst);
-            script.poison.lock().unwrap().push(2);
+            script.cannot_flush.store(true, Ordering::SeqCst);
+            log.with(|state| {
+                state.first = 4;
+                state.committed = committed.map(|next| (0, next)).into_iter().collect();
+            });
         })
         .await;
-        bench.until("committed", |bench| bench.log.committed_next() == 8).await;
-        let times = (logged(2).append_time, logged(2).append_time);
-        assert_eq!(told(&bench), [(SEARCH_INDEXER, LostCause::SetAside, (2, 4), times)]);
-        if is_joined {
-            bench.log.with(|state| state.missed[0].run.range.next = 5);
-        }
-        bench.retries.retry(&bench.dead_letters, 1).await.unwrap();
-        assert_eq!(told(&bench).len(), usize::from(is_joined));
+        let tries =
+            |bench: &Bench| bench.metrics.retries.get_or_create(&SEARCH_INDEXER.into()).get();
+        bench.until("5 tries", |bench| tries(bench) > 5).await;
+        bench.script.stored.lock().unwrap().extend_in(INCARNATION, 0, 4);
+        bench.script.cannot_flush.store(false, Ordering::SeqCst);
+        bench.until("handled", |bench| bench.handled().contains(&6)).await;
+        assert_eq!((told(&bench), bench.handled()), (vec![], vec![4, 6]), "{committed:?}");
         bench.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_another_group_has_set_aside_is_missed_and_what_nobody_has_is_told_already() {
+    for (cause, expected) in [
+        (LostCause::SetAside, Some((2, 4))),
+        (LostCause::Dropped, None),
+        (LostCause::Damaged, None),
+    ] {
+        let bench = Bench::start(4, |log, script| {
+            is_told(script);
+            let range = LogRange { partition: 0, first: 2, next: 4 };
+            let append_times = (UnixNanos(1), UnixNanos(2));
+            let run = LostRun { incarnation: INCARNATION, range, append_times, cause };
+            log.with(|state| {
+                state.lost.runs = vec![run];
+                (state.first, state.committed) = (4, BTreeMap::from([(0, 2)]));
+            });
+        })
+        .await;
+        bench.until("handled", |bench| bench.handled().contains(&6)).await;
+        let told: Vec<_> = told(&bench).iter().map(|(_, _, range, _)| *range).collect();
+        assert_eq!(told, Vec::from_iter(expected), "a letter may be taken again: {cause:?}");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_told_group_sets_aside_others_hear_of_before_it_goes_on_and_until_it_is_taken() {
+    let bench = Bench::start(3, |log, script| {
+        is_told(script);
+        script.poison.lock().unwrap().push(2);
+        log.with(|state| state.cannot_note = true);
+    })
+    .await;
+    let tries = |bench: &Bench| bench.metrics.retries.get_or_create(&SEARCH_INDEXER.into()).get();
+    bench.until("5 tries", |bench| tries(bench) > 5).await;
+    assert_eq!((bench.handled(), bench.dead_letters.figures().0), (vec![0], 0));
+    bench.log.with(|state| state.cannot_note = false);
+    bench.until("committed", |bench| bench.log.committed_next() == 6).await;
+    let range = LogRange { partition: 0, first: 2, next: 4 };
+    assert_eq!(bench.log.state.lock().unwrap().aside, [(SEARCH_INDEXER, range)]);
+    assert_eq!(bench.dead_letters.figures().0, 1);
+    bench.script.takes_again.store(true, Ordering::SeqCst);
+    bench.retries.retry(&bench.dead_letters, 1).await.unwrap();
+    let forgotten = bench.log.state.lock().unwrap().forgotten.clone();
+    let (group, incarnation) = (SEARCH_INDEXER, INCARNATION);
+    assert_eq!(forgotten, [ForgetLost::Missed { group, incarnation, partition: 0, first: 2 }]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_letter_that_is_told_of_with_its_neighbours_is_not_forgotten_alone() {
+    let bench = Bench::start(3, |_, script| {
+        is_told(script);
+        script.poison.lock().unwrap().push(2);
+    })
+    .await;
+    bench.until("committed", |bench| bench.log.committed_next() == 6).await;
+    // The log has told of the next record in the same run.
+    bench.log.with(|state| state.lost.missed.iter_mut().for_each(|one| one.run.range.next = 9));
+    bench.script.takes_again.store(true, Ordering::SeqCst);
+    bench.retries.retry(&bench.dead_letters, 1).await.unwrap();
+    assert_eq!(bench.log.state.lock().unwrap().forgotten, [], "its neighbours are still away");
+    bench.stop().await;
 }

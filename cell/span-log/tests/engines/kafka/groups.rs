@@ -8,8 +8,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use span_log::kafka::TopicSettings;
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{
-    CommitError, ForgetLost, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, LostCause,
-    MissedRun, Seen, SpanLog,
+    CommitError, ForgetLost, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, LostCause, Seen,
+    SpanLog,
 };
 use trace_model::{LogRange, UnixNanos};
 
@@ -317,12 +317,6 @@ async fn what_one_process_sets_aside_every_process_knows_until_it_is_found_again
     let told = ingester.lost().runs;
     assert_eq!((told.len(), told[0].range, told[0].cause), (1, range, LostCause::SetAside));
     at_last("the other process knows", || async { querier.lost().runs == told }).await;
-    // What search-indexer sets aside is missed by searches alone.
-    ingester.note_set_aside(SEARCH_INDEXER, range, times).await.unwrap();
-    let missed = MissedRun { group: SEARCH_INDEXER, run: told[0].clone() };
-    at_last("the other process knows", || async { querier.lost().missed == [missed.clone()] })
-        .await;
-    assert_eq!(querier.lost().runs, told);
     // Also one that starts, and also when the one that had it is gone.
     ingester.close().await.unwrap();
     let next = topic.open().await;
@@ -331,9 +325,4 @@ async fn what_one_process_sets_aside_every_process_knows_until_it_is_found_again
     let run = ForgetLost::Run { incarnation, partition: 1, first: 0 };
     assert_eq!(next.forget_lost(run).await.unwrap(), 1);
     at_last("nobody misses it", || async { querier.lost().runs.is_empty() }).await;
-    assert_eq!(next.lost().missed, [missed]);
-    let of_searches =
-        ForgetLost::Missed { group: SEARCH_INDEXER, incarnation, partition: 1, first: 0 };
-    assert_eq!(next.forget_lost(of_searches).await.unwrap(), 1);
-    at_last("nor do searches", || async { querier.lost().missed.is_empty() }).await;
 }

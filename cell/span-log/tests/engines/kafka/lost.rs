@@ -1,5 +1,8 @@
 //! What is lost with a log, or in it, and what a log that goes on has to respect.
 
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::{Offset, TopicPartitionList};
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
@@ -145,4 +148,72 @@ async fn what_retention_took_before_a_group_had_it_is_known_to_every_process_whe
     let gone = ForgetLost::Missed { group: SEARCH_INDEXER, incarnation, partition: 0, first: 2 };
     assert_eq!(next.forget_lost(gone).await.unwrap(), 1);
     at_last("nobody misses it", || async { log.lost().missed.is_empty() }).await;
+}
+
+/// A run of the first partition's records that search-indexer has missed.
+fn missed_run(log: &KafkaLog, (first, next): (u64, u64), cause: LostCause) -> MissedRun {
+    let range = LogRange { partition: 0, first, next };
+    let append_times = (UnixNanos::from_millis(5), UnixNanos::from_millis(9));
+    let incarnation = log.identity().incarnation;
+    MissedRun { group: SEARCH_INDEXER, run: LostRun { incarnation, range, append_times, cause } }
+}
+
+/// What the brokers keep of search-indexer's misses, as another process asks them.
+fn missed_offsets(topic: &TestTopic) -> BaseConsumer {
+    let group = format!("{}farspan-log-missed-{SEARCH_INDEXER}", topic.config.prefix);
+    let mut client = topic.client();
+    client.set("group.id", group).set("enable.auto.commit", "false").create().unwrap()
+}
+
+fn missed_text(topic: &TestTopic, consumer: &BaseConsumer) -> String {
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition(&topic.name(), 0);
+    let found = consumer.committed_offsets(asked, Duration::from_secs(10)).unwrap();
+    found.elements().first().map(|one| one.metadata().to_owned()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_another_process_writes_over_is_made_again_before_the_group_goes_on() {
+    let topic = TestTopic::new(1).await;
+    let log = topic.open().await;
+    log.append(batch(&[1, 2, 3])).await.unwrap();
+    let missed = missed_run(&log, (0, 2), LostCause::Dropped);
+    let (noting, noted) = (std::sync::Arc::clone(&log), missed.clone());
+    let noting = tokio::spawn(async move { noting.note_missed(noted).await });
+    let written_over = topic.clone();
+    let overwriting = tokio::task::spawn_blocking(move || {
+        let consumer = missed_offsets(&written_over);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while missed_text(&written_over, &consumer).is_empty() {
+            assert!(std::time::Instant::now() < deadline, "nothing was noted");
+        }
+        // One that had read the place before the note was made.
+        let mut older = TopicPartitionList::new();
+        let mut place = older.add_partition(&written_over.name(), 0);
+        place.set_offset(Offset::Offset(3)).unwrap();
+        place.set_metadata("farspan-log 1 1 0 0 0");
+        consumer.commit(&older, CommitMode::Sync).unwrap();
+    });
+    overwriting.await.unwrap();
+    noting.await.unwrap().unwrap();
+    assert_eq!(topic.open().await.lost().missed, [missed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_search_indexer_sets_aside_every_process_knows_until_it_is_taken_after_all() {
+    let topic = TestTopic::new(1).await;
+    let (ingester, querier) = (topic.open().await, topic.open().await);
+    ingester.append(batch(&[1, 2, 3])).await.unwrap();
+    let letters = [(0, 1), (1, 2)].map(|run| missed_run(&ingester, run, LostCause::SetAside));
+    for MissedRun { group, run } in &letters {
+        ingester.note_set_aside(*group, run.range, run.append_times).await.unwrap();
+    }
+    at_last("the other process knows", || async { querier.lost().missed == letters }).await;
+    assert!(querier.lost().runs.is_empty(), "by id they are there");
+    let MissedRun { group, run } = &letters[0];
+    let (incarnation, partition) = (run.incarnation, run.range.partition);
+    let taken = ForgetLost::Missed { group: *group, incarnation, partition, first: 0 };
+    assert_eq!(ingester.forget_lost(taken).await.unwrap(), 1);
+    at_last("its neighbour is still away", || async { querier.lost().missed == letters[1..] })
+        .await;
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use span_log::port::{METRICS_AGGREGATOR, SEARCH_INDEXER};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use span_log::port::{GroupId, METRICS_AGGREGATOR, SEARCH_INDEXER};
 use span_log::{CommitError, Hold, KafkaConfig, KafkaLog, Sharing, SpanLog};
 use tokio::task::JoinSet;
 
@@ -223,11 +224,28 @@ async fn a_member_with_a_name_gets_its_partitions_back_and_nobody_else_moves() {
     let before: Vec<u32> = told.borrow().partitions.keys().copied().collect();
     let kept = others.borrow().clone();
     first.close().await.unwrap();
+    assert_eq!(members_of(&topic, SEARCH_INDEXER), ("Stable".to_owned(), 2), "its place is kept");
     let again = open("first").await;
     let told = again.join(SEARCH_INDEXER, Sharing::Partitions);
     at_last("it has its part again", || async { told.borrow().partitions.len() == 4 }).await;
     let after: Vec<u32> = told.borrow().partitions.keys().copied().collect();
     assert_eq!((after, others.borrow().clone()), (before, kept));
+    // One without a name gives its place up at once.
+    let third = topic.open_with(quick).await;
+    let told = third.join(SEARCH_INDEXER, Sharing::Partitions);
+    at_last("it has some", || async { !told.borrow().partitions.is_empty() }).await;
+    assert_eq!(members_of(&topic, SEARCH_INDEXER).1, 3);
+    third.close().await.unwrap();
+    at_last("it is gone", || async { members_of(&topic, SEARCH_INDEXER).1 == 2 }).await;
+}
+
+/// A group's state and how many members it has, as the brokers say.
+fn members_of(topic: &TestTopic, group: GroupId) -> (String, usize) {
+    let client: BaseConsumer = topic.client().create().unwrap();
+    let name = topic.config.group_name(group);
+    let found = client.fetch_group_list(Some(&name), Duration::from_secs(30)).unwrap();
+    let group = &found.groups()[0];
+    (group.state().to_owned(), group.members().len())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use span_log::port::SEARCH_INDEXER;
 use span_log::{Assignment, KafkaLog, LogError, Sharing, SpanLog};
@@ -63,10 +63,15 @@ impl OwnBroker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// One that is killed is gone when this returns.
     fn signal(&self, signal: &str) {
         let status = self.script(&["status"]);
         let pid = status.split_whitespace().nth(3).unwrap();
         assert!(Command::new("kill").args([signal, pid]).status().unwrap().success(), "{status}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while signal == "-9" && self.script(&["status"]).split_whitespace().nth(3) == Some(pid) {
+            assert!(Instant::now() < deadline, "{pid} does not die");
+        }
     }
 }
 

@@ -19,14 +19,17 @@ use crate::clickhouse::row_binary::Rows;
 /// Where a span could not be read further than its header, this attribute says so.
 const UNREADABLE: &str = "farspan.unreadable";
 
-/// So many contexts are remembered.
+/// So many contexts are remembered …
 const CONTEXTS_MAX: usize = 1_024;
+/// … of so many bytes, read and rendered: one context may be as large as a record.
+const CONTEXTS_BYTES_MAX: usize = 16 << 20;
 
 /// `ServiceName` to `ScopeVersion` of contexts, encoded once: a record of the log is one trace, and its
 /// contexts are those of many others.
 #[derive(Debug, Default)]
 pub(super) struct ContextRows {
     known: HashMap<u64, (Arc<ScopeContext>, Arc<Rows>)>,
+    bytes: usize,
 }
 
 impl ContextRows {
@@ -38,10 +41,14 @@ impl ContextRows {
         {
             return Arc::clone(rows);
         }
-        if self.known.len() >= CONTEXTS_MAX {
-            self.known.clear();
-        }
         let rows = Arc::new(put_context(context));
+        let bytes = context.resource.len().saturating_add(context.scope.len());
+        let bytes = bytes.saturating_add(rows.len());
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.known.len() >= CONTEXTS_MAX || self.bytes > CONTEXTS_BYTES_MAX {
+            self.known.clear();
+            self.bytes = bytes;
+        }
         // What is remembered must not keep its whole batch in memory.
         let own = ScopeContext {
             resource: Bytes::copy_from_slice(&context.resource),
@@ -239,5 +246,29 @@ fn put_links(rows: &mut Rows, links: &[otlp::span::Link]) {
     rows.count(links.len());
     for link in links {
         put_attributes(rows, &link.attributes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_are_remembered_within_a_bound_of_bytes() {
+        let mut known = ContextRows::default();
+        for number in 0..64_u8 {
+            let context = Arc::new(ScopeContext {
+                resource: Bytes::from(vec![number; 900_000]),
+                scope: Bytes::new(),
+                service: "large".into(),
+            });
+            let rows = known.of(u64::from(number), &context);
+            assert!(Arc::ptr_eq(&rows, &known.of(u64::from(number), &context)), "it is known");
+        }
+        let bytes = |(context, rows): &(Arc<ScopeContext>, Arc<Rows>)| {
+            context.resource.len() + context.scope.len() + rows.len()
+        };
+        let held: usize = known.known.values().map(bytes).sum();
+        assert!(held <= CONTEXTS_BYTES_MAX, "{held} bytes are held");
     }
 }

@@ -1,13 +1,14 @@
 //! The cluster that tests run against, a keyspace for each of them, and a memory beside it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::Duration;
 
 use crate::harness::NAMES_LISTED;
 use async_trait::async_trait;
 use proto::LoggedBatch;
+use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use tokio::sync::OnceCell;
@@ -48,7 +49,15 @@ pub(crate) fn keyspace_of(directory: &Path) -> String {
 
 /// A session for what only tests ask.
 pub(crate) async fn session() -> Session {
-    SessionBuilder::new().known_node(address()).fetch_schema_metadata(false).build().await.unwrap()
+    // Nodes take their time over a change of the schema while they are busy.
+    let profile = ExecutionProfile::builder().request_timeout(Some(Duration::from_secs(120)));
+    SessionBuilder::new()
+        .known_node(address())
+        .default_execution_profile_handle(profile.build().into_handle())
+        .fetch_schema_metadata(false)
+        .build()
+        .await
+        .unwrap()
 }
 
 /// Drops what earlier runs left, once.
@@ -69,6 +78,56 @@ async fn clean() {
         .await;
 }
 
+/// What needs a keyspace.
+#[derive(Debug)]
+pub(crate) enum Need {
+    /// Somebody who holds the other end of this.
+    Holder(Weak<()>),
+    /// A directory, as long as it is there.
+    Directory(PathBuf),
+}
+
+impl Need {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Holder(holder) => holder.strong_count() == 0,
+            Self::Directory(directory) => !directory.exists(),
+        }
+    }
+}
+
+/// Drops a keyspace some time after nobody needs it any more: every table takes a megabyte or more of
+/// a node's heap, and a node that has no more of it stands.
+async fn drop_when_over(keyspace: &str, need: Need) {
+    static NEEDED: Mutex<BTreeMap<String, Need>> = Mutex::new(BTreeMap::new());
+    let over: Vec<String> = {
+        let mut needed = NEEDED.lock().unwrap();
+        needed.insert(keyspace.to_owned(), need);
+        needed.extract_if(.., |_, need| need.is_over()).map(|(keyspace, _)| keyspace).collect()
+    };
+    if over.is_empty() {
+        return;
+    }
+    let session = session().await;
+    for keyspace in over {
+        let text = format!("DROP KEYSPACE IF EXISTS {keyspace}");
+        if let Err(error) = session.query_unpaged(text, ()).await {
+            println!("{keyspace} is left behind: {error}");
+        }
+    }
+}
+
+/// Opens a store of this keyspace, which is created where it is missing and lasts while it is needed.
+pub(crate) async fn open_for(
+    need: Need,
+    config: CassandraConfig,
+    clock: Arc<dyn Clock>,
+) -> Arc<CassandraStore> {
+    clean().await;
+    drop_when_over(&config.keyspace, need).await;
+    open_with(config, clock).await
+}
+
 /// Opens a store of this keyspace, which is created where it is missing.
 pub(crate) async fn open(keyspace: &str, clock: Arc<dyn Clock>) -> Arc<CassandraStore> {
     open_with(config(keyspace), clock).await
@@ -79,7 +138,6 @@ pub(crate) async fn open_with(
     config: CassandraConfig,
     clock: Arc<dyn Clock>,
 ) -> Arc<CassandraStore> {
-    clean().await;
     CassandraStore::init(&config).await.unwrap();
     CassandraStore::connect(config, clock).await.unwrap()
 }

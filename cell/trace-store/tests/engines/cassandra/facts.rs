@@ -31,6 +31,8 @@ pub(super) struct Bench {
     pub(super) store: Arc<CassandraStore>,
     pub(super) log: Log,
     pub(super) session: Session,
+    /// The keyspace goes with it.
+    _holder: Arc<()>,
 }
 
 impl Bench {
@@ -46,9 +48,11 @@ impl Bench {
         let mut config = cluster::config(&keyspace);
         change(&mut config);
         let clock = Arc::new(ManualClock::at(NOW));
-        let store = cluster::open_with(config, clock.clone()).await;
+        let holder = Arc::new(());
+        let need = cluster::Need::Holder(Arc::downgrade(&holder));
+        let store = cluster::open_for(need, config, clock.clone()).await;
         let session = cluster::session().await;
-        Self { keyspace, clock, store, log: Log::new(), session }
+        Self { keyspace, clock, store, log: Log::new(), session, _holder: holder }
     }
 
     /// Another store of the same keyspace: another process.

@@ -74,7 +74,13 @@ impl Bench {
         format!("{}.default-jaeger-{rest}", self.config.index_prefix)
     }
 
+    /// Counts documents, once the engine has opened what was made a moment ago.
     pub(super) fn count(&self, rest: &str) -> u64 {
+        let opened = format!(
+            "/_cluster/health/{}?wait_for_status=yellow&timeout=30s&expand_wildcards=all",
+            self.name(rest)
+        );
+        json(&self.url, "GET", &opened, &Value::Null);
         let path = format!("/{}/_count", self.name(rest));
         json(&self.url, "GET", &path, &Value::Null)["count"].as_u64().unwrap()
     }
