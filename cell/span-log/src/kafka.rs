@@ -65,7 +65,7 @@ use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, MissedRun, STORAGE_WRITER, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, MissedRun, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
