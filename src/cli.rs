@@ -2,6 +2,7 @@
 //! codes are listed in [`failure`].
 
 mod answer;
+mod collectors;
 mod config;
 mod dead_letters;
 mod doctor;
@@ -92,6 +93,8 @@ enum Command {
     Regions,
     /// See to what a running cell has set aside or lost.
     DeadLetters(dead_letters::DeadLettersArguments),
+    /// See to the collectors of a cell that writes without Kafka.
+    Collectors(collectors::CollectorsArguments),
     /// Check or print a configuration file.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -136,6 +139,7 @@ async fn dispatch(
         Command::Services(arguments) => services::run(&arguments, &client()?, output).await,
         Command::Regions => regions::run(&client()?, output).await,
         Command::DeadLetters(arguments) => dead_letters::run(&arguments, output).await,
+        Command::Collectors(arguments) => collectors::run(&arguments, output).await,
         Command::Config(command) => config::run(&command, output),
         Command::Doctor(arguments) => Box::pin(doctor::run(&arguments, output)).await,
         Command::Store(command) => Box::pin(store::run(&command, output)).await,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use service_kit::config::DirectConfig;
 use service_kit::{Drain, Readiness, SystemClock};
 use trace_model::{Clock, Region};
 
@@ -54,22 +55,39 @@ pub(crate) enum CellRole {
     Ingester,
     /// Answers.
     Querier,
+    /// One of several collectors without Kafka: receives, and writes to the stores. Chosen by `direct`
+    /// in the configuration.
+    #[value(skip)]
+    DirectCollector,
+    /// What answers, counts and publishes over such collectors.
+    #[value(skip)]
+    Front,
 }
 
 impl CellRole {
+    /// The part that a process is whose configuration says what it is in a cell of several collectors
+    /// without Kafka.
+    pub(crate) const fn with(self, direct: Option<&DirectConfig>) -> Self {
+        match direct {
+            None => self,
+            Some(DirectConfig::Collector { .. }) => Self::DirectCollector,
+            Some(DirectConfig::Front { .. }) => Self::Front,
+        }
+    }
+
     /// Whether it takes spans from senders.
     pub(crate) const fn receives(self) -> bool {
-        matches!(self, Self::All | Self::Collector)
+        matches!(self, Self::All | Self::Collector | Self::DirectCollector)
     }
 
     /// Whether it runs consumer groups.
     pub(crate) const fn consumes(self) -> bool {
-        matches!(self, Self::All | Self::Ingester)
+        matches!(self, Self::All | Self::Ingester | Self::DirectCollector | Self::Front)
     }
 
     /// Whether it answers gateways.
     pub(crate) const fn answers(self) -> bool {
-        matches!(self, Self::All | Self::Querier)
+        matches!(self, Self::All | Self::Querier | Self::Front)
     }
 }
 

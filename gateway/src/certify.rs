@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use trace_model::{Certificate, Region, RegionOutcome, RegionReport, TraceId};
 
-use crate::region_read::RegionAnswer;
+use crate::region_read::{RegionAnswer, RegionSummary};
 use crate::route::Plan;
 
 /// What a region says whose live tail answered without its store.
@@ -48,7 +48,7 @@ fn report_of(
             covered: summary.covered.clone(),
             is_damaged: summary.is_damaged,
             lacks_store: summary.lacks_store,
-            reason: summary.lacks_store.then(|| LACKS_STORE.to_owned()).or(report.reason),
+            reason: what_is_away(summary).or(report.reason),
             ..report
         }
         .with_expiry(summary.expired_until),
@@ -60,5 +60,20 @@ fn report_of(
             reason: Some("it said nothing about the trace".to_owned()),
             ..report
         },
+    }
+}
+
+/// The part of a region that did not answer, in words.
+fn what_is_away(summary: &RegionSummary) -> Option<String> {
+    if summary.lacks_store {
+        return Some(LACKS_STORE.to_owned());
+    }
+    match summary.away_collectors.as_slice() {
+        [] => None,
+        [one] => Some(format!("collector {one} does not answer")),
+        several => {
+            let several: Vec<String> = several.iter().map(ToString::to_string).collect();
+            Some(format!("collectors {} do not answer", several.join(", ")))
+        }
     }
 }

@@ -39,6 +39,8 @@ pub struct RegionSummary {
     pub is_damaged: bool,
     /// Its trace store did not answer.
     pub lacks_store: bool,
+    /// Its collectors that did not answer, by number.
+    pub away_collectors: Vec<u32>,
     /// Retention has removed spans that were appended at or before this time.
     pub expired_until: Option<UnixNanos>,
 }
@@ -235,6 +237,7 @@ fn check_summary(
         // A cell that lacks its store sets both.
         is_damaged: summary.is_damaged && !summary.lacks_store,
         lacks_store: summary.lacks_store,
+        away_collectors: summary.away_collectors.clone(),
         expired_until: optional_time(summary.expired_until_unix_nano),
     })
 }

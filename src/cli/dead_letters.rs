@@ -34,7 +34,7 @@ pub(super) struct DeadLettersArguments {
 /// Where the cell keeps its data.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
-struct Place {
+pub(super) struct Place {
     /// The data directory of the running cell.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -101,7 +101,7 @@ pub(super) async fn run(
 }
 
 impl Place {
-    fn data_dir(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn data_dir(&self) -> Result<PathBuf, Failure> {
         if let Some(directory) = &self.data_dir {
             return Ok(directory.clone());
         }
@@ -254,7 +254,7 @@ fn show(answer: &Answer, output: &mut Output) -> Result<Outcome, Failure> {
 }
 
 /// The end of a command that changes something: nothing there is a provable no.
-fn done(answer: &Answer, words: &str, output: &mut Output) -> Result<Outcome, Failure> {
+pub(super) fn done(answer: &Answer, words: &str, output: &mut Output) -> Result<Outcome, Failure> {
     let (outcome, words) = match answer.status {
         StatusCode::NO_CONTENT => (Outcome::Done, words.to_owned()),
         StatusCode::NOT_FOUND => (Outcome::NotFound, answer.message()),
@@ -271,18 +271,18 @@ fn done(answer: &Answer, words: &str, output: &mut Output) -> Result<Outcome, Fa
 }
 
 /// The socket of a running cell.
-struct CellSocket {
-    path: PathBuf,
+pub(super) struct CellSocket {
+    pub(super) path: PathBuf,
 }
 
 /// What the cell answered.
-struct Answer {
+pub(super) struct Answer {
     status: StatusCode,
     body: String,
 }
 
 impl CellSocket {
-    async fn ask(&self, method: Method, path: &str) -> Result<Answer, Failure> {
+    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Answer, Failure> {
         match tokio::time::timeout(ANSWER_TIMEOUT, self.ask_untimed(method, path)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.unreachable("it did not answer within a minute")),
@@ -317,14 +317,14 @@ impl CellSocket {
 }
 
 impl Answer {
-    fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
+    pub(super) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
         if self.status != StatusCode::OK {
             return Err(self.failure());
         }
         serde_json::from_str(&self.body).map_err(|error| Failure::Unreadable(error.to_string()))
     }
 
-    fn print(&self, output: &mut Output) -> Result<Outcome, Failure> {
+    pub(super) fn print(&self, output: &mut Output) -> Result<Outcome, Failure> {
         output.line(self.body.trim_end())?;
         Ok(Outcome::Done)
     }

@@ -40,6 +40,8 @@ struct RegionState {
     #[serde(deserialize_with = "optional")]
     index_evicted_until_unix_nano: Option<u64>,
     groups: Vec<GroupState>,
+    away_collectors: Vec<u32>,
+    retired_collectors: Vec<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -99,13 +101,20 @@ fn row(region: &RegionState, own: &str) -> Vec<String> {
     let reason = region.reason.as_deref().unwrap_or("does not answer");
     vec![
         clean(&format!("{}{here}", region.region)),
-        if region.is_healthy { "ok".to_owned() } else { clean(reason) },
+        if region.is_healthy { health(region) } else { clean(reason) },
         stream(region).to_owned(),
         region.index_lag_millis.map_or_else(|| "-".to_owned(), millis),
         watermark(region),
         keeps(region),
         clean(&lags.join(", ")),
     ]
+}
+
+/// A region that answers, and which of its collectors do not.
+fn health(region: &RegionState) -> String {
+    let away = region.away_collectors.iter().map(|one| format!(", collector {one} away"));
+    let retired = region.retired_collectors.iter().map(|one| format!(", collector {one} retired"));
+    std::iter::once("ok".to_owned()).chain(away).chain(retired).collect()
 }
 
 /// How the stream of the region's index is. One that is refused comes up again and again, to be

@@ -42,11 +42,12 @@ pub(super) async fn run_cell(arguments: &RoleArguments) -> Result<Outcome, Failu
         );
         return Err(Failure::Usage(text));
     }
+    let role = arguments.role.with(config.direct.as_ref());
     let (telemetry, drain) = (config.telemetry.clone(), config.drain_timeout);
     let context = RoleContext::new(CHANGE_PORT_WITH);
     let limits = (context.drain.clone(), drain);
-    let needed = needed::by_cell(&config, arguments.role);
-    let start = Box::pin(wiring::start_cell(*config, arguments.role, context));
+    let needed = needed::by_cell(&config, role);
+    let start = Box::pin(wiring::start_cell(*config, role, context));
     run_role("cell", &telemetry, limits, needed, start).await
 }
 

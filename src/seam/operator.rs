@@ -91,6 +91,25 @@ pub(crate) struct Stepped {
     pub(crate) noted_unix_nano: String,
 }
 
+/// A collector, as its cell's front knows it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Collector {
+    pub(crate) number: u32,
+    pub(crate) address: String,
+    /// `up`, `new`, `away` or `retired`.
+    pub(crate) standing: String,
+    /// Why it is away.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) reason: String,
+    /// Records that it has taken, as far as is known.
+    pub(crate) records: u64,
+    /// Of these, what is not in the stores, as far as is known.
+    pub(crate) not_stored: u64,
+    /// When it was last heard, by its own clock; of a retired one, when it was retired.
+    pub(crate) at_unix_nano: String,
+}
+
 /// Why something was not done.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Refusal {

@@ -143,8 +143,22 @@ impl ParentLookup for HeldSpans {
         let stored = stored.map_err(|error| LookupError(error.to_string()))?;
         let held = stored.spans.into_iter().chain(tail.spans);
         let wanted = held.filter(|span| spans.contains(&span.key.span_id));
-        Ok(wanted.map(|span| (span.key.span_id, parent(&span))).collect())
+        let found: BTreeMap<SpanId, ParentSpan> =
+            wanted.map(|span| (span.key.span_id, parent(&span))).collect();
+        told(found, spans, &tail.silent)
     }
+}
+
+/// A collector that is silent may have those that were not found, and no others.
+fn told(
+    found: BTreeMap<SpanId, ParentSpan>,
+    asked: &[SpanId],
+    silent: &[u32],
+) -> Result<BTreeMap<SpanId, ParentSpan>, LookupError> {
+    if !silent.is_empty() && asked.iter().any(|span| !found.contains_key(span)) {
+        return Err(LookupError("a collector does not answer".to_owned()));
+    }
+    Ok(found)
 }
 
 /// A span as the calling side; of one whose times cannot be read only the service is known.
@@ -153,4 +167,22 @@ fn parent(span: &StoredSpan) -> ParentSpan {
     let (start, end) = times.unwrap_or_default();
     let service = Arc::clone(&span.context.service);
     ParentSpan { service, start: UnixNanos(start), end: UnixNanos(end) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_collector_makes_only_those_wait_whose_parents_were_not_found() {
+        let id = |byte: u8| SpanId::from_bytes([byte; 8]).unwrap();
+        let (start, end) = (UnixNanos(1), UnixNanos(2));
+        let found = BTreeMap::from([(id(1), ParentSpan { service: "web".into(), start, end })]);
+        let count = |asked: &[SpanId], silent: &[u32]| {
+            told(found.clone(), asked, silent).map(|found| found.len()).ok()
+        };
+        assert_eq!(count(&[id(1)], &[3]), Some(1));
+        assert_eq!(count(&[id(1), id(2)], &[3]), None);
+        assert_eq!(count(&[id(1), id(2)], &[]), Some(1));
+    }
 }

@@ -21,7 +21,7 @@ use super::feed::PublishersFeed;
 use super::foreign;
 use super::groups;
 use super::house::keep_house;
-use super::keepers::{self, Keepers, Opening};
+use super::keepers::{self, Direct, Keepers, Opening};
 use super::log_to_come::LogToCome;
 use super::operator::{self, OperatorDesk};
 use super::ports::{LogAndGroups, LogTail};
@@ -145,8 +145,8 @@ fn opening<'a>(
     (ready, metrics): (&'a ReadyCheck, &'a MetricsPage),
 ) -> Opening<'a> {
     let RoleContext { clock, readiness, registry, .. } = context;
-    let (chores, awaiting) = (Vec::new(), Vec::new());
-    Opening { config, role, clock, registry, readiness, ready, metrics, chores, awaiting }
+    let (direct, chores, awaiting) = (Direct::default(), Vec::new(), Vec::new());
+    Opening { config, role, clock, registry, readiness, ready, metrics, direct, chores, awaiting }
 }
 
 async fn serve_admin_endpoints(
@@ -272,7 +272,11 @@ fn internal_routes(
         let feeds = ReplicationServer::new([feed], clock, limits, stage.stopping.clone());
         routes.add_service(feeds.into_service());
     }
-    let is_asked = role.answers() || keepers.origin.is_some();
+    if let Some(log) = &keepers.direct.collector {
+        routes.add_service(span_log::direct::server(Arc::clone(log)));
+    }
+    let is_collector = keepers.direct.collector.is_some();
+    let is_asked = role.answers() || keepers.origin.is_some() || is_collector;
     is_asked.then(|| routes.routes())
 }
 

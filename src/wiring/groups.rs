@@ -8,8 +8,8 @@ use ingester::metadata_publisher::{
 use ingester::metrics_aggregator::CrossBorder;
 use ingester::{
     AggregatorConfig, AggregatorMaker, AggregatorMetrics, AggregatorParts, AnalyticsWriterMaker,
-    GroupMaker, IngesterMetrics, IngesterParts, IngesterService, LagBoard, Retries, RunnerConfig,
-    RunnerParts, SearchIndexerMaker, StorageWriterMaker,
+    EndsOf, GroupMaker, IngesterMetrics, IngesterParts, IngesterService, LagBoard, LogEnds,
+    Retries, RunnerConfig, RunnerParts, SearchIndexerMaker, StorageWriterMaker,
 };
 use metadata_replicator::feed::grpc::TcpDialer;
 use metadata_replicator::{OriginPeer, ReplicatorPeer};
@@ -84,13 +84,19 @@ fn makers(
     let (aggregator, calls) = AggregatorMaker::new(AggregatorParts {
         store: Arc::clone(&keepers.stores.metrics),
         log: (incarnation, identity.partitions),
-        config: AggregatorConfig::default(),
+        config: AggregatorConfig {
+            spread_over: spread_over(config, keepers),
+            ..AggregatorConfig::default()
+        },
         metrics: counting,
     });
     let writer = Arc::clone(&keepers.stores.writer);
     let indexer = Arc::clone(&keepers.stores.indexer);
     let publisher = keepers.origin.as_ref().map(|origin| PublisherMaker {
-        config: PublisherConfig::new(config.region.clone()),
+        config: PublisherConfig {
+            spread_over: spread_over(config, keepers),
+            ..PublisherConfig::new(config.region.clone())
+        },
         span_log: Arc::clone(&keepers.log),
         origin: Arc::clone(origin) as _,
         peer: replicators_copy(config),
@@ -110,6 +116,12 @@ fn makers(
     }
     makers.retain(|(kind, _)| config.groups.contains(kind));
     (makers.into_iter().map(|(_, maker)| maker).collect(), calls)
+}
+
+/// Of several collectors each has a part of a trace.
+fn spread_over(config: &CellConfig, keepers: &Keepers) -> Option<Arc<dyn LogEnds>> {
+    config.direct.as_ref()?;
+    Some(Arc::new(EndsOf(Arc::clone(&keepers.log))))
 }
 
 /// Who gives the origin log back, should it be lost: the region's replicator.

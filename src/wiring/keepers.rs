@@ -21,6 +21,7 @@ use trace_store::{
     TraceSearch,
 };
 
+pub(super) use self::direct::Direct;
 use super::engines;
 use super::house::{Chore, chore};
 use super::opening::until_open;
@@ -29,6 +30,7 @@ use crate::seam::CellRole;
 use to_come::Awaiting;
 
 mod cold;
+mod direct;
 mod engine_stores;
 mod files;
 mod to_come;
@@ -41,6 +43,7 @@ pub(super) struct Keepers {
     /// The region's log of contributions, in the process that may publish.
     pub(super) origin: Option<Arc<OriginLog>>,
     pub(super) dead_letters: Arc<DeadLetters>,
+    pub(super) direct: Direct,
     pub(super) chores: Vec<Chore>,
     /// Stores that were away, each with what opens it when it is there.
     pub(super) awaiting: Vec<Awaiting>,
@@ -73,6 +76,7 @@ pub(super) struct Opening<'a> {
     pub(super) readiness: &'a Readiness,
     /// Says what is waited for.
     pub(super) ready: &'a ReadyCheck,
+    pub(super) direct: Direct,
     /// Where the metrics of stores go that come later.
     pub(super) metrics: &'a MetricsPage,
     pub(super) chores: Vec<Chore>,
@@ -128,9 +132,10 @@ pub(super) async fn open(
     let stores = Stores { writer, traces, indexer, search, catalog, metrics, analytics };
     let letters = DeadLetterConfig::new(config.data_dir.join("dead-letters"));
     let dead_letters = Arc::new(blocking(move || Ok(DeadLetters::open(letters)?)).await?);
+    let direct = opening.direct;
     let (mut chores, awaiting) = (opening.chores, opening.awaiting);
     chores.push(forget_losses(config.retention, opening.clock, &log, &dead_letters));
-    Ok(Keepers { log, stores, origin, dead_letters, chores, awaiting })
+    Ok(Keepers { log, stores, origin, dead_letters, direct, chores, awaiting })
 }
 
 /// What counts, and what keeps raw spans beside the counts.
@@ -239,6 +244,9 @@ pub(super) async fn open_log(
     let config = opening.config;
     if let Some(kafka) = &config.stores.kafka {
         return open_kafka(opening, kafka, seen).await;
+    }
+    if let Some(direct) = &config.direct {
+        return direct::open(opening, direct, seen).await;
     }
     let settings = EmbeddedConfig { seen, ..log_config(config) };
     let clock = Arc::clone(opening.clock);

@@ -17,6 +17,7 @@ use ingester::{
 use proto::SpanBatch;
 use serde::Deserialize;
 use service_kit::Stage;
+use span_log::direct::{CollectorStanding, FrontLog, RetireError, Standing};
 use span_log::port::TOLD_GROUPS;
 use span_log::{ForgetLost, GroupId, LostRun, SpanLog, SteppedOver, SteppedRun};
 use tokio::net::UnixListener;
@@ -31,12 +32,15 @@ pub(super) struct OperatorDesk {
     dead_letters: Arc<DeadLetters>,
     retries: Retries,
     stepped_over: Arc<SteppedOver>,
+    /// Of the front of several collectors.
+    front: Option<Arc<FrontLog>>,
 }
 
 impl OperatorDesk {
     pub(super) fn new(keepers: &Keepers, retries: Retries, stepped_over: Arc<SteppedOver>) -> Self {
         let (log, dead_letters) = (Arc::clone(&keepers.log), Arc::clone(&keepers.dead_letters));
-        Self { log, dead_letters, retries, stepped_over }
+        let front = keepers.direct.front.clone();
+        Self { log, dead_letters, retries, stepped_over, front }
     }
 
     /// The desk of a process that only receives: it has no letters but for those of a role that it
@@ -48,7 +52,8 @@ impl OperatorDesk {
     ) -> anyhow::Result<Self> {
         let letters = DeadLetterConfig::new(data_dir.join("dead-letters"));
         let dead_letters = Arc::new(off_thread(move || DeadLetters::open(letters)).await?);
-        Ok(Self { log: Arc::clone(log), dead_letters, retries: Retries::default(), stepped_over })
+        let (log, retries) = (Arc::clone(log), Retries::default());
+        Ok(Self { log, dead_letters, retries, stepped_over, front: None })
     }
 }
 
@@ -94,6 +99,8 @@ fn router(desk: OperatorDesk) -> Router {
         .route("/dead-letters", get(list))
         .route("/dead-letters/{number}", get(show).delete(drop_letter))
         .route("/dead-letters/{number}/retry", post(retry))
+        .route("/collectors", get(collectors))
+        .route("/collectors/{number}/retire", post(retire))
         .route("/lost/{incarnation}/{partition}/{first}", delete(drop_lost))
         .route("/lost/{incarnation}/{partition}/{first}/{group}", delete(drop_missed))
         .with_state(desk)
@@ -205,6 +212,49 @@ async fn forget(desk: &OperatorDesk, which: ForgetLost) -> Response {
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+async fn collectors(State(desk): State<OperatorDesk>) -> Response {
+    let Some(front) = &desk.front else { return no_front() };
+    let all: Vec<_> = front.standings().into_iter().map(collector_json).collect();
+    Json(all).into_response()
+}
+
+async fn retire(State(desk): State<OperatorDesk>, UrlPath(number): UrlPath<u32>) -> Response {
+    let Some(front) = &desk.front else { return no_front() };
+    match front.retire(number).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error @ RetireError::Absent(_)) => refuse(StatusCode::NOT_FOUND, error.to_string()),
+        Err(
+            error @ (RetireError::Answers(_) | RetireError::MayRun { .. } | RetireError::Fenced),
+        ) => refuse(StatusCode::CONFLICT, error.to_string()),
+        Err(error @ RetireError::NotKept(_)) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        }
+    }
+}
+
+fn no_front() -> Response {
+    let text = "this process is no front of collectors (`direct.collectors`)";
+    refuse(StatusCode::CONFLICT, text.to_owned())
+}
+
+fn collector_json(one: CollectorStanding) -> wire::Collector {
+    let (standing, reason, at) = match one.standing {
+        Standing::Up => ("up", String::new(), one.heard_until),
+        Standing::New => ("new", String::new(), one.heard_until),
+        Standing::Away(reason) => ("away", reason, one.heard_until),
+        Standing::Retired { at, .. } => ("retired", String::new(), at),
+    };
+    wire::Collector {
+        number: one.number,
+        address: one.url,
+        standing: standing.to_owned(),
+        reason,
+        records: one.next,
+        not_stored: one.next.saturating_sub(one.stored),
+        at_unix_nano: at.0.to_string(),
     }
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use ingester::{DeadLetters, LagBoard};
 use querier::{CellStatus, GroupLag, LiveTail, LogEnd, LogStatus, Lost, PortError, TailRead};
 use span_log::port::{METRICS_AGGREGATOR, SEARCH_INDEXER, STORAGE_WRITER};
-use span_log::{LogError, LostCause, SpanLog};
+use span_log::{LogError, LogIdentity, LostCause, SpanLog};
 use trace_model::{Coverage, TenantId, TimeRange, TraceId, UnixNanos};
 
 /// The live tail of a span log, and what storage-writer has buried of it: no store has that.
@@ -21,19 +21,16 @@ impl LiveTail for LogTail {
     async fn read_tail(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TailRead, PortError> {
         let tail = self.log.tail(tenant, trace_id).await.map_err(|error| failed(&error))?;
         let identity = self.log.identity();
-        // Read after the tail: what was committed then or later, as the port asks.
-        let mut from = Coverage::none(identity.incarnation);
-        for partition in 0..identity.partitions {
-            from.extend(
-                partition,
-                self.log.committed(STORAGE_WRITER, partition).map_err(|error| failed(&error))?,
-            );
-        }
+        let from = match tail.begins {
+            Some(begins) => begins,
+            None => self.committed(identity)?,
+        };
         // A batch is in a letter before storage-writer steps over it.
         let is_buried = self.dead_letters.may_hold(STORAGE_WRITER, tenant, trace_id);
         // A tail that has not reached the log's end may lack spans that no store has.
         let is_damaged = tail.is_damaged || tail.is_behind || is_buried;
-        Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged })
+        let away = tail.silent;
+        Ok(TailRead { spans: tail.spans, from, covered: tail.covered, is_damaged, away })
     }
 
     fn lost(&self) -> Lost {
@@ -55,6 +52,18 @@ impl LiveTail for LogTail {
     fn buried(&self, tenant: &TenantId) -> Vec<TimeRange> {
         let times = self.dead_letters.append_times(&[STORAGE_WRITER, SEARCH_INDEXER], tenant);
         times.into_iter().map(closed).collect()
+    }
+}
+
+impl LogTail {
+    /// Read after the tail: what was committed then or later, as the port asks.
+    fn committed(&self, identity: LogIdentity) -> Result<Coverage, PortError> {
+        let mut from = Coverage::none(identity.incarnation);
+        for partition in 0..identity.partitions {
+            let committed = self.log.committed(STORAGE_WRITER, partition);
+            from.extend(partition, committed.map_err(|error| failed(&error))?);
+        }
+        Ok(from)
     }
 }
 
@@ -83,7 +92,8 @@ impl CellStatus for LogAndGroups {
             dead_letters: dead.get(lag.group.0).copied().unwrap_or(0),
             failing_millis: lag.failing_ms,
         });
-        Ok(LogStatus { log_end, groups: groups.collect() })
+        let retired = (0..identity.partitions).filter(|one| self.log.is_retired(*one)).collect();
+        Ok(LogStatus { log_end, groups: groups.collect(), away: self.log.away(), retired })
     }
 
     async fn log_end(&self) -> Result<LogEnd, PortError> {
@@ -92,7 +102,9 @@ impl CellStatus for LogAndGroups {
         let mut appended_until = UnixNanos::MAX;
         for partition in 0..identity.partitions {
             let end = self.log.end(partition).map_err(|error| failed(&error))?;
-            next.extend(partition, end.next);
+            if !self.log.is_retired(partition) {
+                next.extend(partition, end.next);
+            }
             appended_until = appended_until.min(end.append_time.minus(1));
         }
         Ok(LogEnd { next, appended_until })
@@ -102,7 +114,11 @@ impl CellStatus for LogAndGroups {
         let identity = self.log.identity();
         let mut until = UnixNanos::MAX;
         for partition in 0..identity.partitions {
-            let next = covered.next_in(identity.incarnation, partition);
+            // What lies behind the end of one that is retired is lost, and told as such.
+            let next = match self.log.is_retired(partition) {
+                true => u64::MAX,
+                false => covered.next_in(identity.incarnation, partition),
+            };
             until = until.min(self.appended_before(partition, next).await?);
         }
         Ok(until)
@@ -119,6 +135,9 @@ impl LogAndGroups {
         let end = self.log.end(partition).map_err(|error| failed(&error))?;
         if next >= end.next {
             return Ok(end.append_time.minus(1));
+        }
+        if let Some(dated) = self.log.dated(partition, next) {
+            return Ok(dated.minus(1));
         }
         match self.log.read(partition, next, 1).await {
             Ok(batches) => {

@@ -18,6 +18,7 @@ mod aimed_kills;
 mod away_at_the_start;
 mod clusters;
 mod counts;
+mod direct;
 mod drain;
 #[path = "../system/federation.rs"]
 mod federation;

@@ -39,6 +39,11 @@ impl Backoff {
         delay
     }
 
+    /// Nothing has failed, and the next try is due after the shortest delay.
+    pub fn wait(&mut self, now: Duration) {
+        self.not_before = now.saturating_add(self.min);
+    }
+
     /// Notes a success: the next failure starts with the shortest delay.
     pub const fn succeed(&mut self) {
         self.tries = 0;

@@ -15,6 +15,10 @@ pub enum HandleError {
     /// May pass: the runner tries the same batches again, with back-off, for as long as it takes.
     #[error("{0}")]
     Retry(String),
+    /// Nothing has failed: other records come first, which can be read. The runner tries the same
+    /// batches again in a moment, and goes on with the others meanwhile.
+    #[error("{0}")]
+    Wait(String),
     /// Will not pass: the runner tries the batches one by one, puts the poison one into the dead
     /// letter with this reason, and goes on behind it.
     #[error("{0}")]

@@ -24,6 +24,7 @@ pub mod retries;
 pub mod runner;
 pub mod search_indexer;
 pub mod service;
+pub mod spread;
 pub mod storage_writer;
 
 pub use analytics_writer::{ANALYTICS_WRITER, AnalyticsWriterMaker};
@@ -45,4 +46,5 @@ pub use retries::{Retries, RetryError};
 pub use runner::{ConsumerRunner, Ended, RunnerConfig, RunnerError, RunnerParts};
 pub use search_indexer::{SearchIndexerHandler, SearchIndexerMaker};
 pub use service::{IngesterParts, IngesterService};
+pub use spread::{EndsOf, LogEnds, PartitionEnd};
 pub use storage_writer::{StorageWriterHandler, StorageWriterMaker};

@@ -16,6 +16,7 @@ mod mending;
 mod metrics;
 mod open_trace;
 mod policy;
+mod publishing;
 mod schedule;
 mod tenants;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use trace_model::location::{Contribution, WriterId};
 use trace_model::{Clock, Coverage, Region, TraceId, UnixNanos};
 
 use crate::handler::{GroupHandler, HandleError};
+use crate::spread::Pace;
 pub use config::{PublisherConfig, PublisherError, SpanLogState};
 use duplicates::Repeats;
 pub use let_out::LetOut;
@@ -48,13 +50,12 @@ use schedule::Schedule;
 use tenants::Tenants;
 use watermark::Progress;
 
-/// Rows appended in one call.
-const APPEND_ROWS_MAX: usize = 4096;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct TraceKey {
     tenant: u32,
     trace_id: TraceId,
+    /// Each partition is a writer of its own. Of most logs one alone has records of a trace.
+    partition: u32,
 }
 
 /// The group's handler: see the module.
@@ -71,6 +72,8 @@ pub struct MetadataPublisher {
     repeats: Repeats,
     progress: Progress,
     last_pass: Option<Duration>,
+    /// Where traces are spread: how far apart the partitions are read.
+    pace: Option<Pace>,
 }
 
 impl fmt::Debug for MetadataPublisher {
@@ -97,6 +100,8 @@ impl MetadataPublisher {
         let may_withhold = policy.may_withhold();
         let progress = Progress::resume(&config.region, source, published.as_ref(), may_withhold)?;
         let repeats = Repeats::within(config.repeat_window);
+        let partitions = source.identity.partitions;
+        let pace = config.spread_over.clone().map(|ends| Pace::new(ends, partitions));
         Ok(Self {
             log,
             policy,
@@ -109,6 +114,7 @@ impl MetadataPublisher {
             repeats,
             progress,
             last_pass: None,
+            pace,
             config,
         })
     }
@@ -122,18 +128,26 @@ impl MetadataPublisher {
         }
         let tenant = self.tenants.number(&batch.batch.source().tenant);
         let resumed = self.resume_closed(batch, tenant, from).await?;
-        let is_repeat = self.repeats.is_repeat(batch);
+        let floor = self.floor(batch);
+        let is_repeat = self.repeats.is_repeat(batch, floor);
         if is_repeat {
             self.metrics.batches_repeated.inc();
         }
         for (offset, trace) in (batch.range.first..).zip(batch.batch.traces()) {
             if offset >= from && !is_repeat && !trace.is_erased() {
-                let key = TraceKey { tenant, trace_id: trace.trace_id };
+                let key = TraceKey { tenant, trace_id: trace.trace_id, partition };
                 self.fold_trace(batch, offset, trace, key, resumed.get(&trace.trace_id));
             }
         }
         self.progress.advance(partition, batch.range.next, batch.append_time);
         Ok(())
+    }
+
+    /// Whatever is not folded yet, of any partition, was appended then or later.
+    fn floor(&mut self, batch: &LoggedBatch) -> UnixNanos {
+        let Some(pace) = &mut self.pace else { return batch.append_time };
+        pace.comes(batch.range.partition, batch.append_time);
+        pace.floor()
     }
 
     /// The published rows of those traces of a batch that are not open.
@@ -149,9 +163,10 @@ impl MetadataPublisher {
             incarnation: batch.incarnation,
             partition: batch.range.partition,
         };
+        let partition = batch.range.partition;
         let numbered = (batch.range.first..).zip(batch.batch.traces());
         let closed = numbered.filter(|(offset, trace)| {
-            let key = TraceKey { tenant, trace_id: trace.trace_id };
+            let key = TraceKey { tenant, trace_id: trace.trace_id, partition };
             *offset >= from && !trace.is_erased() && !self.open.contains_key(&key)
         });
         let keys: Vec<RowKey> = closed.map(|(_, trace)| row_key(trace)).collect();
@@ -222,7 +237,7 @@ impl MetadataPublisher {
                 quiet.push(key);
             }
         }
-        going.sort_unstable_by_key(|key| key.trace_id);
+        going.sort_unstable_by_key(|key| (key.trace_id, key.tenant, key.partition));
         going.dedup();
         if let Err(error) = self.publish(&going, log_end, now).await {
             // Whatever was due is due again.
@@ -239,79 +254,6 @@ impl MetadataPublisher {
         self.tenants.keep(self.open.keys().map(|key| key.tenant));
         self.metrics.traces_open.set(i64::try_from(self.open.len()).unwrap_or(i64::MAX));
         Ok(())
-    }
-
-    /// Appends the rows of these traces, and behind the last of them the watermark.
-    async fn publish(
-        &mut self,
-        keys: &[TraceKey],
-        log_end: Option<UnixNanos>,
-        now: Duration,
-    ) -> Result<(), HandleError> {
-        let mut parts = keys.chunks(APPEND_ROWS_MAX).peekable();
-        while let Some(part) = parts.next() {
-            let end = if parts.peek().is_none() { log_end } else { None };
-            self.publish_part(part, end, now).await?;
-        }
-        if keys.is_empty() {
-            self.publish_part(&[], log_end, now).await?;
-        }
-        Ok(())
-    }
-
-    async fn publish_part(
-        &mut self,
-        keys: &[TraceKey],
-        log_end: Option<UnixNanos>,
-        now: Duration,
-    ) -> Result<(), HandleError> {
-        let mut rows = Vec::with_capacity(keys.len());
-        for key in keys {
-            let Some(open) = self.open.get_mut(key) else { continue };
-            rows.extend(policy::let_out(self.policy.as_ref(), open.contribution()));
-            if let Some(offset) = open.first_dirty {
-                self.progress.release(open.partition(), offset);
-            }
-        }
-        let is_alone = rows.is_empty();
-        let every = if is_alone { self.config.watermark_every } else { Duration::ZERO };
-        let watermark = self.progress.watermark(log_end, now, every);
-        if is_alone && watermark.is_none() {
-            self.note_published(keys, now);
-            return Ok(());
-        }
-        if let Err(error) = self.log.append(&rows, watermark.as_ref()).await {
-            self.hold_again(keys);
-            self.metrics.appends_failed.inc();
-            return Err(retry(&error));
-        }
-        self.metrics.contributions_published.inc_by(rows.len() as u64);
-        if let Some(watermark) = watermark {
-            self.progress.note_appended(watermark, now);
-        }
-        self.note_published(keys, now);
-        Ok(())
-    }
-
-    /// What was not appended is held back again.
-    fn hold_again(&mut self, keys: &[TraceKey]) {
-        for key in keys {
-            let Some(open) = self.open.get(key) else { continue };
-            if let Some(offset) = open.first_dirty {
-                self.progress.hold_again(open.partition(), offset);
-            }
-        }
-        self.progress.forget_released();
-    }
-
-    fn note_published(&mut self, keys: &[TraceKey], now: Duration) {
-        self.progress.forget_released();
-        for key in keys {
-            let Some(open) = self.open.get_mut(key) else { continue };
-            open.first_dirty = None;
-            open.published_at = Some(now);
-            self.schedule.add(*key, open.seen_at.saturating_add(self.config.quiet_after));
-        }
     }
 
     /// Records appended within this time were published, and the origin log has lost it: a hole, and
@@ -367,6 +309,10 @@ impl GroupHandler for MetadataPublisher {
     }
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
+        if let Some(pace) = &mut self.pace {
+            let progress = &self.progress;
+            pace.look(|partition| progress.place(partition));
+        }
         for batch in batches {
             self.fold_batch(batch).await?;
             self.shed().await?;

@@ -5,7 +5,10 @@
 //! open traces, operations let in) is a function of the log alone: time is the log's append time,
 //! and limits count entries. It is written whole every minute or so, and the group commits that
 //! point; after a crash the records between it and the last flush are read again, remembered and
-//! not counted. So kill -9 at any point changes no count.
+//! not counted. So kill -9 at any point changes no count. Where a trace may lie in several partitions
+//! nothing new is taken before all of them were read again: what is new is joined to all that was
+//! counted, and nothing that was counted to what is new, whatever is read first. Time is then that of
+//! the partition that is read last, and none is read far ahead of another that can be read.
 //!
 //! **Never** guess a parent: a span whose parent is not seen while its trace is open is no edge, and
 //! a parent in another region is joined by [`cross_border`] or not at all.
@@ -22,6 +25,7 @@ use trace_store::{MetricsStore, StoreError};
 
 use crate::handler::{GroupHandler, GroupMaker, HandleError, MakeError};
 use crate::metrics::AggregatorMetrics;
+use crate::spread::Pace;
 
 mod checkpoint;
 mod config;
@@ -32,6 +36,7 @@ mod edges;
 mod flush;
 mod open_trace;
 mod operations;
+mod order;
 mod red;
 mod services;
 mod shard;
@@ -114,6 +119,12 @@ pub struct MetricsAggregator {
     batch_services: Vec<ServiceId>,
     /// When it was ticked last.
     ticked_at: UnixNanos,
+    /// Where traces are spread: how far apart the partitions are read.
+    pace: Option<Pace>,
+    /// Up to when all partitions have forgotten what is too old.
+    forgotten_until: UnixNanos,
+    /// … and what was forgotten before that, for want of room.
+    forgotten_early: Option<UnixNanos>,
 }
 
 impl MetricsAggregator {
@@ -146,6 +157,7 @@ impl MetricsAggregator {
         let operations = OperationLimits::new(config.operations_max, config.operation_entries_max);
         let edges = EdgeTable::new(config.traces_per_edge_max);
         let spans_max = config.spans_per_trace_max;
+        let pace = config.spread_over.clone().map(|ends| Pace::new(ends, partitions));
         let mut aggregator = Self {
             services: Services::new(config.services_max),
             shards: BTreeMap::new(),
@@ -153,6 +165,9 @@ impl MetricsAggregator {
             flusher: Flusher::new(store, inbox, covered, incarnation),
             batch_services: Vec::new(),
             ticked_at: UnixNanos(0),
+            pace,
+            forgotten_until: UnixNanos(0),
+            forgotten_early: None,
             config,
             metrics,
             incarnation,
@@ -172,36 +187,46 @@ impl MetricsAggregator {
         self.flusher.apply(&self.metrics).await
     }
 
-    fn take(&mut self, logged: &LoggedBatch) {
+    /// Takes the records of a batch below an offset.
+    fn take(&mut self, logged: &LoggedBatch, below: u64) {
         if logged.incarnation != self.incarnation {
             self.start_log(logged.incarnation);
         }
         let partition = logged.range.partition;
         let mut shard = self.shards.remove(&partition).unwrap_or_default();
-        if logged.range.next > shard.next {
+        let next = logged.range.next.min(below);
+        if next > shard.next {
             let share = self.partitions.max(1) as usize;
-            shard.advance(logged.append_time, &self.config, share, &self.metrics);
+            shard.advance(logged.append_time);
+            let time = self.pace.as_ref().map_or(shard.now, Pace::floor);
+            let early = shard.forget(time, &self.config, share, &self.metrics);
+            self.forgotten_early = self.forgotten_early.max(early);
             self.find_services(logged);
-            self.take_records(logged, &mut shard);
-            shard.next = logged.range.next;
+            self.take_records(logged, below, &mut shard);
+            shard.next = next;
         }
         self.shards.insert(partition, shard);
     }
 
     /// Takes the traces of a batch that were not taken: offset by offset.
-    fn take_records(&mut self, logged: &LoggedBatch, shard: &mut Shard) {
+    fn take_records(&mut self, logged: &LoggedBatch, below: u64, shard: &mut Shard) {
         let batch = &*logged.batch;
         let source = batch.source();
         let counted_next = self.flusher.counted_next(logged.range.partition);
         let request = request_key(&source.tenant, source.digest);
         let is_repeated = !shard.digests.is_new(request);
+        let elsewhere = self.others_with(request);
         let mut fresh = Vec::with_capacity(batch.traces().len());
         for (offset, trace) in (logged.range.first..).zip(batch.traces()) {
-            if offset < shard.next || trace.is_erased() {
+            if offset < shard.next || offset >= below || trace.is_erased() {
                 continue;
             }
             let seen_as = fingerprint(trace.trace_id);
             if is_repeated && shard.digests.has_seen(request, seen_as) {
+                self.metrics.duplicate_spans.inc_by(u64::from(trace.span_count));
+                continue;
+            }
+            if elsewhere.iter().any(|other| self.has_seen(*other, request, seen_as)) {
                 self.metrics.duplicate_spans.inc_by(u64::from(trace.span_count));
                 continue;
             }
@@ -214,9 +239,12 @@ impl MetricsAggregator {
                 is_counted: offset < counted_next,
             };
             let key = TraceKey { tenant: source.tenant.clone(), trace_id: trace.trace_id };
-            let mut open = shard.take(&key, &self.config);
+            let now = shard.now;
+            let home = self.home_of(&key, shard);
+            let home = home.and_then(|home| self.shards.get_mut(&home)).unwrap_or(shard);
+            let mut open = home.take(&key, now, &self.config);
             self.counts.take(&record, &mut open);
-            shard.put(key, open);
+            home.put(key, open);
         }
         let append_time = shard.now;
         shard.digests.note(request, append_time, fresh);
@@ -245,6 +273,9 @@ impl MetricsAggregator {
         self.incarnation = incarnation;
         self.shards.clear();
         self.flusher.start_log(incarnation);
+        if let Some(ends) = &self.config.spread_over {
+            self.pace = Some(Pace::new(Arc::clone(ends), self.partitions));
+        }
     }
 
     /// Next offset to take, by partition.
@@ -264,6 +295,7 @@ impl GroupHandler for MetricsAggregator {
     }
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
+        self.look_around().await?;
         for batch in batches {
             // Rows are as many as names of tenants, services and operations: what is held of them is
             // bounded by flushing before more comes. A batch that was taken is not taken again, so
@@ -271,7 +303,7 @@ impl GroupHandler for MetricsAggregator {
             if self.counts.rows() >= self.config.flush_rows_max {
                 self.flush(self.ticked_at, false).await?;
             }
-            self.take(batch);
+            self.take_in_order(batch)?;
         }
         Ok(())
     }
@@ -283,6 +315,7 @@ impl GroupHandler for MetricsAggregator {
         is_closing: bool,
     ) -> Result<(), HandleError> {
         self.ticked_at = now;
+        self.look_around().await?;
         self.flusher.apply(&self.metrics).await?;
         self.take_joins(now);
         if self.is_flush_due(now, is_closing) {

@@ -41,6 +41,8 @@ pub struct CellTrace {
     pub expired_until: Option<UnixNanos>,
     /// The store, or a part of it, did not answer: these are the spans of the live tail and the rest.
     pub lacks_store: bool,
+    /// Collectors that did not answer, by number.
+    pub away: Vec<u32>,
     /// All of the store was silent: no use in asking it for the next trace of the same answer.
     pub is_store_silent: bool,
 }
@@ -86,7 +88,8 @@ pub(crate) async fn find_trace(
     }
     let is_damaged = is_damaged || may_miss_spans(&lost.runs, &spans);
     let expired_until = expired_until.max(lost.expired_until);
-    Ok(CellTrace { spans, covered, is_damaged, expired_until, lacks_store, is_store_silent })
+    let away = tail.away;
+    Ok(CellTrace { spans, covered, is_damaged, expired_until, lacks_store, away, is_store_silent })
 }
 
 /// What the store holds; `None` where it is away.

@@ -18,13 +18,16 @@ pub struct PortError(pub String);
 pub struct TailRead {
     /// Spans of records that no store has to hold yet (it may hold more, and the same twice).
     pub spans: Vec<StoredSpan>,
-    /// Where the tail starts: what the group storage-writer had committed when the tail was read,
-    /// *or later*. Below it the tail promises nothing.
+    /// Where the tail starts: where it says that it does, or else what the group storage-writer had
+    /// committed when the tail was read, *or later*. Below it the tail promises nothing.
     pub from: Coverage,
     /// Where the tail ends. From `from` up to here nothing of the trace is left out.
     pub covered: Coverage,
     /// A record of the trace was set aside, or one that may belong to it cannot be read now.
     pub is_damaged: bool,
+    /// Collectors that did not answer, by number, where each has a log of its own: what they have of the
+    /// trace beyond the stores is not here. `is_damaged` is set as well.
+    pub away: Vec<u32>,
 }
 
 /// Records that were acknowledged, that no store has and that will not come: they were damaged or
@@ -87,6 +90,10 @@ pub struct LogStatus {
     pub log_end: Coverage,
     /// Each consumer group's lag.
     pub groups: Vec<GroupLag>,
+    /// Collectors that do not answer, by number, where each has a log of its own.
+    pub away: Vec<u32>,
+    /// Those that are gone for good.
+    pub retired: Vec<u32>,
 }
 
 /// The end of the cell's log.

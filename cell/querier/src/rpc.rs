@@ -287,6 +287,8 @@ impl Querier {
             spans_stored: figures.spans,
             bytes_stored: figures.bytes,
             now_unix_nano: self.ports.clock.now().0,
+            away_collectors: log.away.clone(),
+            retired_collectors: log.retired.clone(),
         };
         Ok((Access::Granted, response))
     }

@@ -161,6 +161,7 @@ impl Querier {
             region: self.region_name(),
             expired_until_unix_nano: found.expired_until.map_or(0, |until| until.0),
             lacks_store: found.lacks_store,
+            away_collectors: found.away.clone(),
         }
     }
 

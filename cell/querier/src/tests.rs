@@ -91,7 +91,13 @@ impl LiveTail for Cell {
         let (_, spans, committed, end) = self.split();
         let moved = self.commits_between_reads.load(Ordering::SeqCst);
         self.committed.store((committed + moved).min(end), Ordering::SeqCst);
-        Ok(TailRead { spans, from: cover(committed), covered: cover(end), is_damaged: false })
+        Ok(TailRead {
+            spans,
+            from: cover(committed),
+            covered: cover(end),
+            is_damaged: false,
+            away: Vec::new(),
+        })
     }
 
     fn lost(&self) -> Lost {
@@ -229,7 +235,7 @@ impl CellStatus for Cell {
             dead_letters: 4,
             failing_millis: 5,
         };
-        Ok(LogStatus { log_end: cover(6), groups: vec![lag] })
+        Ok(LogStatus { log_end: cover(6), groups: vec![lag], ..LogStatus::default() })
     }
 
     async fn log_end(&self) -> Result<LogEnd, PortError> {

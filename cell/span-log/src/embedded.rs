@@ -126,6 +126,11 @@ impl EmbeddedLog {
         &self.shared.metrics
     }
 
+    /// Where a group is that has committed; one that has not stays unknown.
+    pub(crate) fn known_commit(&self, group: GroupId) -> Option<u64> {
+        self.shared.state().commits.get(group.0).copied()
+    }
+
     /// Ends both threads: what waits is written first. Gives the last checkpoint's fate.
     fn shut(
         shared: &Shared,

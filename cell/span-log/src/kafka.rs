@@ -60,12 +60,12 @@ use self::open::upkeep;
 use self::questions::ask;
 use self::record::span_bytes_max;
 use self::tail::Tail;
-use self::upkeep::{HEARD_WITHIN, forget_lost, tell_lost};
+use self::upkeep::{HEARD_WITHIN, forget_lost, tell_set_aside};
 use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, MissedRun, STORAGE_WRITER, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, MissedRun, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
@@ -316,7 +316,9 @@ impl SpanLog for KafkaLog {
         let (found, covered) = tail.find(partition, tenant, trace_id, incarnation)?;
         let reached = covered.next.get(&partition).copied().unwrap_or(0);
         let is_behind = end.is_none_or(|end| reached < end);
-        Ok(TailAnswer { spans: found.spans, covered, is_damaged: found.is_damaged, is_behind })
+        let is_damaged = found.is_damaged;
+        let (silent, begins) = (Vec::new(), None);
+        Ok(TailAnswer { spans: found.spans, covered, is_damaged, is_behind, silent, begins })
     }
 
     fn damaged(&self) -> Vec<DamagedRange> {
@@ -356,15 +358,9 @@ impl SpanLog for KafkaLog {
         range: LogRange,
         append_times: (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
-        self.core.check_open()?;
         let (incarnation, cause) = (self.core.identity.incarnation, LostCause::SetAside);
         let run = LostRun { incarnation, range, append_times, cause };
-        if group == STORAGE_WRITER {
-            self.core.lost().note(run);
-            return self.ask_brokers(|core| tell_lost(core, false)).await;
-        }
-        let missed = MissedRun { group, run };
-        self.ask_brokers(move |core| core.missed.note(&missed, &core.ends)).await.map(drop)
+        self.ask_brokers(move |core| tell_set_aside(core, group, run)).await
     }
 
     fn health(&self) -> Result<(), String> {

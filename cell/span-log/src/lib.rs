@@ -1,13 +1,14 @@
 //! The span log: what a cell has acknowledged, in order, until every required group has it.
 //!
-//! Port [`SpanLog`]; adapters [`embedded`] (durable, one machine), `kafka` (brokers; a cargo feature)
-//! and [`memory`] (tests). The log
+//! Port [`SpanLog`]; adapters [`embedded`] (durable, one machine), [`direct`] (several embedded logs
+//! as one), `kafka` (brokers; a cargo feature) and [`memory`] (tests). The log
 //! never looks into a span; it keeps batches, gives them offsets and append times, and remembers
 //! how far each consumer group has come. All records of one trace lie in one partition
 //! (`docs/DECISIONS/006-log-keyed-by-trace.md`).
 #![warn(missing_docs)]
 
 pub mod assignment;
+pub mod direct;
 pub mod embedded;
 mod eraser;
 pub mod foreign;

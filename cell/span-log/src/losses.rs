@@ -19,9 +19,21 @@ pub enum LostCause {
     Recreated,
     /// A store refused them: they lie in the dead letters of the process that had them.
     SetAside,
+    /// The collector whose log had them is gone for good.
+    Retired,
 }
 
 impl LostCause {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Damaged,
+        Self::Dropped,
+        Self::WentBack,
+        Self::Recreated,
+        Self::SetAside,
+        Self::Retired,
+    ];
+
     /// The cause in a word, as it is shown and kept.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -31,6 +43,7 @@ impl LostCause {
             Self::WentBack => "went-back",
             Self::Recreated => "recreated",
             Self::SetAside => "set-aside",
+            Self::Retired => "retired",
         }
     }
 }

@@ -265,7 +265,8 @@ impl SpanLog for MemoryLog {
         for logged in &state.batches {
             crate::embedded::put_spans(&mut spans, logged, tenant, trace_id);
         }
-        Ok(TailAnswer { spans, covered, is_damaged: false, is_behind: false })
+        let (silent, begins) = (Vec::new(), None);
+        Ok(TailAnswer { spans, covered, is_damaged: false, is_behind: false, silent, begins })
     }
 
     fn damaged(&self) -> Vec<DamagedRange> {

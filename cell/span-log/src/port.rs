@@ -78,6 +78,11 @@ pub struct TailAnswer {
     /// The log holds, or may hold, records of the trace's partition beyond `covered`: the tail has
     /// not reached them. An absence is not proven.
     pub is_behind: bool,
+    /// Partitions whose keepers did not answer this question. `is_behind` is set as well.
+    pub silent: Vec<u32>,
+    /// Where the tail begins, where that is known better than by storage-writer's commit: from there up
+    /// to `covered` nothing is left out.
+    pub begins: Option<Coverage>,
 }
 
 /// What its readers have seen of a log. An adapter is opened with it, and never gives an offset of
@@ -314,10 +319,33 @@ pub trait SpanLog: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// Partitions whose keepers do not answer now: nothing is known of what they have taken since they
+    /// last did.
+    fn away(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Whether the partition is one of those.
+    fn is_away(&self, partition: u32) -> bool {
+        self.away().contains(&partition)
+    }
+
+    /// Whether the partition has come to its end for good: what it had beyond that is lost
+    /// ([`Self::lost`]), and nobody has to reach it.
+    fn is_retired(&self, _partition: u32) -> bool {
+        false
+    }
+
     /// A time before which no record at or behind the offset was appended, as far as that is known
     /// without reading: also of records that are no longer kept.
     fn appended_since(&self, _partition: u32, _offset: u64) -> UnixNanos {
         UnixNanos(0)
+    }
+
+    /// A time before which no record at or behind the offset was appended, where so much is known without
+    /// reading that nobody has to read for it.
+    fn dated(&self, _partition: u32, _offset: u64) -> Option<UnixNanos> {
+        None
     }
 
     /// Tells all processes that read the log of records that one of [`TOLD_GROUPS`] will never read:

@@ -39,6 +39,7 @@ impl FakeCell {
         frames.push(v1::FindTraceResponse {
             trace_id: id_bytes(trace_id),
             summary: Some(v1::FindTraceSummary {
+                away_collectors: Vec::new(),
                 outcome: outcome.into(),
                 coverage: Some((&coverage).into()),
                 span_count: if manner == Manner::Miscounting { count + 1 } else { count },

@@ -32,6 +32,11 @@ pub(super) struct RegionJson<'a> {
     index_evicted_until_unix_nano: Option<String>,
     index_rows_without_detail: Option<u64>,
     groups: Vec<GroupJson<'a>>,
+    /// By number, where each collector has a log of its own.
+    #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+    away_collectors: &'a [u32],
+    #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+    retired_collectors: &'a [u32],
     spans_stored: Option<u64>,
     bytes_stored: Option<u64>,
 }
@@ -82,6 +87,8 @@ pub(super) fn region_json(health: &RegionHealth, now_millis: u64) -> RegionJson<
                 failing_millis: lag.failing_millis,
             })
             .collect(),
+        away_collectors: cell.map_or(&[], |cell| &cell.away_collectors),
+        retired_collectors: cell.map_or(&[], |cell| &cell.retired_collectors),
         spans_stored: cell.map(|cell| cell.spans_stored),
         bytes_stored: cell.map(|cell| cell.bytes_stored),
     }

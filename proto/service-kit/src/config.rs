@@ -8,6 +8,7 @@ pub mod cell;
 pub mod cold;
 mod consistency;
 mod credentials;
+pub mod direct;
 pub mod effective;
 pub mod engines;
 pub mod fault;
@@ -27,6 +28,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use cell::CellConfig;
+pub use direct::DirectConfig;
 pub use effective::Effective;
 pub use fault::{Fault, Faults};
 pub use gateway::GatewayConfig;

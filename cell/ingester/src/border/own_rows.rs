@@ -55,8 +55,10 @@ impl OwnTraces for OwnRows {
         let rows = self.log.own_rows(&keys).await;
         let rows = rows.map_err(|error| LookupError(error.to_string()))?;
         let each = usize::try_from(self.identity.partitions).unwrap_or(usize::MAX).max(1);
-        let latest =
-            |rows: &[Option<Contribution>]| rows.iter().flatten().filter_map(version_of).max();
-        Ok(rows.chunks(each).map(latest).collect())
+        // Where several partitions hold a part of the trace, the number grows with each of them.
+        let grown = |rows: &[Option<Contribution>]| {
+            rows.iter().flatten().filter_map(version_of).reduce(u64::saturating_add)
+        };
+        Ok(rows.chunks(each).map(grown).collect())
     }
 }

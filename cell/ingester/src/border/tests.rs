@@ -430,6 +430,10 @@ async fn own_rows_tell_which_traces_are_held_and_grow_with_them() {
     let own = OwnRows::new(Arc::clone(&log) as _, LogIdentity { incarnation: 5, partitions: 4 });
     let asked: Vec<_> = (0..4).map(|id| (TenantId::default(), trace(id + 1))).collect();
     assert_eq!(own.versions(&asked).await.unwrap(), [Some(0), None, None, None]);
-    log.append(&[Contribution { version: 8, ..held }], None).await.unwrap();
+    log.append(&[Contribution { version: 8, ..held.clone() }], None).await.unwrap();
     assert_eq!(own.versions(&asked).await.unwrap(), [Some(8), None, None, None]);
+    // Another partition's part of the trace grows at offsets of its own.
+    let writer = WriterId { partition: 1, ..held.writer.clone() };
+    log.append(&[Contribution { version: 2, writer, ..held }], None).await.unwrap();
+    assert_eq!(own.versions(&asked).await.unwrap(), [Some(10), None, None, None]);
 }

@@ -1,11 +1,14 @@
 //! What a publisher is given to start with.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use span_log::port::METADATA_PUBLISHER;
 use span_log::{LogError, LogIdentity, SpanLog};
 use trace_model::{Region, UnixNanos};
+
+use crate::spread::LogEnds;
 
 /// How the publisher paces itself and what it may hold.
 #[derive(Clone, Debug)]
@@ -26,6 +29,9 @@ pub struct PublisherConfig {
     pub open_traces_max: usize,
     /// Most span identities held over all open traces (16 bytes each).
     pub held_spans_max: usize,
+    /// The ends of a log of which one trace may have records in several partitions, and a repeated
+    /// request may be in another one than its first copy. Most logs keep a trace together.
+    pub spread_over: Option<Arc<dyn LogEnds>>,
 }
 
 impl PublisherConfig {
@@ -41,6 +47,7 @@ impl PublisherConfig {
             repeat_window: Duration::from_secs(600),
             open_traces_max: 200_000,
             held_spans_max: 4_000_000,
+            spread_over: None,
         }
     }
 }

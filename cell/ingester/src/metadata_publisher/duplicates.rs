@@ -20,6 +20,8 @@ type Seen = HashSet<u64, BuildHasherDefault<FxHasher>>;
 pub(super) struct Repeats {
     half_nanos: u64,
     half_started: UnixNanos,
+    /// Append time of the newest batch noted.
+    newest: UnixNanos,
     current: Seen,
     previous: Seen,
 }
@@ -29,22 +31,25 @@ impl Repeats {
         Self {
             half_nanos: u64::try_from(window.as_nanos()).unwrap_or(u64::MAX),
             half_started: UnixNanos(0),
+            newest: UnixNanos(0),
             current: Seen::default(),
             previous: Seen::default(),
         }
     }
 
     /// Whether the batch was seen within the window; notes it. Up to twice the window is
-    /// remembered, so that never less than the window is.
-    pub(super) fn is_repeat(&mut self, batch: &LoggedBatch) -> bool {
-        let age = batch.append_time.since(self.half_started);
+    /// remembered, so that never less than the window is. Whatever is not read yet was appended at
+    /// `floor` or later; what is noted may be newer, and a half begins behind all that was.
+    pub(super) fn is_repeat(&mut self, batch: &LoggedBatch, floor: UnixNanos) -> bool {
+        let age = floor.since(self.half_started);
         if age >= self.half_nanos || self.current.len() >= HALF_MAX {
             self.previous = std::mem::take(&mut self.current);
-            if age >= self.half_nanos.saturating_mul(2) {
+            if floor.since(self.newest) >= self.half_nanos {
                 self.previous.clear();
             }
-            self.half_started = batch.append_time;
+            self.half_started = self.newest.max(floor);
         }
+        self.newest = self.newest.max(batch.append_time);
         let fingerprint = fingerprint(batch);
         !self.current.insert(fingerprint) || self.previous.contains(&fingerprint)
     }

@@ -204,20 +204,29 @@ impl OpenTrace {
         self.orphans.retain(|orphan| !held.has(orphan.parent_span_id));
     }
 
-    /// The contribution as of the last record folded.
+    /// Whether a span of this id is here.
+    pub(super) fn has(&self, id: SpanId) -> bool {
+        self.held.has(id)
+    }
+
+    /// The contribution as of the last record folded, with all entry spans: [`cut_entries`] comes next.
     pub(super) fn contribution(&mut self) -> Contribution {
         self.drop_adopted();
         let mut detail = self.detail.clone();
         detail.max_end = detail.max_end.max(detail.min_start);
         detail.services.sort_unstable();
         detail.entries.clone_from(&self.orphans);
-        if detail.entries.len() > ENTRY_SPANS_MAX {
-            detail.entries.sort_unstable_by_key(|entry| (entry.start, entry.span_id));
-            detail.entries.truncate(ENTRY_SPANS_MAX);
-        }
-        detail.entries.sort_unstable();
         Contribution { detail: Some(detail), ..self.row.clone() }
     }
+}
+
+/// As many entry spans as a row may have, the earliest.
+pub(super) fn cut_entries(detail: &mut Detail) {
+    if detail.entries.len() > ENTRY_SPANS_MAX {
+        detail.entries.sort_unstable_by_key(|entry| (entry.start, entry.span_id));
+        detail.entries.truncate(ENTRY_SPANS_MAX);
+    }
+    detail.entries.sort_unstable();
 }
 
 /// Counts a span of a service. Services beyond the limit of a message share a name.

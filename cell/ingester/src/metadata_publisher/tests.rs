@@ -15,6 +15,7 @@ use trace_model::sampling_threshold::Threshold;
 use trace_model::{Forgotten, LogRange, TenantId, TimeRange, Watermark};
 
 use super::*;
+use crate::spread::tests::FakeEnds;
 
 pub(super) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 const MILLIS: u64 = 1_000_000;
@@ -193,9 +194,24 @@ impl Bench {
     fn new(mode: IndexMode) -> Self {
         let records = Arc::new(MemoryRecords::new(region()));
         let clock = Arc::new(ManualClock::at(NOW));
-        let config = PublisherConfig::new(region());
+        Self::with(mode, PublisherConfig::new(region()), (records, clock))
+    }
+
+    fn with(
+        mode: IndexMode,
+        config: PublisherConfig,
+        (records, clock): (Arc<MemoryRecords>, Arc<ManualClock>),
+    ) -> Self {
         let (log, publisher) = Self::open(&records, &clock, mode, 1, 1_000, config).unwrap();
         Self { records, clock, log, publisher, mode, incarnation: 1, next: 0 }
+    }
+
+    /// Over a log whose traces lie in two partitions.
+    fn spread() -> Self {
+        let ends = Arc::new(FakeEnds::default());
+        let config = PublisherConfig { spread_over: Some(ends), ..PublisherConfig::new(region()) };
+        let world = (Arc::new(MemoryRecords::new(region())), Arc::new(ManualClock::at(NOW)));
+        Self::with(IndexMode::Full, config, world)
     }
 
     fn open(
@@ -744,5 +760,62 @@ proptest! {
                 assert_eq!(bench.detail(trace).await.span_count, count, "trace {trace}");
             }
         });
+    }
+}
+
+#[tokio::test]
+async fn a_trace_with_records_in_two_partitions_has_a_row_of_each_writer() {
+    let mut bench = Bench::new(IndexMode::Full);
+    let one = batch_of(&[span(1, 1, 0), span(1, 2, 1)], 4, 0, 77);
+    let two = batch_of(&[span(1, 3, 1)], 900, 1, 78);
+    bench.publisher.handle(&[one, two]).await.unwrap();
+    bench.tick(100).await;
+    let trace_id = TraceId::from_bytes([1; 16]).unwrap();
+    let key =
+        |partition| RowKey { tenant: TenantId::default(), trace_id, incarnation: 1, partition };
+    let rows = bench.log.own_rows(&[key(0), key(1)]).await.unwrap();
+    let told: Vec<_> = rows
+        .into_iter()
+        .flatten()
+        .map(|row| (row.writer.partition, row.version, row.detail.unwrap().span_count))
+        .collect();
+    assert_eq!(told, [(0, 5, 2), (1, 901, 1)]);
+    let durable = bench.publisher.durable();
+    assert_eq!((durable.next[&0], durable.next[&1]), (5, 901));
+}
+
+#[tokio::test]
+async fn a_span_whose_parent_is_in_another_partition_enters_nothing() {
+    let mut bench = Bench::spread();
+    let one = batch_of(&[span(1, 1, 0), span(1, 2, 1)], 4, 0, 77);
+    // Children of a span that is elsewhere, more than a row has places, and then one of nobody here.
+    let mut children: Vec<Span> = (10..50).map(|id| span(1, id, 1)).collect();
+    children.push(span(1, 60, 99));
+    let two = batch_of(&children, 900, 1, 78);
+    bench.publisher.handle(&[one, two]).await.unwrap();
+    bench.tick(100).await;
+    let trace_id = TraceId::from_bytes([1; 16]).unwrap();
+    let key = RowKey { tenant: TenantId::default(), trace_id, incarnation: 1, partition: 1 };
+    let row = bench.log.own_rows(&[key]).await.unwrap().remove(0).unwrap();
+    let entries = row.detail.unwrap().entries;
+    let parents: Vec<u8> = entries.iter().map(|entry| entry.parent_span_id.as_bytes()[0]).collect();
+    assert_eq!(parents, [99]);
+}
+
+#[tokio::test]
+async fn a_repeat_is_remembered_for_the_partition_that_is_read_last() {
+    let hour = 3_600_000 * MILLIS;
+    for (spread, repeated) in [(true, 1), (false, 0)] {
+        let mut bench = if spread { Bench::spread() } else { Bench::new(IndexMode::Full) };
+        let first = batch_of(&[span(1, 1, 0)], 0, 1, 77);
+        bench.publisher.handle(&[first]).await.unwrap();
+        // The other one is read on for three hours of the log's time.
+        for step in 1..4 {
+            let mut later = batch_of(&[span(2, 1, 0)], step, 1, 100 + step);
+            later.append_time = NOW.plus(step * hour);
+            bench.publisher.handle(&[later]).await.unwrap();
+        }
+        bench.publisher.handle(&[batch_of(&[span(1, 1, 0)], 0, 0, 77)]).await.unwrap();
+        assert_eq!(bench.publisher.metrics.batches_repeated.get(), repeated);
     }
 }

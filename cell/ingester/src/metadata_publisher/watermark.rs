@@ -119,6 +119,17 @@ impl Progress {
         self.partitions.get(&partition).map_or(0, |state| state.next)
     }
 
+    /// The same, and a time before which nothing from there on was appended.
+    pub(super) fn place(&self, partition: u32) -> (u64, UnixNanos) {
+        let state = self.partitions.get(&partition);
+        state.map_or_else(Default::default, |state| (state.next, state.appended))
+    }
+
+    /// One more than the highest partition known.
+    pub(super) fn partitions(&self) -> u32 {
+        self.partitions.last_key_value().map_or(0, |(last, _)| last.saturating_add(1))
+    }
+
     fn partition(&mut self, partition: u32) -> &mut Partition {
         let appended = self.as_of.plus(1);
         let new = || Partition { next: 0, appended, held: BTreeMap::new() };
@@ -165,7 +176,8 @@ impl Progress {
             return;
         }
         let offset = damaged.range.first.max(self.next(partition));
-        self.add_hole(TimeRange { start: first, end: last.plus(1) });
+        // Times of two clocks may be in no order, and a hole has to have one.
+        self.add_hole(TimeRange { start: first.min(last), end: last.plus(1) });
         self.advance(partition, damaged.range.next, first);
         self.unshown.push((partition, offset));
     }

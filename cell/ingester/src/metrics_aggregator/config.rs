@@ -1,10 +1,17 @@
 //! Limits of the aggregator: everything that it remembers has one.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::spread::LogEnds;
 
 /// Limits of the aggregator. Byte limits are shared evenly by the partitions.
 #[derive(Clone, Debug)]
 pub struct AggregatorConfig {
+    /// The ends of a log of which one trace may have records in several partitions, and a repeated
+    /// request may be in another one than its first copy: all of them are looked into. Most logs keep a
+    /// trace together (default: `None`).
+    pub spread_over: Option<Arc<dyn LogEnds>>,
     /// Counts are flushed this often (default 5 s).
     pub flush_every: Duration,
     /// … and as soon as so many series and edges are held (default 8,192; 1 to 3 KB each): before the
@@ -45,6 +52,7 @@ pub struct AggregatorConfig {
 impl Default for AggregatorConfig {
     fn default() -> Self {
         Self {
+            spread_over: None,
             flush_every: Duration::from_secs(5),
             flush_rows_max: 8_192,
             checkpoint_every: Duration::from_secs(60),

@@ -50,11 +50,16 @@ pub(super) fn fingerprint(trace_id: TraceId) -> u32 {
 }
 
 impl DigestWindow {
-    /// Forgets what was seen before `oldest`, and the oldest where more than `bytes_max` are held.
-    pub(super) fn forget(&mut self, oldest: UnixNanos, bytes_max: usize) {
+    /// Forgets what was seen before `oldest`, and the oldest where more than `bytes_max` are held: gives
+    /// when the newest of those was appended.
+    pub(super) fn forget(&mut self, oldest: UnixNanos, bytes_max: usize) -> Option<UnixNanos> {
+        let mut early = None;
         while let Some(entry) = self.entries.front() {
             if entry.append_time >= oldest && self.bytes <= bytes_max {
-                return;
+                break;
+            }
+            if entry.append_time >= oldest {
+                early = early.max(Some(entry.append_time));
             }
             self.bytes = self.bytes.saturating_sub(size_of_entry(entry));
             if self.latest.get(&entry.request) == Some(&self.base) {
@@ -63,6 +68,7 @@ impl DigestWindow {
             self.entries.pop_front();
             self.base = self.base.saturating_add(1);
         }
+        early
     }
 
     /// Whether nothing of this request was seen.

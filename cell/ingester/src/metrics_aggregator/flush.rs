@@ -17,6 +17,7 @@ use super::operations::arrival_hour;
 use super::services::Names;
 use crate::handler::HandleError;
 use crate::metrics::AggregatorMetrics;
+use crate::spread::Pace;
 use crate::storage_writer::handle_error;
 
 /// Stands in the cover for calls joined across borders, which come from no partition: it counts the
@@ -104,7 +105,9 @@ impl Flusher {
 /// A delta is no record that could be set aside: whatever the store says, it is tried again.
 fn poison_waits(error: trace_store::StoreError) -> HandleError {
     match handle_error(error) {
-        HandleError::Poison(reason) | HandleError::Retry(reason) => HandleError::Retry(reason),
+        HandleError::Poison(reason) | HandleError::Retry(reason) | HandleError::Wait(reason) => {
+            HandleError::Retry(reason)
+        }
     }
 }
 
@@ -149,6 +152,8 @@ impl MetricsAggregator {
     fn forget_idle(&mut self) {
         let times = || self.shards.values().map(|shard| shard.now);
         let (Some(first), Some(last)) = (times().min(), times().max()) else { return };
+        // One that is gone for good stays where it was: nothing comes of it.
+        let first = self.pace.as_ref().map_or(first, Pace::floor);
         self.services.retire_idle(last);
         self.counts.operations.forget_before(arrival_hour(first));
     }

@@ -1,5 +1,5 @@
 //! What the aggregator remembers of one partition. Time is the log's: a replay forgets exactly what
-//! the first run forgot.
+//! the first run forgot; where traces are spread, no more than a record to come may ask for.
 
 use std::collections::BTreeMap;
 
@@ -32,45 +32,67 @@ pub(super) struct Shard {
     bytes: usize,
 }
 
+const SECOND: u64 = 1_000_000_000;
+
 const fn second_of(time: UnixNanos) -> u64 {
-    time.0 / 1_000_000_000
+    time.0 / SECOND
 }
 
 impl Shard {
-    /// Moves the log's time on, and forgets what is too old or too much.
-    pub(super) fn advance(
+    /// Where the partition is read on, and a time before which nothing from there on was appended.
+    pub(super) const fn place(&self) -> (u64, UnixNanos) {
+        (self.next, self.now)
+    }
+
+    /// Moves the log's time on.
+    pub(super) fn advance(&mut self, now: UnixNanos) {
+        self.now = self.now.max(now);
+    }
+
+    /// Forgets what is too old at this time of the log, or too much. Gives up to when that was appended which
+    /// was not too old.
+    pub(super) fn forget(
         &mut self,
         now: UnixNanos,
         config: &AggregatorConfig,
         share: usize,
         metrics: &AggregatorMetrics,
-    ) {
-        self.now = self.now.max(now);
-        let oldest = self.now.minus(nanos(config.digest_window));
-        self.digests.forget(oldest, config.digest_bytes_max / share.max(1));
-        let quiet = second_of(self.now.minus(nanos(config.quiet_window)));
+    ) -> Option<UnixNanos> {
+        let oldest = now.minus(nanos(config.digest_window));
+        let mut early = self.digests.forget(oldest, config.digest_bytes_max / share.max(1));
+        let quiet = second_of(now.minus(nanos(config.quiet_window)));
         while self.by_second.first_key_value().is_some_and(|(second, _)| *second < quiet) {
             self.close_oldest_second(metrics);
         }
         let bytes_max = config.open_bytes_max / share.max(1);
         while self.bytes > bytes_max && !self.open.is_empty() {
+            let until =
+                self.by_second.first_key_value().map(|(second, _)| UnixNanos(second * SECOND));
             let closed = self.close_oldest_second(metrics);
             metrics.evicted_traces.inc_by(u64::try_from(closed).unwrap_or(0));
+            early = early.max(until.filter(|_| closed > 0));
         }
+        early
     }
 
-    /// Takes a trace out to work on, new where it was not open or has become too old.
-    pub(super) fn take(&mut self, key: &TraceKey, config: &AggregatorConfig) -> OpenTrace {
+    /// Takes a trace out to work on a record of this time, new where it was not open or has become too
+    /// old. The record may be of another partition, and older than what is here.
+    pub(super) fn take(
+        &mut self,
+        key: &TraceKey,
+        now: UnixNanos,
+        config: &AggregatorConfig,
+    ) -> OpenTrace {
         let Some(mut trace) = self.open.remove(key) else {
-            self.by_second.entry(second_of(self.now)).or_default().push(key.clone());
-            return OpenTrace::new(self.now);
+            self.by_second.entry(second_of(now)).or_default().push(key.clone());
+            return OpenTrace::new(now);
         };
         self.bytes = self.bytes.saturating_sub(trace.bytes());
-        if self.now.since(trace.first_seen) > nanos(config.trace_age_max) {
+        if now.since(trace.first_seen) > nanos(config.trace_age_max) {
             // Its old entry in `by_second` serves the new one.
-            trace = OpenTrace::new(self.now);
+            trace = OpenTrace::new(now);
         }
-        trace.last_seen = self.now;
+        trace.last_seen = trace.last_seen.max(now);
         trace
     }
 
@@ -128,8 +150,9 @@ mod tests {
     }
 
     fn see(shard: &mut Shard, byte: u8, at: u64, config: &AggregatorConfig) -> usize {
-        shard.advance(seconds(at), config, 1, &AggregatorMetrics::default());
-        let mut trace = shard.take(&key(byte), config);
+        shard.advance(seconds(at));
+        shard.forget(seconds(at), config, 1, &AggregatorMetrics::default());
+        let mut trace = shard.take(&key(byte), seconds(at), config);
         trace.remember(at, at, ServiceId(1), 1);
         let spans = trace.spans().len();
         shard.put(key(byte), trace);

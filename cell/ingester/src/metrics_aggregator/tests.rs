@@ -14,6 +14,8 @@ use trace_store::port::{EdgeTraceQuery, EdgeTraces};
 use trace_store::{EdgeKey, EdgeRow, MemoryMetricsStore, MetricsDelta, RedKey, RedQuery, RedRow};
 
 use super::*;
+use crate::spread::tests::FakeEnds;
+use span_log::MissedRun;
 
 const INCARNATION: u64 = 3;
 const SECOND: u64 = 1_000_000_000;
@@ -624,11 +626,11 @@ const STRAIGHT: [(u8, u8); 4] = [(3, 4), (4, 4), (5, 4), (0, 4)];
 /// at what was committed.
 async fn count_with_crashes(
     store: &Arc<dyn MetricsStore>,
+    config: &AggregatorConfig,
     batches: &[Vec<LoggedBatch>; 2],
     plan: &[(u8, u8)],
 ) {
-    let config = small_limits();
-    let (mut aggregator, mut _border) = open(store, &config).await;
+    let (mut aggregator, mut _border) = open(store, config).await;
     let (mut places, mut committed, mut now) = ([0_usize; 2], Coverage::none(INCARNATION), START);
     // When the plan is at its end, the run goes straight on to its own.
     let mut plan = plan.iter().copied().chain(STRAIGHT.into_iter().cycle());
@@ -636,14 +638,16 @@ async fn count_with_crashes(
         let (what, count) = plan.next().unwrap();
         let partition = usize::from(what % 2);
         let end = (places[partition] + usize::from(count % 5)).min(batches[partition].len());
-        while aggregator.handle(&batches[partition][places[partition]..end]).await.is_err() {}
-        places[partition] = end;
+        // What fails is tried again, as is what has to wait for the other partition.
+        if aggregator.handle(&batches[partition][places[partition]..end]).await.is_ok() {
+            places[partition] = end;
+        }
         now += u64::from(count) * SECOND / 20 + 1;
         if what % 3 == 0 && aggregator.tick(UnixNanos(now), None, false).await.is_ok() {
             committed = aggregator.durable();
         }
         if what >= 230 {
-            (aggregator, _border) = open(store, &config).await;
+            (aggregator, _border) = open(store, config).await;
             for (place, batches) in places.iter_mut().zip(batches) {
                 let partition = batches.first().map_or(0, |batch| batch.range.partition);
                 let next = committed.next.get(&partition).copied().unwrap_or(0);
@@ -666,11 +670,11 @@ proptest! {
         runtime.block_on(async {
             let batches = some_log(&seeds);
             let straight = memory();
-            count_with_crashes(&straight, &batches, &[]).await;
+            count_with_crashes(&straight, &small_limits(), &batches, &[]).await;
             let inner = memory();
             let unreliable: Arc<dyn MetricsStore> =
                 Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
-            count_with_crashes(&unreliable, &batches, &plan).await;
+            count_with_crashes(&unreliable, &small_limits(), &batches, &plan).await;
             let (straight, crashed) = (counts(&*straight).await, counts(&*inner).await);
             prop_assert_eq!(straight.0, crashed.0);
             prop_assert_eq!(straight.1, crashed.1);
@@ -750,4 +754,295 @@ async fn an_aggregator_that_is_made_anew_counts_nothing_twice_and_takes_calls_ov
     second.handle(&[batch, next]).await.unwrap();
     second.tick(UnixNanos(START + 120 * SECOND), None, true).await.unwrap();
     assert_eq!(spans(&*store).await, named(&[("web/op", 2)]));
+}
+
+fn spread() -> AggregatorConfig {
+    spread_over(&Arc::new(FakeEnds::default()))
+}
+
+fn spread_over(ends: &Arc<FakeEnds>) -> AggregatorConfig {
+    AggregatorConfig { spread_over: Some(Arc::clone(ends) as _), ..AggregatorConfig::default() }
+}
+
+const fn second(at: u64) -> UnixNanos {
+    UnixNanos(START + at * SECOND)
+}
+
+#[tokio::test]
+async fn what_a_silent_partition_shows_late_meets_all_that_was_near_it_in_time() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let ends = Arc::new(FakeEnds::default());
+    ends.says(0, 0, second(0));
+    ends.says(1, 3, second(4_000));
+    ends.change(0, |end| end.is_away = true);
+    let config = spread_over(&ends);
+    let store = memory();
+    let (mut aggregator, _border) = open(&store, &config).await;
+    let sent = [span(1, 1, 0, "web")];
+    let ahead = [
+        two.batch(7, 3, &sent),
+        two.batch(8, 9, &[span(2, 2, 1, "cart")]),
+        two.batch(9, 2_000, &[span(3, 1, 0, "web")]),
+    ];
+    // An hour is read while the other is silent.
+    aggregator.handle(&ahead).await.unwrap();
+    aggregator.tick(second(4_000), None, false).await.unwrap();
+    let late = [one.batch(7, 1, &sent), one.batch(10, 4, &[span(2, 1, 0, "web")])];
+    ends.says(0, 2, second(2_000));
+    aggregator.handle(&late).await.unwrap();
+    aggregator.tick(second(4_100), None, true).await.unwrap();
+    assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 3)]));
+    assert_eq!(calls(&*store).await, named(&[("web>cart", 1)]));
+}
+
+#[tokio::test]
+async fn what_had_to_be_forgotten_before_a_silent_partition_came_is_told() {
+    for open_bytes_max in [64 << 20, 2_000] {
+        let mut two = TestLog::new(1);
+        let ends = Arc::new(FakeEnds::default());
+        ends.says(0, 4, second(0));
+        ends.says(1, 100, second(4_000));
+        ends.change(0, |end| end.is_away = true);
+        let config = AggregatorConfig { open_bytes_max, ..spread_over(&ends) };
+        let (mut aggregator, _border) = open(&memory(), &config).await;
+        let ahead: Vec<_> = (1..100_u8)
+            .map(|one| two.batch(one.into(), u64::from(one) * 20, &[span(one, 1, 0, "web")]))
+            .collect();
+        aggregator.handle(&ahead).await.unwrap();
+        aggregator.tick(second(4_000), None, false).await.unwrap();
+        let told = ends.missed.lock().unwrap().clone();
+        if open_bytes_max > 2_000 {
+            assert_eq!(told, [], "there was room for all");
+            continue;
+        }
+        let MissedRun { group, run } = &told[0];
+        assert_eq!((*group, run.range.partition, told.len()), (METRICS_AGGREGATOR, 0, 1));
+        assert!(run.append_times.0 <= second(0) && run.append_times.1 > second(1_000));
+    }
+}
+
+#[tokio::test]
+async fn a_partition_that_can_be_read_is_not_left_far_behind() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let ends = Arc::new(FakeEnds::default());
+    ends.says(0, 1, second(2_000));
+    ends.says(1, 1, second(2_000));
+    let (mut aggregator, _border) = open(&memory(), &spread_over(&ends)).await;
+    let first = one.batch(1, 100, &[span(1, 1, 0, "web")]);
+    let behind = two.batch(2, 900, &[span(2, 1, 0, "web")]);
+    let refused = aggregator.handle(std::slice::from_ref(&behind)).await.unwrap_err();
+    assert!(matches!(&refused, HandleError::Wait(why) if why.contains("partition 0")));
+    // What comes first is known now, and is held up by nobody.
+    aggregator.handle(&[first]).await.unwrap();
+    aggregator.handle(&[behind]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_between_spans_of_two_partitions_is_counted_once_where_traces_are_spread() {
+    for is_parent_first in [true, false] {
+        let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+        let parent = one.batch(1, 0, &[span(1, 1, 0, "web")]);
+        let child = two.batch(2, 0, &[span(1, 2, 1, "cart")]);
+        let mut batches = vec![parent, child];
+        if !is_parent_first {
+            batches.reverse();
+        }
+        assert_eq!(calls(&*count(&spread(), &batches).await).await, named(&[("web>cart", 1)]));
+        // A log that keeps a trace together is not searched for its other parts.
+        assert!(calls(&*count(&AggregatorConfig::default(), &batches).await).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_in_another_partition_is_counted_once_where_traces_are_spread() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let sent = [span(1, 1, 0, "web"), span(2, 1, 0, "web")];
+    let batches = [one.batch(7, 0, &sent), two.batch(7, 3, &sent), two.batch(8, 4, &sent[..1])];
+    let store = count(&spread(), &batches).await;
+    assert_eq!(spans(&*store).await, named(&[("web/op", 2)]));
+    let apart = count(&AggregatorConfig::default(), &batches).await;
+    assert_eq!(spans(&*apart).await, named(&[("web/op", 4)]));
+}
+
+#[tokio::test]
+async fn a_call_whose_sides_were_counted_before_and_after_a_crash_is_counted_once() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let store = memory();
+    let begun = one.batch(1, 0, &[span(9, 1, 0, "web")]);
+    let child = two.batch(2, 1, &[span(1, 2, 1, "cart")]);
+    let parent = one.batch(3, 1, &[span(1, 1, 0, "web")]);
+    let (mut aggregator, _border) = open(&store, &spread()).await;
+    aggregator.handle(std::slice::from_ref(&begun)).await.unwrap();
+    // The whole state is written here, and only what is new after that.
+    aggregator.tick(UnixNanos(START), None, false).await.unwrap();
+    aggregator.handle(std::slice::from_ref(&child)).await.unwrap();
+    aggregator.tick(UnixNanos(START + 6 * SECOND), None, false).await.unwrap();
+    assert_eq!(aggregator.durable().next.get(&1), None, "the child is counted, and read again");
+    drop(aggregator);
+    let ends = Arc::new(FakeEnds::default());
+    ends.says(1, 1, second(1));
+    let (mut aggregator, _border) = open(&store, &spread_over(&ends)).await;
+    // What is new comes behind all that was counted; that nobody can read that is worth a word.
+    let parent = std::slice::from_ref(&parent);
+    let refused = aggregator.handle(parent).await.unwrap_err();
+    let waits = matches!(&refused, HandleError::Wait(why) if why.contains("partition 1"));
+    assert!(waits, "{refused:?}");
+    ends.change(1, |end| end.is_away = true);
+    let refused = aggregator.handle(parent).await.unwrap_err();
+    let fails = matches!(&refused, HandleError::Retry(why) if why.contains("partition 1"));
+    assert!(fails, "{refused:?}");
+    aggregator.handle(&[child]).await.unwrap();
+    aggregator.handle(parent).await.unwrap();
+    aggregator.tick(UnixNanos(START + 12 * SECOND), None, true).await.unwrap();
+    assert_eq!(calls(&*store).await, named(&[("web>cart", 1)]));
+    assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 2)]));
+}
+
+#[tokio::test]
+async fn a_partition_that_is_gone_for_good_holds_no_other_up() {
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let store = memory();
+    let (mut aggregator, _border) = open(&store, &spread()).await;
+    aggregator.handle(&[one.batch(1, 0, &[span(9, 1, 0, "web")])]).await.unwrap();
+    aggregator.tick(UnixNanos(START), None, false).await.unwrap();
+    let counted = two.batch(2, 1, &[span(1, 1, 0, "web")]);
+    aggregator.handle(std::slice::from_ref(&counted)).await.unwrap();
+    aggregator.tick(UnixNanos(START + 6 * SECOND), None, false).await.unwrap();
+    drop(aggregator);
+    let (mut aggregator, _border) = open(&store, &spread()).await;
+    let new = [one.batch(3, 1, &[span(1, 2, 1, "cart")])];
+    assert!(aggregator.handle(&new).await.is_err());
+    let times = (UnixNanos(START), UnixNanos(START + SECOND));
+    let range = LogRange { partition: 1, first: 0, next: 2 };
+    let reason = "collector 1 was retired".to_owned();
+    let gone = DamagedRange { range, append_times: times, reason, stranger: None };
+    aggregator.skip(&gone).await.unwrap();
+    aggregator.handle(&new).await.unwrap();
+    aggregator.tick(UnixNanos(START + 12 * SECOND), None, true).await.unwrap();
+    assert_eq!(spans(&*store).await, named(&[("cart/op", 1), ("web/op", 2)]));
+    assert!(calls(&*store).await.is_empty(), "its caller is gone, and nobody is guessed");
+}
+
+/// Traces whose spans lie in either partition, each called by any other of its trace or by nobody; and
+/// requests that are repeated, at either.
+fn spread_log(seeds: &[(u8, u8)]) -> [Vec<LoggedBatch>; 2] {
+    let mut logs = [TestLog::new(0), TestLog::new(1)];
+    let (mut batches, mut held) = ([Vec::new(), Vec::new()], [0_u64; 4]);
+    let mut all: Vec<(u64, [TestSpan; 1])> = Vec::new();
+    for (digest, (trace, shape)) in (1_u64..).zip(seeds) {
+        let partition = usize::from(shape % 2);
+        if trace % 5 == 0
+            && let Some((first, sent)) = all.get(usize::from(*shape) % all.len().max(1))
+        {
+            batches[partition].push(logs[partition].batch(*first, digest / 8, sent));
+            continue;
+        }
+        let count = &mut held[usize::from(trace % 4)];
+        *count += 1;
+        let (id, parent) = (*count, u64::from(shape / 2 % 16));
+        let parent = if parent == id { 0 } else { parent };
+        let sent = [span(1 + trace % 4, id, parent, &format!("s{id}"))];
+        batches[partition].push(logs[partition].batch(digest, digest / 8, &sent));
+        all.push((digest, sent));
+    }
+    batches
+}
+
+/// The same over a quarter of an hour: traces of half a minute, one after the other, and requests that are
+/// repeated within ten minutes; so that partitions are far apart where one is read first.
+fn long_log(seeds: &[(u8, u8)]) -> [Vec<LoggedBatch>; 2] {
+    const STEP_SECONDS: u64 = 12;
+    let mut logs = [TestLog::new(0), TestLog::new(1)];
+    let mut batches = [Vec::new(), Vec::new()];
+    let mut all: Vec<(u64, [TestSpan; 1])> = Vec::new();
+    for (digest, (what, shape)) in (1_u64..).zip(seeds) {
+        let (partition, at) = (usize::from(shape % 2), digest * STEP_SECONDS);
+        let recent = all.iter().filter(|(first, _)| digest - first <= 600 / STEP_SECONDS);
+        let recent: Vec<_> = recent.collect();
+        if what % 4 == 0
+            && let Some((first, sent)) = recent.get(usize::from(*shape) % recent.len().max(1))
+        {
+            batches[partition].push(logs[partition].batch(*first, at, sent));
+            continue;
+        }
+        let (trace, id) = (u8::try_from(digest / 3).unwrap() + 1, digest % 3 + 1);
+        let parent = u64::from(shape / 2 % 4);
+        let parent = if parent == id { 0 } else { parent };
+        let sent = [span(trace, id, parent, &format!("s{id}"))];
+        batches[partition].push(logs[partition].batch(digest, at, &sent));
+        all.push((digest, sent));
+    }
+    batches
+}
+
+/// Where such logs end.
+fn ends_of(batches: &[Vec<LoggedBatch>; 2]) -> Arc<FakeEnds> {
+    let ends = Arc::new(FakeEnds::default());
+    for (partition, batches) in (0_u32..).zip(batches) {
+        let next = batches.last().map_or(0, |last| last.range.next);
+        ends.says(partition, next, second(100_000));
+    }
+    ends
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn whatever_is_read_first_and_however_far_apart_crashes_change_no_count(
+        seeds in proptest::collection::vec(any::<(u8, u8)>(), 1..80),
+        plan in proptest::collection::vec((0_u8..=255, any::<u8>()), 20..60),
+        faults in any::<u32>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let batches = long_log(&seeds);
+            // In the order of their times, as if each had been read at once.
+            let mut in_time: Vec<LoggedBatch> = batches.iter().flatten().cloned().collect();
+            in_time.sort_by_key(|batch| batch.append_time);
+            let straight = count(&spread(), &in_time).await;
+            let config = spread_over(&ends_of(&batches));
+            let inner = memory();
+            let unreliable: Arc<dyn MetricsStore> =
+                Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
+            count_with_crashes(&unreliable, &config, &batches, &plan).await;
+            prop_assert_eq!(spans(&*straight).await, spans(&*inner).await);
+            prop_assert_eq!(calls(&*straight).await, calls(&*inner).await);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn crashes_change_no_count_of_traces_that_are_spread_whatever_is_read_first(
+        seeds in proptest::collection::vec(any::<(u8, u8)>(), 1..80),
+        plan in proptest::collection::vec((0_u8..=255, any::<u8>()), 20..60),
+        faults in any::<u32>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (batches, config) = (spread_log(&seeds), spread());
+            let straight = memory();
+            count_with_crashes(&straight, &config, &batches, &[]).await;
+            let inner = memory();
+            let unreliable: Arc<dyn MetricsStore> =
+                Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
+            count_with_crashes(&unreliable, &config, &batches, &plan).await;
+            prop_assert_eq!(spans(&*straight).await, spans(&*inner).await);
+            prop_assert_eq!(calls(&*straight).await, calls(&*inner).await);
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn a_call_between_collectors_of_services_without_a_place_is_counted_under_other() {
+    let config = AggregatorConfig { services_max: 1, ..spread() };
+    let (mut one, mut two) = (TestLog::new(0), TestLog::new(1));
+    let web = one.batch(1, 0, &[span(1, 1, 0, "web")]);
+    let cart = two.batch(2, 0, &[span(1, 2, 1, "cart"), span(1, 3, 2, "cart")]);
+    let pay = one.batch(3, 0, &[span(1, 4, 3, "pay")]);
+    for batches in [[&web, &cart, &pay], [&web, &pay, &cart]] {
+        let store = count(&config, &batches.map(Clone::clone)).await;
+        let expected = named(&[("web>__other__", 1), ("__other__>__other__", 1)]);
+        assert_eq!(calls(&*store).await, expected);
+    }
 }

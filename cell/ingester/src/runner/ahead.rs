@@ -146,7 +146,8 @@ impl ConsumerRunner {
     /// beside: a store that is away must not fill the memory with what waits for it.
     fn bound_what_fails(&mut self, place: usize) {
         let bytes_max = self.desk.parts.config.read_bytes_max.saturating_mul(2);
-        let is_failing = |reader: &&PartitionReader| reader.backoff.tries() > 0;
+        let is_failing =
+            |reader: &&PartitionReader| reader.backoff.tries() > 0 || reader.is_waiting;
         if !self.readers.get(place).as_ref().is_some_and(is_failing) {
             return;
         }

@@ -66,7 +66,14 @@ impl Desk {
                     self.note_success();
                 }
                 reader.backoff.succeed();
+                reader.is_waiting = false;
                 step
+            }
+            Err(HandleError::Wait(reason)) => {
+                tracing::trace!(group = %self.handler.group(), partition = reader.partition, reason, "waits");
+                reader.backoff.wait(self.monotonic());
+                reader.is_waiting = true;
+                Step::Waits
             }
             Err(error) => {
                 self.note_retry("take records", &error, reader.backoff.tries());
@@ -273,7 +280,7 @@ impl Desk {
                 Ok(())
             }
             Err(HandleError::Poison(reason)) => self.bury(reader, reason).await,
-            Err(error @ HandleError::Retry(_)) => Err(error),
+            Err(error @ (HandleError::Retry(_) | HandleError::Wait(_))) => Err(error),
         }
     }
 

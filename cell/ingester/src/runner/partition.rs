@@ -19,6 +19,8 @@ pub(super) struct PartitionReader {
     /// It is wanted elsewhere: nothing more is read.
     pub(super) is_leaving: bool,
     pub(super) backoff: Backoff,
+    /// What is held has to wait for records of others: nothing is read behind it.
+    pub(super) is_waiting: bool,
     /// Read, not handed over: at most one read, and one more that was made meanwhile.
     pub(super) held: VecDeque<LoggedBatch>,
     /// What the next read met, where it was made ahead.
@@ -41,6 +43,7 @@ impl PartitionReader {
             since: hold.since,
             is_leaving: false,
             backoff,
+            is_waiting: false,
             held: VecDeque::new(),
             fault: None,
             set_aside: None,
@@ -66,7 +69,7 @@ impl PartitionReader {
 
     /// Whether its next records may be read while others, or those before them, are handed over.
     pub(super) fn may_read_ahead(&self) -> bool {
-        let is_calm = self.backoff.tries() == 0 && self.chunk == usize::MAX;
+        let is_calm = self.backoff.tries() == 0 && !self.is_waiting && self.chunk == usize::MAX;
         let is_open = !self.is_leaving && self.set_aside.is_none() && self.fault.is_none();
         is_calm && is_open && self.is_placed()
     }

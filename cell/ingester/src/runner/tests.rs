@@ -241,6 +241,9 @@ struct Script {
     log_ends: Mutex<Vec<UnixNanos>>,
     poison: Mutex<Vec<u64>>,
     is_full: AtomicBool,
+    /// Others come first.
+    waits: AtomicBool,
+    waited: AtomicU32,
     cannot_flush: AtomicBool,
     /// Flushes only when it is closed.
     is_lazy: AtomicBool,
@@ -348,6 +351,10 @@ impl GroupHandler for FakeHandler {
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
         if self.script.is_full.load(Ordering::SeqCst) {
             return Err(HandleError::Retry("full".into()));
+        }
+        if self.script.waits.load(Ordering::SeqCst) {
+            self.script.waited.fetch_add(1, Ordering::SeqCst);
+            return Err(HandleError::Wait("others come first".into()));
         }
         let poison = self.script.poison.lock().unwrap().clone();
         if batches.iter().any(|batch| poison.contains(&batch.range.first)) {
@@ -588,6 +595,20 @@ async fn an_error_that_may_pass_is_retried_for_ever_and_shows_as_lag() {
     bench.script.is_full.store(false, Ordering::SeqCst);
     bench.until("committed", |bench| bench.log.committed_next() == 6).await;
     bench.until("no error", |bench| bench.service.lag()[0].retrying.is_none()).await;
+    assert_eq!(bench.handled(), [0, 2, 4]);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn records_that_wait_for_others_are_offered_again_and_nothing_fails() {
+    let bench = Bench::start(3, |_, script| script.waits.store(true, Ordering::SeqCst)).await;
+    let waited = |bench: &Bench| bench.script.waited.load(Ordering::SeqCst);
+    bench.until("20 tries", |bench| waited(bench) > 20).await;
+    let lag = bench.service.lag().remove(0);
+    assert_eq!((lag.records, lag.retrying, lag.failing_ms), (6, None, 0));
+    assert_eq!((bench.retries(), bench.handled()), (0, vec![]));
+    bench.script.waits.store(false, Ordering::SeqCst);
+    bench.until("committed", |bench| bench.log.committed_next() == 6).await;
     assert_eq!(bench.handled(), [0, 2, 4]);
     bench.stop().await;
 }

@@ -20,6 +20,7 @@ enum Cause {
     WentBack,
     Recreated,
     SetAside,
+    Retired,
     /// One of a later release.
     #[serde(other)]
     Unknown,
@@ -49,6 +50,7 @@ impl KeptRun {
             LostCause::WentBack => Cause::WentBack,
             LostCause::Recreated => Cause::Recreated,
             LostCause::SetAside => Cause::SetAside,
+            LostCause::Retired => Cause::Retired,
         };
         Self { incarnation, first, next, first_time: first_time.0, last_time: last_time.0, cause }
     }
@@ -64,6 +66,7 @@ impl KeptRun {
                 Cause::WentBack => LostCause::WentBack,
                 Cause::Recreated => LostCause::Recreated,
                 Cause::SetAside => LostCause::SetAside,
+                Cause::Retired => LostCause::Retired,
             },
         }
     }

@@ -23,6 +23,8 @@ use crate::port::TailAnswer;
 #[derive(Debug)]
 pub(crate) struct TailPlan {
     end: u64,
+    /// Below this something may be missing.
+    floor: u64,
     sections: Vec<(Arc<Segment>, SectionRef)>,
 }
 
@@ -51,7 +53,9 @@ impl Shared {
             let live = found.filter(|section| section.next_offset() > floor);
             sections.extend(live.map(|section| (Arc::clone(&segment), section)));
         }
-        TailPlan { end, sections }
+        // What left the index meanwhile is below the floor as it is now.
+        let floor = self.state().tail_floor;
+        TailPlan { end, floor, sections }
     }
 
     /// The plan's batches, if the cache has all of them.
@@ -121,8 +125,16 @@ impl Shared {
         for logged in &loaded.batches {
             put_spans(&mut spans, logged, tenant, trace_id);
         }
-        let is_damaged = loaded.is_damaged;
-        TailAnswer { spans, covered, is_damaged, is_behind: false }
+        let mut begins = Coverage::none(self.identity.log.incarnation);
+        begins.extend(PARTITION, plan.floor);
+        TailAnswer {
+            spans,
+            covered,
+            is_damaged: loaded.is_damaged,
+            is_behind: false,
+            silent: Vec::new(),
+            begins: Some(begins),
+        }
     }
 }
 

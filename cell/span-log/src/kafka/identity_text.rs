@@ -35,20 +35,14 @@ const fn letter_of(cause: LostCause) -> &'static str {
         LostCause::WentBack => "w",
         LostCause::Recreated => "r",
         LostCause::SetAside => "s",
+        LostCause::Retired => "g",
     }
 }
 
 /// A cause of a later release is damage to this one: the text must stay readable, or the topic would
 /// be taken for another log.
 fn cause_of(letter: &str) -> Option<LostCause> {
-    let all = [
-        LostCause::Damaged,
-        LostCause::Dropped,
-        LostCause::WentBack,
-        LostCause::Recreated,
-        LostCause::SetAside,
-    ];
-    let known = all.into_iter().find(|cause| letter_of(*cause) == letter);
+    let known = LostCause::ALL.into_iter().find(|cause| letter_of(*cause) == letter);
     let is_later = letter.len() == 1 && letter.bytes().all(|byte| byte.is_ascii_lowercase());
     known.or(is_later.then_some(LostCause::Damaged))
 }

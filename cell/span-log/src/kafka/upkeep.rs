@@ -11,7 +11,7 @@ use trace_model::{LogRange, UnixNanos};
 use super::core::Core;
 use super::questions::EndKeeper;
 use super::tail::Tail;
-use crate::port::{ForgetLost, LogEnd, LostCause, STORAGE_WRITER};
+use crate::port::{ForgetLost, GroupId, LogEnd, LostCause, LostRun, MissedRun, STORAGE_WRITER};
 
 /// The oldest offsets are asked for, and lanes looked after, so often.
 const FIRSTS_EVERY: Duration = Duration::from_secs(5);
@@ -129,6 +129,16 @@ pub(crate) fn tell_lost(core: &Core, is_due: bool) -> Result<(), KafkaError> {
         None => core.ends.note_another_log("its identity is another"),
     }
     Ok(())
+}
+
+/// Tells what the store of a group has refused: storage-writer's is lost to all, another's is missed by
+/// what that fills. Blocks.
+pub(crate) fn tell_set_aside(core: &Core, group: GroupId, run: LostRun) -> Result<(), KafkaError> {
+    if group != STORAGE_WRITER {
+        return core.missed.note(&MissedRun { group, run }, &core.ends).map(drop);
+    }
+    core.lost().note(run);
+    tell_lost(core, false)
 }
 
 /// Notes what retention has taken before storage-writer had it.

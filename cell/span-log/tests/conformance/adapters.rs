@@ -5,6 +5,7 @@ use std::sync::Arc;
 use service_kit::ManualClock;
 use span_log::{EmbeddedConfig, EmbeddedLog, MemoryConfig, MemoryLog};
 
+use crate::collectors::Collectors;
 use crate::laws::{NOW, Subject};
 
 async fn memory() -> Subject {
@@ -51,4 +52,18 @@ mod embedded_log_from_files {
     crate::laws::every_law!(super::embedded_uncached);
     crate::laws::every_law_of_erasure!(super::embedded_uncached);
     crate::laws::every_law_of_a_clock_that_is_set!(super::embedded_uncached);
+}
+
+/// A collector that its front knows.
+async fn collector() -> Subject {
+    let mut cell = Collectors::new(1);
+    let log = cell.start(0).await;
+    let front = cell.open_front().await;
+    cell.until_registered(&front, 0).await;
+    let clock = Some(Arc::clone(&cell.clock));
+    Subject { log, eraser: None, clock, _keep: Box::new((cell, front)) }
+}
+
+mod direct {
+    crate::laws::every_law!(super::collector);
 }

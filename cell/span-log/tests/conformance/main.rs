@@ -10,10 +10,14 @@
 mod adapters;
 mod batches;
 mod bit_flips;
+mod collectors;
 mod erasure;
 mod faults;
 mod faulty_disk;
+mod given_up;
 mod golden;
 mod laws;
 mod lost_records;
+#[path = "../../../../tests/system/ports.rs"]
+mod ports;
 mod power_cut;

@@ -8,6 +8,7 @@ use trace_model::Region;
 use trace_model::locality::{IndexMode, Locality, SpanMode};
 
 use super::cold::{ColdConfig, read_cold};
+use super::direct::{DirectConfig, read_direct};
 use super::engines::{StoresConfig, read_stores};
 pub use super::groups::GroupKind;
 use super::groups::read_groups;
@@ -120,6 +121,8 @@ pub struct CellConfig {
     pub log: LogConfig,
     /// Which log and stores, and where their engines are.
     pub stores: StoresConfig,
+    /// What this process is in a cell of several collectors without Kafka; `None`: no such cell.
+    pub direct: Option<DirectConfig>,
     /// Where old spans go; `None`: they stay where they are.
     pub cold: Option<ColdConfig>,
     /// How long spans are kept: the one key that drives stores, index and objects.
@@ -219,7 +222,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let name = region.as_ref().map_or("cell", Region::as_str).to_owned();
     let data_dir = root.value("data_dir", default_data_dir(&name));
     let is_insecure = root.value("insecure", false);
-    let listen = read_listen(root, is_insecure);
+    let (listen, is_receiving) = read_listen(root, is_insecure);
     let receiver = read_receiver(root);
     let head = read_head(root, profile);
     let lives = HOUR..=DAY * 3_650;
@@ -243,7 +246,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     let querier = read_querier(root);
     let replicator = root.optional::<ServiceUrl>("replicator");
     let is_shared = stores.as_ref().is_none_or(|stores| stores.kafka.is_some());
-    let groups = read_groups(root, is_shared, replicator.is_some());
+    let direct = read_direct(root, stores.as_ref(), is_receiving);
+    let groups = match &direct {
+        Some(direct) => direct.groups(),
+        None => read_groups(root, is_shared, replicator.is_some()),
+    };
     let drain_timeout = read_drain_timeout(root);
     let telemetry = read_telemetry(root);
     Some(CellConfig {
@@ -256,6 +263,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
         head,
         log,
         stores: stores?,
+        direct,
         cold: cold?,
         retention,
         retention_bytes: retention_bytes.0,
@@ -273,9 +281,11 @@ pub(super) fn read_drain_timeout(root: &mut Section<'_>) -> Duration {
     root.within("drain_timeout", seconds(10), seconds(1)..=seconds(600))
 }
 
-fn read_listen(root: &mut Section<'_>, is_insecure: bool) -> CellListen {
+/// Where it listens, and whether an address for senders is written.
+fn read_listen(root: &mut Section<'_>, is_insecure: bool) -> (CellListen, bool) {
     let mut listeners = Listeners::new(is_insecure);
     let mut section = root.section("listen");
+    let is_receiving = ["otlp_grpc", "otlp_http", "zipkin"].iter().any(|key| section.has(key));
     let listen = CellListen {
         otlp_grpc: listeners.read(&mut section, "otlp_grpc", 4_317),
         otlp_http: listeners.read(&mut section, "otlp_http", 4_318),
@@ -284,7 +294,7 @@ fn read_listen(root: &mut Section<'_>, is_insecure: bool) -> CellListen {
         admin: listeners.read(&mut section, "admin", 17_480),
     };
     section.finish();
-    listen
+    (listen, is_receiving)
 }
 
 fn read_receiver(root: &mut Section<'_>) -> ReceiverConfig {

@@ -404,3 +404,57 @@ fn a_file_that_is_not_there_says_so() {
     std::fs::write(&path, "kind: cell\nregion: a\n").unwrap();
     assert!(load(&path).is_ok());
 }
+
+const DIRECT: &str = "kind: cell\nregion: eu\nprofile: startup\ncassandra: {nodes: ['c:1'], datacenter: a}\n\
+                      elasticsearch: {urls: ['http://e:1']}\n";
+
+#[test]
+fn a_process_of_several_collectors_says_which_part_it_is_and_has_the_groups_of_that_part() {
+    let collector = cell(&format!("{DIRECT}direct: {{collector: 3}}\n"));
+    assert_eq!(collector.direct, Some(DirectConfig::Collector { number: 3 }));
+    assert_eq!(collector.groups, [cell::GroupKind::StorageWriter, cell::GroupKind::SearchIndexer]);
+    let front = cell(&format!("{DIRECT}direct: {{collectors: ['a:1', 'b:1']}}\n"));
+    assert!(matches!(&front.direct, Some(DirectConfig::Front { collectors, lease })
+            if collectors.len() == 2 && lease.as_secs() == 3_600));
+    assert!(!front.groups.contains(&cell::GroupKind::StorageWriter));
+    assert!(front.groups.contains(&cell::GroupKind::MetadataPublisher));
+    assert_eq!(cell(DIRECT).direct, None);
+}
+
+#[test]
+fn what_several_collectors_cannot_be_is_refused_by_name() {
+    let embedded = "kind: cell\nregion: eu\n";
+    let with = |direct: &str| format!("{DIRECT}direct: {direct}\n");
+    for (text, words) in [
+        (format!("{embedded}direct: {{collector: 0}}\n"), "stores that collectors share"),
+        (with("{}"), "needs `collector`"),
+        (with("{collector: 0, collectors: ['a:1']}"), "stands beside `collectors`"),
+        (with("{collector: 256}"), "0 to 255"),
+        (with("{collectors: ['a:1', 'a:1']}"), "`a:1` twice"),
+        (with("{collectors: ['a']}"), "`a` is not host:port"),
+        (with("{collector: 0}\ningester: {groups: [storage-writer]}"), "not used with `direct`"),
+        (with("{collector: 0, lease: 1m}"), "is the front's: it tells"),
+        (with("{collectors: ['a:1'], lease: 1s}"), "10s"),
+        (with("{collector: 0}\nreplicator: 'r:1'"), "a collector neither answers nor publishes"),
+        (with("{collector: 0}\nquerier: {concurrency: 1}"), "neither answers nor publishes"),
+        (with("{collector: 0}\nlocality: {spans: closed}"), "neither answers nor publishes"),
+        (
+            with("{collector: 0}\nstores: {metrics: clickhouse}\nclickhouse: {url: 'http://c:1'}"),
+            "a collector does not count",
+        ),
+        (with("{collectors: ['a:1']}\nreceiver: {spans_max: 9}"), "the front takes no spans"),
+        (with("{collectors: ['a:1']}\nlog: {retention: 1h}"), "the front takes no spans"),
+        (with("{collectors: ['a:1']}\nlisten: {zipkin: '127.0.0.1:1'}"), "addresses for senders"),
+        (with("{collectors: ['a:1']}\ncold: {url: 's3://b/p'}"), "`stores.traces: embedded`"),
+        (
+            format!(
+                "{}kafka: {{brokers: ['k:1']}}\nstores: {{log: kafka}}\n",
+                with("{collector: 0}")
+            ),
+            "without Kafka",
+        ),
+    ] {
+        let faults = faults(&text);
+        assert!(faults.iter().any(|(_, fault)| fault.contains(words)), "{words}: {faults:?}");
+    }
+}

@@ -38,7 +38,11 @@ impl RegionReport {
     pub(super) fn short_reason(&self) -> Cow<'static, str> {
         let is_answered = self.outcome == RegionOutcome::Answered;
         if is_answered && (self.lacks_store || self.is_damaged) {
-            return if self.lacks_store { "its trace store is away" } else { "damaged" }.into();
+            return match &self.reason {
+                _ if self.lacks_store => "its trace store is away".into(),
+                Some(reason) => reason.clone().into(),
+                None => "damaged".into(),
+            };
         }
         if is_answered && !self.kept_promises() {
             return self.how_far_behind();

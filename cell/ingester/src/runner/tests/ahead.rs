@@ -68,7 +68,7 @@ fn the_next_partition_that_has_more_is_read_ahead_and_its_own_where_none_has() {
     assert_eq!(partition(&readers, &[0, 1]), Some(0));
     assert_eq!(partition(&readers, &[1]), Some(1));
     assert_eq!(partition(&readers, &[]), None);
-    // What is held, narrowed down, failing or leaving is not read ahead.
+    // What is held, narrowed down, failing, waiting for others or leaving is not read ahead.
     readers[2].keep(vec![logged(0)]);
     assert_eq!(partition(&readers, &[0, 1, 2]), Some(0));
     readers[0].backoff.fail(Duration::ZERO);
@@ -76,6 +76,9 @@ fn the_next_partition_that_has_more_is_read_ahead_and_its_own_where_none_has() {
     readers[1].chunk = 1;
     assert_eq!(partition(&readers, &[0, 1, 2]), None);
     readers[1].chunk = usize::MAX;
+    readers[1].is_waiting = true;
+    assert_eq!(partition(&readers, &[0, 1, 2]), None);
+    readers[1].is_waiting = false;
     readers[1].leave();
     assert_eq!(partition(&readers, &[0, 1, 2]), None);
 }
