@@ -8,7 +8,9 @@ use crate::fixture::{hex, now_nanos, random_trace_id};
 use crate::http::{eventually, get};
 use crate::load::{Load, Refusal, SPANS};
 use crate::running_engines::{Engine, Engines, have_engines_alone};
-use crate::whole_cell::{line_of, search, start, until_all_is_read_back};
+use crate::whole_cell::{
+    ROUTE, SERVICE, line_of, search, search_for, start, until_all_is_read_back,
+};
 
 const IS_AWAY: &str = "missing eu-west-1 (its trace store is away)";
 
@@ -52,23 +54,36 @@ async fn ask_without_traces(federation: &Federation, load: &Load, old: &[u8], si
     assert!(line.contains(IS_AWAY), "{line}");
     let unknown = federation.trace_json(0, &random_trace_id()).await.unwrap();
     assert_eq!(unknown.status, 503, "no absence is proven: {unknown:?}");
-    eventually("search goes on alone", PATIENCE, || async {
-        let found = search(federation, since, "").await?;
-        let is_found = found.to_string().contains(&hex(&fresh));
-        if is_found && line_of(&found).starts_with("complete") {
-            Ok(())
-        } else {
-            Err(found.to_string())
-        }
-    })
-    .await;
+    until_found_whichever_way(federation, &fresh, since).await;
 }
 
-/// Searches without the search index fail and say so; by id everything is there.
+/// By a service alone, which the trace store's tables are asked first, and by an attribute beside it, which
+/// the search index is.
+async fn until_found_whichever_way(federation: &Federation, fresh: &[u8], since: u64) {
+    for asked in [format!("service={SERVICE}"), format!("service={SERVICE}&{ROUTE}")] {
+        eventually("one store searches in the other's place", PATIENCE, || async {
+            let found = search_for(federation, &asked, since, "").await?;
+            let is_found = found.to_string().contains(&hex(fresh));
+            if is_found && line_of(&found).starts_with("complete") {
+                Ok(())
+            } else {
+                Err(format!("{asked}: {found}"))
+            }
+        })
+        .await;
+    }
+}
+
+/// Without the search index the trace store's tables find by service; a search that names none fails and
+/// says so. By id everything is there.
 async fn ask_without_search(federation: &Federation, load: &Load, since: u64) {
     let fresh = load.next_acknowledged().await;
     until_line(federation, &fresh, "by id all is there", |line| line.starts_with("complete")).await;
-    let found = search(federation, since, "").await.unwrap();
+    until_found_whichever_way(federation, &fresh, since).await;
+    let services = format!("{}/api/farspan/v1/services", federation.gateway_url(0));
+    let services = get(&services).await.unwrap().json();
+    assert!(services.to_string().contains(SERVICE), "{services}");
+    let found = search_for(federation, ROUTE, since, "").await.unwrap();
     let line = line_of(&found);
     assert!(line.starts_with("partial") && line.contains("missing eu-west-1"), "{found}");
 }

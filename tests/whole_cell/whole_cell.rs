@@ -103,8 +103,22 @@ pub(crate) async fn search(
     since: u64,
     cursor: &str,
 ) -> Result<serde_json::Value, String> {
+    let asked = format!("service={SERVICE}&{ROUTE}");
+    search_for(federation, &asked, since, cursor).await
+}
+
+/// What every span of the load has.
+pub(crate) const ROUTE: &str = "tag=http.route:/cart/%7Bid%7D";
+
+/// The same for other words of a search.
+pub(crate) async fn search_for(
+    federation: &Federation,
+    asked: &str,
+    since: u64,
+    cursor: &str,
+) -> Result<serde_json::Value, String> {
     let url = format!(
-        "{}/api/farspan/v1/search?service={SERVICE}&tag=http.route:/cart/%7Bid%7D&start={}&limit=500{cursor}",
+        "{}/api/farspan/v1/search?{asked}&start={}&limit=500{cursor}",
         federation.gateway_url(0),
         since / 1_000,
     );

@@ -61,7 +61,7 @@ impl StandIn {
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(PATIENCE, &mut first).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => return second().await.map_err(|other| of_both(error, other)),
+            Ok(Err(error)) => return second().await.map_err(|other| of_both(error, &other)),
             Err(_) => {}
         }
         let Ok(_room) = self.both.try_acquire() else { return first.await };
@@ -76,7 +76,7 @@ impl StandIn {
                 Err(error) => (error, first),
             },
         };
-        (&mut left).await.map_err(|error| of_both(error, failed))
+        (&mut left).await.map_err(|error| of_both(error, &failed))
     }
 
     /// Notes how far a store reaches, if it says so; gives how far both do.
@@ -119,11 +119,11 @@ fn is_by_name(filter: &Filter) -> bool {
 }
 
 /// Why neither answers. What may pass with one of them may pass.
-fn of_both(left: StoreError, right: StoreError) -> StoreError {
+fn of_both(left: StoreError, right: &StoreError) -> StoreError {
     let passes = |error: &StoreError| {
         matches!(error, StoreError::Unavailable(_) | StoreError::Busy | StoreError::Full)
     };
-    match (passes(&left), passes(&right)) {
+    match (passes(&left), passes(right)) {
         (true, true) => left,
         (true, false) => StoreError::Unavailable(format!("{left}; in its place: {right}")),
         (false, true) => StoreError::Unavailable(format!("{right}; in its place: {left}")),

@@ -67,11 +67,7 @@ impl TraceSearch for Told {
 
 #[async_trait]
 impl ServiceCatalog for Told {
-    async fn services(
-        &self,
-        _: &TenantId,
-        _: TimeRange,
-    ) -> Result<NameList<Arc<str>>, StoreError> {
+    async fn services(&self, _: &TenantId, _: TimeRange) -> Result<NameList<Arc<str>>, StoreError> {
         self.cover().await?;
         Ok(NameList::whole(vec![self.name.into()]))
     }
