@@ -26,6 +26,8 @@ use trace_model::{SpanId, StoredSpan, TenantId, TraceId, UnixNanos};
 use trace_store::port::TraceReader;
 
 use super::keepers::Keepers;
+#[cfg(feature = "kafka")]
+use crate::seam::CellRole;
 use crate::seam::RoleContext;
 
 /// Whether this process counts and publishes is looked at this often.
@@ -69,6 +71,13 @@ pub(super) fn join_calls(
     let (tracker, stopping) = (stage.tracker.clone(), stage.stopping.clone());
     stage.spawn(join_in_turn(parts, replicator, lag.clone(), (tracker, stopping)));
     Ok(())
+}
+
+/// Whether a process looks for spans that no store has yet: to answer, or for the caller of a call that
+/// another region has seen. To hold them costs a reading of the whole log, and memory.
+#[cfg(feature = "kafka")]
+pub(super) fn looks_at_fresh_spans(config: &CellConfig, role: CellRole) -> bool {
+    role.answers() || (role.consumes() && config.replicator.is_some() && counts(config))
 }
 
 fn counts(config: &CellConfig) -> bool {
@@ -172,6 +181,28 @@ fn parent(span: &StoredSpan) -> ParentSpan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn an_ingester_holds_fresh_spans_only_where_it_joins_calls_of_other_regions() {
+        let holds = |role: CellRole, more: &str| {
+            let text = format!(
+                "kind: cell\nregion: a\nkafka: {{brokers: ['k:1']}}\ncassandra: {{nodes: ['c:1'], \
+                 datacenter: d}}\nelasticsearch: {{urls: ['http://e:1']}}\nclickhouse: {{url: \
+                 'http://h:1'}}\nprofile: growth\n{more}"
+            );
+            let parsed = service_kit::config::parse("cell.yaml", &text).unwrap();
+            let service_kit::config::Config::Cell(config) = parsed.config else { panic!("no cell") };
+            looks_at_fresh_spans(&config, role)
+        };
+        let (replicator, stores) =
+            ("replicator: 'http://r:1'\n", "ingester: {groups: [storage-writer]}\n");
+        assert!(holds(CellRole::Querier, "") && holds(CellRole::All, stores));
+        assert!(!holds(CellRole::Collector, replicator));
+        assert!(holds(CellRole::Ingester, replicator));
+        assert!(!holds(CellRole::Ingester, ""));
+        assert!(!holds(CellRole::Ingester, &format!("{replicator}{stores}")));
+    }
 
     #[test]
     fn a_silent_collector_makes_only_those_wait_whose_parents_were_not_found() {

@@ -22,6 +22,8 @@ use trace_store::{
 };
 
 pub(super) use self::direct::Direct;
+#[cfg(feature = "kafka")]
+use super::border;
 use super::engines;
 use super::house::{Chore, chore};
 use super::opening::until_open;
@@ -262,8 +264,7 @@ async fn open_kafka(
     seen: Seen,
 ) -> anyhow::Result<Arc<dyn SpanLog>> {
     let mut settings = engines::kafka::settings(opening.config, kafka)?;
-    if opening.role == CellRole::Collector {
-        // It answers nothing.
+    if !border::looks_at_fresh_spans(opening.config, opening.role) {
         settings.tail = None;
     }
     let log = until_open("the span log in Kafka", opening.ready, async || {
