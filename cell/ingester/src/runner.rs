@@ -122,6 +122,8 @@ pub enum Ended {
     Cancelled,
     /// A group that one process reads alone is another process's now.
     Taken,
+    /// Another process does the group's work, as far as its store knows: the handler has to be made anew.
+    Fenced,
 }
 
 /// Drives one group over the partitions of a log that are this process's.
@@ -130,6 +132,8 @@ pub struct ConsumerRunner {
     desk: Desk,
     readers: Vec<PartitionReader>,
     tick_backoff: Backoff,
+    /// The handler is refused for good.
+    is_fenced: bool,
     group: GroupId,
     sharing: Sharing,
     assignment: watch::Receiver<Assignment>,
@@ -147,7 +151,9 @@ impl ConsumerRunner {
         let assignment = parts.log.join(group, sharing);
         let desk = Desk::new(handler, parts);
         let readers = Vec::new();
-        let mut runner = Self { desk, readers, tick_backoff, group, sharing, assignment, seed };
+        let is_fenced = false;
+        let mut runner =
+            Self { desk, readers, tick_backoff, is_fenced, group, sharing, assignment, seed };
         runner.follow();
         runner
     }
@@ -188,6 +194,9 @@ impl ConsumerRunner {
             let has_progressed = self.round(token).await;
             self.hand_back().await;
             self.post_lag();
+            if self.is_fenced {
+                return Ended::Fenced;
+            }
             if !has_progressed {
                 self.pause(token).await;
             }
@@ -246,6 +255,7 @@ impl ConsumerRunner {
                 true
             }
             Err(error) => {
+                self.is_fenced |= matches!(error, HandleError::Fenced(_));
                 self.desk.note_retry("flush", &error, self.tick_backoff.tries());
                 self.tick_backoff.fail(self.desk.monotonic());
                 false
@@ -337,12 +347,13 @@ impl ConsumerRunner {
         }
     }
 
-    /// Makes everything durable, however often it has to be tried: the caller has the deadline.
+    /// Makes everything durable, however often it has to be tried: the caller has the deadline. What a
+    /// handler has that is refused for good is read again.
     async fn close(&mut self) {
         loop {
             let log_end = self.vouched_end();
             let ticked = self.desk.tick(log_end, true).await;
-            if self.settle_tick(ticked).await {
+            if self.settle_tick(ticked).await || self.is_fenced {
                 return;
             }
             tokio::time::sleep(self.tick_backoff.remaining(self.desk.monotonic())).await;

@@ -273,7 +273,7 @@ impl Desk {
                 Ok(())
             }
             Err(HandleError::Poison(reason)) => self.bury(reader, reason).await,
-            Err(error @ HandleError::Retry(_)) => Err(error),
+            Err(error @ (HandleError::Retry(_) | HandleError::Fenced(_))) => Err(error),
         }
     }
 

@@ -47,7 +47,9 @@ impl Desk {
         match self.handler.take_again(&batch, now).await {
             Ok(()) => {}
             Err(HandleError::Poison(reason)) => return Err(RetryError::Refused { group, reason }),
-            Err(HandleError::Retry(reason)) => return Err(RetryError::NotNow { group, reason }),
+            Err(HandleError::Retry(reason) | HandleError::Fenced(reason)) => {
+                return Err(RetryError::NotNow { group, reason });
+            }
         }
         let letters = Arc::clone(&self.parts.dead_letters);
         let settling = tokio::task::spawn_blocking(move || letters.settle(sequence));

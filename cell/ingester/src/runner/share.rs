@@ -65,7 +65,8 @@ impl ConsumerRunner {
     }
 
     /// Ends the turn of a group that is read alone: everything is made durable, committed and
-    /// released, unless the log has given it to another already.
+    /// released, unless the log has given it to another already. What a handler has that is refused
+    /// for good is read again by the next one.
     pub(super) async fn yield_turn(&mut self) {
         let is_ours = |runner: &Self| {
             let assignment = runner.assignment.borrow();
@@ -74,7 +75,7 @@ impl ConsumerRunner {
         self.readers.iter_mut().for_each(PartitionReader::leave);
         while is_ours(self) {
             let ticked = self.desk.tick(None, true).await;
-            if self.settle_tick(ticked).await {
+            if self.settle_tick(ticked).await || self.is_fenced {
                 self.release_leaving();
                 return;
             }

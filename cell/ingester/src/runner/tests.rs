@@ -249,6 +249,11 @@ struct Script {
     /// Handlers that were made, and how many of the next cannot be.
     made: AtomicU32,
     cannot_make: AtomicU32,
+    /// Handlers that are begun to be made, and whether they are held up before the store hears of them.
+    making: AtomicU32,
+    is_held_up: AtomicBool,
+    /// Handlers that the store has heard of, in all processes: those before the last one are fenced.
+    epoch: Arc<AtomicU32>,
     /// Whether they cannot since their store is away.
     is_store_away: AtomicBool,
     /// Whether one process reads the group alone.
@@ -313,9 +318,15 @@ impl GroupMaker for FakeMaker {
             let is_away = self.script.is_store_away.load(Ordering::SeqCst);
             return Err(MakeError { group: GROUP, reason: "the store is away".into(), is_away });
         }
+        self.script.making.fetch_add(1, Ordering::SeqCst);
+        while self.script.is_held_up.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let epoch = self.script.epoch.fetch_add(1, Ordering::SeqCst) + 1;
         self.script.made.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(FakeHandler {
             script: Arc::clone(&self.script),
+            epoch,
             taken: Coverage::none(INCARNATION),
             durable: self.script.stored.lock().unwrap().clone(),
         }))
@@ -325,6 +336,7 @@ impl GroupMaker for FakeMaker {
 #[derive(Debug)]
 struct FakeHandler {
     script: Arc<Script>,
+    epoch: u32,
     taken: Coverage,
     durable: Coverage,
 }
@@ -368,6 +380,9 @@ impl GroupHandler for FakeHandler {
         is_closing: bool,
     ) -> Result<(), HandleError> {
         self.script.log_ends.lock().unwrap().extend(log_end);
+        if self.script.epoch.load(Ordering::SeqCst) > self.epoch {
+            return Err(HandleError::Fenced("another process".into()));
+        }
         if self.script.cannot_flush.load(Ordering::SeqCst) {
             return Err(HandleError::Retry("disk".into()));
         }
@@ -433,12 +448,16 @@ impl Bench {
         letters_max: usize,
         prepare: impl FnOnce(&FakeLog, &Script),
     ) -> Self {
-        let log = Arc::new(log);
         for place in 0..batches {
             log.with(|state| state.batches.push(logged(place * 2)));
         }
-        let script = Arc::new(Script::default());
+        let script = Script::default();
         prepare(&log, &script);
+        Self::start_as(log, script, letters_max).await
+    }
+
+    async fn start_as(log: FakeLog, script: Script, letters_max: usize) -> Self {
+        let (log, script) = (Arc::new(log), Arc::new(script));
         let directory = TempDir::new().unwrap();
         let config = DeadLetterConfig {
             letters_max,
