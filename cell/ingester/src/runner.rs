@@ -28,6 +28,7 @@ use crate::retries::Retries;
 
 mod ahead;
 mod desk;
+mod missed;
 mod partition;
 mod retry;
 mod share;
@@ -314,7 +315,7 @@ impl ConsumerRunner {
         let mut waits = Vec::new();
         for reader in &self.readers {
             let wait = reader.backoff.remaining(now);
-            if reader.is_leaving {
+            if reader.is_leaving || reader.is_telling() {
                 continue;
             }
             if !wait.is_zero() {
@@ -344,19 +345,6 @@ impl ConsumerRunner {
             () = grown => {}
             () = reassigned => {}
             () = tokio::time::sleep(at_most) => {}
-        }
-    }
-
-    /// Makes everything durable, however often it has to be tried: the caller has the deadline. What a
-    /// handler has that is refused for good is read again.
-    async fn close(&mut self) {
-        loop {
-            let log_end = self.vouched_end();
-            let ticked = self.desk.tick(log_end, true).await;
-            if self.settle_tick(ticked).await || self.is_fenced {
-                return;
-            }
-            tokio::time::sleep(self.tick_backoff.remaining(self.desk.monotonic())).await;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which partitions a runner reads: taken over from the log, handed back, lost.
+//! Which partitions a runner reads: taken over from the log, handed back, lost; and the end of it.
 
 use span_log::Hold;
 
@@ -82,5 +82,18 @@ impl ConsumerRunner {
             tokio::time::sleep(self.tick_backoff.remaining(self.desk.monotonic())).await;
         }
         tracing::warn!(group = %self.group, "the group was taken before it was made durable here");
+    }
+
+    /// Makes everything durable, however often it has to be tried: the caller has the deadline. What a
+    /// handler has that is refused for good is read again.
+    pub(super) async fn close(&mut self) {
+        loop {
+            let log_end = self.vouched_end();
+            let ticked = self.desk.tick(log_end, true).await;
+            if self.settle_tick(ticked).await || self.is_fenced {
+                return;
+            }
+            tokio::time::sleep(self.tick_backoff.remaining(self.desk.monotonic())).await;
+        }
     }
 }

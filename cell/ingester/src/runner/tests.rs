@@ -35,6 +35,8 @@ struct FakeLog {
     state: Mutex<LogState>,
     /// What is assigned, where that changes.
     assignment: Option<watch::Sender<Assignment>>,
+    /// Partitions beside the first: all have the same records, and commits of their own.
+    more: u32,
     released: Mutex<Vec<Hold>>,
     /// How often the group was left to others.
     left: AtomicU32,
@@ -52,6 +54,8 @@ struct LogState {
     /// What groups were said to have missed, and whether that cannot be noted.
     missed: Vec<MissedRun>,
     cannot_note: bool,
+    /// Whether others have yet to hear of them.
+    is_unheard: bool,
     /// What is lost to all, and whose letters other processes were told of.
     lost: Lost,
     aside: Vec<(GroupId, LogRange)>,
@@ -92,14 +96,14 @@ impl SpanLog for FakeLog {
     }
 
     fn identity(&self) -> LogIdentity {
-        LogIdentity { incarnation: INCARNATION, partitions: 1 }
+        LogIdentity { incarnation: INCARNATION, partitions: 1 + self.more }
     }
 
     async fn append(&self, _: Arc<SpanBatch>) -> Result<Appended, LogError> {
         Err(LogError::Closed)
     }
 
-    async fn read(&self, _: u32, from: u64, _: usize) -> Result<Vec<LoggedBatch>, LogError> {
+    async fn read(&self, at: u32, from: u64, _: usize) -> Result<Vec<LoggedBatch>, LogError> {
         let mut state = self.state.lock().unwrap();
         if let Some(fault) = state.faults.pop_front() {
             return Err(fault);
@@ -114,7 +118,9 @@ impl SpanLog for FakeLog {
         }
         let until = state.damaged.as_ref().map_or(u64::MAX, |damaged| damaged.range.first);
         let is_asked = |batch: &&LoggedBatch| batch.range.next > from && batch.range.first < until;
-        Ok(state.batches.iter().filter(is_asked).cloned().collect())
+        let mut batches: Vec<_> = state.batches.iter().filter(is_asked).cloned().collect();
+        batches.iter_mut().for_each(|batch| batch.range.partition = at);
+        Ok(batches)
     }
 
     async fn wait_beyond(
@@ -153,11 +159,17 @@ impl SpanLog for FakeLog {
     }
 
     async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
-        let mut state = self.state.lock().unwrap();
-        if state.cannot_note {
+        self.with(|state| {
+            if !state.cannot_note {
+                state.missed.push(missed);
+            }
+        });
+        if self.state.lock().unwrap().cannot_note {
             return Err(LogError::Unavailable("the brokers are away".into()));
         }
-        state.missed.push(missed);
+        while self.state.lock().unwrap().is_unheard {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(())
     }
 
@@ -199,7 +211,7 @@ impl SpanLog for FakeLog {
     fn join(&self, _: GroupId, _: Sharing) -> watch::Receiver<Assignment> {
         match &self.assignment {
             Some(assignment) => assignment.subscribe(),
-            None => watch::channel(Assignment::of_all(1)).1,
+            None => watch::channel(Assignment::of_all(1 + self.more)).1,
         }
     }
 

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use trace_model::{Coverage, SpanKind, StatusCode, TraceId, UnixNanos};
 use trace_store::{
     ClickhouseMetricsStore, EdgeKey, EdgeRow, Eraser, MemoryMetricsStore, MetricsDelta,
-    MetricsStore, RedKey, RedQuery, RedRow, StoreError,
+    MetricsStore, RedKey, RedQuery, RedRow,
 };
 
 use super::agreement::{assert_same, random_delta, recent};
