@@ -204,7 +204,7 @@ impl Replay {
                     chunk = batches.len();
                 }
                 Err(error @ (HandleError::Retry(_) | HandleError::Fenced(_))) => {
-                    self.wait(&error.to_string()).await?
+                    self.wait(&error.to_string()).await?;
                 }
             }
         }
