@@ -192,7 +192,9 @@ mod tests {
                  'http://h:1'}}\nprofile: growth\n{more}"
             );
             let parsed = service_kit::config::parse("cell.yaml", &text).unwrap();
-            let service_kit::config::Config::Cell(config) = parsed.config else { panic!("no cell") };
+            let service_kit::config::Config::Cell(config) = parsed.config else {
+                panic!("no cell")
+            };
             looks_at_fresh_spans(&config, role)
         };
         let (replicator, stores) =

@@ -23,6 +23,10 @@ pub enum HandleError {
     /// letter with this reason, and goes on behind it.
     #[error("{0}")]
     Poison(String),
+    /// Another process does the group's work since this handler was made: it will be refused for good.
+    /// The runner ends, and the handler is made anew where the group is still this process's.
+    #[error("{0}")]
+    Fenced(String),
 }
 
 /// A consumer group's work.

@@ -203,7 +203,9 @@ impl Replay {
                     self.step_over(place, damaged).await?;
                     chunk = batches.len();
                 }
-                Err(error @ (HandleError::Retry(_) | HandleError::Wait(_))) => {
+                Err(
+                    error @ (HandleError::Retry(_) | HandleError::Wait(_) | HandleError::Fenced(_)),
+                ) => {
                     self.wait(&error.to_string()).await?;
                 }
             }

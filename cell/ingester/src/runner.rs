@@ -28,6 +28,7 @@ use crate::retries::Retries;
 
 mod ahead;
 mod desk;
+mod missed;
 mod partition;
 mod retry;
 mod share;
@@ -122,6 +123,8 @@ pub enum Ended {
     Cancelled,
     /// A group that one process reads alone is another process's now.
     Taken,
+    /// Another process does the group's work, as far as its store knows: the handler has to be made anew.
+    Fenced,
 }
 
 /// Drives one group over the partitions of a log that are this process's.
@@ -130,6 +133,8 @@ pub struct ConsumerRunner {
     desk: Desk,
     readers: Vec<PartitionReader>,
     tick_backoff: Backoff,
+    /// The handler is refused for good.
+    is_fenced: bool,
     group: GroupId,
     sharing: Sharing,
     assignment: watch::Receiver<Assignment>,
@@ -147,7 +152,9 @@ impl ConsumerRunner {
         let assignment = parts.log.join(group, sharing);
         let desk = Desk::new(handler, parts);
         let readers = Vec::new();
-        let mut runner = Self { desk, readers, tick_backoff, group, sharing, assignment, seed };
+        let is_fenced = false;
+        let mut runner =
+            Self { desk, readers, tick_backoff, is_fenced, group, sharing, assignment, seed };
         runner.follow();
         runner
     }
@@ -188,6 +195,9 @@ impl ConsumerRunner {
             let has_progressed = self.round(token).await;
             self.hand_back().await;
             self.post_lag();
+            if self.is_fenced {
+                return Ended::Fenced;
+            }
             if !has_progressed {
                 self.pause(token).await;
             }
@@ -246,6 +256,7 @@ impl ConsumerRunner {
                 true
             }
             Err(error) => {
+                self.is_fenced |= matches!(error, HandleError::Fenced(_));
                 self.desk.note_retry("flush", &error, self.tick_backoff.tries());
                 self.tick_backoff.fail(self.desk.monotonic());
                 false
@@ -304,7 +315,7 @@ impl ConsumerRunner {
         let mut waits = Vec::new();
         for reader in &self.readers {
             let wait = reader.backoff.remaining(now);
-            if reader.is_leaving {
+            if reader.is_leaving || reader.is_telling() {
                 continue;
             }
             if !wait.is_zero() {
@@ -334,18 +345,6 @@ impl ConsumerRunner {
             () = grown => {}
             () = reassigned => {}
             () = tokio::time::sleep(at_most) => {}
-        }
-    }
-
-    /// Makes everything durable, however often it has to be tried: the caller has the deadline.
-    async fn close(&mut self) {
-        loop {
-            let log_end = self.vouched_end();
-            let ticked = self.desk.tick(log_end, true).await;
-            if self.settle_tick(ticked).await {
-                return;
-            }
-            tokio::time::sleep(self.tick_backoff.remaining(self.desk.monotonic())).await;
         }
     }
 

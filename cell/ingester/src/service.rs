@@ -118,7 +118,7 @@ impl IngesterService {
 struct Supervisor {
     maker: Arc<dyn GroupMaker>,
     parts: RunnerParts,
-    /// Between panics.
+    /// Between panics, and where its work was taken.
     backoff: Backoff,
     /// Between tries to make the group.
     making: Backoff,
@@ -149,6 +149,8 @@ struct Failure {
 enum Run {
     Over,
     Taken,
+    /// Another process has become the one that does the group's work.
+    Fenced,
     Panicked(Failure),
 }
 
@@ -185,6 +187,8 @@ impl Supervisor {
                 Some(handler) => match self.run_once(handler, &token).await {
                     Run::Over => return,
                     Run::Taken => continue,
+                    Run::Fenced if !self.has_turn() => continue,
+                    Run::Fenced => self.note_fenced(),
                     Run::Panicked(failure) => failure,
                 },
                 None => match self.make().await {
@@ -298,16 +302,26 @@ impl Supervisor {
         let runner = ConsumerRunner::new(handler, self.parts.clone(), self.maker.sharing());
         // What the runner held is dropped with it: the next one starts from what is durable.
         let ran = AssertUnwindSafe(runner.run(token.clone())).catch_unwind().await;
-        let panic = match ran {
+        let run = match ran {
             // A runner has said what went wrong; the next start reads again what it left.
             Ok(Ok(Ended::Cancelled) | Err(_)) => return Run::Over,
             Ok(Ok(Ended::Taken)) => return Run::Taken,
-            Err(panic) => self.note_panic(panic.as_ref()),
+            Ok(Ok(Ended::Fenced)) => Run::Fenced,
+            Err(panic) => Run::Panicked(self.note_panic(panic.as_ref())),
         };
         if self.parts.clock.monotonic().saturating_sub(started) >= RECOVERED_AFTER {
             self.backoff.succeed();
         }
-        Run::Panicked(panic)
+        run
+    }
+
+    /// A process that was late with its own turn has taken the work of this one, which has the turn. It
+    /// is taken back after a pause that grows, in which the other one hears that its turn is over.
+    fn note_fenced(&self) -> Failure {
+        let group = self.maker.group();
+        tracing::warn!(%group, "another process has taken a group's work out of its turn: it is taken back");
+        let reason = "another process has taken its work out of its turn".to_owned();
+        Failure { reason, is_away: true, is_of_making: false }
     }
 
     /// Makes the group anew, or says why it cannot be.

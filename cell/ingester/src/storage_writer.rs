@@ -95,6 +95,7 @@ pub(crate) fn handle_again_error(error: StoreError) -> HandleError {
         | StoreError::Full
         | StoreError::Busy
         | StoreError::Unavailable(_)
+        | StoreError::Fenced
         | StoreError::Damaged(_)
         | StoreError::NewerFormat { .. } => handle_error(error),
     }
@@ -126,6 +127,7 @@ impl GroupMaker for StorageWriterMaker {
 pub(crate) fn handle_error(error: StoreError) -> HandleError {
     match error {
         StoreError::Refused(reason) => HandleError::Poison(reason),
+        StoreError::Fenced => HandleError::Fenced(error.to_string()),
         StoreError::Full
         | StoreError::Busy
         | StoreError::Unavailable(_)

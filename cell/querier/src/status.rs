@@ -74,7 +74,9 @@ impl QuerierError {
             Self::Log(_) => Code::Unavailable,
             Self::Store(error) => match error {
                 StoreError::Busy => Code::ResourceExhausted,
-                StoreError::Full | StoreError::Unavailable(_) => Code::Unavailable,
+                StoreError::Full | StoreError::Unavailable(_) | StoreError::Fenced => {
+                    Code::Unavailable
+                }
                 StoreError::Damaged(_) => Code::DataLoss,
                 StoreError::NewerFormat { .. } | StoreError::Refused(_) => Code::FailedPrecondition,
                 StoreError::Unsupported(_) => Code::Unimplemented,

@@ -23,6 +23,7 @@ mod identity_text;
 mod init;
 mod lane;
 mod lanes;
+mod losses;
 mod lost;
 mod member;
 mod membership;
@@ -40,9 +41,7 @@ mod upkeep;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -60,12 +59,12 @@ use self::open::upkeep;
 use self::questions::ask;
 use self::record::span_bytes_max;
 use self::tail::Tail;
-use self::upkeep::{HEARD_WITHIN, forget_lost, tell_set_aside};
+use self::upkeep::{HEARD_WITHIN, Upkeep, forget_lost};
 use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
     Appended, Capabilities, CommitError, DamagedRange, ForgetLost, GroupId, LogEnd, LogError,
-    LogIdentity, Lost, LostCause, LostRun, MissedRun, SpanLog, TailAnswer,
+    LogIdentity, Lost, LostCause, LostRun, MissedRun, STORAGE_WRITER, SpanLog, TailAnswer,
 };
 
 pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
@@ -83,12 +82,6 @@ pub struct KafkaLog {
     tail: Option<Arc<Tail>>,
     tasks: Mutex<JoinSet<()>>,
     threads: Mutex<Vec<Upkeep>>,
-}
-
-/// A thread, and what stops it when it is dropped.
-struct Upkeep {
-    thread: JoinHandle<()>,
-    stop: SyncSender<()>,
 }
 
 impl fmt::Debug for KafkaLog {
@@ -358,9 +351,15 @@ impl SpanLog for KafkaLog {
         range: LogRange,
         append_times: (UnixNanos, UnixNanos),
     ) -> Result<(), LogError> {
+        self.core.check_open()?;
         let (incarnation, cause) = (self.core.identity.incarnation, LostCause::SetAside);
         let run = LostRun { incarnation, range, append_times, cause };
-        self.ask_brokers(move |core| tell_set_aside(core, group, run)).await
+        if group == STORAGE_WRITER {
+            self.core.lost().note(run);
+            return self.ask_brokers(|core| core.losses.tell(false)).await;
+        }
+        let missed = MissedRun { group, run };
+        self.ask_brokers(move |core| core.missed.note(&missed, &core.ends)).await.map(drop)
     }
 
     fn health(&self) -> Result<(), String> {

@@ -30,6 +30,10 @@ pub enum StoreError {
     /// Disk or engine failed in a way that may pass.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// Another process counts in this store since it asked for the checkpoint, and this one is refused:
+    /// it passes when this one asks for it again ([`MetricsStore::checkpoint`]), and not by waiting.
+    #[error("another process counts in this store now; this one is refused until its turn")]
+    Fenced,
     /// Something read is damaged: the answer would be short, so there is none.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -56,7 +60,7 @@ impl StoreError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Full | Self::Busy | Self::Unavailable(_) => true,
+            Self::Full | Self::Busy | Self::Unavailable(_) | Self::Fenced => true,
             Self::Damaged(_)
             | Self::NewerFormat { .. }
             | Self::Unsupported(_)

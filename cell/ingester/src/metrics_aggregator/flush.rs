@@ -102,12 +102,13 @@ impl Flusher {
     }
 }
 
-/// A delta is no record that could be set aside: whatever the store says, it is tried again.
+/// A delta is no record that could be set aside: it is tried again, unless another process counts.
 fn poison_waits(error: trace_store::StoreError) -> HandleError {
     match handle_error(error) {
         HandleError::Poison(reason) | HandleError::Retry(reason) | HandleError::Wait(reason) => {
             HandleError::Retry(reason)
         }
+        HandleError::Fenced(reason) => HandleError::Fenced(reason),
     }
 }
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use proto::LoggedBatch;
 use span_log::port::{STORAGE_WRITER, TOLD_GROUPS};
-use span_log::{
-    DamagedRange, GroupId, LogError, LostCause, LostRun, MissedRun, SpanLog, SteppedRun,
-};
+use span_log::{DamagedRange, GroupId, LogError, LostCause, SpanLog};
 use trace_model::{LogRange, UnixNanos};
 
 use super::RunnerParts;
@@ -61,6 +59,8 @@ impl Desk {
         }
         let stepped = self.try_step(reader, ahead).await;
         match stepped {
+            // What was to be told may yet fail.
+            Ok(step) if reader.missing.is_some() => step,
             Ok(step) => {
                 if reader.backoff.tries() > 0 {
                     self.note_success();
@@ -91,6 +91,13 @@ impl Desk {
         if !reader.is_placed() {
             self.place(reader)?;
         }
+        if reader.is_telling() {
+            return Ok(Step::Waits);
+        }
+        if let Some(missing) = reader.missing.take() {
+            self.miss(reader, missing).await?;
+            return Ok(Step::Progressed);
+        }
         if let Some(damaged) = &reader.set_aside {
             self.handler.skip(damaged).await?;
             reader.move_to(damaged.range.next, damaged.append_times.1);
@@ -99,7 +106,7 @@ impl Desk {
         }
         if reader.held.is_empty() {
             self.read(reader).await?;
-            if reader.set_aside.is_some() {
+            if reader.missing.is_some() {
                 return Ok(Step::Progressed);
             }
         }
@@ -126,34 +133,15 @@ impl Desk {
     }
 
     async fn read(&mut self, reader: &mut PartitionReader) -> Result<(), HandleError> {
-        let label = GroupLabel::from(self.handler.group());
         let (log, bytes_max) = (&*self.parts.log, self.parts.config.read_bytes_max);
         match read_or_fault(log, reader, bytes_max).await {
             Ok(()) => {}
             Err(LogError::Damaged(damaged)) if damaged.range.next > reader.next() => {
-                if damaged.stranger.is_none() {
-                    self.note_missed(reader, &damaged, LostCause::Damaged).await?;
-                }
-                let records = damaged.range.next.saturating_sub(reader.next());
-                self.parts.metrics.damaged_records.get_or_create(&label).inc_by(records);
-                tracing::warn!(
-                    group = %self.handler.group(), partition = reader.partition,
-                    first = damaged.range.first, next = damaged.range.next,
-                    reason = %damaged.reason, "records are damaged and set aside"
-                );
-                self.list(&damaged).await;
-                reader.set_aside = Some(damaged);
+                self.begin_to_miss(reader, damaged, LostCause::Damaged).await?;
             }
-            Err(LogError::Expired { wanted, first }) if first > reader.next() => {
+            Err(LogError::Expired { first, .. }) if first > reader.next() => {
                 let gone = self.expired(reader, first).await?;
-                self.note_missed(reader, &gone, LostCause::Dropped).await?;
-                let records = first.saturating_sub(wanted);
-                self.parts.metrics.expired_records.get_or_create(&label).inc_by(records);
-                tracing::warn!(
-                    group = %self.handler.group(), partition = reader.partition, wanted, first,
-                    "records are no longer kept and set aside"
-                );
-                reader.set_aside = Some(gone);
+                self.begin_to_miss(reader, gone, LostCause::Dropped).await?;
             }
             Err(
                 error @ (LogError::Full
@@ -170,66 +158,6 @@ impl Desk {
             ) => return Err(retry(&error)),
         }
         Ok(())
-    }
-
-    /// Notes records that the group will never read, for whoever answers out of what it fills: before
-    /// the group goes on behind them, and with it how far its answers say that they reach.
-    async fn note_missed(
-        &mut self,
-        reader: &PartitionReader,
-        gone: &DamagedRange,
-        cause: LostCause,
-    ) -> Result<(), HandleError> {
-        let group = self.handler.group();
-        let is_told = TOLD_GROUPS.contains(&group);
-        if is_told {
-            // A store that is away cannot say what it has: everything would be missed.
-            self.tick(None, false).await?;
-        }
-        let incarnation = self.parts.log.identity().incarnation;
-        // A log that is an older copy lacks what the store has had from it.
-        let stored = self.handler.durable().next_in(incarnation, reader.partition);
-        let first = gone.range.first.max(reader.next()).max(stored);
-        let range = LogRange { first, ..gone.range };
-        if first >= range.next || self.is_lost(range) {
-            return Ok(());
-        }
-        if is_told {
-            let run = LostRun { incarnation, range, append_times: gone.append_times, cause };
-            let noted = self.parts.log.note_missed(MissedRun { group, run }).await;
-            noted.map_err(|error| retry(&error))?;
-        }
-        let records = range.next.saturating_sub(range.first);
-        self.parts.metrics.missed_records.get_or_create(&group.into()).inc_by(records);
-        Ok(())
-    }
-
-    /// Whether nobody has the records: every answer says so already, until a person has seen to it.
-    /// What storage-writer has set aside is none of it: that may be taken after all, by that group alone.
-    fn is_lost(&self, range: LogRange) -> bool {
-        let incarnation = self.parts.log.identity().incarnation;
-        let is_gone = |lost: &LostRun| lost.cause != LostCause::SetAside;
-        let lost = self.parts.log.lost().runs;
-        lost.iter().any(|lost| is_gone(lost) && lost.holds(incarnation, range))
-    }
-
-    /// Lists records that were never ours, for whoever looks for their writer.
-    async fn list(&mut self, damaged: &DamagedRange) {
-        let (Some(list), Some(stranger)) = (&self.parts.stepped_over, &damaged.stranger) else {
-            return;
-        };
-        let range = damaged.range;
-        let run = SteppedRun::new(
-            self.handler.group().0,
-            ("", range.partition),
-            (range.first, range.next),
-            &damaged.reason,
-            stranger,
-            self.parts.clock.now(),
-        );
-        let list = Arc::clone(list);
-        // A note that is not made stops nobody.
-        drop(tokio::task::spawn_blocking(move || list.note(run)).await);
     }
 
     /// The run that is no longer kept: from the position to the oldest record, between the append
@@ -280,7 +208,9 @@ impl Desk {
                 Ok(())
             }
             Err(HandleError::Poison(reason)) => self.bury(reader, reason).await,
-            Err(error @ (HandleError::Retry(_) | HandleError::Wait(_))) => Err(error),
+            Err(
+                error @ (HandleError::Retry(_) | HandleError::Wait(_) | HandleError::Fenced(_)),
+            ) => Err(error),
         }
     }
 
@@ -384,7 +314,7 @@ pub(super) fn is_told_of(group: GroupId) -> bool {
     group == STORAGE_WRITER || TOLD_GROUPS.contains(&group)
 }
 
-fn retry(error: &LogError) -> HandleError {
+pub(super) fn retry(error: &LogError) -> HandleError {
     HandleError::Retry(error.to_string())
 }
 

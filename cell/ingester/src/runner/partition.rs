@@ -8,6 +8,7 @@ use span_log::{DamagedRange, Hold, LogError};
 use trace_model::UnixNanos;
 
 use super::ahead::Reading;
+use super::missed::Missing;
 use crate::backoff::Backoff;
 
 /// A group's place in one partition.
@@ -25,6 +26,8 @@ pub(super) struct PartitionReader {
     pub(super) held: VecDeque<LoggedBatch>,
     /// What the next read met, where it was made ahead.
     pub(super) fault: Option<LogError>,
+    /// A run that others are told of before it is set aside.
+    pub(super) missing: Option<Missing>,
     /// A run that was set aside and that the handler has not been told of.
     pub(super) set_aside: Option<DamagedRange>,
     /// How many batches are handed over at once: halved while poison is looked for.
@@ -46,6 +49,7 @@ impl PartitionReader {
             is_waiting: false,
             held: VecDeque::new(),
             fault: None,
+            missing: None,
             set_aside: None,
             chunk: usize::MAX,
             position: None,
@@ -64,14 +68,20 @@ impl PartitionReader {
         self.is_leaving = true;
         self.held.clear();
         self.fault = None;
+        self.missing = None;
         self.set_aside = None;
     }
 
     /// Whether its next records may be read while others, or those before them, are handed over.
     pub(super) fn may_read_ahead(&self) -> bool {
         let is_calm = self.backoff.tries() == 0 && !self.is_waiting && self.chunk == usize::MAX;
-        let is_open = !self.is_leaving && self.set_aside.is_none() && self.fault.is_none();
-        is_calm && is_open && self.is_placed()
+        let is_open = !self.is_leaving && self.missing.is_none() && self.set_aside.is_none();
+        is_calm && is_open && self.fault.is_none() && self.is_placed()
+    }
+
+    /// Whether it waits until others have heard of a run.
+    pub(super) fn is_telling(&self) -> bool {
+        self.missing.as_ref().is_some_and(Missing::is_under_way)
     }
 
     /// Next offset to read.

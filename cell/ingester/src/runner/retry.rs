@@ -47,7 +47,11 @@ impl Desk {
         match self.handler.take_again(&batch, now).await {
             Ok(()) => {}
             Err(HandleError::Poison(reason)) => return Err(RetryError::Refused { group, reason }),
-            Err(HandleError::Retry(reason) | HandleError::Wait(reason)) => {
+            Err(
+                HandleError::Retry(reason)
+                | HandleError::Wait(reason)
+                | HandleError::Fenced(reason),
+            ) => {
                 return Err(RetryError::NotNow { group, reason });
             }
         }

@@ -1,4 +1,4 @@
-//! Which partitions a runner reads: taken over from the log, handed back, lost.
+//! Which partitions a runner reads: taken over from the log, handed back, lost; and the end of it.
 
 use span_log::Hold;
 
@@ -65,7 +65,8 @@ impl ConsumerRunner {
     }
 
     /// Ends the turn of a group that is read alone: everything is made durable, committed and
-    /// released, unless the log has given it to another already.
+    /// released, unless the log has given it to another already. What a handler has that is refused
+    /// for good is read again by the next one.
     pub(super) async fn yield_turn(&mut self) {
         let is_ours = |runner: &Self| {
             let assignment = runner.assignment.borrow();
@@ -74,12 +75,25 @@ impl ConsumerRunner {
         self.readers.iter_mut().for_each(PartitionReader::leave);
         while is_ours(self) {
             let ticked = self.desk.tick(None, true).await;
-            if self.settle_tick(ticked).await {
+            if self.settle_tick(ticked).await || self.is_fenced {
                 self.release_leaving();
                 return;
             }
             tokio::time::sleep(self.tick_backoff.remaining(self.desk.monotonic())).await;
         }
         tracing::warn!(group = %self.group, "the group was taken before it was made durable here");
+    }
+
+    /// Makes everything durable, however often it has to be tried: the caller has the deadline. What a
+    /// handler has that is refused for good is read again.
+    pub(super) async fn close(&mut self) {
+        loop {
+            let log_end = self.vouched_end();
+            let ticked = self.desk.tick(log_end, true).await;
+            if self.settle_tick(ticked).await || self.is_fenced {
+                return;
+            }
+            tokio::time::sleep(self.tick_backoff.remaining(self.desk.monotonic())).await;
+        }
     }
 }

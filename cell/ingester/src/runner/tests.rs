@@ -35,6 +35,8 @@ struct FakeLog {
     state: Mutex<LogState>,
     /// What is assigned, where that changes.
     assignment: Option<watch::Sender<Assignment>>,
+    /// Partitions beside the first: all have the same records, and commits of their own.
+    more: u32,
     released: Mutex<Vec<Hold>>,
     /// How often the group was left to others.
     left: AtomicU32,
@@ -52,6 +54,8 @@ struct LogState {
     /// What groups were said to have missed, and whether that cannot be noted.
     missed: Vec<MissedRun>,
     cannot_note: bool,
+    /// Whether others have yet to hear of them.
+    is_unheard: bool,
     /// What is lost to all, and whose letters other processes were told of.
     lost: Lost,
     aside: Vec<(GroupId, LogRange)>,
@@ -92,14 +96,14 @@ impl SpanLog for FakeLog {
     }
 
     fn identity(&self) -> LogIdentity {
-        LogIdentity { incarnation: INCARNATION, partitions: 1 }
+        LogIdentity { incarnation: INCARNATION, partitions: 1 + self.more }
     }
 
     async fn append(&self, _: Arc<SpanBatch>) -> Result<Appended, LogError> {
         Err(LogError::Closed)
     }
 
-    async fn read(&self, _: u32, from: u64, _: usize) -> Result<Vec<LoggedBatch>, LogError> {
+    async fn read(&self, at: u32, from: u64, _: usize) -> Result<Vec<LoggedBatch>, LogError> {
         let mut state = self.state.lock().unwrap();
         if let Some(fault) = state.faults.pop_front() {
             return Err(fault);
@@ -114,7 +118,9 @@ impl SpanLog for FakeLog {
         }
         let until = state.damaged.as_ref().map_or(u64::MAX, |damaged| damaged.range.first);
         let is_asked = |batch: &&LoggedBatch| batch.range.next > from && batch.range.first < until;
-        Ok(state.batches.iter().filter(is_asked).cloned().collect())
+        let mut batches: Vec<_> = state.batches.iter().filter(is_asked).cloned().collect();
+        batches.iter_mut().for_each(|batch| batch.range.partition = at);
+        Ok(batches)
     }
 
     async fn wait_beyond(
@@ -153,11 +159,17 @@ impl SpanLog for FakeLog {
     }
 
     async fn note_missed(&self, missed: MissedRun) -> Result<(), LogError> {
-        let mut state = self.state.lock().unwrap();
-        if state.cannot_note {
+        self.with(|state| {
+            if !state.cannot_note {
+                state.missed.push(missed);
+            }
+        });
+        if self.state.lock().unwrap().cannot_note {
             return Err(LogError::Unavailable("the brokers are away".into()));
         }
-        state.missed.push(missed);
+        while self.state.lock().unwrap().is_unheard {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(())
     }
 
@@ -199,7 +211,7 @@ impl SpanLog for FakeLog {
     fn join(&self, _: GroupId, _: Sharing) -> watch::Receiver<Assignment> {
         match &self.assignment {
             Some(assignment) => assignment.subscribe(),
-            None => watch::channel(Assignment::of_all(1)).1,
+            None => watch::channel(Assignment::of_all(1 + self.more)).1,
         }
     }
 
@@ -252,6 +264,11 @@ struct Script {
     /// Handlers that were made, and how many of the next cannot be.
     made: AtomicU32,
     cannot_make: AtomicU32,
+    /// Handlers that are begun to be made, and whether they are held up before the store hears of them.
+    making: AtomicU32,
+    is_held_up: AtomicBool,
+    /// Handlers that the store has heard of, in all processes: those before the last one are fenced.
+    epoch: Arc<AtomicU32>,
     /// Whether they cannot since their store is away.
     is_store_away: AtomicBool,
     /// Whether one process reads the group alone.
@@ -316,9 +333,15 @@ impl GroupMaker for FakeMaker {
             let is_away = self.script.is_store_away.load(Ordering::SeqCst);
             return Err(MakeError { group: GROUP, reason: "the store is away".into(), is_away });
         }
+        self.script.making.fetch_add(1, Ordering::SeqCst);
+        while self.script.is_held_up.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let epoch = self.script.epoch.fetch_add(1, Ordering::SeqCst) + 1;
         self.script.made.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(FakeHandler {
             script: Arc::clone(&self.script),
+            epoch,
             taken: Coverage::none(INCARNATION),
             durable: self.script.stored.lock().unwrap().clone(),
         }))
@@ -328,6 +351,7 @@ impl GroupMaker for FakeMaker {
 #[derive(Debug)]
 struct FakeHandler {
     script: Arc<Script>,
+    epoch: u32,
     taken: Coverage,
     durable: Coverage,
 }
@@ -375,6 +399,9 @@ impl GroupHandler for FakeHandler {
         is_closing: bool,
     ) -> Result<(), HandleError> {
         self.script.log_ends.lock().unwrap().extend(log_end);
+        if self.script.epoch.load(Ordering::SeqCst) > self.epoch {
+            return Err(HandleError::Fenced("another process".into()));
+        }
         if self.script.cannot_flush.load(Ordering::SeqCst) {
             return Err(HandleError::Retry("disk".into()));
         }
@@ -440,12 +467,16 @@ impl Bench {
         letters_max: usize,
         prepare: impl FnOnce(&FakeLog, &Script),
     ) -> Self {
-        let log = Arc::new(log);
         for place in 0..batches {
             log.with(|state| state.batches.push(logged(place * 2)));
         }
-        let script = Arc::new(Script::default());
+        let script = Script::default();
         prepare(&log, &script);
+        Self::start_as(log, script, letters_max).await
+    }
+
+    async fn start_as(log: FakeLog, script: Script, letters_max: usize) -> Self {
+        let (log, script) = (Arc::new(log), Arc::new(script));
         let directory = TempDir::new().unwrap();
         let config = DeadLetterConfig {
             letters_max,

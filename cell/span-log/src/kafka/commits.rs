@@ -13,9 +13,10 @@ use super::board::Board;
 use super::client::Voice;
 use super::config::KafkaConfig;
 use super::group_offsets::{GroupOffsets, Kept, Lineage, text_of};
+use super::losses::Losses;
 use super::member::Member;
 use crate::assignment::Hold;
-use crate::port::{CommitError, GroupId, LogError};
+use crate::port::{CommitError, GroupId, LogError, STORAGE_WRITER};
 
 /// One partition of a group.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +48,7 @@ pub(crate) struct Group {
     writing: Mutex<()>,
     /// This process in the group, where it has joined.
     member: OnceLock<Arc<Member>>,
+    losses: Arc<Losses>,
 }
 
 impl Group {
@@ -117,6 +119,10 @@ impl Group {
         }
         self.learn(&partitions, lineages)?;
         let dirty = self.dirty();
+        if self.id == STORAGE_WRITER {
+            // Nobody reads again what is lost before these commits: the brokers must have it first.
+            self.losses.tell_pending()?;
+        }
         let text = text_of(lineages.first().map_or(0, |lineage| lineage.incarnation));
         let kept = |(partition, offset): &(u32, u64)| {
             (*partition, Kept { offset: *offset, text: text.clone() })
@@ -141,6 +147,7 @@ pub(crate) struct Commits {
     config: KafkaConfig,
     voice: Voice,
     lineages: Arc<Vec<Lineage>>,
+    losses: Arc<Losses>,
     partitions: Vec<u32>,
     groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
     boards: Mutex<BTreeMap<GroupId, Arc<Board>>>,
@@ -148,12 +155,18 @@ pub(crate) struct Commits {
 
 impl Commits {
     /// The groups of a log; one lineage for each partition.
-    pub(crate) fn new(config: &KafkaConfig, voice: Voice, lineages: Vec<Lineage>) -> Self {
+    pub(crate) fn new(
+        config: &KafkaConfig,
+        voice: Voice,
+        lineages: Vec<Lineage>,
+        losses: Arc<Losses>,
+    ) -> Self {
         let partitions = u32::try_from(lineages.len()).unwrap_or(u32::MAX);
         Self {
             config: config.clone(),
             voice,
             lineages: Arc::new(lineages),
+            losses,
             partitions: (0..partitions).collect(),
             groups: Mutex::default(),
             boards: Mutex::default(),
@@ -202,7 +215,8 @@ impl Commits {
         let offsets = offsets.map_err(|error| failed(&error))?;
         let places = Mutex::new(vec![Place::default(); self.partitions.len()]);
         let (writing, member) = (Mutex::default(), OnceLock::new());
-        let group = Arc::new(Group { id, offsets, places, writing, member });
+        let losses = Arc::clone(&self.losses);
+        let group = Arc::new(Group { id, offsets, places, writing, member, losses });
         group.learn(&self.partitions, &self.lineages).map_err(|error| failed(&error))?;
         groups.insert(id, Arc::clone(&group));
         Ok(group)

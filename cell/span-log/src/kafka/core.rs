@@ -13,6 +13,7 @@ use super::config::KafkaConfig;
 use super::ends::Ends;
 use super::identity::IdentityKeeper;
 use super::lanes::Lanes;
+use super::losses::Losses;
 use super::lost::LostBoard;
 use super::missed::MissedKeeper;
 use super::questions::{Questions, ask};
@@ -36,7 +37,7 @@ pub(crate) struct Core {
     pub(crate) lanes: Lanes,
     pub(crate) commits: Commits,
     pub(crate) damaged: Mutex<DamageList>,
-    pub(crate) lost: Mutex<LostBoard>,
+    pub(crate) losses: Arc<Losses>,
     pub(crate) missed: MissedKeeper,
     /// What only a new start of the process mends.
     pub(crate) fatal: Mutex<Option<String>>,
@@ -90,8 +91,14 @@ impl Core {
         let read = self.lanes.read(partition, from, bytes_max).await;
         self.check_open()?;
         match read {
-            Err(LogError::Expired { wanted, first: 0 }) => {
-                Err(self.expired(partition, wanted).await)
+            Err(LogError::Expired { wanted, first }) => {
+                let error = match first {
+                    0 => self.expired(partition, wanted).await,
+                    first => LogError::Expired { wanted, first },
+                };
+                // Before storage-writer steps over it and its commit says that it has it.
+                self.note_overtaken(partition);
+                Err(error)
             }
             Err(LogError::Damaged(damaged)) => {
                 self.note_damage(&damaged, &Loss::Unknown);
@@ -153,8 +160,18 @@ impl Core {
         }
     }
 
+    /// Notes what retention has taken before storage-writer had it.
+    pub(crate) fn note_overtaken(&self, partition: u32) {
+        let Some(next) = self.commits.known_offset(STORAGE_WRITER, partition) else { return };
+        let Ok(LogEnd { first, .. }) = self.ends.get(partition) else { return };
+        if next < first {
+            let range = LogRange { partition, first: next, next: first };
+            self.note_lost(range, (UnixNanos(0), self.clock.now()), LostCause::Dropped);
+        }
+    }
+
     pub(crate) fn lost(&self) -> MutexGuard<'_, LostBoard> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+        self.losses.board()
     }
 
     /// Notes what only a new start of the process mends.

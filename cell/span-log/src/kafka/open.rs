@@ -11,6 +11,7 @@ use rdkafka::error::RDKafkaErrorCode::UnknownTopicOrPartition;
 use tokio::task::JoinSet;
 use trace_model::Clock;
 
+use super::KafkaLog;
 use super::appender::Appender;
 use super::client::Voice;
 use super::commits::Commits;
@@ -24,12 +25,12 @@ use super::identity_text::IdentityText;
 use super::init::check_fit;
 use super::lane::Place;
 use super::lanes::Lanes;
+use super::losses::Losses;
 use super::lost::LostBoard;
 use super::missed::MissedKeeper;
 use super::questions::{EndKeeper, Questions, TopicShape};
 use super::tail::{Tail, follow};
-use super::upkeep::{keep_commits, keep_ends};
-use super::{KafkaLog, Upkeep};
+use super::upkeep::{Upkeep, keep_commits, keep_ends};
 use crate::metrics::LogMetrics;
 use crate::port::{LogError, LogIdentity, STORAGE_WRITER, Seen};
 
@@ -164,6 +165,8 @@ fn core_of(
     let incarnation = lineages.first().map_or(0, |lineage| lineage.incarnation);
     let mut lost = LostBoard::default();
     lost.learn(&found.texts, false);
+    let (keeper, ends) = (Arc::clone(&found.identity_keeper), Arc::clone(&found.ends));
+    let losses = Arc::new(Losses::new(keeper, ends, incarnation, lost));
     let place = Arc::new(Place {
         topic: config.topic_name(),
         incarnation,
@@ -180,9 +183,9 @@ fn core_of(
         metrics: LogMetrics::default(),
         ends: found.ends,
         questions: found.questions,
-        commits: Commits::new(config, voice.clone(), lineages),
+        commits: Commits::new(config, voice.clone(), lineages, Arc::clone(&losses)),
         damaged: Mutex::default(),
-        lost: Mutex::new(lost),
+        losses,
         missed: found.missed,
         fatal: Mutex::default(),
         is_closed: AtomicBool::new(false),

@@ -2,16 +2,16 @@
 //! one the commits. Each question blocks, so neither is asked on the runtime.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
-use trace_model::{LogRange, UnixNanos};
 
 use super::core::Core;
 use super::questions::EndKeeper;
 use super::tail::Tail;
-use crate::port::{ForgetLost, GroupId, LogEnd, LostCause, LostRun, MissedRun, STORAGE_WRITER};
+use crate::port::ForgetLost;
 
 /// The oldest offsets are asked for, and lanes looked after, so often.
 const FIRSTS_EVERY: Duration = Duration::from_secs(5);
@@ -28,6 +28,12 @@ const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// An end that lies before a known one for so long means that the log is another.
 const SHRUNK_MAX: Duration = Duration::from_secs(30);
+
+/// A thread, and what stops it when it is dropped.
+pub(super) struct Upkeep {
+    pub(super) thread: JoinHandle<()>,
+    pub(super) stop: SyncSender<()>,
+}
 
 /// Says when something is due.
 struct Due {
@@ -95,7 +101,7 @@ pub(crate) fn keep_commits(core: &Core, tail: Option<&Arc<Tail>>, stop: &Receive
             core.commits.refresh();
             keep_missed(core, is_renewed);
             measure(core, tail);
-            note_overtaken(core);
+            (0..core.ends.count()).for_each(|partition| core.note_overtaken(partition));
             if confirm.is_due(now()) || is_renewed || !core.lost().pending().is_empty() {
                 keep_identity(core, is_renewed);
             }
@@ -116,40 +122,8 @@ fn keep_missed(core: &Core, is_due: bool) {
 
 /// Confirms that the topic is still the same log, and tells what is lost of it.
 fn keep_identity(core: &Core, is_due: bool) {
-    if let Err(error) = tell_lost(core, is_due) {
+    if let Err(error) = core.losses.tell(is_due) {
         tracing::debug!(%error, "the identity of the span log is not confirmed");
-    }
-}
-
-/// The same; the brokers have what is lost when it returns. Blocks.
-pub(crate) fn tell_lost(core: &Core, is_due: bool) -> Result<(), KafkaError> {
-    let pending = core.lost().pending().to_vec();
-    match core.identity_keeper.keep(core.identity.incarnation, &pending, is_due)? {
-        Some((texts, is_written)) => core.lost().learn(&texts, is_written),
-        None => core.ends.note_another_log("its identity is another"),
-    }
-    Ok(())
-}
-
-/// Tells what the store of a group has refused: storage-writer's is lost to all, another's is missed by
-/// what that fills. Blocks.
-pub(crate) fn tell_set_aside(core: &Core, group: GroupId, run: LostRun) -> Result<(), KafkaError> {
-    if group != STORAGE_WRITER {
-        return core.missed.note(&MissedRun { group, run }, &core.ends).map(drop);
-    }
-    core.lost().note(run);
-    tell_lost(core, false)
-}
-
-/// Notes what retention has taken before storage-writer had it.
-fn note_overtaken(core: &Core) {
-    for partition in 0..core.ends.count() {
-        let Some(next) = core.commits.known_offset(STORAGE_WRITER, partition) else { continue };
-        let Ok(LogEnd { first, .. }) = core.ends.get(partition) else { continue };
-        if next < first {
-            let range = LogRange { partition, first: next, next: first };
-            core.note_lost(range, (UnixNanos(0), core.clock.now()), LostCause::Dropped);
-        }
     }
 }
 

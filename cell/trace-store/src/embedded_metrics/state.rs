@@ -258,6 +258,7 @@ impl View {
                 error @ (StoreError::Full
                 | StoreError::Busy
                 | StoreError::Unavailable(_)
+                | StoreError::Fenced
                 | StoreError::NewerFormat { .. }
                 | StoreError::Unsupported(_)
                 | StoreError::Refused(_)),

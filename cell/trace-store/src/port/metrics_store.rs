@@ -171,7 +171,8 @@ pub struct EdgeTraces {
 /// **Idempotence.** Deltas carry the log range that they come from; what is covered is not counted
 /// again, and of two deltas that cover the same only the first counts. **Order.** One writer at a
 /// time: whoever asked for the checkpoint last. Where processes take turns, the deltas of the one
-/// before are refused from then on, whatever it still believes.
+/// before are refused from then on ([`StoreError::Fenced`]), whatever it still believes. An adapter of
+/// one process refuses none.
 /// **Durability.** After `apply` returned the delta survives kill and loss of power.
 #[async_trait]
 pub trait MetricsStore: Send + Sync + fmt::Debug {

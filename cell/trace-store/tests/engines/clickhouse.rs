@@ -124,3 +124,7 @@ mod suite {
 fn is_unavailable<T: std::fmt::Debug>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Unavailable(_)))
 }
+
+fn is_fenced<T: std::fmt::Debug>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Fenced))
+}

@@ -221,3 +221,29 @@ async fn a_letter_that_is_told_of_with_its_neighbours_is_not_forgotten_alone() {
     assert_eq!(bench.log.state.lock().unwrap().forgotten, [], "its neighbours are still away");
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn all_partitions_that_miss_something_wait_at_once_until_others_have_heard() {
+    let log = FakeLog { more: 2, ..FakeLog::default() };
+    let bench = Bench::start_on(log, 4, 100, |log, script| {
+        is_told(script);
+        log.with(|state| {
+            (state.first, state.is_unheard) = (4, true);
+            state.committed = BTreeMap::from([(0, 0), (1, 0), (2, 0)]);
+        });
+    })
+    .await;
+    let noted = |bench: &Bench| {
+        let state = bench.log.state.lock().unwrap();
+        state.missed.iter().map(|missed| missed.run.range.partition).collect::<Vec<_>>()
+    };
+    bench.until("all are noted", |bench| noted(bench).len() == 3).await;
+    assert!(bench.script.skipped.lock().unwrap().is_empty(), "nobody has heard of them yet");
+    assert!(bench.handled().is_empty());
+    bench.log.with(|state| state.is_unheard = false);
+    let ends = BTreeMap::from([(0, 8), (1, 8), (2, 8)]);
+    bench.until("all go on", |bench| bench.log.state.lock().unwrap().committed == ends).await;
+    assert_eq!(noted(&bench), [0, 1, 2], "each once");
+    assert_eq!(missed_records(&bench, SEARCH_INDEXER), 12);
+    bench.stop().await;
+}

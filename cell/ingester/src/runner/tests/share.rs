@@ -145,3 +145,60 @@ async fn a_process_that_cannot_start_a_group_is_not_well_until_another_has_it() 
     assert_eq!(tries - bench.script.cannot_make.load(Ordering::SeqCst), 3);
     assert!(lag(&bench).failing_ms < 30_000);
 }
+
+#[tokio::test]
+async fn who_is_fenced_in_its_turn_is_made_anew_and_reads_again_what_is_not_durable() {
+    let bench = start(|_, script| script.is_alone.store(true, Ordering::SeqCst)).await;
+    bench.log.assign(&[given(1)]);
+    bench.until("all is committed", |bench| bench.log.committed_next() == 6).await;
+    bench.script.epoch.fetch_add(1, Ordering::SeqCst);
+    bench.log.with(|state| state.batches.push(logged(6)));
+    bench.until("it goes on", |bench| bench.log.committed_next() == 8).await;
+    assert_eq!(bench.script.made.load(Ordering::SeqCst), 2);
+    bench.until("it is well", |bench| lag(bench).retrying.is_none()).await;
+    // One whose turn is over as well gives back at once what nobody will let it finish.
+    bench.script.is_lazy.store(true, Ordering::SeqCst);
+    bench.log.with(|state| state.batches.push(logged(8)));
+    bench.until("it is handled", |bench| bench.handled().last() == Some(&8)).await;
+    bench.log.assign(&[leaving(1)]);
+    bench.script.epoch.fetch_add(1, Ordering::SeqCst);
+    let hold = Hold { partition: 0, since: 1 };
+    bench.until("it is released", |bench| bench.log.released.lock().unwrap().contains(&hold)).await;
+    bench.log.assign(&[]);
+    bench.until("it stands by", |bench| lag(bench).is_standing_by).await;
+    assert!(bench.service.is_running() && lag(&bench).failing_ms == 0);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_late_for_its_turn_fences_the_next_one_once_and_not_in_a_circle() {
+    let epoch = Arc::new(AtomicU32::new(0));
+    let process = async |is_held_up: bool| {
+        let assignment = Some(watch::channel(Assignment::default()).0);
+        let log = FakeLog { assignment, ..FakeLog::default() };
+        let script = Script {
+            is_alone: AtomicBool::new(true),
+            is_held_up: AtomicBool::new(is_held_up),
+            epoch: Arc::clone(&epoch),
+            ..Script::default()
+        };
+        Bench::start_as(log, script, 100).await
+    };
+    let (late, next) = (process(true).await, process(false).await);
+    late.log.assign(&[given(1)]);
+    late.until("it is made", |late| late.script.making.load(Ordering::SeqCst) == 1).await;
+    // It stands there, and its turn goes to the next one.
+    late.log.assign(&[]);
+    next.log.assign(&[given(1)]);
+    next.log.with(|state| state.batches.push(logged(0)));
+    next.until("the next one works", |next| next.log.committed_next() == 2).await;
+    late.script.is_held_up.store(false, Ordering::SeqCst);
+    late.until("it stands by", |late| {
+        late.script.made.load(Ordering::SeqCst) == 1 && lag(late).is_standing_by
+    })
+    .await;
+    next.log.with(|state| state.batches.push(logged(2)));
+    next.until("the next one goes on", |next| next.log.committed_next() == 4).await;
+    assert_eq!(epoch.load(Ordering::SeqCst), 3, "each took the work when it had to, and no more");
+    assert!(late.handled().is_empty(), "its turn was over when it was made");
+}

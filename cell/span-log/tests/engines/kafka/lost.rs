@@ -121,6 +121,45 @@ async fn what_retention_took_before_storage_writer_had_it_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_is_told_before_storage_writers_commit_passes_it() {
+    let mut topic = TestTopic::new(1).await;
+    // What a process that ends has met since its last look, and nobody reads again.
+    topic.config.tail = None;
+    topic.config.commit_every = Duration::from_secs(1);
+    let log = topic.open().await;
+    let key = [trace(1).as_bytes().as_slice(), b"default"].concat();
+    let header = OwnedHeaders::new().insert(Header { key: "farspan", value: Some(b"\x01?") });
+    topic.write_foreign(0, Some(&key), header, Some(b"torn")).await;
+    log.append(batch(&[2])).await.unwrap();
+    at_last("it is met", || async { matches!(log.read(0, 0, 1).await, Err(LogError::Damaged(_))) })
+        .await;
+    log.commit(STORAGE_WRITER, 0, 2).await.unwrap();
+    log.close().await.unwrap();
+    let next = topic.open().await;
+    assert_eq!(next.committed(STORAGE_WRITER, 0).unwrap(), 2);
+    assert_eq!(shapes(&next), [(LostCause::Damaged, log.identity().incarnation, 0, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_took_is_lost_also_where_storage_writer_steps_over_it_at_once() {
+    let topic = TestTopic::new(1).await;
+    let log = topic.open().await;
+    log.append(batch(&[1, 2, 3, 4, 5])).await.unwrap();
+    log.commit(STORAGE_WRITER, 0, 2).await.unwrap();
+    let mut until = TopicPartitionList::new();
+    until.add_partition_offset(&topic.name(), 0, Offset::Offset(4)).unwrap();
+    topic.admin().delete_records(&until, &patient()).await.unwrap();
+    at_last("it is gone", || async {
+        matches!(log.read(0, 2, 1).await, Err(LogError::Expired { wanted: 2, first: 4 }))
+    })
+    .await;
+    log.commit(STORAGE_WRITER, 0, 5).await.unwrap();
+    let expected = [(LostCause::Dropped, log.identity().incarnation, 2, 4)];
+    assert_eq!(shapes(&log), expected);
+    at_last("others know", || async { shapes(topic.open().await.as_ref()) == expected }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_retention_took_before_a_group_had_it_is_known_to_every_process_when_it_is_noted() {
     let topic = TestTopic::new(1).await;
     let (log, other) = (topic.open().await, topic.open().await);

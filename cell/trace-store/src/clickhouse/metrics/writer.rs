@@ -75,10 +75,7 @@ impl Writer {
         match self.epoch {
             None => self.open(engine, now).await?,
             Some(epoch) if progress::newest_epoch(engine).await? > epoch => {
-                return Err(StoreError::Unavailable(
-                    "another process counts in this database now; this one is refused until its turn"
-                        .to_owned(),
-                ));
+                return Err(StoreError::Fenced);
             }
             Some(_) => {}
         }

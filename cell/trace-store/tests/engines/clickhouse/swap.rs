@@ -6,7 +6,7 @@ use trace_store::clickhouse::{
 };
 use trace_store::{Eraser, MetricsStore, Migration, Schema, StoreError};
 
-use super::{Database, clock, is_unavailable};
+use super::{Database, clock, is_fenced, is_unavailable};
 use crate::metrics::{everything, some_delta, tenant, trace};
 
 static STEPS: [Migration; 2] = [
@@ -109,14 +109,14 @@ async fn counts_are_swapped_whole_also_where_a_swap_was_cut_off() {
         cell.run(&format!("EXCHANGE TABLES {cell_name}.{table} AND {filled_name}.{table}")).await;
     }
     assert_eq!(state().await.unwrap(), SwapState::Begun);
-    assert!(is_unavailable(&store.apply(some_delta(6, 6, 0)).await), "the old writer is refused");
+    assert!(is_fenced(&store.apply(some_delta(6, 6, 0)).await), "the old writer is refused");
     assert!(is_unavailable(&cell.metrics().await.checkpoint().await), "nobody opens half of it");
     swap_counts(&cell.config, &filled.config, &*clock()).await.unwrap();
     assert_eq!(state().await.unwrap(), SwapState::Done);
     // It goes on from what was filled, in tables that are the cell's; the old one stays refused.
     let next = cell.metrics().await;
     assert_eq!(everything(&next).await, wanted);
-    assert!(is_unavailable(&store.apply(some_delta(6, 6, 0)).await));
+    assert!(is_fenced(&store.apply(some_delta(6, 6, 0)).await));
     next.apply(some_delta(6, 6, 2)).await.unwrap();
     assert_eq!(cell.number("SELECT count() FROM red_services WHERE service = 'fraud'").await, 1);
     assert_eq!(filled.number("SELECT count() FROM red_services WHERE service = 'fraud'").await, 0);
