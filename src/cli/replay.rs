@@ -131,6 +131,9 @@ pub(super) async fn run(
     drop(log.close().await);
     let Some(report) = report? else { return Ok(Outcome::Interrupted) };
     finish(&request, &ranges, &report, (&shown, began.monotonic()), output)?;
+    if let Some(reason) = &report.fenced {
+        return Err(anyhow::anyhow!("the replay was refused for good: {reason}").into());
+    }
     let is_whole = report.is_whole();
     if !is_whole || !arguments.swap {
         return Ok(if is_whole { Outcome::Done } else { Outcome::Partial });

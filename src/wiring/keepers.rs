@@ -17,8 +17,8 @@ use span_log::embedded::{EmbeddedConfig, EmbeddedLog, WhenFull};
 use span_log::{ForgetLost, Seen, SpanLog};
 use trace_model::{Clock, Coverage, UnixNanos};
 use trace_store::{
-    MetricsStore, SearchIndexer, Searcher, ServiceCatalog, SpanWriter, StandIn, TraceReader,
-    TraceSearch,
+    MetricsStore, SearchIndexer, Searcher, ServiceCatalog, SpanWriter, StandIn, StandInMetrics,
+    TraceReader, TraceSearch,
 };
 
 pub(super) use self::direct::Direct;
@@ -119,7 +119,14 @@ pub(super) async fn open(
     let searching = match (embedded, &config.stores.elasticsearch, tables) {
         (_, Some(elasticsearch), tables) => {
             let index = engine_stores::elasticsearch(&mut opening, elasticsearch).await?;
-            index.beside(tables)
+            match tables {
+                Some(tables) => {
+                    let metrics = StandInMetrics::default();
+                    metrics.register(opening.registry);
+                    index.beside(&tables, elasticsearch.is_written_by_others, metrics)
+                }
+                None => index,
+            }
         }
         (Some(store), None, _) => Searching {
             indexer: Arc::clone(&store) as _,
@@ -162,9 +169,9 @@ impl Searching {
     }
 
     /// An index and a trace store's tables answer for one another; the index is what is filled.
-    fn beside(self, tables: Option<Self>) -> Self {
-        let Some(tables) = tables else { return self };
-        let pair = Arc::new(StandIn::new(tables.searcher(), self.searcher()));
+    fn beside(self, tables: &Self, is_index_fuller: bool, metrics: StandInMetrics) -> Self {
+        let (tables, index) = (tables.searcher(), self.searcher());
+        let pair = Arc::new(StandIn::new(tables, index, is_index_fuller, metrics));
         Self { indexer: self.indexer, search: Arc::clone(&pair) as _, catalog: pair }
     }
 }

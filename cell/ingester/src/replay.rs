@@ -65,8 +65,13 @@ impl Slot {
     }
 }
 
-/// The replay was stopped.
-struct Stopped;
+/// Why a replay ends before everything is taken.
+enum Ended {
+    /// It was stopped.
+    Stopped,
+    /// The handler will be refused for good.
+    Fenced(String),
+}
 
 /// A replay that has not begun.
 #[derive(Debug)]
@@ -102,15 +107,12 @@ impl Replay {
 
     /// Reads and hands over, partition by partition in turns, until everything is taken or the token
     /// is cancelled; then makes durable what was taken. That is tried until it succeeds: dropping the
-    /// future gives it up.
+    /// future gives it up. Where another does the same work meanwhile it ends at once.
     pub async fn run(mut self) -> ReplayReport {
-        let mut place = 0;
-        while let Some(slot) = self.next_slot(&mut place) {
-            if self.step(slot).await.is_err() {
-                break;
-            }
-        }
-        self.close().await;
+        let fenced = match self.take_all().await {
+            Ok(()) | Err(Ended::Stopped) => self.close().await.err(),
+            Err(Ended::Fenced(reason)) => Some(reason),
+        };
         let durable = self.handler.durable();
         let mut left = Vec::new();
         for Slot { range, next, .. } in &self.slots {
@@ -120,7 +122,15 @@ impl Replay {
                 left.push(LogRange { first, ..*range });
             }
         }
-        self.tally.report(left)
+        self.tally.report(left, fenced)
+    }
+
+    async fn take_all(&mut self) -> Result<(), Ended> {
+        let mut place = 0;
+        while let Some(slot) = self.next_slot(&mut place) {
+            self.step(slot).await?;
+        }
+        Ok(())
     }
 
     /// The next partition that is not done, in turns.
@@ -139,7 +149,7 @@ impl Replay {
     }
 
     /// Reads once from a partition and hands over what was read.
-    async fn step(&mut self, place: usize) -> Result<(), Stopped> {
+    async fn step(&mut self, place: usize) -> Result<(), Ended> {
         let Some(Slot { range, next, .. }) = self.slots.get(place) else { return Ok(()) };
         let (partition, from, until) = (range.partition, *next, range.next);
         match self.log.read(partition, from, READ_BYTES_MAX).await {
@@ -169,9 +179,9 @@ impl Replay {
         }
     }
 
-    async fn step_over(&mut self, place: usize, damaged: DamagedRange) -> Result<(), Stopped> {
+    async fn step_over(&mut self, place: usize, damaged: DamagedRange) -> Result<(), Ended> {
         while let Err(error) = self.handler.skip(&damaged).await {
-            self.wait(&error.to_string()).await?;
+            self.bear(error).await?;
         }
         self.advance(place, damaged.range.next, 0);
         Ok(())
@@ -182,7 +192,7 @@ impl Replay {
         &mut self,
         place: usize,
         mut batches: VecDeque<LoggedBatch>,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), Ended> {
         let mut chunk = batches.len();
         while !batches.is_empty() {
             let count = self.pace.at_most(chunk).clamp(1, batches.len());
@@ -205,15 +215,13 @@ impl Replay {
                 }
                 Err(
                     error @ (HandleError::Retry(_) | HandleError::Wait(_) | HandleError::Fenced(_)),
-                ) => {
-                    self.wait(&error.to_string()).await?;
-                }
+                ) => self.bear(error).await?,
             }
         }
         Ok(())
     }
 
-    async fn taken(&mut self, place: usize, batches: &[LoggedBatch]) -> Result<(), Stopped> {
+    async fn taken(&mut self, place: usize, batches: &[LoggedBatch]) -> Result<(), Ended> {
         let spans = batches.iter().map(|batch| batch.batch.spans().len() as u64).sum();
         if let (Some(last), Some(slot)) = (batches.last(), self.slots.get_mut(place)) {
             slot.last_append = last.append_time;
@@ -221,7 +229,7 @@ impl Replay {
         }
         self.backoff.succeed();
         while let Err(error) = self.handler.tick(self.clock.now(), None, false).await {
-            self.wait(&error.to_string()).await?;
+            self.bear(error).await?;
         }
         self.backoff.succeed();
         let wait = self.pace.wait(self.tally.records(), self.clock.monotonic());
@@ -236,29 +244,44 @@ impl Replay {
         self.tally.taken(records, spans);
     }
 
+    /// Waits before the handler is tried again, where that may help.
+    async fn bear(&mut self, error: HandleError) -> Result<(), Ended> {
+        match error {
+            HandleError::Fenced(reason) => Err(Ended::Fenced(reason)),
+            HandleError::Retry(reason)
+            | HandleError::Wait(reason)
+            | HandleError::Poison(reason) => self.wait(&reason).await,
+        }
+    }
+
     /// Waits before something that failed is tried again.
-    async fn wait(&mut self, reason: &str) -> Result<(), Stopped> {
+    async fn wait(&mut self, reason: &str) -> Result<(), Ended> {
         self.tally.waits(reason);
         let wait = self.backoff.fail(self.clock.monotonic());
         self.pause(wait).await
     }
 
-    async fn pause(&mut self, wait: Duration) -> Result<(), Stopped> {
+    async fn pause(&mut self, wait: Duration) -> Result<(), Ended> {
         if !wait.is_zero() {
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        if self.stop.is_cancelled() { Err(Stopped) } else { Ok(()) }
+        if self.stop.is_cancelled() { Err(Ended::Stopped) } else { Ok(()) }
     }
 
-    async fn close(&mut self) {
+    /// Makes durable what was taken, or says why the handler will be refused for good.
+    async fn close(&mut self) -> Result<(), String> {
         while let Err(error) = self.handler.tick(self.clock.now(), None, true).await {
+            if let HandleError::Fenced(reason) = error {
+                return Err(reason);
+            }
             self.tally.waits(&error.to_string());
             let wait = self.backoff.fail(self.clock.monotonic());
             tokio::time::sleep(wait).await;
         }
+        Ok(())
     }
 }
 

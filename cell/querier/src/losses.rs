@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use proto::v1;
-use trace_model::{SearchQuery, TimeRange, TraceSpans, UnixNanos};
+use trace_model::{SearchQuery, TenantId, TimeRange, TraceSpans, UnixNanos};
 use trace_store::port::{SearchAnswer, StoreError, TraceSearch};
 
 use crate::port::{LiveTail, Lost};
@@ -72,22 +72,42 @@ impl Querier {
         made_by.named_if(made_by.missed(&self.ports.tail.lost()), range)
     }
 
-    /// Says of a list or of counts what they have missed, also with all others: they have no other word
-    /// for it. An asker who does not know that takes the answer for one that is cut.
-    pub(crate) fn with_missed(
+    /// Says of a list what it may lack: what the search index has missed, and, since the trace store may
+    /// be the one that lists, what storage-writer has. Asked when it is known how far the list will reach,
+    /// and before it: a letter that is taken after all is in the store before it goes.
+    pub(crate) fn with_unlisted(
         &self,
         reach: Option<v1::Reach>,
-        made_by: MadeBy,
+        tenant: &TenantId,
         range: TimeRange,
     ) -> Option<v1::Reach> {
+        let made_by = MadeBy::Indexer;
+        let lost = self.ports.tail.lost();
+        let buried = self.ports.tail.buried(tenant);
+        let missed = [made_by.missed(&lost), &lost.runs, &buried].concat();
+        with_missed(reach, made_by.named_if(&missed, range))
+    }
+
+    /// Says of counts what they have missed, also with all others.
+    pub(crate) fn with_uncounted(
+        &self,
+        reach: Option<v1::Reach>,
+        range: TimeRange,
+    ) -> Option<v1::Reach> {
+        let made_by = MadeBy::Aggregator;
         let lost = self.ports.tail.lost();
         let missed = [made_by.missed(&lost), &lost.unread].concat();
-        let missed_by = made_by.named_if(&missed, range);
-        if missed_by.is_empty() {
-            return reach;
-        }
-        Some(v1::Reach { is_cut: true, missed_by, ..reach.unwrap_or_default() })
+        with_missed(reach, made_by.named_if(&missed, range))
     }
+}
+
+/// Lists and counts have no other word for what is lost to all. An asker who does not know this one
+/// takes the answer for one that is cut.
+fn with_missed(reach: Option<v1::Reach>, missed_by: String) -> Option<v1::Reach> {
+    if missed_by.is_empty() {
+        return reach;
+    }
+    Some(v1::Reach { is_cut: true, missed_by, ..reach.unwrap_or_default() })
 }
 
 /// A search that says what it may have missed.
@@ -111,7 +131,7 @@ impl TraceSearch for HonestSearch {
 
 #[cfg(test)]
 mod tests {
-    use trace_model::{Filter, TenantId, TraceId};
+    use trace_model::{Filter, TraceId};
 
     use super::*;
     use crate::port::{PortError, TailRead};

@@ -36,8 +36,8 @@ pub struct TailRead {
 pub struct Lost {
     /// Append times of each run. Spans of any trace and tenant may have been in it.
     pub runs: Vec<TimeRange>,
-    /// Those of them that no group had read: in no list, and not counted. What storage-writer set aside
-    /// others may have.
+    /// Those of them that no group had read: not counted either. What storage-writer set aside others may
+    /// have.
     pub unread: Vec<TimeRange>,
     /// Append times of records that the search index will never have, and the trace store may have.
     pub unindexed: Vec<TimeRange>,
@@ -62,7 +62,7 @@ pub trait LiveTail: Send + Sync + fmt::Debug {
     }
 
     /// Append times of records of the tenant that were set aside and may yet be taken up: a search
-    /// does not find them. By id [`Self::read_tail`] tells them exactly.
+    /// does not find them, and no list need have their names. By id [`Self::read_tail`] tells them exactly.
     fn buried(&self, _tenant: &TenantId) -> Vec<TimeRange> {
         Vec::new()
     }

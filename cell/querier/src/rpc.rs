@@ -13,7 +13,6 @@ use crate::caller::{Access, Caller};
 use crate::cuts::cut_if;
 use crate::deadline::allowed_time;
 use crate::lists;
-use crate::losses::MadeBy;
 use crate::metrics::Query;
 use crate::querier::Querier;
 use crate::search::Searched;
@@ -147,9 +146,9 @@ impl Querier {
         let (reach, services) = match access {
             Access::Granted => {
                 let reach = self.reach_of_lists().await;
+                let reach = self.with_unlisted(reach, &caller.tenant, range);
                 let list = lists::services(&*self.ports.catalog, &caller.tenant, range).await?;
-                let reach = cut_if(reach, list.is_cut);
-                (self.with_missed(reach, MadeBy::Indexer, range), list.names)
+                (cut_if(reach, list.is_cut), list.names)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -169,10 +168,10 @@ impl Querier {
         let (reach, found) = match access {
             Access::Granted => {
                 let reach = self.reach_of_lists().await;
+                let reach = self.with_unlisted(reach, &caller.tenant, range);
                 let list =
                     lists::operations(catalog, &caller.tenant, &request.service, range).await?;
-                let reach = cut_if(reach, list.is_cut);
-                (self.with_missed(reach, MadeBy::Indexer, range), list.names)
+                (cut_if(reach, list.is_cut), list.names)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -200,7 +199,7 @@ impl Querier {
                 let rows = self.ports.metrics.edges(&caller.tenant, range).await?;
                 let is_cut = self.cuts_edges(&caller.tenant, range, &rows).await?;
                 let reach = cut_if(reach, is_cut);
-                (self.with_missed(reach, MadeBy::Aggregator, range), rows)
+                (self.with_uncounted(reach, range), rows)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -226,7 +225,7 @@ impl Querier {
                 let reach = self.reach_of_counts().await;
                 let rows = self.ports.metrics.red(&query).await?;
                 let reach = cut_if(reach, self.cuts_red(&query, &rows).await?);
-                (self.with_missed(reach, MadeBy::Aggregator, query.range), rows)
+                (self.with_uncounted(reach, query.range), rows)
             }
             Access::Forbidden => (None, Vec::new()),
         };
@@ -255,7 +254,7 @@ impl Querier {
                 let found = self.ports.metrics.edge_traces(&query).await?;
                 let is_cut = found.is_cut || self.counts_other_edges(&query).await?;
                 let reach = cut_if(reach, is_cut);
-                (self.with_missed(reach, MadeBy::Aggregator, query.range), found.trace_ids)
+                (self.with_uncounted(reach, query.range), found.trace_ids)
             }
             Access::Forbidden => (None, Vec::new()),
         };

@@ -61,6 +61,8 @@ struct Cell {
     counts_others: AtomicBool,
     expired_until: Mutex<Option<UnixNanos>>,
     lost: Mutex<Lost>,
+    /// Of the tenant `default`.
+    buried: Mutex<Vec<TimeRange>>,
 }
 
 fn cover(next: u64) -> Coverage {
@@ -102,6 +104,10 @@ impl LiveTail for Cell {
 
     fn lost(&self) -> Lost {
         self.lost.lock().unwrap().clone()
+    }
+
+    fn buried(&self, tenant: &TenantId) -> Vec<TimeRange> {
+        if tenant.as_str() == "default" { self.buried.lock().unwrap().clone() } else { Vec::new() }
     }
 }
 
@@ -486,6 +492,26 @@ async fn what_a_group_missed_is_said_by_the_answers_made_of_its_work_and_by_no_o
     assert_eq!(search(&querier).await.missed_by, "");
     let indexed = "search-indexer";
     assert_eq!(missed_by().await, [indexed, indexed, counted, counted, counted]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_lack_what_storage_writer_set_aside_and_counts_do_not() {
+    let (querier, cell) = querier_with(|_| {});
+    let set_aside = vec![TimeRange { start: UnixNanos(400), end: UnixNanos(500) }];
+    for (runs, buried) in [(set_aside.clone(), Vec::new()), (Vec::new(), set_aside)] {
+        *cell.lost.lock().unwrap() = Lost { runs, ..Lost::default() };
+        *cell.buried.lock().unwrap() = buried;
+        let reaches = reaches(&querier, "us").await.map(Option::unwrap);
+        let missed_by = reaches.each_ref().map(|reach| reach.missed_by.as_str());
+        assert_eq!(missed_by, ["search-indexer", "search-indexer", "", "", ""]);
+        assert_eq!(reaches.map(|reach| reach.is_cut), [true, true, false, false, false]);
+    }
+    // What lies in a letter is known to be of one tenant.
+    let caller = Some(v1::Caller { tenant: "other".to_owned(), ..caller("us").unwrap() });
+    let services = v1::ListServicesRequest { caller, range: Some(TimeRange::ALL.into()) };
+    let listed = querier.list_services(Request::new(services)).await.unwrap().into_inner();
+    let reach = listed.reach.unwrap();
+    assert_eq!((reach.missed_by.as_str(), reach.is_cut), ("", false));
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,4 +57,4 @@ pub use port::{
     StoreStatus, TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;
-pub use stand_in::{Searcher, StandIn};
+pub use stand_in::{Searcher, StandIn, StandInMetrics};

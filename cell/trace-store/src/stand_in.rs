@@ -4,11 +4,15 @@
 //! What the tables can answer by themselves goes to them, the rest to the index. Where the one that is
 //! asked first fails, the other is asked; where it is silent for [`PATIENCE`], both are, and the first
 //! answer counts. Each answer is one store's alone and says how far that one reaches: nothing is merged.
+//! Tables that are behind what the index was last known to have are asked, and the index is too.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use trace_model::query::{CompareOp, Field};
 use trace_model::{Coverage, Filter, SearchQuery, TenantId, TimeRange};
@@ -20,8 +24,10 @@ use crate::port::{NameList, Operation, SearchAnswer, ServiceCatalog, StoreError,
 pub const PATIENCE: Duration = Duration::from_millis(700);
 /// So many questions may be put to both at once: a store that is slow for all must not make the other so.
 const BOTH_AT_ONCE: usize = 8;
+/// So many may be put to one since the other has failed; more wait.
+const INSTEAD_AT_ONCE: usize = 32;
 
-type Asked<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// What a store searches and lists by.
 #[derive(Clone, Debug)]
@@ -32,22 +38,75 @@ pub struct Searcher {
     pub catalog: Arc<dyn ServiceCatalog>,
 }
 
+/// Counts of a pair.
+#[derive(Clone, Debug, Default)]
+pub struct StandInMetrics {
+    /// Questions put to the tables since the index failed or was silent.
+    pub tables_instead: Counter,
+    /// Questions put to the index since the tables failed or were silent.
+    pub index_instead: Counter,
+}
+
+impl StandInMetrics {
+    /// Registers them all.
+    pub fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("tables", "Questions put to the tables in the index's place", &self.tables_instead),
+            ("index", "Questions put to the index in the tables' place", &self.index_instead),
+        ] {
+            registry.register(format!("farspan_search_{name}_instead"), help, counter.clone());
+        }
+    }
+}
+
+/// Which store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Tables,
+    Index,
+}
+
 /// The pair; behind the ports it is one store.
 #[derive(Debug)]
 pub struct StandIn {
     tables: Searcher,
     index: Searcher,
+    /// The index has documents that no other store has.
+    is_index_fuller: bool,
+    metrics: StandInMetrics,
     both: Semaphore,
-    /// How far the lists of each reached when it was last asked: at least that far they still do.
-    reached: Mutex<[Coverage; 2]>,
+    instead: Semaphore,
+    /// How far each reached when it last answered: at least that far it still does.
+    reached: Mutex<Reached>,
+}
+
+#[derive(Debug)]
+struct Reached {
+    tables: Coverage,
+    index: Coverage,
 }
 
 impl StandIn {
-    /// Of the tables of a trace store and the index of a search engine.
+    /// Of the tables of a trace store and the index of a search engine. Where others write to the index as
+    /// well (`is_index_fuller`), it is asked first, whatever the question.
     #[must_use]
-    pub fn new(tables: Searcher, index: Searcher) -> Self {
-        let reached = Mutex::new([Coverage::none(0), Coverage::none(0)]);
-        Self { tables, index, both: Semaphore::new(BOTH_AT_ONCE), reached }
+    pub fn new(
+        tables: Searcher,
+        index: Searcher,
+        is_index_fuller: bool,
+        metrics: StandInMetrics,
+    ) -> Self {
+        let nothing = || Coverage::none(0);
+        let reached = Mutex::new(Reached { tables: nothing(), index: nothing() });
+        let (both, instead) = (Semaphore::new(BOTH_AT_ONCE), Semaphore::new(INSTEAD_AT_ONCE));
+        Self { tables, index, is_index_fuller, metrics, both, instead, reached }
+    }
+
+    const fn of(&self, which: Which) -> &Searcher {
+        match which {
+            Which::Tables => &self.tables,
+            Which::Index => &self.index,
+        }
     }
 
     /// The answer of the first, or else of the second.
@@ -55,40 +114,85 @@ impl StandIn {
     /// # Errors
     /// What both say, where both fail.
     async fn ask<'a, T>(
-        &self,
-        mut first: Asked<'a, T>,
-        second: impl FnOnce() -> Asked<'a, T>,
+        &'a self,
+        first: Which,
+        ask: impl Fn(Which) -> Asked<'a, T>,
+        of_both: fn(StoreError, &StoreError) -> StoreError,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(PATIENCE, &mut first).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => return second().await.map_err(|other| of_both(error, &other)),
-            Err(_) => {}
-        }
-        let Ok(_room) = self.both.try_acquire() else { return first.await };
-        let mut second = second();
-        let (failed, mut left) = tokio::select! {
-            answer = &mut first => match answer {
-                Ok(answer) => return Ok(answer),
-                Err(error) => (error, second),
-            },
-            answer = &mut second => match answer {
-                Ok(answer) => return Ok(answer),
-                Err(error) => (error, first),
+        let (second, instead) = match first {
+            Which::Tables => (Which::Index, &self.metrics.index_instead),
+            Which::Index => (Which::Tables, &self.metrics.tables_instead),
+        };
+        let mut asked = ask(first);
+        let answered = match tokio::time::timeout(PATIENCE, &mut asked).await {
+            Ok(answer) => Err(answer),
+            Err(_) => match self.both.try_acquire() {
+                Ok(room) => Ok(room),
+                Err(_) => Err(asked.as_mut().await),
             },
         };
-        (&mut left).await.map_err(|error| of_both(error, &failed))
+        let room = match answered {
+            Ok(room) => room,
+            Err(Ok(answer)) => return Ok(answer),
+            Err(Err(error)) => {
+                instead.inc();
+                let _room = self.instead.acquire().await;
+                return ask(second).await.map_err(|other| of_both(error, &other));
+            }
+        };
+        instead.inc();
+        let mut other = ask(second);
+        let (failed, left) = tokio::select! {
+            answer = &mut asked => match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => (error, other),
+            },
+            answer = &mut other => match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => (error, asked),
+            },
+        };
+        // What waits for one alone takes no room from others.
+        drop(room);
+        left.await.map_err(|error| of_both(error, &failed))
     }
 
-    /// Notes how far a store reaches, if it says so; gives how far both do.
-    fn note_reached(&self, told: [Result<Coverage, StoreError>; 2]) -> Coverage {
-        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        for (reached, told) in reached.iter_mut().zip(told) {
-            if let Ok(told) = told {
-                *reached = told;
-            }
+    /// Searches one of them, and notes how far it reaches.
+    fn search_one<'a>(&'a self, which: Which, query: &'a SearchQuery) -> Asked<'a, SearchAnswer> {
+        Box::pin(async move {
+            let answer = self.of(which).search.search(query).await?;
+            self.note_reached(which, &answer.covered);
+            Ok(answer)
+        })
+    }
+
+    /// Of an answer of tables that are behind the index, the index's is the fuller one.
+    async fn or_fuller(&self, answer: SearchAnswer, query: &SearchQuery) -> SearchAnswer {
+        let known = self.reached().index.clone();
+        if answer.covered.reaches(&known) {
+            return answer;
         }
-        let [left, right] = &*reached;
-        what_both_cover(left, right)
+        let of_index = tokio::time::timeout(PATIENCE, self.search_one(Which::Index, query)).await;
+        match of_index {
+            Ok(Ok(fuller)) if fuller.covered.reaches(&answer.covered) => fuller,
+            Ok(_) | Err(_) => answer,
+        }
+    }
+
+    fn reached(&self) -> MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A store never reaches less far than it did, but for an answer that comes late.
+    fn note_reached(&self, which: Which, told: &Coverage) {
+        let mut reached = self.reached();
+        let known = match which {
+            Which::Tables => &mut reached.tables,
+            Which::Index => &mut reached.index,
+        };
+        if !known.reaches(told) {
+            known.clone_from(told);
+        }
     }
 }
 
@@ -116,6 +220,11 @@ fn is_by_name(filter: &Filter) -> bool {
         }
     }
     services == 1 && operations <= 1
+}
+
+/// Why neither lists. What is refused may be asked in another way.
+fn refused(left: StoreError, right: &StoreError) -> StoreError {
+    if matches!(right, StoreError::Unsupported(_)) { right.clone() } else { of_both(left, right) }
 }
 
 /// Why neither answers. What may pass with one of them may pass.
@@ -151,11 +260,12 @@ fn what_both_cover(left: &Coverage, right: &Coverage) -> Coverage {
 #[async_trait]
 impl TraceSearch for StandIn {
     async fn search(&self, query: &SearchQuery) -> Result<SearchAnswer, StoreError> {
-        let (first, second) = match is_by_name(&query.filter) {
-            true => (&self.tables, &self.index),
-            false => (&self.index, &self.tables),
-        };
-        self.ask(first.search.search(query), || second.search.search(query)).await
+        let ask = |which| self.search_one(which, query);
+        if self.is_index_fuller || !is_by_name(&query.filter) {
+            return self.ask(Which::Index, ask, of_both).await;
+        }
+        let answer = self.ask(Which::Tables, ask, of_both).await?;
+        Ok(self.or_fuller(answer, query).await)
     }
 }
 
@@ -166,8 +276,8 @@ impl ServiceCatalog for StandIn {
         tenant: &TenantId,
         range: TimeRange,
     ) -> Result<NameList<Arc<str>>, StoreError> {
-        let tables = || self.tables.catalog.services(tenant, range);
-        self.ask(self.index.catalog.services(tenant, range), tables).await
+        let ask = |which| self.of(which).catalog.services(tenant, range);
+        self.ask(Which::Index, ask, refused).await
     }
 
     async fn operations(
@@ -176,8 +286,8 @@ impl ServiceCatalog for StandIn {
         service: &str,
         range: TimeRange,
     ) -> Result<NameList<Operation>, StoreError> {
-        let tables = || self.tables.catalog.operations(tenant, service, range);
-        self.ask(self.index.catalog.operations(tenant, service, range), tables).await
+        let ask = |which| self.of(which).catalog.operations(tenant, service, range);
+        self.ask(Which::Index, ask, refused).await
     }
 
     /// What both have, as far as each was known to reach at last: the list that is asked for next may be
@@ -187,7 +297,13 @@ impl ServiceCatalog for StandIn {
         if let (Err(_), Err(index)) = told {
             return Err(index);
         }
-        Ok(self.note_reached([told.0, told.1]))
+        for (which, told) in [(Which::Tables, told.0), (Which::Index, told.1)] {
+            if let Ok(told) = told {
+                self.note_reached(which, &told);
+            }
+        }
+        let reached = self.reached();
+        Ok(what_both_cover(&reached.tables, &reached.index))
     }
 }
 

@@ -47,6 +47,8 @@ pub struct ReplayReport {
     /// What is not durable where it was to go: from `first` on, another replay goes on. Empty where
     /// everything is.
     pub left: Vec<LogRange>,
+    /// Why it was refused for good, where it was: another does the same work since it began.
+    pub fenced: Option<String>,
 }
 
 impl ReplayReport {
@@ -54,6 +56,7 @@ impl ReplayReport {
     #[must_use]
     pub const fn is_whole(&self) -> bool {
         self.left.is_empty()
+            && self.fenced.is_none()
             && self.refused_records == 0
             && self.damaged_records == 0
             && self.expired_records == 0
@@ -114,8 +117,8 @@ impl Tally {
         self.report.expired_records = self.report.expired_records.saturating_add(records);
     }
 
-    pub(super) fn report(mut self, left: Vec<LogRange>) -> ReplayReport {
-        self.report.left = left;
+    pub(super) fn report(mut self, left: Vec<LogRange>, fenced: Option<String>) -> ReplayReport {
+        (self.report.left, self.report.fenced) = (left, fenced);
         self.report.progress.waits = None;
         self.report
     }

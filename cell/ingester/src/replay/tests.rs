@@ -52,9 +52,18 @@ struct Script {
     /// So many calls fail before one succeeds.
     failures: u32,
     stops_at: Option<(u64, CancellationToken)>,
+    /// The call that is refused for good.
+    fenced_in: Option<&'static str>,
     taken: Vec<u64>,
     next: u64,
     largest: usize,
+}
+
+impl Script {
+    fn check(&self, call: &str) -> Result<(), HandleError> {
+        let is_fenced = self.fenced_in == Some(call);
+        if is_fenced { Err(HandleError::Fenced("another writes".to_owned())) } else { Ok(()) }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -68,6 +77,7 @@ impl GroupHandler for Scripted {
 
     async fn handle(&mut self, batches: &[LoggedBatch]) -> Result<(), HandleError> {
         let script = &mut *self.0.lock().unwrap();
+        script.check("handle")?;
         if script.failures > 0 {
             script.failures -= 1;
             return Err(HandleError::Retry("the store is away".to_owned()));
@@ -92,9 +102,9 @@ impl GroupHandler for Scripted {
         &mut self,
         _: UnixNanos,
         _: Option<UnixNanos>,
-        _: bool,
+        is_closing: bool,
     ) -> Result<(), HandleError> {
-        Ok(())
+        self.0.lock().unwrap().check(if is_closing { "close" } else { "tick" })
     }
 
     async fn skip(&mut self, damaged: &DamagedRange) -> Result<(), HandleError> {
@@ -162,6 +172,19 @@ async fn a_store_that_is_away_is_waited_for_and_the_reason_is_told() {
     assert_eq!(waits.as_deref(), Some("the store is away"));
     assert!(running.await.unwrap().is_whole());
     assert_eq!(handler.0.lock().unwrap().taken, [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_is_refused_for_good_ends_with_the_reason() {
+    for call in ["handle", "tick", "close"] {
+        let log = log_of(3).await;
+        let handler = Scripted::default();
+        handler.0.lock().unwrap().fenced_in = Some(call);
+        let replayed = replay(parts(&log, Box::new(handler.clone()), range(0, 3)));
+        let report = tokio::time::timeout(Duration::from_secs(60), replayed).await.expect(call);
+        assert_eq!(report.fenced.as_deref(), Some("another writes"), "{call}");
+        assert!(!report.is_whole(), "{report:?}");
+    }
 }
 
 #[tokio::test]

@@ -329,7 +329,7 @@ impl SpanLog for FrontLog {
         if is_known {
             return Ok(());
         }
-        let noted = self.shared.change_seat(partition, |note| note.note_missed(&missed)).await;
+        let noted = self.shared.change_seat(partition, move |note| note.note_missed(&missed)).await;
         noted.map_err(|error| LogError::Disk(error.to_string()))
     }
 

@@ -12,6 +12,7 @@ use rdkafka::error::KafkaError;
 use super::board::Board;
 use super::client::Voice;
 use super::config::KafkaConfig;
+use super::error::KafkaOpenError;
 use super::group_offsets::{GroupOffsets, Kept, Lineage, text_of};
 use super::losses::Losses;
 use super::member::Member;
@@ -185,6 +186,11 @@ impl Commits {
         self.boards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether this process reads a partition for a group: nobody else commits it then.
+    pub(crate) fn holds(&self, id: GroupId, partition: u32) -> bool {
+        self.board(id).is_some_and(|board| board.hold_on(partition).is_ok())
+    }
+
     /// What this process reads of a group, where it has joined it.
     pub(crate) fn board(&self, id: GroupId) -> Option<Arc<Board>> {
         self.boards().get(&id).cloned()
@@ -210,16 +216,20 @@ impl Commits {
         if let Some(group) = groups.get(&id) {
             return Ok(Arc::clone(group));
         }
-        let name = self.config.group_name(id);
-        let offsets = GroupOffsets::open(&self.config, &name, &self.voice);
-        let offsets = offsets.map_err(|error| failed(&error))?;
-        let places = Mutex::new(vec![Place::default(); self.partitions.len()]);
-        let (writing, member) = (Mutex::default(), OnceLock::new());
-        let losses = Arc::clone(&self.losses);
-        let group = Arc::new(Group { id, offsets, places, writing, member, losses });
+        let group = Arc::new(self.unlearnt(id).map_err(|error| failed(&error))?);
         group.learn(&self.partitions, &self.lineages).map_err(|error| failed(&error))?;
         groups.insert(id, Arc::clone(&group));
         Ok(group)
+    }
+
+    /// The group, of which nothing is known yet.
+    fn unlearnt(&self, id: GroupId) -> Result<Group, KafkaOpenError> {
+        let name = self.config.group_name(id);
+        let offsets = GroupOffsets::open(&self.config, &name, &self.voice)?;
+        let places = Mutex::new(vec![Place::default(); self.partitions.len()]);
+        let (writing, member) = (Mutex::default(), OnceLock::new());
+        let losses = Arc::clone(&self.losses);
+        Ok(Group { id, offsets, places, writing, member, losses })
     }
 
     fn known(&self) -> Vec<Arc<Group>> {
@@ -309,5 +319,16 @@ impl Commits {
             (group.id, lags.sum())
         };
         self.known().into_iter().map(lag_of).collect()
+    }
+}
+
+#[cfg(test)]
+impl Commits {
+    /// A group of which the brokers have this offset in each partition, without asking them.
+    pub(crate) fn assume(&self, id: GroupId, offset: u64) {
+        let group = self.unlearnt(id).unwrap();
+        group.places().iter_mut().for_each(|place| place.learn(Some(offset)));
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(groups.insert(id, Arc::new(group)));
     }
 }

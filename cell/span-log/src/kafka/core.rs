@@ -96,8 +96,11 @@ impl Core {
                     0 => self.expired(partition, wanted).await,
                     first => LogError::Expired { wanted, first },
                 };
-                // Before storage-writer steps over it and its commit says that it has it.
-                self.note_overtaken(partition);
+                // Before storage-writer steps over it and its commit says that it has it. Where it is
+                // elsewhere it may be further than is known here: upkeep asks first.
+                if self.commits.holds(STORAGE_WRITER, partition) {
+                    self.note_overtaken(partition);
+                }
                 Err(error)
             }
             Err(LogError::Damaged(damaged)) => {

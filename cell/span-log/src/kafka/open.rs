@@ -257,3 +257,51 @@ fn tail_of(core: &Core) -> Result<Option<Arc<Tail>>, LogError> {
     }
     Ok(Some(Arc::new(Tail::new(config, starts))))
 }
+
+#[cfg(test)]
+mod tests {
+    use service_kit::ManualClock;
+    use trace_model::{LogRange, UnixNanos};
+
+    use super::*;
+    use crate::port::LostCause;
+
+    const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
+
+    /// A log of one partition, whose brokers do not answer.
+    fn unanswered() -> Core {
+        let config = KafkaConfig::at(vec!["127.0.0.1:1".to_owned()]);
+        let (voice, clock) = (Voice::default(), Arc::new(ManualClock::at(NOW)) as Arc<dyn Clock>);
+        let questions = Questions::new(&config, config.topic_name(), &voice).unwrap();
+        let (questions, ends) = (Arc::new(questions), Arc::new(Ends::new(1)));
+        let (asked, kept) = (Arc::clone(&questions), Arc::clone(&ends));
+        let end_keeper = EndKeeper::new(asked, kept, Arc::clone(&clock), Duration::ZERO);
+        let asked = Arc::clone(&questions);
+        let keeper = IdentityKeeper::open(&config, asked, &voice, Arc::clone(&clock), 1).unwrap();
+        let texts = vec![IdentityText { incarnation: 7, partitions: 1, ..IdentityText::default() }];
+        let missed = MissedKeeper::open(&config, &voice, 1).unwrap();
+        let identity_keeper = Arc::new(keeper);
+        let found = Found { questions, ends, end_keeper, identity_keeper, texts, missed };
+        core_of(&config, &voice, clock, found).0
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_meets_what_is_gone_calls_it_lost_only_where_storage_writer_is() {
+        let core = unanswered();
+        core.commits.assume(STORAGE_WRITER, 2);
+        core.ends.answered(0, 5, NOW);
+        core.ends.starts_at(0, 4);
+        let is_expired = |read: Result<(), LogError>| {
+            matches!(read, Err(LogError::Expired { wanted: 2, first: 4 }))
+        };
+        assert!(is_expired(core.read_items(0, 2, 1).await.map(drop)));
+        assert_eq!(core.lost().pending(), [], "elsewhere it may have had them meanwhile");
+        let (board, _) = core.commits.board_to_join(STORAGE_WRITER);
+        board.take_in(&[0]);
+        board.give(&[0]);
+        assert!(is_expired(core.read_items(0, 2, 1).await.map(drop)));
+        let lost = core.lost().pending().to_vec();
+        let lost: Vec<_> = lost.iter().map(|run| (run.cause, run.range)).collect();
+        assert_eq!(lost, [(LostCause::Dropped, LogRange { partition: 0, first: 2, next: 4 })]);
+    }
+}

@@ -12,6 +12,7 @@ use trace_model::Coverage;
 
 use super::client::unavailable;
 use super::hits::Hits;
+use super::state::State;
 use super::store::ElasticsearchStore;
 use crate::port::StoreError;
 
@@ -31,16 +32,39 @@ struct ProgressSource {
     next: u64,
 }
 
+/// Indices on their way to be refreshed; those that are left when it goes are dirty again. Who waits for
+/// an answer may drop it half-way, and what was written before is to be found by the next.
+struct Refreshing<'a> {
+    state: &'a State,
+    indices: Vec<String>,
+}
+
+impl Drop for Refreshing<'_> {
+    fn drop(&mut self) {
+        self.indices.iter().for_each(|index| self.state.soil(index));
+    }
+}
+
+/// Has the dirty indices refreshed.
+async fn refresh_dirty<F>(
+    state: &State,
+    refresh: impl FnOnce(Vec<String>) -> F,
+) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let indices = state.take_dirty().into_iter().collect();
+    let mut refreshing = Refreshing { state, indices };
+    refresh(refreshing.indices.clone()).await?;
+    refreshing.indices.clear();
+    Ok(())
+}
+
 impl ElasticsearchStore {
     /// Lets everything that this process wrote be found.
     pub(super) async fn refresh_own(&self) -> Result<(), StoreError> {
         let _alone = self.refreshing.lock().await;
-        let dirty: Vec<String> = self.state.take_dirty().into_iter().collect();
-        let refreshed = self.refresh(&dirty).await;
-        if refreshed.is_err() {
-            dirty.iter().for_each(|index| self.state.soil(index));
-        }
-        refreshed
+        refresh_dirty(&self.state, |indices| async move { self.refresh(&indices).await }).await
     }
 
     /// Lets everything within these indices be found.
@@ -158,4 +182,30 @@ fn advanced(written: &Coverage, stored: &Coverage) -> Vec<(u32, u64)> {
     };
     let moved = written.next.iter().filter(|(partition, next)| **next > held(partition));
     moved.map(|(partition, next)| (*partition, *next)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn what_a_refresh_that_failed_or_was_dropped_had_taken_is_refreshed_by_the_next() {
+        let state = State::default();
+        let written = ["spans-1", "spans-2"];
+        written.iter().for_each(|index| state.soil(index));
+        assert!(refresh_dirty(&state, |_| pending()).now_or_never().is_none());
+        let failed = refresh_dirty(&state, |_| ready(Err(StoreError::Busy))).now_or_never();
+        assert!(matches!(failed, Some(Err(StoreError::Busy))));
+        for expected in [&written[..], &[]] {
+            let refreshed = refresh_dirty(&state, |indices| {
+                assert_eq!(indices, expected);
+                ready(Ok(()))
+            });
+            assert!(matches!(refreshed.now_or_never(), Some(Ok(()))));
+        }
+    }
 }

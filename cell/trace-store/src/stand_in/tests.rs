@@ -87,10 +87,11 @@ impl ServiceCatalog for Told {
     }
 }
 
-/// Tables that cover 10 records, and an index that covers 20.
+/// Tables that cover 10 records, and an index that covers 20, of which the pair has not heard yet.
 fn pair() -> (Arc<Told>, Arc<Told>, StandIn) {
     let (tables, index) = (Told::new("tables", 10), Told::new("index", 20));
-    let pair = StandIn::new(tables.searcher(), index.searcher());
+    let metrics = StandInMetrics::default();
+    let pair = StandIn::new(tables.searcher(), index.searcher(), false, metrics);
     (tables, index, pair)
 }
 
@@ -148,6 +149,8 @@ fn services_and_operations_alone_are_asked_of_the_tables() {
 async fn each_answers_what_it_is_best_at_and_for_the_other_where_that_one_fails() {
     let (tables, index, pair) = pair();
     assert_eq!((who(&pair, &by_service()).await, who(&pair, &by_error()).await), (Ok(10), Ok(20)));
+    let asked_instead = || (pair.metrics.tables_instead.get(), pair.metrics.index_instead.get());
+    assert_eq!(asked_instead(), (0, 0));
     for mood in [away(), Mood::Silent, refuses()] {
         tables.is(mood.clone());
         assert_eq!(who(&pair, &by_service()).await, Ok(20), "{mood:?}");
@@ -156,6 +159,29 @@ async fn each_answers_what_it_is_best_at_and_for_the_other_where_that_one_fails(
         assert_eq!(who(&pair, &by_error()).await, Ok(10), "{mood:?}");
         index.is(Mood::Well(20));
     }
+    assert_eq!(asked_instead(), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_that_are_behind_what_the_index_is_known_to_have_give_way() {
+    let (tables, index, pair) = pair();
+    assert_eq!(who(&pair, &by_service()).await, Ok(10), "nothing is known of the index");
+    pair.listed().await.unwrap();
+    assert_eq!(who(&pair, &by_service()).await, Ok(20));
+    index.is(Mood::Silent);
+    assert_eq!(who(&pair, &by_service()).await, Ok(10), "half an answer that says so");
+    tables.is(Mood::Well(20));
+    assert_eq!(who(&pair, &by_service()).await, Ok(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_others_write_to_is_asked_first() {
+    let (tables, index, _) = pair();
+    let metrics = StandInMetrics::default();
+    let pair = StandIn::new(tables.searcher(), index.searcher(), true, metrics);
+    assert_eq!(who(&pair, &by_service()).await, Ok(20));
+    index.is(away());
+    assert_eq!(who(&pair, &by_service()).await, Ok(10));
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,6 +220,59 @@ async fn a_store_that_is_slow_for_many_does_not_bring_all_of_them_to_the_other()
     assert!(one_more.is_err(), "it waits for the index alone");
     asking.shutdown().await;
     assert_eq!(who(&pair, &by_error()).await, Ok(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_that_only_the_silent_one_can_answer_take_no_room_from_others() {
+    let (tables, index, pair) = pair();
+    index.is(Mood::Silent);
+    tables.is(refuses());
+    let pair = Arc::new(pair);
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..2 * BOTH_AT_ONCE {
+        let pair = Arc::clone(&pair);
+        asking.spawn(async move { pair.search(&by_error()).await.map(drop) });
+    }
+    tokio::time::sleep(2 * PATIENCE).await;
+    tables.is(Mood::Well(10));
+    let tenant = TenantId::default();
+    let listed = pair.services(&tenant, TimeRange::ALL);
+    let listed = tokio::time::timeout(2 * PATIENCE, listed).await;
+    assert_eq!(listed.expect("there is room").unwrap(), ["tables".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_had_no_room_is_answered_by_the_other_when_the_first_fails_at_last() {
+    let (_, index, pair) = pair();
+    let room = pair.both.try_acquire_many(u32::try_from(BOTH_AT_ONCE).unwrap()).unwrap();
+    index.is(Mood::Silent);
+    let pair = &pair;
+    let asked = async { pair.ask(Which::Index, |which| slow(pair, which), of_both).await };
+    let answer = tokio::time::timeout(20 * PATIENCE, asked).await;
+    assert_eq!(answer.expect("it is answered").unwrap(), "tables");
+    drop(room);
+}
+
+/// An index that fails late, and tables that answer.
+fn slow(_: &StandIn, which: Which) -> Asked<'_, &'static str> {
+    Box::pin(async move {
+        match which {
+            Which::Tables => Ok("tables"),
+            Which::Index => {
+                tokio::time::sleep(3 * PATIENCE).await;
+                Err(StoreError::Unavailable("it is away".to_owned()))
+            }
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_the_tables_refuse_is_refused_so_that_its_range_is_asked_for() {
+    let (tables, index, pair) = pair();
+    index.is(away());
+    tables.is(refuses());
+    let listed = pair.services(&TenantId::default(), TimeRange::ALL).await;
+    assert!(matches!(listed, Err(StoreError::Unsupported(_))), "{listed:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -134,6 +134,8 @@ pub struct ElasticsearchConfig {
     pub credentials: Credentials,
     /// A file with an API key in its encoded form alone, instead of a user.
     pub api_key_file: Option<PathBuf>,
+    /// Other programs write to the same indices: every search is asked here first.
+    pub is_written_by_others: bool,
     /// How its days grow old.
     pub tiers: TiersConfig,
 }

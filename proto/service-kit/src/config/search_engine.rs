@@ -79,6 +79,7 @@ pub(super) fn read_elasticsearch(
         timeout: timeout(section),
         credentials,
         api_key_file,
+        is_written_by_others: section.value("written_by_others", false),
         tiers: read_tiers(&mut section.section("tiers"), shards, retention),
     };
     Some(ElasticsearchConfig { urls: urls?, ..config })

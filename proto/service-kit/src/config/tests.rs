@@ -203,6 +203,14 @@ fn startup_has_no_kafka_and_counts_in_its_own_files() {
 }
 
 #[test]
+fn a_search_engine_that_others_write_to_is_named_so() {
+    let others = |text: &str| cell(text).stores.elasticsearch.unwrap().is_written_by_others;
+    assert!(!others(GROWTH));
+    let told = "{urls: ['http://e1:9200'], written_by_others: true}";
+    assert!(others(&GROWTH.replace("{urls: ['http://e1:9200']}", told)));
+}
+
+#[test]
 fn the_tables_of_the_trace_store_search_where_there_is_no_search_engine() {
     let config = cell(
         "kind: cell\nregion: a\nprofile: startup\nstores: {search: cassandra}\ncassandra: {nodes: \

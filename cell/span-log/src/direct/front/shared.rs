@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::v1;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use trace_model::{Clock, UnixNanos};
 
 use super::super::note::NoteFile;
@@ -60,7 +60,7 @@ pub(super) struct Shared {
     ends: Vec<watch::Sender<u64>>,
     file: NoteFile,
     /// What was written last; held while it is written.
-    kept: AsyncMutex<FrontNote>,
+    kept: Arc<AsyncMutex<FrontNote>>,
     not_before: UnixNanos,
     /// Nanoseconds.
     lease: u64,
@@ -87,7 +87,7 @@ impl Shared {
             ends: seats.iter().map(|seat| watch::channel(seat.note.next).0).collect(),
             seats: seats.into_iter().map(Mutex::new).collect(),
             file,
-            kept: AsyncMutex::new(kept),
+            kept: Arc::new(AsyncMutex::new(kept)),
             not_before,
             is_fenced: AtomicBool::new(false),
             closing: watch::channel(false).0,
@@ -157,14 +157,19 @@ impl Shared {
     }
 
     /// Takes in what a collector says. Which log has its number is durable before anything else.
-    pub(super) async fn learn(&self, partition: u32, state: &v1::LogState) -> Result<(), String> {
+    pub(super) async fn learn(
+        self: &Arc<Self>,
+        partition: u32,
+        state: &v1::LogState,
+    ) -> Result<(), String> {
         let known = self.lock(partition).map(|seat| (seat.is_retired(), seat.note.log));
         let Some((is_retired, known)) = known else { return Err("no such collector".to_owned()) };
         if is_retired {
             return Ok(());
         }
         if known == 0 && state.log != 0 {
-            let noted = self.change_seat(partition, |note| note.log = state.log).await;
+            let log = state.log;
+            let noted = self.change_seat(partition, move |note| note.log = log).await;
             noted.map_err(|error| error.to_string())?;
         }
         let Some(mut seat) = self.lock(partition) else { return Ok(()) };
@@ -210,7 +215,7 @@ impl Shared {
     }
 
     /// A retired collector knows that it is.
-    pub(super) async fn note_told(&self, partition: u32) {
+    pub(super) async fn note_told(self: &Arc<Self>, partition: u32) {
         let told = self.change_seat(partition, |note| {
             if let Some(retired) = &mut note.retired {
                 retired.is_told = true;
@@ -222,40 +227,41 @@ impl Shared {
     }
 
     /// Changes what is kept of a collector; durable when it returns, and unchanged where that failed. The
-    /// change is made twice: of what is written, and of what is known by then.
+    /// change is made twice: of what is written, and of what is known by then. Once it is being written
+    /// it goes on without its caller.
     pub(super) async fn change_seat(
-        &self,
+        self: &Arc<Self>,
         partition: u32,
-        change: impl Fn(&mut SeatNote) + Send,
+        change: impl Fn(&mut SeatNote) + Send + 'static,
     ) -> Result<(), DirectError> {
-        let mut kept = self.kept.lock().await;
+        let kept = Arc::clone(&self.kept).lock_owned().await;
         let mut next = self.gather(&kept);
         let Some(slot) = usize::try_from(partition).ok().and_then(|at| next.seats.get_mut(at))
         else {
             return Ok(());
         };
         change(slot);
-        *kept = self.write(next).await?;
-        // Before anybody else gathers what is to be written.
-        if let Some(mut seat) = self.lock(partition) {
-            change(&mut seat.note);
-        }
-        drop(kept);
-        Ok(())
+        let shared = Arc::clone(self);
+        let take_in = move || {
+            if let Some(mut seat) = shared.lock(partition) {
+                change(&mut seat.note);
+            }
+        };
+        self.write(kept, next, take_in).await
     }
 
     /// Writes what is known, if it has changed; `also_times`: where only time has gone on as well.
     pub(super) async fn keep(&self, also_times: bool) -> Result<(), DirectError> {
-        let mut kept = self.kept.lock().await;
+        let kept = Arc::clone(&self.kept).lock_owned().await;
         let next = self.gather(&kept);
         let is_same = match also_times {
             true => next == *kept,
             false => next.without_times() == kept.without_times(),
         };
-        if !is_same {
-            *kept = self.write(next).await?;
+        if is_same {
+            return Ok(());
         }
-        Ok(())
+        self.write(kept, next, || {}).await
     }
 
     fn gather(&self, kept: &FrontNote) -> FrontNote {
@@ -264,9 +270,22 @@ impl Shared {
         FrontNote { epoch, seats, lease, leased_before }
     }
 
-    async fn write(&self, note: FrontNote) -> Result<FrontNote, DirectError> {
+    /// Writes a note, then takes in what is new in it. The lock goes with that, also where the caller is
+    /// dropped: whoever writes next writes over the same file, and gathers what was taken in.
+    async fn write(
+        &self,
+        mut kept: OwnedMutexGuard<FrontNote>,
+        note: FrontNote,
+        take_in: impl FnOnce() + Send + 'static,
+    ) -> Result<(), DirectError> {
         let file = self.file.clone();
-        let written = tokio::task::spawn_blocking(move || file.write(&note).map(|()| note)).await;
+        let writing = move || -> Result<(), DirectError> {
+            file.write(&note)?;
+            *kept = note;
+            take_in();
+            Ok(())
+        };
+        let written = tokio::task::spawn_blocking(writing).await;
         written.map_err(|error| DirectError::File {
             file: "front.json".to_owned(),
             reason: error.to_string(),
@@ -288,16 +307,21 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
     use std::sync::mpsc;
     use std::thread;
 
     use service_kit::ManualClock;
+    use tempfile::TempDir;
+    use tokio::task::{JoinSet, yield_now};
+    use tokio::time::timeout;
     use trace_model::Region;
 
+    use super::super::FrontLog;
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_change_that_was_written_is_known_before_anybody_gathers_what_to_write_next() {
+    /// Of one collector, which is not there.
+    fn one_seat() -> (TempDir, NoteFile, Arc<Shared>) {
         let directory = tempfile::tempdir().unwrap();
         let file = NoteFile::at(directory.path().join("front.json"));
         let mut kept = FrontNote::default();
@@ -307,6 +331,47 @@ mod tests {
         let seats = vec![Seat::new(0, SeatNote::default(), (0, 0), UnixNanos(0))];
         let times = (UnixNanos(0), Arc::new(ManualClock::at(UnixNanos(9))) as _);
         let shared = Arc::new(Shared::new(cell, (file.clone(), kept), clients, seats, times));
+        (directory, file, shared)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_that_is_being_written_goes_on_with_the_lock_where_its_caller_is_dropped() {
+        let (_directory, file, shared) = one_seat();
+        tokio::select! {
+            biased;
+            changed = shared.change_seat(0, |note| note.log = 7) => changed.unwrap(),
+            () = ready(()) => {}
+        }
+        let kept = shared.kept.lock().await;
+        let written = file.read::<FrontNote>().unwrap().map(|note| note.seats[0].log);
+        assert_eq!((kept.seats[0].log, written), (7, Some(7)));
+        assert_eq!(shared.seat(0).unwrap().note.log, 7);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collector_that_nobody_retires_any_more_is_let_take_spans_again() {
+        let (_directory, _file, shared) = one_seat();
+        let log = FrontLog { shared: Arc::clone(&shared), tasks: Mutex::new(JoinSet::new()) };
+        let is_retiring = || shared.seat(0).unwrap().is_retiring;
+        let kept = shared.kept.lock().await;
+        let begun = async {
+            while !is_retiring() {
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            retired = log.retire(0) => panic!("{retired:?}"),
+            begun = timeout(Duration::from_secs(30), begun) => begun.unwrap(),
+        }
+        assert!(!is_retiring() && !shared.seat(0).unwrap().is_retired());
+        drop(kept);
+        log.retire(0).await.unwrap();
+        assert!(shared.seat(0).unwrap().is_retired() && is_retiring());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_that_was_written_is_known_before_anybody_gathers_what_to_write_next() {
+        let (_directory, file, shared) = one_seat();
         let noted = {
             let file = file.clone();
             move || file.read::<FrontNote>().unwrap().map_or(0, |note| note.seats[0].log)

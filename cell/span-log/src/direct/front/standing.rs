@@ -1,11 +1,14 @@
 //! How the collectors are, and giving one up that is gone for good.
 
+use std::sync::Arc;
+
 use proto::v1;
 use trace_model::UnixNanos;
 
 use super::FrontLog;
 use super::seat::{CLOCK_ERROR_MAX_NANOS, Seat};
-use super::seat_note::SeatNote;
+use super::seat_note::{Retiring, SeatNote};
+use super::shared::Shared;
 use crate::port::{ForgetLost, LogError};
 
 /// How a collector is.
@@ -71,6 +74,26 @@ pub enum RetireError {
     NotKept(String),
 }
 
+/// A collector is being retired. It goes with the change, so that one that is not retired in the end is
+/// let take more again, also where its caller is dropped.
+struct Begun {
+    shared: Arc<Shared>,
+    number: u32,
+    retiring: Retiring,
+}
+
+impl Begun {
+    fn retire(&self, note: &mut SeatNote) {
+        note.retire(&self.retiring);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        drop(self.shared.with(self.number, |seat| seat.is_retiring = seat.is_retired()));
+    }
+}
+
 impl FrontLog {
     /// All collectors, by number.
     #[must_use]
@@ -102,12 +125,9 @@ impl FrontLog {
             return Ok(());
         }
         self.check_silent(number).await?;
-        let seat = self.begin_to_retire(number)?;
-        let retiring = seat.retiring(self.shared.clock.now());
-        if let Err(error) = self.shared.change_seat(number, |note| note.retire(&retiring)).await {
-            drop(self.shared.with(number, |seat| seat.is_retiring = false));
-            return Err(RetireError::NotKept(error.to_string()));
-        }
+        let (seat, begun) = self.begin_to_retire(number)?;
+        let retired = self.shared.change_seat(number, move |note| begun.retire(note)).await;
+        retired.map_err(|error| RetireError::NotKept(error.to_string()))?;
         tracing::warn!(
             collector = number,
             stored = seat.lost_from(),
@@ -131,7 +151,7 @@ impl FrontLog {
     }
 
     /// From here on the collector is not let take more; refused while it may.
-    fn begin_to_retire(&self, number: u32) -> Result<Seat, RetireError> {
+    fn begin_to_retire(&self, number: u32) -> Result<(Seat, Begun), RetireError> {
         let latest = self.shared.clock.now().minus(CLOCK_ERROR_MAX_NANOS);
         let begun = self.shared.with(number, |seat| {
             let left = self.shared.ended_by(seat).since(latest);
@@ -141,7 +161,9 @@ impl FrontLog {
             seat.is_retiring = true;
             Ok(seat.clone())
         });
-        begun.map_err(|_| RetireError::Absent(number))?
+        let seat = begun.map_err(|_| RetireError::Absent(number))??;
+        let retiring = seat.retiring(self.shared.clock.now());
+        Ok((seat, Begun { shared: Arc::clone(&self.shared), number, retiring }))
     }
 
     /// Forgets lost runs of one collector. Those of its own log it forgets by age itself.
@@ -152,7 +174,7 @@ impl FrontLog {
     ) -> Result<usize, LogError> {
         let own = self.shared.with(partition, |seat| seat.note.clone().forget(partition, which))?;
         if own > 0 {
-            let forget = |note: &mut SeatNote| {
+            let forget = move |note: &mut SeatNote| {
                 note.forget(partition, which);
             };
             let forgotten = self.shared.change_seat(partition, forget).await;

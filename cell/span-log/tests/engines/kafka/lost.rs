@@ -6,7 +6,9 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::{Offset, TopicPartitionList};
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
-use span_log::{ForgetLost, KafkaLog, LogError, LostCause, LostRun, MissedRun, Seen, SpanLog};
+use span_log::{
+    ForgetLost, KafkaLog, LogError, LostCause, LostRun, MissedRun, Seen, Sharing, SpanLog,
+};
 use trace_model::{Coverage, LogRange, UnixNanos};
 
 use super::cluster::{TestTopic, at_last, clock, patient};
@@ -144,6 +146,8 @@ async fn what_is_lost_is_told_before_storage_writers_commit_passes_it() {
 async fn what_retention_took_is_lost_also_where_storage_writer_steps_over_it_at_once() {
     let topic = TestTopic::new(1).await;
     let log = topic.open().await;
+    let held = log.join(STORAGE_WRITER, Sharing::Partitions);
+    at_last("it is storage-writer's", || async { held.borrow().partitions.len() == 1 }).await;
     log.append(batch(&[1, 2, 3, 4, 5])).await.unwrap();
     log.commit(STORAGE_WRITER, 0, 2).await.unwrap();
     let mut until = TopicPartitionList::new();
