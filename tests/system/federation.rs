@@ -14,7 +14,7 @@ use crate::http::{Answer, eventually, get, send};
 use crate::process::{Process, free_ports};
 
 /// How long a process may take to be ready, and an answer to become what it must be.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The ports of one region.
 #[derive(Clone, Debug)]
