@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use proto::convert::query::{METRICS_AGGREGATOR, SEARCH_INDEXER};
 use proto::v1;
 use trace_model::{SearchQuery, TenantId, TimeRange, TraceSpans, UnixNanos};
 use trace_store::port::{SearchAnswer, StoreError, TraceSearch};
 
-use crate::port::{LiveTail, Lost};
+use crate::port::LiveTail;
 use crate::querier::Querier;
 
 /// Spans that belong together come in within so long of each other: a day, as for the holes of a
@@ -31,45 +32,18 @@ pub(crate) fn may_miss_spans(lost: &[TimeRange], spans: &TraceSpans) -> bool {
     may_touch(lost, received().min().zip(received().max()))
 }
 
-/// Which group's work an answer is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MadeBy {
-    /// The search index, and the lists out of it.
-    Indexer,
-    /// Counts.
-    Aggregator,
-}
-
-impl MadeBy {
-    /// The group's name, as answers carry it.
-    const fn group(self) -> &'static str {
-        match self {
-            Self::Indexer => proto::convert::query::SEARCH_INDEXER,
-            Self::Aggregator => proto::convert::query::METRICS_AGGREGATOR,
-        }
-    }
-
-    /// What the group has missed.
-    fn missed(self, lost: &Lost) -> &[TimeRange] {
-        match self {
-            Self::Indexer => &lost.unindexed,
-            Self::Aggregator => &lost.uncounted,
-        }
-    }
-
-    /// The group's name where one of these runs may belong into an answer about these times, else empty.
-    fn named_if(self, missed: &[TimeRange], range: TimeRange) -> String {
-        let is_short = may_touch(missed, Some((range.start, range.end)));
-        if is_short { self.group().to_owned() } else { String::new() }
-    }
+/// The group where one of these runs may belong into an answer about these times, else empty.
+fn named_if(group: &str, missed: &[TimeRange], range: TimeRange) -> String {
+    let is_short = may_touch(missed, Some((range.start, range.end)));
+    if is_short { group.to_owned() } else { String::new() }
 }
 
 impl Querier {
-    /// The group that has missed records which may belong into a search of these times; empty where
-    /// there is none. Asked when the answer is there: what its reach says that it covers was noted
-    /// before, as far as it was missed. What is lost to all a search says as [`HonestSearch`] does.
-    pub(crate) fn missed_by(&self, made_by: MadeBy, range: TimeRange) -> String {
-        made_by.named_if(made_by.missed(&self.ports.tail.lost()), range)
+    /// search-indexer where it has missed records which may belong into a search of these times, else
+    /// empty. Asked when the answer is there: what its reach says that it covers was noted before, as far
+    /// as it was missed. What is lost to all a search says as [`HonestSearch`] does.
+    pub(crate) fn missed_by_search(&self, range: TimeRange) -> String {
+        named_if(SEARCH_INDEXER, &self.ports.tail.lost().unindexed, range)
     }
 
     /// Says of a list what it may lack: what the search index has missed, and, since the trace store may
@@ -81,11 +55,10 @@ impl Querier {
         tenant: &TenantId,
         range: TimeRange,
     ) -> Option<v1::Reach> {
-        let made_by = MadeBy::Indexer;
         let lost = self.ports.tail.lost();
         let buried = self.ports.tail.buried(tenant);
-        let missed = [made_by.missed(&lost), &lost.runs, &buried].concat();
-        with_missed(reach, made_by.named_if(&missed, range))
+        let missed = [lost.unindexed, lost.runs, buried].concat();
+        with_missed(reach, named_if(SEARCH_INDEXER, &missed, range))
     }
 
     /// Says of counts what they have missed, also with all others.
@@ -94,10 +67,9 @@ impl Querier {
         reach: Option<v1::Reach>,
         range: TimeRange,
     ) -> Option<v1::Reach> {
-        let made_by = MadeBy::Aggregator;
         let lost = self.ports.tail.lost();
-        let missed = [made_by.missed(&lost), &lost.unread].concat();
-        with_missed(reach, made_by.named_if(&missed, range))
+        let missed = [lost.uncounted, lost.unread].concat();
+        with_missed(reach, named_if(METRICS_AGGREGATOR, &missed, range))
     }
 }
 
@@ -134,7 +106,7 @@ mod tests {
     use trace_model::{Filter, TraceId};
 
     use super::*;
-    use crate::port::{PortError, TailRead};
+    use crate::port::{Lost, PortError, TailRead};
 
     const HOUR: u64 = 3_600_000_000_000;
 

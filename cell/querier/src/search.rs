@@ -6,7 +6,6 @@ use trace_model::{Coverage, SearchQuery, UnixNanos};
 use trace_store::StoreError;
 use trace_store::port::SearchAnswer;
 
-use crate::losses::MadeBy;
 use crate::port::{LogEnd, PortError};
 use crate::querier::Querier;
 use crate::status::QuerierError;
@@ -36,7 +35,7 @@ impl Querier {
             expired.and_then(|until| self.ports.traces.expired_within(query.range, until));
         answer.expired_until = expired.max(self.ports.tail.lost().expired_until);
         let until = self.reached_until(end, &answer.covered).await;
-        let missed_by = self.missed_by(MadeBy::Indexer, query.range);
+        let missed_by = self.missed_by_search(query.range);
         Ok(Searched { answer, until, missed_by })
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use trace_model::query::{CompareOp, Field};
 use trace_model::{Coverage, Filter, SearchQuery, TenantId, TimeRange};
 
@@ -124,37 +124,24 @@ impl StandIn {
             Which::Index => (Which::Tables, &self.metrics.tables_instead),
         };
         let mut asked = ask(first);
-        let answered = match tokio::time::timeout(PATIENCE, &mut asked).await {
-            Ok(answer) => Err(answer),
+        let answer = match tokio::time::timeout(PATIENCE, &mut asked).await {
+            Ok(answer) => answer,
             Err(_) => match self.both.try_acquire() {
-                Ok(room) => Ok(room),
-                Err(_) => Err(asked.as_mut().await),
+                Ok(room) => {
+                    instead.inc();
+                    return either((asked, ask(second)), room, of_both).await;
+                }
+                Err(_) => asked.await,
             },
         };
-        let room = match answered {
-            Ok(room) => room,
-            Err(Ok(answer)) => return Ok(answer),
-            Err(Err(error)) => {
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
                 instead.inc();
                 let _room = self.instead.acquire().await;
-                return ask(second).await.map_err(|other| of_both(error, &other));
+                ask(second).await.map_err(|other| of_both(error, &other))
             }
-        };
-        instead.inc();
-        let mut other = ask(second);
-        let (failed, left) = tokio::select! {
-            answer = &mut asked => match answer {
-                Ok(answer) => return Ok(answer),
-                Err(error) => (error, other),
-            },
-            answer = &mut other => match answer {
-                Ok(answer) => return Ok(answer),
-                Err(error) => (error, asked),
-            },
-        };
-        // What waits for one alone takes no room from others.
-        drop(room);
-        left.await.map_err(|error| of_both(error, &failed))
+        }
     }
 
     /// Searches one of them, and notes how far it reaches.
@@ -194,6 +181,27 @@ impl StandIn {
             known.clone_from(told);
         }
     }
+}
+
+/// The first answer of the two, of which there is room for both.
+async fn either<T>(
+    (mut one, mut other): (Asked<'_, T>, Asked<'_, T>),
+    room: SemaphorePermit<'_>,
+    of_both: fn(StoreError, &StoreError) -> StoreError,
+) -> Result<T, StoreError> {
+    let (failed, left) = tokio::select! {
+        answer = &mut one => match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) => (error, other),
+        },
+        answer = &mut other => match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) => (error, one),
+        },
+    };
+    // What waits for one alone takes no room from others.
+    drop(room);
+    left.await.map_err(|error| of_both(error, &failed))
 }
 
 async fn listed_by(store: &Searcher) -> Result<Coverage, StoreError> {
@@ -238,23 +246,6 @@ fn of_both(left: StoreError, right: &StoreError) -> StoreError {
         (false, true) => StoreError::Unavailable(format!("{right}; in its place: {left}")),
         (false, false) => left,
     }
-}
-
-/// The offsets that both cover, of the newest incarnation that both know.
-fn what_both_cover(left: &Coverage, right: &Coverage) -> Coverage {
-    let incarnation = left.incarnation.min(right.incarnation);
-    let mut both = Coverage::none(incarnation);
-    let of = |coverage: &Coverage| match coverage.incarnation == incarnation {
-        true => coverage.next.clone(),
-        false => coverage.earlier.get(&incarnation).cloned().unwrap_or_default(),
-    };
-    for partition in of(left).into_keys() {
-        let next = left.next_in(incarnation, partition).min(right.next_in(incarnation, partition));
-        if next > 0 {
-            both.extend(partition, next);
-        }
-    }
-    both
 }
 
 #[async_trait]
@@ -303,7 +294,7 @@ impl ServiceCatalog for StandIn {
             }
         }
         let reached = self.reached();
-        Ok(what_both_cover(&reached.tables, &reached.index))
+        Ok(reached.tables.meet(&reached.index))
     }
 }
 

@@ -51,12 +51,16 @@ impl Coverage {
     /// Next offset of a partition of one incarnation; 0 where nothing of it is covered.
     #[must_use]
     pub fn next_in(&self, incarnation: u64, partition: u32) -> u64 {
-        let next = if incarnation == self.incarnation {
+        let next = self.of(incarnation);
+        next.and_then(|next| next.get(&partition)).copied().unwrap_or(0)
+    }
+
+    fn of(&self, incarnation: u64) -> Option<&BTreeMap<u32, u64>> {
+        if incarnation == self.incarnation {
             Some(&self.next)
         } else {
             self.earlier.get(&incarnation)
-        };
-        next.and_then(|next| next.get(&partition)).copied().unwrap_or(0)
+        }
     }
 
     /// Whether the record is covered.
@@ -103,6 +107,20 @@ impl Coverage {
         }
     }
 
+    /// What both cover of the newest incarnation that both know.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        let incarnation = self.incarnation.min(other.incarnation);
+        let mut both = Self::none(incarnation);
+        for (partition, next) in self.of(incarnation).into_iter().flatten() {
+            let next = other.next_in(incarnation, *partition).min(*next);
+            if next > 0 {
+                both.extend(*partition, next);
+            }
+        }
+        both
+    }
+
     /// Makes a newer incarnation the present one.
     fn begin(&mut self, incarnation: u64) {
         if incarnation <= self.incarnation {
@@ -136,6 +154,23 @@ mod tests {
         assert!(!coverage.covers(7, LogPosition { partition: 0, offset: 10 }));
         assert!(!coverage.covers(7, LogPosition { partition: 1, offset: 0 }));
         assert!(!coverage.covers(8, LogPosition { partition: 0, offset: 0 }));
+    }
+
+    #[test]
+    fn what_both_cover_is_of_one_incarnation() {
+        let cover = |parts: &[(u64, u32, u64)]| {
+            let mut cover = Coverage::none(0);
+            for (incarnation, partition, next) in parts {
+                cover.extend_in(*incarnation, *partition, *next);
+            }
+            cover
+        };
+        let older = cover(&[(7, 0, 10), (7, 1, 5)]);
+        let newer = cover(&[(7, 0, 8), (9, 0, 100)]);
+        for both in [older.meet(&newer), newer.meet(&older)] {
+            assert_eq!(both, cover(&[(7, 0, 8)]));
+        }
+        assert_eq!(older.meet(&Coverage::none(0)).next.len(), 0);
     }
 
     #[test]

@@ -658,6 +658,19 @@ async fn count_with_crashes(
     while aggregator.tick(UnixNanos(now), None, true).await.is_err() {}
 }
 
+/// The same into a store that fails now and then; gives what is in it.
+async fn count_in_trouble(
+    config: &AggregatorConfig,
+    batches: &[Vec<LoggedBatch>; 2],
+    (plan, faults): (&[(u8, u8)], u32),
+) -> Arc<dyn MetricsStore> {
+    let inner = memory();
+    let unreliable: Arc<dyn MetricsStore> =
+        Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
+    count_with_crashes(&unreliable, config, batches, plan).await;
+    inner
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
@@ -671,10 +684,7 @@ proptest! {
             let batches = some_log(&seeds);
             let straight = memory();
             count_with_crashes(&straight, &small_limits(), &batches, &[]).await;
-            let inner = memory();
-            let unreliable: Arc<dyn MetricsStore> =
-                Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
-            count_with_crashes(&unreliable, &small_limits(), &batches, &plan).await;
+            let inner = count_in_trouble(&small_limits(), &batches, (&plan, faults)).await;
             let (straight, crashed) = (counts(&*straight).await, counts(&*inner).await);
             prop_assert_eq!(straight.0, crashed.0);
             prop_assert_eq!(straight.1, crashed.1);
@@ -1001,10 +1011,7 @@ proptest! {
             in_time.sort_by_key(|batch| batch.append_time);
             let straight = count(&spread(), &in_time).await;
             let config = spread_over(&ends_of(&batches));
-            let inner = memory();
-            let unreliable: Arc<dyn MetricsStore> =
-                Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
-            count_with_crashes(&unreliable, &config, &batches, &plan).await;
+            let inner = count_in_trouble(&config, &batches, (&plan, faults)).await;
             prop_assert_eq!(spans(&*straight).await, spans(&*inner).await);
             prop_assert_eq!(calls(&*straight).await, calls(&*inner).await);
             Ok(())
@@ -1022,10 +1029,7 @@ proptest! {
             let (batches, config) = (spread_log(&seeds), spread());
             let straight = memory();
             count_with_crashes(&straight, &config, &batches, &[]).await;
-            let inner = memory();
-            let unreliable: Arc<dyn MetricsStore> =
-                Arc::new(Unreliable { inner: Arc::clone(&inner), faults: AtomicU32::new(faults) });
-            count_with_crashes(&unreliable, &config, &batches, &plan).await;
+            let inner = count_in_trouble(&config, &batches, (&plan, faults)).await;
             prop_assert_eq!(spans(&*straight).await, spans(&*inner).await);
             prop_assert_eq!(calls(&*straight).await, calls(&*inner).await);
             Ok(())

@@ -59,6 +59,23 @@ impl Collectors {
         }
     }
 
+    /// One that runs, and a front that knows it.
+    pub(crate) async fn of_one() -> (Self, Arc<CollectorLog>, Arc<FrontLog>) {
+        Self::new(1).known().await
+    }
+
+    /// The same with a lease.
+    pub(crate) async fn of_one_leased(lease: Duration) -> (Self, Arc<CollectorLog>, Arc<FrontLog>) {
+        Self { lease, ..Self::new(1) }.known().await
+    }
+
+    async fn known(mut self) -> (Self, Arc<CollectorLog>, Arc<FrontLog>) {
+        let log = self.start(0).await;
+        let front = self.open_front().await;
+        self.until_registered(&front, 0).await;
+        (self, log, front)
+    }
+
     fn place(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -228,10 +245,7 @@ async fn the_front_reads_every_collector_and_its_tail_has_what_any_of_them_ackno
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_of_the_front_reach_the_collector_and_stay_over_a_restart() {
-    let mut cell = Collectors::new(1);
-    let log = cell.start(0).await;
-    let front = cell.open_front().await;
-    cell.until_registered(&front, 0).await;
+    let (mut cell, log, front) = Collectors::of_one().await;
     log.append(batch(&[1, 2, 3])).await.unwrap();
     end_is(&front, 0, 3).await;
     front.commit(METADATA_PUBLISHER, 0, 2).await.unwrap();
@@ -293,10 +307,7 @@ async fn one_that_does_not_answer_is_named_and_holds_the_end_where_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_is_one_logs_for_ever() {
-    let mut cell = Collectors::new(1);
-    let log = cell.start(0).await;
-    let front = cell.open_front().await;
-    cell.until_registered(&front, 0).await;
+    let (mut cell, log, front) = Collectors::of_one().await;
     log.append(batch(&[1, 2])).await.unwrap();
     end_is(&front, 0, 2).await;
     cell.stop(0, log).await;
@@ -364,10 +375,7 @@ async fn a_list_that_is_shorter_than_what_readers_have_seen_is_refused_by_a_fron
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_a_log_is_not_read_on() {
-    let mut cell = Collectors::new(1);
-    let log = cell.start(0).await;
-    let front = cell.open_front().await;
-    cell.until_registered(&front, 0).await;
+    let (cell, log, front) = Collectors::of_one().await;
     front.close().await.unwrap();
     // Somebody has read five records of it.
     let front = cell.open_front_that_has(cover(0, 5)).await.unwrap();
@@ -408,10 +416,7 @@ async fn a_later_front_fences_the_one_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_front_of_another_cell_is_refused_and_fences_nobody() {
-    let mut cell = Collectors::new(1);
-    let log = cell.start(0).await;
-    let front = cell.open_front().await;
-    cell.until_registered(&front, 0).await;
+    let (cell, log, front) = Collectors::of_one().await;
     // Another region lists the same address, under the same number, and starts later.
     let (directory, region) = (tempfile::tempdir().unwrap(), "us".to_owned());
     let (clock, addresses) = (Arc::clone(&cell.clock), cell.addresses.clone());
@@ -431,10 +436,7 @@ async fn the_front_of_another_cell_is_refused_and_fences_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_collectors_groups_lack_is_known_to_the_front_before_they_go_on() {
-    let mut cell = Collectors::new(1);
-    let log = cell.start(0).await;
-    let front = cell.open_front().await;
-    cell.until_registered(&front, 0).await;
+    let (mut cell, log, front) = Collectors::of_one().await;
     log.append(batch(&[1, 2])).await.unwrap();
     end_is(&front, 0, 2).await;
     let range = LogRange { partition: 0, first: 0, next: 1 };

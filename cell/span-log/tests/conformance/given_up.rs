@@ -76,11 +76,7 @@ async fn one_that_is_gone_for_good_is_retired_and_what_it_had_is_told_as_lost() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_ends_what_was_lost_with_a_retired_one() {
-    let mut cell = Collectors::new(1);
-    cell.lease = 50 * SECOND;
-    let log = cell.start(0).await;
-    let front = cell.open_front().await;
-    cell.until_registered(&front, 0).await;
+    let (mut cell, log, front) = Collectors::of_one_leased(50 * SECOND).await;
     log.append(batch(&[1])).await.unwrap();
     end_is(&front, 0, 1).await;
     cell.stop(0, log).await;
@@ -108,11 +104,7 @@ async fn until_taken(log: &dyn SpanLog, trace: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_does_not_hear_its_front_takes_nothing_by_the_time_that_it_may_be_given_up() {
-    let mut cell = Collectors::new(1);
-    cell.lease = 50 * SECOND;
-    let log = cell.start(0).await;
-    let front = cell.open_front().await;
-    cell.until_registered(&front, 0).await;
+    let (mut cell, log, front) = Collectors::of_one_leased(50 * SECOND).await;
     log.append(batch(&[1])).await.unwrap();
     // Heard, it goes on for as long as it likes.
     for _ in 0..4 {
@@ -160,11 +152,7 @@ async fn one_that_does_not_hear_its_front_takes_nothing_by_the_time_that_it_may_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_silent_for_a_moment_is_not_given_up() {
-    let mut cell = Collectors::new(1);
-    cell.lease = 50 * SECOND;
-    let log = cell.start(0).await;
-    let front = cell.open_front().await;
-    cell.until_registered(&front, 0).await;
+    let (mut cell, log, front) = Collectors::of_one_leased(50 * SECOND).await;
     cell.clock.advance(100 * SECOND);
     until_taken(&*log, 1).await;
     // (What it did not acknowledge may be in its log as well.)

@@ -295,20 +295,3 @@ async fn lists_reach_no_further_than_either_store_may_have_answered() {
     tables.is(away());
     assert!(matches!(listed().await, Err(StoreError::Unavailable(_))));
 }
-
-#[test]
-fn what_both_cover_is_of_one_incarnation() {
-    let cover = |parts: &[(u64, u32, u64)]| {
-        let mut cover = Coverage::none(0);
-        for (incarnation, partition, next) in parts {
-            cover.extend_in(*incarnation, *partition, *next);
-        }
-        cover
-    };
-    let older = cover(&[(7, 0, 10), (7, 1, 5)]);
-    let newer = cover(&[(7, 0, 8), (9, 0, 100)]);
-    for both in [what_both_cover(&older, &newer), what_both_cover(&newer, &older)] {
-        assert_eq!(both, cover(&[(7, 0, 8)]));
-    }
-    assert_eq!(what_both_cover(&older, &Coverage::none(0)).next.len(), 0);
-}

@@ -12,31 +12,16 @@ use super::client::Refusal;
 use super::shared::Shared;
 use crate::port::{LogError, TailAnswer};
 
-/// What a collector's tail has said, checked.
-struct Said {
-    spans: Vec<StoredSpan>,
-    committed: u64,
-    covered: u64,
-    is_damaged: bool,
-    begins: u64,
-    lost: Vec<v1::LostRecords>,
-    lost_expired_until: u64,
-    notes: u64,
-}
+/// What a collector's tail has said: its spans, and the rest of the answer.
+type Said = (Vec<StoredSpan>, v1::ReadTailResponse);
 
-impl Said {
-    fn read(said: v1::ReadTailResponse, trace_id: TraceId) -> Result<Self, Refusal> {
-        let mut spans = Vec::new();
-        for frame in said.frames {
-            let unpacked = unpack_frame(frame, trace_id);
-            spans.extend(unpacked.map_err(|error| Refusal::Away(error.to_string()))?);
-        }
-        let v1::ReadTailResponse { committed, covered, is_damaged, lost, begins, notes, .. } = said;
-        let lost_expired_until = said.lost_expired_until_unix_nano;
-        let told =
-            Self { spans, committed, covered, is_damaged, begins, lost, lost_expired_until, notes };
-        Ok(told)
+fn unpacked(mut said: v1::ReadTailResponse, trace_id: TraceId) -> Result<Said, Refusal> {
+    let mut spans = Vec::new();
+    for frame in std::mem::take(&mut said.frames) {
+        let unpacked = unpack_frame(frame, trace_id);
+        spans.extend(unpacked.map_err(|error| Refusal::Away(error.to_string()))?);
     }
+    Ok((spans, said))
 }
 
 /// Asks all of them but the retired ones. One that is known to be away is not waited for.
@@ -73,7 +58,7 @@ pub(super) async fn ask_all(
         let client = client.clone();
         asking.spawn(async move {
             let said = client.tail(request).await;
-            (partition, said.and_then(|said| Said::read(said, trace_id)))
+            (partition, said.and_then(|said| unpacked(said, trace_id)))
         });
     }
     while let Some(said) = asking.join_next().await {
@@ -91,16 +76,16 @@ fn take(
     answer: &mut TailAnswer,
 ) -> Result<(), LogError> {
     match said {
-        Ok(said) => {
+        Ok((spans, said)) => {
             // Before anybody asks where the tail begins: it begins there, or later.
             shared.with(partition, |seat| {
                 seat.note_stored(said.committed);
-                seat.learn_lost(said.lost, said.lost_expired_until, said.notes);
+                seat.learn_lost(said.lost, said.lost_expired_until_unix_nano, said.notes);
             })?;
             if let Some(begins) = &mut answer.begins {
                 begins.extend(partition, said.begins);
             }
-            answer.spans.extend(said.spans);
+            answer.spans.extend(spans);
             answer.covered.extend(partition, said.covered);
             answer.is_damaged |= said.is_damaged;
         }

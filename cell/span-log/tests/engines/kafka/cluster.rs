@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use service_kit::SystemClock;
 use span_log::kafka::TopicSettings;
 use span_log::{DamagedRange, KafkaConfig, KafkaLog, LogError, Seen, SpanLog};
@@ -98,6 +98,13 @@ impl TestTopic {
         let deleted = deleted.delete_topics(&[&self.name()], &patient()).await.unwrap();
         assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
         at_last("the topic is gone", || async { self.partitions() == 0 }).await;
+    }
+
+    /// Retention takes what lies below this offset of the first partition.
+    pub(crate) async fn let_go(&self, first: i64) {
+        let mut until = TopicPartitionList::new();
+        until.add_partition_offset(&self.name(), 0, Offset::Offset(first)).unwrap();
+        self.admin().delete_records(&until, &patient()).await.unwrap();
     }
 
     /// Partitions that the brokers name; 0 where there is no topic.

@@ -11,7 +11,7 @@ use span_log::{
 };
 use trace_model::{Coverage, LogRange, UnixNanos};
 
-use super::cluster::{TestTopic, at_last, clock, patient};
+use super::cluster::{TestTopic, at_last, clock};
 use crate::batches::{batch, trace};
 
 fn seen_of(incarnation: u64, covered: u64, stored: u64) -> Seen {
@@ -114,9 +114,7 @@ async fn what_retention_took_before_storage_writer_had_it_is_lost() {
     let log = topic.open().await;
     log.append(batch(&[1, 2, 3, 4, 5])).await.unwrap();
     log.commit(STORAGE_WRITER, 0, 2).await.unwrap();
-    let mut until = TopicPartitionList::new();
-    until.add_partition_offset(&topic.name(), 0, Offset::Offset(4)).unwrap();
-    topic.admin().delete_records(&until, &patient()).await.unwrap();
+    topic.let_go(4).await;
     let expected = [(LostCause::Dropped, log.identity().incarnation, 2, 4)];
     at_last("it is noted", || async { shapes(&log) == expected }).await;
     assert!(log.health().is_ok());
@@ -150,9 +148,7 @@ async fn what_retention_took_is_lost_also_where_storage_writer_steps_over_it_at_
     at_last("it is storage-writer's", || async { held.borrow().partitions.len() == 1 }).await;
     log.append(batch(&[1, 2, 3, 4, 5])).await.unwrap();
     log.commit(STORAGE_WRITER, 0, 2).await.unwrap();
-    let mut until = TopicPartitionList::new();
-    until.add_partition_offset(&topic.name(), 0, Offset::Offset(4)).unwrap();
-    topic.admin().delete_records(&until, &patient()).await.unwrap();
+    topic.let_go(4).await;
     at_last("it is gone", || async {
         matches!(log.read(0, 2, 1).await, Err(LogError::Expired { wanted: 2, first: 4 }))
     })
@@ -170,9 +166,7 @@ async fn what_retention_took_before_a_group_had_it_is_known_to_every_process_whe
     log.append(batch(&[1, 2, 3, 4, 5])).await.unwrap();
     log.commit(STORAGE_WRITER, 0, 5).await.unwrap();
     log.commit(SEARCH_INDEXER, 0, 2).await.unwrap();
-    let mut until = TopicPartitionList::new();
-    until.add_partition_offset(&topic.name(), 0, Offset::Offset(4)).unwrap();
-    topic.admin().delete_records(&until, &patient()).await.unwrap();
+    topic.let_go(4).await;
     at_last("it is gone", || async {
         matches!(log.read(0, 2, 1).await, Err(LogError::Expired { wanted: 2, first: 4 }))
     })

@@ -11,7 +11,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use span_log::{LogError, SpanLog};
 
-use super::cluster::{TestTopic, at_last, patient, read_as_a_group};
+use super::cluster::{TestTopic, at_last, read_as_a_group};
 use crate::batches::{batch, batch_of, tenant, trace};
 
 fn no_headers() -> OwnedHeaders {
@@ -211,9 +211,7 @@ async fn what_retention_has_taken_is_expired_by_name() {
         log.append(batch(&[number])).await.unwrap();
     }
     assert_eq!(log.read(0, 0, 1).await.unwrap()[0].range.first, 0);
-    let mut until = TopicPartitionList::new();
-    until.add_partition_offset(&topic.name(), 0, Offset::Offset(6)).unwrap();
-    topic.admin().delete_records(&until, &patient()).await.unwrap();
+    topic.let_go(6).await;
     let group = span_log::GroupId("late");
     let expired = log.read(0, 3, 1).await.unwrap_err();
     assert!(matches!(expired, LogError::Expired { wanted: 3, first: 6 }), "{expired}");
