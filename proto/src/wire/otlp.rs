@@ -28,6 +28,18 @@ pub mod tags {
     pub const KEY_VALUE_VALUE: u32 = 2;
     /// `AnyValue.string_value`.
     pub const ANY_STRING: u32 = 1;
+    /// `AnyValue.bool_value`.
+    pub const ANY_BOOL: u32 = 2;
+    /// `AnyValue.int_value`.
+    pub const ANY_INT: u32 = 3;
+    /// `AnyValue.double_value`.
+    pub const ANY_DOUBLE: u32 = 4;
+    /// `AnyValue.array_value`.
+    pub const ANY_ARRAY: u32 = 5;
+    /// `AnyValue.kvlist_value`.
+    pub const ANY_KVLIST: u32 = 6;
+    /// `AnyValue.bytes_value`.
+    pub const ANY_BYTES: u32 = 7;
     /// `Span.trace_id`.
     pub const SPAN_TRACE_ID: u32 = 1;
     /// `Span.span_id`.
@@ -60,6 +72,20 @@ pub mod tags {
     pub const SPAN_STATUS: u32 = 15;
     /// `Span.flags`.
     pub const SPAN_FLAGS: u32 = 16;
+    /// `Event.time_unix_nano`.
+    pub const EVENT_TIME: u32 = 1;
+    /// `Event.name`.
+    pub const EVENT_NAME: u32 = 2;
+    /// `Event.attributes`.
+    pub const EVENT_ATTRIBUTES: u32 = 3;
+    /// `Link.trace_id`.
+    pub const LINK_TRACE_ID: u32 = 1;
+    /// `Link.span_id`.
+    pub const LINK_SPAN_ID: u32 = 2;
+    /// `Link.trace_state`.
+    pub const LINK_TRACE_STATE: u32 = 3;
+    /// `Link.attributes`.
+    pub const LINK_ATTRIBUTES: u32 = 4;
     /// `Status.message`.
     pub const STATUS_MESSAGE: u32 = 2;
     /// `Status.code`.

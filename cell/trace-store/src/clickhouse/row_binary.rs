@@ -1,6 +1,9 @@
 //! ClickHouse's format `RowBinaryWithNamesAndTypes`, written: the engine compares names and types
 //! with the table's and refuses what does not fit.
 
+use std::fmt::Display;
+use std::io::Write as _;
+
 use bytes::Bytes;
 use proto::wire::put_varint;
 
@@ -28,6 +31,11 @@ impl Rows {
 
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Drops what was written behind this length.
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
     }
 
     pub(super) fn finish(self) -> Bytes {
@@ -96,6 +104,23 @@ impl Rows {
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.raw(bytes);
+    }
+
+    /// A value as text, written in place.
+    pub(super) fn display(&mut self, value: impl Display) {
+        let start = self.bytes.len();
+        self.byte(0);
+        let _infallible = write!(self.bytes, "{value}");
+        let length = self.bytes.len().saturating_sub(start).saturating_sub(1);
+        match (u8::try_from(length), self.bytes.get_mut(start)) {
+            // A length of one byte.
+            (Ok(short), Some(place)) if short < 0x80 => *place = short,
+            _ => {
+                let text = self.bytes.split_off(start.saturating_add(1));
+                self.bytes.truncate(start);
+                self.bytes(&text);
+            }
+        }
     }
 
     /// Writes a number over the last eight bytes of each row; `ends` says where the rows end.

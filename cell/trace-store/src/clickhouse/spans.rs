@@ -22,6 +22,7 @@ use super::schema;
 use crate::metrics::ClickhouseSpansMetrics;
 use crate::port::{Eraser, ErasureReceipt, SpanWriter, StoreError};
 
+mod columns;
 mod flight;
 mod progress;
 mod row;

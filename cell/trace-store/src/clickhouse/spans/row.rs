@@ -1,18 +1,18 @@
 //! A span as a row of `otel_traces`, in the words of the OpenTelemetry Collector's exporter.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1 as otlp;
 use prost::Message;
+use proto::wire::{WireError, tags};
 use proto::{LoggedBatch, SpanSlice};
 use trace_model::{ScopeContext, TraceId};
 
+use super::columns::{Seen, put_attributes, put_events, put_links, stamp};
 use crate::clickhouse::block::seconds;
 use crate::clickhouse::row_binary::Rows;
 
@@ -96,41 +96,52 @@ impl<'a> BatchRows<'a> {
         is_outlying: bool,
     ) {
         let batch = &*self.logged.batch;
-        let span = otlp::Span::decode(batch.bytes_of(slice));
-        let span = span.unwrap_or_else(|_| header_alone(batch.name_of(slice), slice));
+        let before = rows.len();
+        if self.put_span(rows, trace_id, slice, batch.bytes_of(slice)).is_err() {
+            rows.truncate(before);
+            let made = header_alone(batch.name_of(slice), slice);
+            // What was made here can be read.
+            let _infallible = self.put_span(rows, trace_id, slice, &made);
+        }
+        rows.append(&self.source);
+        rows.boolean(is_outlying);
+    }
+
+    /// Writes the columns of a span's header and of its bytes.
+    fn put_span(
+        &self,
+        rows: &mut Rows,
+        trace_id: TraceId,
+        slice: &SpanSlice,
+        span: &[u8],
+    ) -> Result<(), WireError> {
+        let seen = Seen::of(span)?;
         rows.i64(stamp(slice.start.0));
         rows.hex(trace_id.as_bytes());
         rows.hex(slice.span_id.as_bytes());
         let parent = slice.parent_span_id.as_ref();
         rows.hex(parent.map_or(&[][..], |parent| parent.as_bytes()));
-        rows.text(&span.trace_state);
-        rows.text(&span.name);
+        rows.text(seen.trace_state);
+        rows.text(seen.name);
         rows.text(kind(slice.kind));
         match self.contexts.get(slice.scope as usize) {
             Some(context) => rows.append(context),
             None => rows.append(&self.no_context),
         }
-        put_attributes(rows, &span.attributes);
+        put_attributes(rows, span, tags::SPAN_ATTRIBUTES)?;
         rows.u64(slice.end.since(slice.start));
         rows.text(status(slice.status));
-        rows.text(span.status.as_ref().map_or("", |status| &status.message));
-        put_events(rows, &span.events);
-        put_links(rows, &span.links);
-        rows.append(&self.source);
-        rows.boolean(is_outlying);
+        rows.text(seen.status_message);
+        put_events(rows, span, seen.events)?;
+        put_links(rows, span, seen.links)
     }
 }
 
-fn header_alone(name: &str, slice: &SpanSlice) -> otlp::Span {
+fn header_alone(name: &str, slice: &SpanSlice) -> Vec<u8> {
     tracing::debug!(span_id = %slice.span_id, "a span is written without its attributes");
     let value = Some(AnyValue { value: Some(Value::BoolValue(true)) });
     let attributes = vec![KeyValue { key: UNREADABLE.to_owned(), value, ..KeyValue::default() }];
-    otlp::Span { name: name.to_owned(), attributes, ..otlp::Span::default() }
-}
-
-/// Nanoseconds as the engine's signed ones: what is beyond 2262 is said to be then.
-fn stamp(nanos: u64) -> i64 {
-    i64::try_from(nanos).unwrap_or(i64::MAX)
+    otlp::Span { name: name.to_owned(), attributes, ..otlp::Span::default() }.encode_to_vec()
 }
 
 const fn kind(number: u8) -> &'static str {
@@ -158,94 +169,19 @@ fn put_context(context: &ScopeContext) -> Rows {
     let scope = scope.scope.unwrap_or_default();
     let mut rows = Rows::default();
     rows.text(&context.service);
-    put_attributes(&mut rows, &resource.resource.unwrap_or_default().attributes);
+    put_resource_attributes(&mut rows, &resource.resource.unwrap_or_default());
     rows.text(&scope.name);
     rows.text(&scope.version);
     rows
 }
 
-fn put_attributes(rows: &mut Rows, attributes: &[KeyValue]) {
-    rows.count(attributes.len());
-    for attribute in attributes {
-        rows.text(&attribute.key);
-        put_value(rows, attribute.value.as_ref());
-    }
-}
-
-fn put_value(rows: &mut Rows, value: Option<&AnyValue>) {
-    match value.and_then(|value| value.value.as_ref()) {
-        None => rows.text(""),
-        Some(Value::StringValue(text)) => rows.text(text),
-        Some(Value::BoolValue(value)) => rows.text(if *value { "true" } else { "false" }),
-        Some(Value::BytesValue(bytes)) => rows.text(&STANDARD.encode(bytes)),
-        Some(Value::IntValue(number)) => put_display(rows, number),
-        Some(Value::DoubleValue(number)) => put_display(rows, number),
-        Some(value @ (Value::ArrayValue(_) | Value::KvlistValue(_))) => {
-            put_display(rows, json(Some(value)));
-        }
-        // Indexes into a table of texts: profiles have one, traces do not.
-        Some(Value::StringValueStrindex(_)) => rows.text(""),
-    }
-}
-
-fn put_display(rows: &mut Rows, value: impl std::fmt::Display) {
-    let mut text = String::new();
-    let _infallible = write!(text, "{value}");
-    rows.text(&text);
-}
-
-/// Lists and maps of values as JSON.
-fn json(value: Option<&Value>) -> serde_json::Value {
-    let inner = |value: Option<&AnyValue>| json(value.and_then(|value| value.value.as_ref()));
-    match value {
-        None | Some(Value::StringValueStrindex(_)) => serde_json::Value::Null,
-        Some(Value::StringValue(text)) => text.as_str().into(),
-        Some(Value::BoolValue(value)) => (*value).into(),
-        Some(Value::IntValue(number)) => (*number).into(),
-        Some(Value::DoubleValue(number)) => (*number).into(),
-        Some(Value::BytesValue(bytes)) => STANDARD.encode(bytes).into(),
-        Some(Value::ArrayValue(list)) => {
-            list.values.iter().map(|value| inner(Some(value))).collect()
-        }
-        Some(Value::KvlistValue(list)) => {
-            let pairs =
-                list.values.iter().map(|pair| (pair.key.clone(), inner(pair.value.as_ref())));
-            serde_json::Value::Object(pairs.collect())
-        }
-    }
-}
-
-fn put_events(rows: &mut Rows, events: &[otlp::span::Event]) {
-    rows.count(events.len());
-    for event in events {
-        rows.i64(stamp(event.time_unix_nano));
-    }
-    rows.count(events.len());
-    for event in events {
-        rows.text(&event.name);
-    }
-    rows.count(events.len());
-    for event in events {
-        put_attributes(rows, &event.attributes);
-    }
-}
-
-fn put_links(rows: &mut Rows, links: &[otlp::span::Link]) {
-    rows.count(links.len());
-    for link in links {
-        rows.hex(&link.trace_id);
-    }
-    rows.count(links.len());
-    for link in links {
-        rows.hex(&link.span_id);
-    }
-    rows.count(links.len());
-    for link in links {
-        rows.text(&link.trace_state);
-    }
-    rows.count(links.len());
-    for link in links {
-        put_attributes(rows, &link.attributes);
+/// Once a context: written as those of spans are.
+fn put_resource_attributes(rows: &mut Rows, resource: &Resource) {
+    let before = rows.len();
+    let resource = resource.encode_to_vec();
+    if put_attributes(rows, &resource, tags::RESOURCE_ATTRIBUTES).is_err() {
+        rows.truncate(before);
+        rows.count(0);
     }
 }
 
