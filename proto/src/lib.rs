@@ -16,7 +16,7 @@ pub mod wire;
 pub use logged::LoggedBatch;
 pub use sketch::DurationSketch;
 pub use span_batch::{
-    BatchSource, InvalidBatch, SpanBatch, SpanBatchBuilder, SpanSlice, TraceSlice,
+    BatchSource, InvalidBatch, KnownContexts, SpanBatch, SpanBatchBuilder, SpanSlice, TraceSlice,
 };
 
 /// Generated from `protos/farspan/v1/*.proto`.

@@ -13,6 +13,7 @@
 //! ```
 
 mod build;
+mod contexts;
 mod decode;
 mod erase;
 
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use trace_model::ids::InvalidId;
-use trace_model::merge::{Envelope, content_hash_in, context_hash};
+use trace_model::merge::{Envelope, content_hash_in};
 use trace_model::names::InvalidName;
 use trace_model::sampling_threshold::Threshold;
 use trace_model::{
@@ -28,7 +29,9 @@ use trace_model::{
 };
 
 pub use self::build::SpanBatchBuilder;
-use crate::wire::{SpanHeader, WireError, service_name};
+pub use self::contexts::KnownContexts;
+use self::contexts::contexts_at;
+use crate::wire::{SpanHeader, WireError};
 
 /// Where a batch comes from: the envelope that its spans share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,16 +231,11 @@ impl SpanBatch {
     fn from_parts(
         source: BatchSource,
         encoded: Bytes,
-        contexts: Vec<ContextRange>,
+        (contexts, known): (&[ContextRange], Option<&mut KnownContexts>),
         traces: Vec<TraceSlice>,
         spans: Vec<SpanSlice>,
     ) -> Self {
-        let contexts: Vec<Arc<ScopeContext>> =
-            contexts.into_iter().map(|ranges| Arc::new(context(&encoded, ranges))).collect();
-        let context_hashes = contexts
-            .iter()
-            .map(|context| context_hash(&context.resource, &context.scope))
-            .collect();
+        let (contexts, context_hashes) = contexts_at(&encoded, contexts, known);
         Self { source, encoded, contexts, context_hashes, traces, spans }
     }
 }
@@ -245,14 +243,6 @@ impl SpanBatch {
 fn slice(bytes: &[u8], offset: u32, length: u32) -> &[u8] {
     let start = offset as usize;
     bytes.get(start..start.saturating_add(length as usize)).unwrap_or(&[])
-}
-
-fn context(encoded: &Bytes, ranges: ContextRange) -> ScopeContext {
-    let (resource_start, resource_end, scope_start, scope_end) = ranges;
-    let resource = encoded.slice(resource_start..resource_end);
-    let service = service_name(&resource).ok().flatten();
-    let service = service.unwrap_or(trace_model::span::UNKNOWN_SERVICE).into();
-    ScopeContext { resource, scope: encoded.slice(scope_start..scope_end), service }
 }
 
 /// The slice of a span whose bytes start at `offset` of the encoded form.

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use trace_model::TraceId;
 use trace_model::sampling_threshold::Threshold;
 
-use super::{BatchSource, ContextRange, InvalidBatch, SpanBatch, TraceSlice, VERSION, span_slice};
+use super::{
+    BatchSource, ContextRange, InvalidBatch, KnownContexts, SpanBatch, TraceSlice, VERSION,
+    span_slice,
+};
 use crate::wire::{SpanHeader, WireError, put_varint};
 
 /// Cuts a batch out of a request: borrows the request, copies each span once, in `finish`.
@@ -13,6 +16,7 @@ pub struct SpanBatchBuilder<'a> {
     resources: Vec<Vec<u8>>,
     scopes: Vec<(u32, Vec<u8>)>,
     traces: Vec<PendingTrace>,
+    /// Of more than one trace: a record of the log has one alone.
     by_id: rustc_hash::FxHashMap<TraceId, u32>,
     spans: Vec<PendingSpan<'a>>,
     span_bytes: usize,
@@ -97,17 +101,29 @@ impl<'a> SpanBatchBuilder<'a> {
 
     /// Adds a record without spans: its place is kept, its trace was erased.
     pub(super) fn add_erased(&mut self, trace_id: TraceId, threshold: Threshold) {
-        let place = place_of_last(self.traces.len() + 1);
-        self.by_id.insert(trace_id, place);
+        self.place_of(trace_id, threshold);
+    }
+
+    /// The place of a trace, which is a new one where it is not known.
+    fn place_of(&mut self, trace_id: TraceId, threshold: Threshold) -> u32 {
+        let next = place_of_last(self.traces.len() + 1);
+        if let Some(first) = self.traces.first() {
+            if self.by_id.is_empty() {
+                self.by_id.insert(first.trace_id, 0);
+            }
+            let place = *self.by_id.entry(trace_id).or_insert(next);
+            if place != next {
+                return place;
+            }
+        }
         self.traces.push(PendingTrace { trace_id, threshold, span_count: 0 });
+        next
     }
 
     fn add(&mut self, trace_id: TraceId, threshold: Threshold, span: PendingSpan<'a>) {
-        let next = place_of_last(self.traces.len() + 1);
-        let trace = *self.by_id.entry(trace_id).or_insert(next);
-        if trace == next {
-            self.traces.push(PendingTrace { trace_id, threshold, span_count: 0 });
-        }
+        let is_first = self.traces.len() == 1
+            && self.traces.first().is_some_and(|first| first.trace_id == trace_id);
+        let trace = if is_first { 0 } else { self.place_of(trace_id, threshold) };
         if let Some(pending) = self.traces.get_mut(trace as usize) {
             pending.span_count += 1;
         }
@@ -123,6 +139,23 @@ impl<'a> SpanBatchBuilder<'a> {
 
     /// Writes the encoded form and gives the batch. Fails only on spans that were not validated.
     pub fn finish(self, source: BatchSource) -> Result<SpanBatch, InvalidBatch> {
+        self.finish_with(source, None)
+    }
+
+    /// The same, with contexts that batches before it had.
+    pub fn finish_knowing(
+        self,
+        source: BatchSource,
+        known: &mut KnownContexts,
+    ) -> Result<SpanBatch, InvalidBatch> {
+        self.finish_with(source, Some(known))
+    }
+
+    fn finish_with(
+        self,
+        source: BatchSource,
+        known: Option<&mut KnownContexts>,
+    ) -> Result<SpanBatch, InvalidBatch> {
         let frames: usize = self.resources.iter().map(Vec::len).sum::<usize>()
             + self.scopes.iter().map(|(_, frame)| frame.len()).sum::<usize>();
         let fixed = 256 + source.collector.len() + 8 * (self.resources.len() + self.scopes.len());
@@ -132,10 +165,14 @@ impl<'a> SpanBatchBuilder<'a> {
         put_source(&mut output, &source);
         let contexts = self.put_contexts(&mut output)?;
         let (traces, starts) = self.put_traces(&mut output);
-        let order = order_by_trace(&self.spans, starts);
+        // The spans of one trace are in order.
+        let order = (traces.len() > 1).then(|| order_by_trace(&self.spans, starts));
         let mut spans = Vec::with_capacity(self.spans.len());
-        for place in order {
-            let Some(pending) = self.spans.get(place as usize) else { continue };
+        for place in 0..self.spans.len() {
+            let place = order
+                .as_ref()
+                .map_or(Some(place), |order| order.get(place).map(|place| *place as usize));
+            let Some(pending) = place.and_then(|place| self.spans.get(place)) else { continue };
             put_varint(&mut output, u64::from(pending.scope));
             put_varint(&mut output, pending.bytes.len() as u64);
             let header = match pending.header {
@@ -145,7 +182,8 @@ impl<'a> SpanBatchBuilder<'a> {
             spans.push(span_slice(pending.scope, output.len(), pending.bytes, &header)?);
             output.extend_from_slice(pending.bytes);
         }
-        Ok(SpanBatch::from_parts(source, Bytes::from(output), contexts, traces, spans))
+        let encoded = Bytes::from(output);
+        Ok(SpanBatch::from_parts(source, encoded, (&contexts, known), traces, spans))
     }
 
     fn put_contexts(&self, output: &mut Vec<u8>) -> Result<Vec<ContextRange>, InvalidBatch> {

@@ -29,7 +29,7 @@ impl SpanBatch {
         if reader.remaining() > 0 {
             return Err(WireError::BadTag.into());
         }
-        Ok(Self::from_parts(source, encoded, contexts, traces, spans))
+        Ok(Self::from_parts(source, encoded, (&contexts, None), traces, spans))
     }
 }
 

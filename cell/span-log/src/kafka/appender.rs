@@ -25,8 +25,9 @@ use super::pending::{Budget, Pending};
 use super::record::{RecordWriter, Uncuttable, uncuttable};
 use crate::port::{Appended, LogError};
 
-/// The delivery thread looks up this often whether it is to stop.
-const POLL_EVERY: Duration = Duration::from_millis(100);
+/// The delivery thread looks up this often whether it is to stop. The client counts down whole milliseconds: the last of
+/// each wait is spent turning.
+const POLL_EVERY: Duration = Duration::from_millis(250);
 /// Room for key, header and framing beside a payload.
 const RECORD_FRAME_BYTES: usize = 64 << 10;
 /// A batch of this many bytes takes milliseconds to cut: not on a thread of the runtime.
@@ -140,48 +141,51 @@ pub(crate) struct Appender {
     ends: Arc<Ends>,
     voice: Voice,
     budget: Arc<Budget>,
-    line: Mutex<Option<Arc<Line>>>,
+    line: Mutex<Held>,
+}
+
+/// The producer, and before and after it.
+enum Held {
+    /// Nothing was appended yet: most processes of a cell only read, and a producer has threads and connections.
+    NoneYet,
+    Open(Arc<Line>),
+    Closed,
 }
 
 impl Appender {
-    pub(crate) fn open(
-        config: &KafkaConfig,
-        ends: Arc<Ends>,
-        voice: Voice,
-    ) -> Result<Self, KafkaOpenError> {
-        let appender = Self {
+    pub(crate) fn new(config: &KafkaConfig, ends: Arc<Ends>, voice: Voice) -> Self {
+        Self {
             config: config.clone(),
             topic: config.topic_name(),
             ends,
             voice,
             budget: Budget::new(config.queue_bytes_max),
-            line: Mutex::new(None),
-        };
-        let line = appender.new_line()?;
-        *appender.lock() = Some(line);
-        Ok(appender)
+            line: Mutex::new(Held::NoneYet),
+        }
     }
 
-    fn new_line(&self) -> Result<Arc<Line>, KafkaOpenError> {
-        let reports = Reports { voice: self.voice.clone(), ends: Arc::clone(&self.ends) };
-        Ok(Arc::new(Line::open(&self.config, reports)?))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Line>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The producer in use. One that has failed for good (its sequence is broken) is replaced: what
-    /// it had in flight was refused, and its senders repeat it.
+    /// The producer in use, made by the first who appends. One that has failed for good (its sequence is broken) is
+    /// replaced: what it had in flight was refused, and its senders repeat it.
     fn line(&self) -> Result<Arc<Line>, LogError> {
         let mut held = self.lock();
-        let line = held.as_ref().ok_or(LogError::Closed)?;
-        let Some((code, reason)) = line.producer.client().fatal_error() else {
-            return Ok(Arc::clone(line));
-        };
-        tracing::warn!(%code, reason, "the producer of the span log is replaced");
-        let line = self.new_line().map_err(|error| LogError::Unavailable(error.to_string()))?;
-        *held = Some(Arc::clone(&line));
+        match &*held {
+            Held::Closed => return Err(LogError::Closed),
+            Held::NoneYet => {}
+            Held::Open(line) => match line.producer.client().fatal_error() {
+                None => return Ok(Arc::clone(line)),
+                Some((code, reason)) => {
+                    tracing::warn!(%code, reason, "the producer of the span log is replaced");
+                }
+            },
+        }
+        let reports = Reports { voice: self.voice.clone(), ends: Arc::clone(&self.ends) };
+        let line = Line::open(&self.config, reports);
+        let line = Arc::new(line.map_err(|error| LogError::Unavailable(error.to_string()))?);
+        *held = Held::Open(Arc::clone(&line));
         Ok(line)
     }
 
@@ -270,7 +274,8 @@ impl Appender {
 
     /// Sends what waits, inside the append's time limit, and ends. Blocks.
     pub(crate) fn close(&self) -> Result<(), LogError> {
-        let Some(line) = self.lock().take() else { return Ok(()) };
+        let held = std::mem::replace(&mut *self.lock(), Held::Closed);
+        let Held::Open(line) = held else { return Ok(()) };
         let flushed = line.producer.flush(self.config.append_timeout);
         flushed.map_err(|error| LogError::Unavailable(error.to_string()))
     }

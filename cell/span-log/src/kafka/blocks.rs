@@ -13,8 +13,8 @@ use crate::port::DamagedRange;
 pub(crate) enum Item {
     /// A record.
     Batch(LoggedBatch),
-    /// Records that cannot be read.
-    Damaged(DamagedRange, Loss),
+    /// Records that cannot be read: rare, and apart, so that a place of a batch is not of their size.
+    Damaged(Box<DamagedRange>, Loss),
 }
 
 /// Whose spans a damaged range may have held.
@@ -118,7 +118,7 @@ mod tests {
         let range = LogRange { partition, first, next };
         let append_times = (UnixNanos(0), UnixNanos(0));
         Item::Damaged(
-            DamagedRange { range, append_times, reason: String::new(), stranger: None },
+            Box::new(DamagedRange { range, append_times, reason: String::new(), stranger: None }),
             Loss::Unknown,
         )
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use proto::KnownContexts;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -62,11 +63,18 @@ pub(crate) struct Stream {
 
 struct StreamState {
     queue: PartitionQueue<Voice>,
+    met: Met,
+}
+
+/// What the records read so far leave to the next.
+#[derive(Default)]
+struct Met {
     /// Append time of the last record: the next has none before it.
     last_append: UnixNanos,
     /// The partition's end when it was assigned, until a record comes: where the end is reached
     /// without one, there is none in between.
     end_at_assign: Option<u64>,
+    contexts: KnownContexts,
 }
 
 /// What a look into the queue gave.
@@ -100,7 +108,7 @@ impl Lane {
         let filled = Arc::new(Notify::new());
         let wake = Arc::clone(&filled);
         queue.set_nonempty_callback(move || wake.notify_one());
-        let state = StreamState { queue, last_append: UnixNanos(0), end_at_assign: None };
+        let state = StreamState { queue, met: Met::default() };
         let stream = Arc::new(Stream {
             partition,
             position: AtomicU64::new(NOWHERE),
@@ -147,8 +155,8 @@ impl Lane {
             .and_then(|list| self.consumer.incremental_assign(&list));
         assigned.map_err(|error| LogError::Unavailable(error.to_string()))?;
         stream.position.store(from, Ordering::Relaxed);
-        state.last_append = UnixNanos(0);
-        state.end_at_assign = Some(end);
+        state.met.last_append = UnixNanos(0);
+        state.met.end_at_assign = Some(end);
         Ok(())
     }
 
@@ -201,7 +209,7 @@ impl Lane {
                 None => {}
             }
             let position = stream.position();
-            let end = state.end_at_assign.filter(|end| *end > position);
+            let end = state.met.end_at_assign.filter(|end| *end > position);
             if let (true, Some(end)) = (drained.has_reached_end, end) {
                 empty_rounds += 1;
                 if empty_rounds >= EMPTY_ROUNDS {
@@ -241,21 +249,20 @@ impl Lane {
     fn nothing_until(&self, stream: &Stream, state: &StreamState, end: u64) -> Item {
         let first = stream.position.swap(end, Ordering::Relaxed);
         let range = LogRange { partition: stream.partition, first, next: end };
-        no_record(range, (state.last_append, self.end_time(stream)))
+        no_record(range, (state.met.last_append, self.end_time(stream)))
     }
 
     /// Takes what the queue holds, without waiting.
     fn drain(&self, stream: &Stream, state: &mut StreamState, bytes_max: usize) -> Drained {
         let mut drained = Drained::default();
+        let StreamState { queue, met } = state;
         while drained.bytes < bytes_max && drained.error.is_none() {
-            let Some(polled) = state.queue.poll(Duration::ZERO) else { break };
-            let mut times = (state.last_append, state.end_at_assign);
+            let Some(polled) = queue.poll(Duration::ZERO) else { break };
             match polled {
-                Ok(message) => self.take(stream, &message, &mut times, &mut drained),
+                Ok(message) => self.take(stream, &message, met, &mut drained),
                 Err(KafkaError::PartitionEOF(_)) => drained.has_reached_end = true,
-                Err(error) => drained.error = self.failure(stream, state.last_append, &error),
+                Err(error) => drained.error = self.failure(stream, met.last_append, &error),
             }
-            (state.last_append, state.end_at_assign) = times;
         }
         drained
     }
@@ -265,7 +272,7 @@ impl Lane {
         &self,
         stream: &Stream,
         message: &BorrowedMessage<'_>,
-        (last_append, end_at_assign): &mut (UnixNanos, Option<u64>),
+        met: &mut Met,
         drained: &mut Drained,
     ) {
         let Ok(offset) = u64::try_from(message.offset()) else { return };
@@ -273,11 +280,17 @@ impl Lane {
         if offset < position || position == NOWHERE {
             return;
         }
-        let brokers = time_of(message.timestamp()).max(*last_append);
+        let brokers = time_of(message.timestamp()).max(met.last_append);
         let append_time = self.place.ends.passed(stream.partition, offset, brokers);
         let (partition, next) = (stream.partition, offset.saturating_add(1));
         let range = LogRange { partition, first: offset, next };
-        let item = match item_of(message, self.place.incarnation, range, append_time) {
+        let item = match item_of(
+            message,
+            &mut met.contexts,
+            self.place.incarnation,
+            range,
+            append_time,
+        ) {
             Ok(item) => item,
             Err(version) => {
                 let reason = format!(
@@ -290,12 +303,12 @@ impl Lane {
         };
         if offset > position {
             let gap = LogRange { partition, first: position, next: offset };
-            push(&mut drained.items, no_record(gap, (*last_append, append_time)));
+            push(&mut drained.items, no_record(gap, (met.last_append, append_time)));
         }
         drained.bytes = drained.bytes.saturating_add(message.payload_len() + 256);
         push(&mut drained.items, item);
-        *last_append = append_time;
-        *end_at_assign = None;
+        met.last_append = append_time;
+        met.end_at_assign = None;
         stream.position.store(next, Ordering::Relaxed);
     }
 

@@ -155,7 +155,7 @@ pub(crate) fn batches_of(items: Vec<Item>, from: u64) -> Result<Vec<LoggedBatch>
         match item {
             Item::Batch(logged) => batches.push(logged),
             Item::Damaged(damaged, _) if batches.is_empty() => {
-                return Err(LogError::Damaged(begun_at(damaged, from)));
+                return Err(LogError::Damaged(begun_at(*damaged, from)));
             }
             Item::Damaged(..) => break,
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::LoggedBatch;
+use proto::{KnownContexts, LoggedBatch};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use trace_model::{LogRange, UnixNanos};
 
@@ -26,6 +26,7 @@ pub(crate) fn time_of(timestamp: Timestamp) -> UnixNanos {
 /// A message as an item; the version of one that a newer release wrote.
 pub(crate) fn item_of(
     message: &BorrowedMessage<'_>,
+    known: &mut KnownContexts,
     incarnation: u64,
     range: LogRange,
     append_time: UnixNanos,
@@ -33,7 +34,7 @@ pub(crate) fn item_of(
     let trace = message.key().and_then(trace_of);
     // The headers of what is not ours are not looked at.
     let header = trace.as_ref().and_then(|_| envelope_of(message));
-    match decode(message.key(), header, message.payload().unwrap_or(&[])) {
+    match decode(known, message.key(), header, message.payload().unwrap_or(&[])) {
         Ok(batch) => {
             let batch = Arc::new(batch);
             Ok(Item::Batch(LoggedBatch { incarnation, range, append_time, batch }))
@@ -49,7 +50,8 @@ pub(crate) fn item_of(
             let loss = trace.map_or(Loss::Foreign, |(tenant, id)| Loss::OfTrace(tenant, id));
             let stranger = matches!(loss, Loss::Foreign)
                 .then(|| Stranger::of(message.key(), message.payload_len()));
-            Ok(Item::Damaged(DamagedRange { range, append_times, reason, stranger }, loss))
+            let damaged = DamagedRange { range, append_times, reason, stranger };
+            Ok(Item::Damaged(Box::new(damaged), loss))
         }
     }
 }
@@ -57,7 +59,8 @@ pub(crate) fn item_of(
 /// Offsets at which there is no record.
 pub(crate) fn no_record(range: LogRange, append_times: (UnixNanos, UnixNanos)) -> Item {
     let reason = "no record there: a transaction's mark, or taken out by the broker".to_owned();
-    Item::Damaged(DamagedRange { range, append_times, reason, stranger: None }, Loss::Unknown)
+    let damaged = DamagedRange { range, append_times, reason, stranger: None };
+    Item::Damaged(Box::new(damaged), Loss::Unknown)
 }
 
 /// Adds an item; neighbouring foreign records grow together.

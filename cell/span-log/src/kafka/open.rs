@@ -69,7 +69,7 @@ impl KafkaLog {
             let (core, end_keeper) = core_of(&asked, &voice, asked_clock, found);
             let core = Arc::new(core);
             load_commits(&core)?;
-            let appender = Appender::open(&asked, Arc::clone(&core.ends), voice)?;
+            let appender = Appender::new(&asked, Arc::clone(&core.ends), voice);
             Ok((core, appender, end_keeper))
         };
         let opened = tokio::task::spawn_blocking(blocking).await;

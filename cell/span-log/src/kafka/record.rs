@@ -5,7 +5,9 @@ use proto::wire::{
     FieldRef, SpanHeader, WireError, bytes_field_len, fields, put_bytes_field, put_field_start,
     tags,
 };
-use proto::{BatchSource, InvalidBatch, SpanBatch, SpanBatchBuilder, SpanSlice, TraceSlice};
+use proto::{
+    BatchSource, InvalidBatch, KnownContexts, SpanBatch, SpanBatchBuilder, SpanSlice, TraceSlice,
+};
 
 use super::envelope::{Envelope, digest_of_part, trace_of};
 
@@ -175,8 +177,9 @@ fn frames(batch: &SpanBatch, scope: u32) -> (&[u8], &[u8]) {
     context.map_or((&[], &[]), |context| (&context.resource, &context.scope))
 }
 
-/// A record back as a batch of one trace.
+/// A record back as a batch of one trace, with contexts that records before it had.
 pub(crate) fn decode(
+    known: &mut KnownContexts,
     key: Option<&[u8]>,
     header: Option<&[u8]>,
     payload: &[u8],
@@ -200,7 +203,7 @@ pub(crate) fn decode(
         return Err(RecordFault::Payload);
     }
     let digest = digest_of_part(envelope.source.digest, envelope.part);
-    Ok(builder.finish(BatchSource { digest, ..envelope.source })?)
+    Ok(builder.finish_knowing(BatchSource { digest, ..envelope.source }, known)?)
 }
 
 /// Walks the spans of OTLP `TracesData`, with the place that the builder gave to the scope.

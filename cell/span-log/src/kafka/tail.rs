@@ -195,7 +195,9 @@ async fn step(
             }
         }),
         Err(LogError::Damaged(damaged)) => {
-            tail.change(followed, |memory| memory.push(Item::Damaged(damaged, Loss::Unknown)));
+            tail.change(followed, |memory| {
+                memory.push(Item::Damaged(Box::new(damaged), Loss::Unknown));
+            });
         }
         Err(LogError::Expired { first, .. }) => {
             tail.change(followed, |memory| memory.lose_until(first));

@@ -202,7 +202,7 @@ mod tests {
         let range = LogRange { partition: 0, first, next };
         let append_times = (UnixNanos(0), UnixNanos(0));
         Item::Damaged(
-            DamagedRange { range, append_times, reason: "x".into(), stranger: None },
+            Box::new(DamagedRange { range, append_times, reason: "x".into(), stranger: None }),
             loss,
         )
     }

@@ -78,6 +78,14 @@ fn contents(batch: &SpanBatch, trace: &TraceSlice) -> Vec<(Vec<u8>, Vec<u8>, Vec
     batch.spans_of(trace).iter().map(of).collect()
 }
 
+fn decode(
+    key: Option<&[u8]>,
+    header: Option<&[u8]>,
+    payload: &[u8],
+) -> Result<SpanBatch, RecordFault> {
+    super::decode(&mut KnownContexts::default(), key, header, payload)
+}
+
 fn decode_part(trace: &TraceSlice, part: u64, payload: &[u8]) -> Result<SpanBatch, RecordFault> {
     let key = key_of(&TenantId::default(), trace.trace_id);
     decode(Some(&key), Some(&header(trace, part)), payload)
