@@ -57,7 +57,7 @@ STAGES = [
     # The stores:
     (r"trace_store::cassandra::(rows|entries|batches|gather|places)", "rows"),
     (r"trace_store::cassandra", "plan and write of runs"),
-    (r"trace_store::clickhouse::spans::(row|run)|trace_store::clickhouse::row_binary", "rows"),
+    (r"trace_store::clickhouse::spans::(row|run|columns)|trace_store::clickhouse::row_binary", "rows"),
     (r"trace_store::clickhouse::metrics", "rows"),
     (r"trace_store::clickhouse", "blocks and inserts"),
     (r"trace_store::elasticsearch::(bulk|encode|document|json|names|identity)", "documents"),

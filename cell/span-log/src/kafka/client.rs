@@ -128,6 +128,9 @@ pub(crate) fn asker(
     consumer(client, voice)
 }
 
+/// So many fetches fill what a lane fetches ahead in a partition.
+const FETCHES_A_LANE: usize = 8;
+
 /// A consumer that is told what to read.
 pub(crate) fn lane(config: &KafkaConfig, voice: &Voice) -> Result<Consumer, KafkaOpenError> {
     let mut client = base(config)?;
@@ -139,6 +142,10 @@ pub(crate) fn lane(config: &KafkaConfig, voice: &Voice) -> Result<Consumer, Kafk
     client.set("enable.partition.eof", "true");
     let kilobytes = (config.lane_bytes_max >> 10).max(1);
     client.set("queued.max.messages.kbytes", kilobytes.to_string());
+    // What one fetch brings of a partition is decompressed whole, and may be ten times as much then: small ones. A
+    // record that is larger comes all the same.
+    let fetched = (config.lane_bytes_max / FETCHES_A_LANE).max(1 << 10);
+    client.set("fetch.message.max.bytes", fetched.to_string());
     client.set("fetch.queue.backoff.ms", "20");
     // A place that is asked for is fetched when the fetch that waits at the end has come back.
     client.set("fetch.wait.max.ms", "100");

@@ -42,7 +42,7 @@ pub struct ClickhouseConfig {
     pub query_rows_max: u64,
     /// Most spans of a block (default 100,000).
     pub insert_block_rows: usize,
-    /// Most bytes of a block (default 32 MiB), and four times as many wait at most.
+    /// Most bytes of a block (default 16 MiB), and four times as many wait at most.
     pub insert_block_bytes: usize,
     /// Raw spans are inserted after this time, however few they are (default 5 s).
     pub flush_after: Duration,
@@ -77,7 +77,7 @@ impl ClickhouseConfig {
             query_memory_bytes_max: 2 << 30,
             query_rows_max: 1_000_000,
             insert_block_rows: 100_000,
-            insert_block_bytes: 32 << 20,
+            insert_block_bytes: 16 << 20,
             flush_after: Duration::from_secs(5),
         }
     }
