@@ -36,7 +36,7 @@ pub(super) async fn run(
         return Err(Failure::Usage(text));
     };
     if config.stores.elasticsearch.is_none() {
-        let text = format!("{}: the search index is embedded and has no tiers", file.display());
+        let text = format!("{}: no Elasticsearch, whose days these tiers hold", file.display());
         return Err(Failure::Usage(text));
     }
     let moves = match (arguments.dry_run, arguments.once) {

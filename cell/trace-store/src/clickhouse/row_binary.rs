@@ -33,6 +33,11 @@ impl Rows {
         self.bytes.len()
     }
 
+    /// Makes room for so many bytes: rows that grow by doubling are copied, into memory that nobody has touched.
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
     /// Drops what was written behind this length.
     pub(super) fn truncate(&mut self, length: usize) {
         self.bytes.truncate(length);

@@ -40,6 +40,11 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
+    /// No documents yet, and room for so many bytes of them.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        Self { documents: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
     /// The place of a target, which is added where it is new.
     pub(super) fn target(&mut self, names: &TenantNames, kind: Kind, shelf: Shelf) -> usize {
         let is_it = |target: &Target| target.shelf == shelf && target.names == *names;

@@ -18,6 +18,8 @@ use super::json::{comma, hex, key, number, number_field, string, text_field};
 
 /// Longest key or value, in UTF-16 units, that the engine looks for (Jaeger's `ignore_above`).
 pub(super) const TERM_UNITS_MAX: usize = 256;
+/// A tag has about so many bytes.
+const TAG_BYTES: usize = 96;
 /// Most nested values of one kind in a document; the engine's limit is 10,000 in all.
 const NESTED_MAX: usize = 1_900;
 
@@ -215,7 +217,10 @@ fn list_field(out: &mut Vec<u8>, name: &str, list: &[u8]) {
 }
 
 fn span_tags(span: &Span, context: &ContextJson) -> TagList {
-    let mut tags = TagList { nested: context.scope_fields.clone(), ..TagList::default() };
+    let room = span.attributes.len().saturating_add(4).saturating_mul(TAG_BYTES);
+    let mut nested = Vec::with_capacity(context.scope_fields.len().saturating_add(room));
+    nested.extend_from_slice(&context.scope_fields);
+    let mut tags = TagList { nested, ..TagList::default() };
     span.attributes.iter().for_each(|attribute| tags.push(attribute));
     if span.kind != SpanKind::Unspecified {
         tags.field("span.kind", span.kind.word());

@@ -187,7 +187,9 @@ impl<'a> Encoder<'a> {
         self.chunk.push(target, id, None, |out| document.write(out));
         self.push_entry((&source.tenant, received), &span, placed, (indices, shelf));
         if self.chunk.documents.len() >= self.bytes_max {
-            self.ready.push_back(std::mem::take(&mut self.chunk));
+            // Another will be as large: one that grows by doubling is copied, into memory that nobody has touched.
+            let next = Chunk::with_room(self.chunk.documents.len());
+            self.ready.push_back(std::mem::replace(&mut self.chunk, next));
         }
         true
     }

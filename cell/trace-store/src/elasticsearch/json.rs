@@ -2,6 +2,7 @@
 //! as the filter prints them, so that the engine's terms are its texts.
 
 use std::fmt::Display;
+use std::io::Write as _;
 
 /// Appends a string.
 pub(super) fn string(out: &mut Vec<u8>, text: &str) {
@@ -32,7 +33,7 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
 
 /// Appends a number.
 pub(super) fn number(out: &mut Vec<u8>, number: impl Display) {
-    out.extend_from_slice(number.to_string().as_bytes());
+    let _infallible = write!(out, "{number}");
 }
 
 /// Appends what stands between two parts, but not before the first.

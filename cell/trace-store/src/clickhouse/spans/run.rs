@@ -23,15 +23,18 @@ struct DayRows {
 pub(super) struct OpenRun {
     range: Range,
     days: BTreeMap<Day, DayRows>,
+    /// Bytes that its first day is likely to have.
+    likely: usize,
     spans: usize,
     bytes: usize,
     pub(super) opened: UnixNanos,
 }
 
 impl OpenRun {
-    pub(super) const fn new(first: u64, opened: UnixNanos) -> Self {
+    /// A run that is likely to have so many bytes, as the last one had.
+    pub(super) const fn new(first: u64, opened: UnixNanos, likely: usize) -> Self {
         let range = Range { first, next: first };
-        Self { range, days: BTreeMap::new(), spans: 0, bytes: 0, opened }
+        Self { range, days: BTreeMap::new(), likely, spans: 0, bytes: 0, opened }
     }
 
     pub(super) const fn spans(&self) -> usize {
@@ -44,10 +47,12 @@ impl OpenRun {
 
     /// Adds a span's row: `put` writes all of its columns but the block's number.
     pub(super) fn add(&mut self, day: Day, put: impl FnOnce(&mut Rows)) {
-        let day = self
-            .days
-            .entry(day)
-            .or_insert_with(|| DayRows { rows: Rows::of(OTEL_TRACES.columns), ends: Vec::new() });
+        let likely = std::mem::take(&mut self.likely);
+        let day = self.days.entry(day).or_insert_with(|| {
+            let mut rows = Rows::of(OTEL_TRACES.columns);
+            rows.reserve(likely);
+            DayRows { rows, ends: Vec::new() }
+        });
         let before = day.rows.len();
         put(&mut day.rows);
         day.rows.u64(0);

@@ -28,6 +28,8 @@ pub(super) struct Partition {
     /// A run that was begun before this process and may be stored: the next one is cut as it was.
     doubt: Option<Range>,
     open: Option<OpenRun>,
+    /// Bytes of the last run.
+    last_bytes: usize,
 }
 
 /// What was taken and what is stored.
@@ -202,7 +204,7 @@ impl Writer {
             doubt = None;
         }
         let next = doubt.map_or(known.done, |doubt| doubt.first);
-        self.partitions.insert(partition, Partition { next, doubt, open: None });
+        self.partitions.insert(partition, Partition { next, doubt, open: None, last_bytes: 0 });
         Ok(())
     }
 
@@ -225,6 +227,7 @@ impl Writer {
         let Some(held) = self.partitions.get_mut(&partition) else { return };
         if let Some(run) = held.open.take() {
             let is_in_doubt = held.doubt.is_some();
+            held.last_bytes = run.bytes();
             // A run in doubt keeps its range, also where the log had less of it.
             let run = run.stretched(held.doubt.take());
             self.cut.push_back(run.cut(self.durable.incarnation, partition, is_in_doubt));
@@ -240,7 +243,7 @@ impl Writer {
                 continue;
             }
             let first = held.doubt.map_or(offset, |doubt| doubt.first);
-            let run = held.open.get_or_insert_with(|| OpenRun::new(first, now));
+            let run = held.open.get_or_insert_with(|| OpenRun::new(first, now, held.last_bytes));
             let tenant = &logged.batch.source().tenant;
             if self.erased.holds(tenant, trace.trace_id) {
                 self.metrics.erased_spans.inc_by(u64::from(trace.span_count));
