@@ -56,8 +56,8 @@ pub(super) mod kafka {
     use anyhow::Context as _;
     use ingester::ANALYTICS_WRITER;
     use span_log::kafka::{
-        KafkaConfig, KafkaLog, KafkaLogin, KafkaSecurity, KafkaTailConfig, KafkaTls, SaslMechanism,
-        TopicSettings,
+        KafkaConfig, KafkaLog, KafkaLogin, KafkaSecurity, KafkaTailConfig, KafkaTailDisk, KafkaTls,
+        SaslMechanism, TopicSettings,
     };
 
     use super::{CellConfig, Duration, SetUp, raw};
@@ -85,6 +85,10 @@ pub(super) mod kafka {
             session_timeout: kafka.session_timeout,
             tail: Some(KafkaTailConfig {
                 bytes_max: usize::try_from(kafka.tail_bytes_max)?,
+                disk: (kafka.tail_disk_bytes_max > 0).then(|| KafkaTailDisk {
+                    directory: config.data_dir.join("tail"),
+                    bytes_max: kafka.tail_disk_bytes_max,
+                }),
                 ..KafkaTailConfig::default()
             }),
             ..plain

@@ -36,6 +36,7 @@ mod record;
 mod security;
 mod succession;
 mod tail;
+mod tail_disk;
 mod tail_memory;
 mod upkeep;
 
@@ -58,7 +59,7 @@ use self::membership::Membership;
 use self::open::upkeep;
 use self::questions::ask;
 use self::record::span_bytes_max;
-use self::tail::Tail;
+use self::tail::{Tail, read_from_disk};
 use self::upkeep::{HEARD_WITHIN, Upkeep, forget_lost};
 use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
@@ -67,7 +68,7 @@ use crate::port::{
     LogIdentity, Lost, LostCause, LostRun, MissedRun, STORAGE_WRITER, SpanLog, TailAnswer,
 };
 
-pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
+pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTailDisk, KafkaTopic};
 pub use self::error::KafkaOpenError;
 pub use self::figures::{GroupFigures, KafkaFigures, TopicFigures, figures};
 pub use self::foreign::{ForeignLimits, ForeignTopics, KafkaForeign};
@@ -307,6 +308,7 @@ impl SpanLog for KafkaLog {
         self.core.check_open()?;
         let incarnation = self.core.identity.incarnation;
         let (found, covered) = tail.find(partition, tenant, trace_id, incarnation)?;
+        let found = read_from_disk(found, tenant, trace_id).await?;
         let reached = covered.next.get(&partition).copied().unwrap_or(0);
         let is_behind = end.is_none_or(|end| reached < end);
         let is_damaged = found.is_damaged;

@@ -24,7 +24,9 @@ pub use assignment::{Assignment, Hold, Share, Sharing};
 pub use embedded::{EmbeddedConfig, EmbeddedLog, OpenError, WhenFull};
 pub use foreign::{ForeignFigures, ForeignPlace, ForeignRecord, ForeignRecords};
 #[cfg(feature = "kafka")]
-pub use kafka::{KafkaConfig, KafkaLog, KafkaOpenError, KafkaTailConfig, KafkaTopic};
+pub use kafka::{
+    KafkaConfig, KafkaLog, KafkaOpenError, KafkaTailConfig, KafkaTailDisk, KafkaTopic,
+};
 pub use memory::{MemoryConfig, MemoryLog};
 pub use metrics::LogMetrics;
 pub use port::{

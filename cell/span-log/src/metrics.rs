@@ -72,6 +72,8 @@ pub struct LogMetrics {
     pub disk_bytes: Gauge,
     /// Memory of the live tail's index.
     pub tail_index_bytes: Gauge,
+    /// Disk of the live tail.
+    pub tail_disk_bytes: Gauge,
     /// Records set aside as damaged since the log was opened.
     pub damaged_records: Counter,
     /// Records dropped to make room although a required group had not read them.
@@ -99,6 +101,7 @@ impl Default for LogMetrics {
             queue_bytes: Gauge::default(),
             disk_bytes: Gauge::default(),
             tail_index_bytes: Gauge::default(),
+            tail_disk_bytes: Gauge::default(),
             damaged_records: Counter::default(),
             dropped_records: Counter::default(),
             torn_tails: Counter::default(),
@@ -125,6 +128,8 @@ impl LogMetrics {
         registry.register("queue_bytes", "Encoded bytes waiting", this.queue_bytes);
         registry.register("disk_bytes", "Bytes of the segments", this.disk_bytes);
         registry.register("tail_index_bytes", "Memory of the tail", this.tail_index_bytes);
+        let what = "Disk of the tail, for which memory had no room";
+        registry.register("tail_disk_bytes", what, this.tail_disk_bytes);
         registry.register("damaged_records", "Records set aside", this.damaged_records);
         registry.register("dropped_records", "Records dropped for room", this.dropped_records);
         registry.register("torn_tails", "Torn tails cut", this.torn_tails);

@@ -33,9 +33,12 @@ impl KafkaTopic {
 /// The live tail of a log on Kafka.
 #[derive(Clone, Debug)]
 pub struct KafkaTailConfig {
-    /// Memory for records that storage-writer has not committed. Beyond it the tail stops where it
-    /// is, and its cover says so (default 256 MiB).
+    /// Memory for records that storage-writer has not committed (default 256 MiB). What has no room
+    /// goes to disk; of each record there about 200 bytes stay in memory, a quarter of this at most.
     pub bytes_max: usize,
+    /// Where records go for which memory has no room. Without it, or where it is full too, the tail
+    /// stops where it is, and its cover says so.
+    pub disk: Option<KafkaTailDisk>,
     /// How long a read waits for the tail to reach the end of its partition (default 1 s).
     pub timeout: Duration,
     /// Records are kept for so long after storage-writer's commit, where there is room (default
@@ -43,10 +46,20 @@ pub struct KafkaTailConfig {
     pub grace: Duration,
 }
 
+/// Disk of the live tail. Nothing there outlives the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaTailDisk {
+    /// The directory, made where it is not there.
+    pub directory: std::path::PathBuf,
+    /// Bytes at most.
+    pub bytes_max: u64,
+}
+
 impl Default for KafkaTailConfig {
     fn default() -> Self {
         Self {
             bytes_max: 256 << 20,
+            disk: None,
             timeout: Duration::from_secs(1),
             grace: Duration::from_secs(5),
         }

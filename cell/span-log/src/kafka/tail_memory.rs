@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use proto::LoggedBatch;
-use trace_model::{StoredSpan, TenantId, TraceId};
+use trace_model::{LogRange, StoredSpan, TenantId, TraceId};
 
 use super::blocks::{Item, Loss, weight};
+use super::tail_disk::OnDisk;
 use crate::embedded::put_spans;
 
 /// Damaged ranges that are told apart by trace; beyond it every trace counts as damaged.
@@ -16,14 +17,53 @@ const DAMAGED_MAX: usize = 1_000;
 
 type TraceKey = (TenantId, TraceId);
 
+/// Memory of a record that is on disk, about: its place and its trace's.
+const ON_DISK_WEIGHT: usize = 200;
+
+/// A record of the tail.
+#[derive(Clone, Debug)]
+pub(crate) enum Held {
+    InMemory(LoggedBatch),
+    /// With the traces that it has spans of.
+    OnDisk(OnDisk, Box<[TraceKey]>),
+}
+
+impl Held {
+    /// A record that was written to disk.
+    pub(crate) fn on_disk(place: OnDisk, logged: &LoggedBatch) -> Self {
+        Self::OnDisk(place, keys_of(logged).collect())
+    }
+
+    const fn range(&self) -> LogRange {
+        match self {
+            Self::InMemory(logged) => logged.range,
+            Self::OnDisk(place, _) => place.range,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::InMemory(logged) => weight(&logged.batch),
+            Self::OnDisk(_, keys) => ON_DISK_WEIGHT.saturating_mul(keys.len().max(1)),
+        }
+    }
+
+    fn keys(&self) -> Vec<TraceKey> {
+        match self {
+            Self::InMemory(logged) => keys_of(logged).collect(),
+            Self::OnDisk(_, keys) => keys.to_vec(),
+        }
+    }
+}
+
 /// What the tail holds of a partition.
 #[derive(Debug)]
 pub(crate) struct TailMemory {
     next: u64,
-    batches: VecDeque<LoggedBatch>,
+    records: VecDeque<Held>,
     /// Offsets of a trace's records, ascending.
     by_trace: HashMap<TraceKey, VecDeque<u64>>,
-    bytes: usize,
+    bytes: Weights,
     /// Damaged ranges that storage-writer has not passed: where each ends, and whose it was (`None`:
     /// anybody's).
     damaged: VecDeque<(u64, Option<TraceKey>)>,
@@ -31,10 +71,31 @@ pub(crate) struct TailMemory {
     graced: VecDeque<(Duration, u64)>,
 }
 
+/// Memory in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Weights {
+    /// Of records that are in memory.
+    pub(crate) records: usize,
+    /// Of what is known about those on disk.
+    pub(crate) places: usize,
+}
+
+impl Weights {
+    fn of(&mut self, held: &Held) -> &mut usize {
+        match held {
+            Held::InMemory(_) => &mut self.records,
+            Held::OnDisk(..) => &mut self.places,
+        }
+    }
+}
+
 /// What a partition's tail says about a trace.
 #[derive(Debug, Default)]
 pub(crate) struct TraceTail {
+    /// Spans of records in memory.
     pub(crate) spans: Vec<StoredSpan>,
+    /// Records that have others.
+    pub(crate) on_disk: Vec<OnDisk>,
     pub(crate) is_damaged: bool,
 }
 
@@ -43,9 +104,9 @@ impl TailMemory {
     pub(crate) fn starting_at(from: u64) -> Self {
         Self {
             next: from,
-            batches: VecDeque::new(),
+            records: VecDeque::new(),
             by_trace: HashMap::new(),
-            bytes: 0,
+            bytes: Weights::default(),
             damaged: VecDeque::new(),
             graced: VecDeque::new(),
         }
@@ -57,7 +118,7 @@ impl TailMemory {
     }
 
     /// Memory in use.
-    pub(crate) const fn bytes(&self) -> usize {
+    pub(crate) const fn bytes(&self) -> Weights {
         self.bytes
     }
 
@@ -69,19 +130,32 @@ impl TailMemory {
         }
         self.next = range.next;
         match item {
-            Item::Batch(logged) => {
-                for key in keys_of(&logged) {
-                    self.by_trace.entry(key).or_default().push_back(range.first);
-                }
-                self.bytes = self.bytes.saturating_add(weight(&logged.batch));
-                self.batches.push_back(logged);
-            }
+            Item::Batch(logged) => self.hold(Held::InMemory(logged)),
             Item::Damaged(_, Loss::Foreign) => {}
             Item::Damaged(_, Loss::OfTrace(tenant, trace_id)) => {
                 self.damage(range.next, Some((tenant, trace_id)));
             }
             Item::Damaged(_, Loss::Unknown) => self.damage(range.next, None),
         }
+    }
+
+    /// Takes in what was read at `next` and is on disk.
+    pub(crate) fn push_on_disk(&mut self, held: Held) {
+        let range = held.range();
+        if range.next > self.next {
+            self.next = range.next;
+            self.hold(held);
+        }
+    }
+
+    fn hold(&mut self, held: Held) {
+        for key in held.keys() {
+            self.by_trace.entry(key).or_default().push_back(held.range().first);
+        }
+        let weight = held.weight();
+        let bytes = self.bytes.of(&held);
+        *bytes = bytes.saturating_add(weight);
+        self.records.push_back(held);
     }
 
     fn damage(&mut self, next: u64, whose: Option<TraceKey>) {
@@ -123,8 +197,8 @@ impl TailMemory {
         while self.damaged.front().is_some_and(|(next, _)| *next <= floor) {
             self.damaged.pop_front();
         }
-        while let Some(oldest) = self.batches.front().filter(|oldest| oldest.range.next <= floor) {
-            for key in keys_of(oldest) {
+        while let Some(oldest) = self.records.pop_front_if(|oldest| oldest.range().next <= floor) {
+            for key in oldest.keys() {
                 let offsets = self.by_trace.get_mut(&key);
                 let is_last = offsets.is_none_or(|offsets| {
                     offsets.pop_front();
@@ -134,24 +208,26 @@ impl TailMemory {
                     self.by_trace.remove(&key);
                 }
             }
-            self.bytes = self.bytes.saturating_sub(weight(&oldest.batch));
-            self.batches.pop_front();
+            let bytes = self.bytes.of(&oldest);
+            *bytes = bytes.saturating_sub(oldest.weight());
         }
     }
 
     /// What is held of a trace.
     pub(crate) fn find(&self, tenant: &TenantId, trace_id: TraceId) -> TraceTail {
         let key = (tenant.clone(), trace_id);
-        let mut spans = Vec::new();
+        let (mut spans, mut on_disk) = (Vec::new(), Vec::new());
         for offset in self.by_trace.get(&key).into_iter().flatten() {
-            let place = self.batches.partition_point(|batch| batch.range.first < *offset);
-            if let Some(logged) = self.batches.get(place) {
-                put_spans(&mut spans, logged, tenant, trace_id);
+            let place = self.records.partition_point(|held| held.range().first < *offset);
+            match self.records.get(place) {
+                Some(Held::InMemory(logged)) => put_spans(&mut spans, logged, tenant, trace_id),
+                Some(Held::OnDisk(record, _)) => on_disk.push(record.clone()),
+                None => {}
             }
         }
         let is_its = |whose: &Option<TraceKey>| whose.as_ref().is_none_or(|whose| *whose == key);
         let is_damaged = self.damaged.iter().any(|(_, whose)| is_its(whose));
-        TraceTail { spans, is_damaged }
+        TraceTail { spans, on_disk, is_damaged }
     }
 }
 
@@ -170,6 +246,8 @@ mod tests {
     use trace_model::{LogRange, Region, UnixNanos};
 
     use super::*;
+    use crate::kafka::config::KafkaTailDisk;
+    use crate::kafka::tail_disk::TailDisk;
     use crate::port::DamagedRange;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -212,6 +290,35 @@ mod tests {
     }
 
     #[test]
+    fn records_on_disk_are_named_between_those_in_memory_until_their_commit() {
+        let place = tempfile::tempdir().unwrap();
+        let config = KafkaTailDisk { directory: place.path().into(), bytes_max: 1 << 20 };
+        let disk = TailDisk::new(&config);
+        let mut tail = TailMemory::starting_at(0);
+        for offset in 0..6 {
+            match (item(offset, 1), offset % 2 == 0) {
+                (Item::Batch(logged), true) => {
+                    let held = Held::on_disk(disk.write(&logged).unwrap(), &logged);
+                    tail.push_on_disk(held);
+                }
+                (item, _) => tail.push(item),
+            }
+        }
+        let firsts = |tail: &TailMemory| {
+            let found = tail.find(&TenantId::default(), trace(1));
+            let firsts: Vec<u64> = found.on_disk.iter().map(|one| one.range.first).collect();
+            (found.spans.len(), firsts)
+        };
+        assert_eq!(firsts(&tail), (3, vec![0, 2, 4]));
+        assert!(tail.bytes().records > 0 && tail.bytes().places > 0);
+        tail.trim(3, SECOND, Duration::ZERO);
+        assert_eq!(firsts(&tail), (2, vec![4]));
+        tail.trim(6, SECOND, Duration::ZERO);
+        assert_eq!((firsts(&tail), tail.bytes()), ((0, vec![]), Weights::default()));
+        assert!(tail.by_trace.is_empty());
+    }
+
+    #[test]
     fn records_are_found_until_their_commit_is_a_grace_old() {
         let mut tail = TailMemory::starting_at(10);
         for offset in 10..20 {
@@ -225,7 +332,7 @@ mod tests {
         tail.trim(15, SECOND * 3, SECOND);
         assert_eq!((spans(&tail, 1), spans(&tail, 2)), (2, 3));
         tail.trim(20, SECOND * 3, Duration::ZERO);
-        assert_eq!((tail.bytes(), tail.by_trace.len(), tail.next()), (0, 0, 20));
+        assert_eq!((tail.bytes().records, tail.by_trace.len(), tail.next()), (0, 0, 20));
     }
 
     #[test]
@@ -263,7 +370,7 @@ mod tests {
         tail.trim(5, SECOND, SECOND);
         assert_eq!((tail.next(), spans(&tail, 1)), (1, 1));
         tail.trim(5, SECOND * 2, SECOND);
-        assert_eq!((tail.next(), tail.bytes(), spans(&tail, 1)), (5, 0, 0));
+        assert_eq!((tail.next(), tail.bytes().records, spans(&tail, 1)), (5, 0, 0));
         tail.lose_until(8);
         assert_eq!(tail.next(), 8);
         assert!(tail.find(&TenantId::default(), trace(1)).is_damaged);

@@ -135,6 +135,8 @@ fn measure(core: &Core, tail: Option<&Arc<Tail>>) {
     }
     let bytes = tail.map_or(0, |tail| tail.bytes());
     core.metrics.tail_index_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    let on_disk = tail.map_or(0, |tail| tail.disk_bytes());
+    core.metrics.tail_disk_bytes.set(i64::try_from(on_disk).unwrap_or(i64::MAX));
 }
 
 /// Forgets runs in the log's notes and in those of its groups; how many, or `None` where the topic is

@@ -32,6 +32,8 @@ pub struct KafkaConfig {
     pub replication: u32,
     /// Memory of the live tail, in bytes.
     pub tail_bytes_max: u64,
+    /// Disk of the live tail, below the data directory, in bytes; 0 for none.
+    pub tail_disk_bytes_max: u64,
     /// Name of this process among the members of its groups, where it is to get its partitions back
     /// after a quick restart; no other process may have it.
     pub member: Option<String>,
@@ -74,7 +76,7 @@ pub(super) fn read_kafka(section: &mut Section<'_>) -> Option<KafkaConfig> {
     let (bytes, seconds) = (Bytes, Duration::from_secs);
     let brokers = hosts(section, "brokers");
     let prefix = section.value("prefix", String::new());
-    let tail = bytes(MIB)..=bytes(64 * GIB);
+    let (tail, on_disk) = (bytes(MIB)..=bytes(64 * GIB), bytes(0)..=bytes(4_096 * GIB));
     let is_tls = section.value("tls", false);
     let encryption = Encryption { is_on: is_tls, words: "`tls: true`", needs_authority: false };
     let credentials = read_credentials(section, &encryption);
@@ -84,6 +86,7 @@ pub(super) fn read_kafka(section: &mut Section<'_>) -> Option<KafkaConfig> {
         partitions: section.within("partitions", 64, 1..=4_096),
         replication: section.within("replication", 3, 1..=7),
         tail_bytes_max: section.within("tail_max", bytes(256 * MIB), tail).0,
+        tail_disk_bytes_max: section.within("tail_disk_max", bytes(4 * GIB), on_disk).0,
         member: section.optional("member"),
         session_timeout: section.within("session_timeout", seconds(15), seconds(6)..=seconds(300)),
         properties: read_properties(section),

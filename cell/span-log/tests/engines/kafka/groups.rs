@@ -8,8 +8,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use span_log::kafka::TopicSettings;
 use span_log::port::{SEARCH_INDEXER, STORAGE_WRITER};
 use span_log::{
-    CommitError, ForgetLost, KafkaLog, KafkaOpenError, KafkaTailConfig, LogError, LostCause, Seen,
-    SpanLog,
+    CommitError, ForgetLost, KafkaLog, KafkaOpenError, KafkaTailConfig, KafkaTailDisk, LogError,
+    LostCause, Seen, SpanLog,
 };
 use trace_model::{LogRange, UnixNanos};
 
@@ -169,6 +169,43 @@ async fn a_tail_without_room_says_how_far_it_covers_and_goes_on_after_commits() 
         !tail.is_behind && tail.spans.len() == 1 && tail.covered.next[&0] == 100
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_memory_has_no_room_for_is_found_on_disk_until_that_is_full_too() {
+    let topic = TestTopic::new(1).await;
+    let place = tempfile::tempdir().unwrap();
+    let tail = KafkaTailConfig {
+        bytes_max: 200_000,
+        timeout: Duration::from_secs(5),
+        disk: Some(KafkaTailDisk { directory: place.path().join("tail"), bytes_max: 500_000 }),
+        ..KafkaTailConfig::default()
+    };
+    let log = topic.open_with(|config| config.tail = Some(tail)).await;
+    for number in 0..50 {
+        log.append(batch_of("default", &[number, 1_000], 10_000)).await.unwrap();
+    }
+    for number in 0..50 {
+        let tail = log.tail(&tenant("default"), trace(number)).await.unwrap();
+        assert_eq!((tail.spans.len(), tail.is_behind), (1, false), "trace {number}");
+    }
+    // In memory and on disk.
+    let common = log.tail(&tenant("default"), trace(1_000)).await.unwrap();
+    assert_eq!((common.spans.len(), common.is_behind, common.is_damaged), (50, false, false));
+    for number in 50..200 {
+        log.append(batch_of("default", &[number], 10_000)).await.unwrap();
+    }
+    let behind = log.tail(&tenant("default"), trace(199)).await.unwrap();
+    let reached = behind.covered.next[&0];
+    assert!(behind.is_behind && behind.spans.is_empty());
+    assert!((100..220).contains(&reached), "{reached}");
+    log.commit(STORAGE_WRITER, 0, 245).await.unwrap();
+    at_last("the tail goes on", || async {
+        let tail = log.tail(&tenant("default"), trace(199)).await.unwrap();
+        !tail.is_behind && tail.spans.len() == 1 && tail.covered.next[&0] == 250
+    })
+    .await;
+    assert!(log.tail(&tenant("default"), trace(1)).await.unwrap().spans.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
