@@ -33,8 +33,9 @@ const WARM_UP: u64 = 8_000;
 const PEAK: u64 = 16_000;
 const GROUPS: [&str; 4] =
     ["storage-writer", "search-indexer", "metrics-aggregator", "analytics-writer"];
-/// A store that is back is asked again after five seconds at the latest.
-const BEGINS_WITHIN: Duration = Duration::from_secs(15);
+/// A store that is back is asked again after five seconds at the latest. Then it takes up to 8 MiB before a lag falls,
+/// while everything else that waited for it asks as well.
+const BEGINS_WITHIN: Duration = Duration::from_secs(60);
 const SETTLES_WITHIN: Duration = Duration::from_secs(240);
 
 /// What is to stand how long, and drain by how many times the arrival.
