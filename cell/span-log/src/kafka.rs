@@ -67,7 +67,7 @@ use crate::port::{
     LogIdentity, Lost, LostCause, LostRun, MissedRun, STORAGE_WRITER, SpanLog, TailAnswer,
 };
 
-pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic};
+pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTopic, own_properties};
 pub use self::error::KafkaOpenError;
 pub use self::figures::{GroupFigures, KafkaFigures, TopicFigures, figures};
 pub use self::foreign::{ForeignLimits, ForeignTopics, KafkaForeign};

@@ -17,6 +17,7 @@ pub mod gateway;
 mod groups;
 pub mod home;
 pub mod kafka;
+mod kafka_properties;
 pub mod listen;
 pub mod redis;
 pub mod replicator;
