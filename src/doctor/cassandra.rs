@@ -114,8 +114,20 @@ fn disk(nodes: &[(&str, &LocalFigures)], here: &[String]) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The host of [`all`].
+    pub(in crate::doctor) const HERE: &str = "a";
+
+    /// What nodes say where all of it is known.
+    pub(in crate::doctor) fn all() -> CassandraFigures {
+        let mut node = node(HERE, 1);
+        if let Ok(local) = &mut node.local {
+            local.read_p99 = local.write_p99;
+        }
+        CassandraFigures { nodes: vec![node] }
+    }
 
     fn node(host: &str, write_millis: u64) -> CassandraNodeFigures {
         let local = LocalFigures {
