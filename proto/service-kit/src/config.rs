@@ -19,6 +19,7 @@ pub mod home;
 pub mod kafka;
 mod kafka_properties;
 pub mod listen;
+mod profile_notes;
 pub mod redis;
 pub mod replicator;
 pub mod search_engine;
