@@ -54,14 +54,21 @@ fn releases(figures: &CassandraFigures) -> Finding {
     Finding::fact(Part::Cassandra, "releases", (words.join(", "), verdict), advice)
 }
 
-/// The guide plans 256; a node's number cannot be changed while it holds data.
+/// The guide's.
+const TOKENS: usize = 256;
+
+/// A node's number cannot be changed once it holds data: worth a look while nodes are few.
 fn tokens(figures: &CassandraFigures) -> Finding {
     let mut tokens: Vec<usize> = figures.nodes.iter().filter_map(|node| node.tokens).collect();
     tokens.sort_unstable();
     tokens.dedup();
     let words: Vec<String> = tokens.iter().map(ToString::to_string).collect();
-    let note = "the guide plans 256";
-    Finding::told(Part::Cassandra, "vnodes a node", words.join(", ")).noting(note)
+    let is_other = tokens.iter().any(|count| *count != TOKENS);
+    let verdict = if is_other { Verdict::Warn } else { Verdict::Ok };
+    let advice = "num_tokens: 256 before a node's first start; later only by a new node in its place \
+                  (one node for tests may keep what it has)";
+    let said = (words.join(", "), verdict);
+    Finding::fact(Part::Cassandra, "vnodes a node", said, advice).noting("the guide plans 256")
 }
 
 /// Why no node tells of itself: all of them are down, or Scylla.
@@ -114,8 +121,20 @@ fn disk(nodes: &[(&str, &LocalFigures)], here: &[String]) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The host of [`all`].
+    pub(in crate::doctor) const HERE: &str = "a";
+
+    /// What nodes say where all of it is known.
+    pub(in crate::doctor) fn all() -> CassandraFigures {
+        let mut node = node(HERE, 1);
+        if let Ok(local) = &mut node.local {
+            local.read_p99 = local.write_p99;
+        }
+        CassandraFigures { nodes: vec![node] }
+    }
 
     fn node(host: &str, write_millis: u64) -> CassandraNodeFigures {
         let local = LocalFigures {
@@ -127,7 +146,7 @@ mod tests {
             host: host.to_owned(),
             is_up: true,
             version: Some("5.0.9".to_owned()),
-            tokens: Some(16),
+            tokens: Some(256),
             local: Ok(local),
         }
     }
@@ -162,6 +181,21 @@ mod tests {
         let found = judge(&figures, &[]);
         let down = find(&found, "nodes down");
         assert_eq!((down.subject.as_str(), down.verdict()), ("b", Verdict::Act));
+    }
+
+    #[test]
+    fn another_number_of_vnodes_than_the_guides_is_worth_a_look_and_one_not_told_is_not() {
+        let verdict = |tokens: &[Option<usize>]| {
+            let nodes = tokens
+                .iter()
+                .map(|tokens| CassandraNodeFigures { tokens: *tokens, ..node("a", 1) });
+            let found = judge(&CassandraFigures { nodes: nodes.collect() }, &[]);
+            find(&found, "vnodes a node").verdict()
+        };
+        assert_eq!(verdict(&[Some(256), Some(256)]), Verdict::Ok);
+        assert_eq!(verdict(&[Some(256), Some(16)]), Verdict::Warn);
+        assert_eq!(verdict(&[Some(16)]), Verdict::Warn);
+        assert_eq!(verdict(&[None, Some(256)]), Verdict::Ok);
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn disk(figures: &ClickhouseFigures) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use trace_store::clickhouse::{MutationFigures, ReplicaFigures};
 
     use super::super::finding::Verdict;
@@ -92,6 +92,15 @@ mod tests {
             selects: Ok(Latency { count: 0, p99_millis: f64::NAN }),
             replicas: Ok(ReplicaFigures::default()),
             mutations: Ok(MutationFigures { running: 1, stuck: 0 }),
+        }
+    }
+
+    /// What it says where all of it is known.
+    pub(in crate::doctor) fn all() -> ClickhouseFigures {
+        ClickhouseFigures {
+            selects: Ok(Latency { count: 1, p99_millis: 1.0 }),
+            replicas: Ok(ReplicaFigures { count: 1, read_only: 0, delay_seconds: 0 }),
+            ..well()
         }
     }
 

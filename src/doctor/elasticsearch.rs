@@ -114,10 +114,22 @@ fn advice(shards: &[ShardFigures], of: &ShardFigures) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const GIB: u64 = 1 << 30;
+
+    /// What a cluster says where all of it is known.
+    pub(in crate::doctor) fn all() -> ElasticsearchFigures {
+        let node = SearchNodeFigures {
+            disk_used: Some(0.1),
+            cpu_used: Some(0.1),
+            heap_used: Some(0.1),
+            ..SearchNodeFigures::default()
+        };
+        let shards = vec![shard("day", 40, false), shard("day", 40, false)];
+        ElasticsearchFigures { nodes: vec![node], shards, ..ElasticsearchFigures::default() }
+    }
 
     fn shard(index: &str, gib: u64, is_growing: bool) -> ShardFigures {
         ShardFigures { index: index.to_owned(), bytes: gib * GIB, is_growing }

@@ -74,8 +74,27 @@ fn lag(group: &GroupFigures, retention: Option<Duration>) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What brokers say where all of it is known.
+    pub(in crate::doctor) fn all() -> KafkaFigures {
+        let topic = TopicFigures { retention: Some(Duration::from_secs(14_400)), ..spans_raw() };
+        KafkaFigures { brokers: 3, hosts: vec![], topics: vec![topic], groups: vec![group(1)] }
+    }
+
+    fn spans_raw() -> TopicFigures {
+        TopicFigures {
+            topic: "spans-raw".to_owned(),
+            partitions: 4,
+            copies: 3,
+            under_replicated: 0,
+            below_min_in_sync: 0,
+            offline: 0,
+            retention: None,
+            differences: vec![],
+        }
+    }
 
     fn group(lag: u64) -> GroupFigures {
         let lag = Some(Duration::from_secs(lag));
@@ -99,16 +118,7 @@ mod tests {
 
     #[test]
     fn fewer_brokers_than_copies_a_missing_topic_and_other_settings_are_told() {
-        let well = TopicFigures {
-            topic: "spans-raw".to_owned(),
-            partitions: 4,
-            copies: 3,
-            under_replicated: 0,
-            below_min_in_sync: 0,
-            offline: 0,
-            retention: None,
-            differences: vec![],
-        };
+        let well = spans_raw();
         let other = TopicFigures { differences: vec!["a".into(), "b".into()], ..well.clone() };
         let gone = TopicFigures { partitions: 0, ..well.clone() };
         let figures = KafkaFigures {

@@ -147,6 +147,25 @@ pub(super) mod kafka {
         };
         Ok(made.into_iter().map(report).collect())
     }
+
+    #[cfg(test)]
+    mod tests {
+        use service_kit::config::parse;
+
+        #[test]
+        fn every_property_that_the_log_refuses_is_refused_by_a_check_of_the_file() {
+            for name in span_log::kafka::own_properties() {
+                let text = format!(
+                    "kind: cell\nregion: a\nstores: {{log: kafka}}\nkafka:\n  brokers: ['k:1']\n  \
+                     properties: {{{name}: x}}\n"
+                );
+                let faults = parse("c.yaml", &text).unwrap_err();
+                let faults: Vec<_> = faults.list().iter().map(ToString::to_string).collect();
+                assert_eq!(faults.len(), 1, "{name}: {faults:?}");
+                assert!(faults[0].contains(&format!("{name}: is ")), "{faults:?}");
+            }
+        }
+    }
 }
 
 #[cfg(feature = "cassandra")]

@@ -212,9 +212,12 @@ mod tests {
     }
 
     #[cfg(feature = "redis")]
+    const SHARED: &str = "rate_limit: {gateways: 1}\n";
+
+    #[cfg(feature = "redis")]
     async fn start_with(redis: &str) -> anyhow::Result<RunningRole> {
         let listen = "listen: {http: '127.0.0.1:0', admin: '127.0.0.1:0'}\n";
-        let (config, _) = loaded(&format!("{SMALLEST}{listen}redis: {redis}\n"));
+        let (config, _) = loaded(&format!("{SMALLEST}{listen}{SHARED}redis: {redis}\n"));
         start_gateway(config, RoleContext::new("listen")).await
     }
 

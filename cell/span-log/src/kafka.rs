@@ -68,7 +68,7 @@ use crate::port::{
     LogIdentity, Lost, LostCause, LostRun, MissedRun, STORAGE_WRITER, SpanLog, TailAnswer,
 };
 
-pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTailDisk, KafkaTopic};
+pub use self::config::{KafkaConfig, KafkaTailConfig, KafkaTailDisk, KafkaTopic, own_properties};
 pub use self::error::KafkaOpenError;
 pub use self::figures::{GroupFigures, KafkaFigures, TopicFigures, figures};
 pub use self::foreign::{ForeignLimits, ForeignTopics, KafkaForeign};

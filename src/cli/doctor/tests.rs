@@ -99,7 +99,7 @@ async fn parts_that_are_well_end_with_0_and_parts_that_the_file_lacks_are_bad_us
 #[tokio::test]
 async fn a_gateways_redis_that_is_away_is_to_be_acted_on() {
     let gateway = "kind: gateway\nregion: eu\nreplicator: h:1\ncells: [{region: eu, address: h:2}]\n\
-        redis: {url: 'redis://127.0.0.1:1'}\n";
+        redis: {url: 'redis://127.0.0.1:1'}\nrate_limit: {gateways: 1}\n";
     let (text, ended) = doctor(gateway, &["--only", "redis"]).await;
     assert_eq!(ended.unwrap(), Outcome::Partial);
     assert!(text.contains("redis  answers  0      ≥ 1    act"), "{text}");

@@ -204,7 +204,7 @@ impl KafkaConfig {
         }
         let holds = |own: &[&str]| self.properties.keys().any(|key| own.contains(&key.as_str()));
         if holds(&OWN_PROPERTIES) {
-            return fault("properties", "must not hold what the span log's guarantees rest on");
+            return fault("properties", "must not hold what the span log sets itself");
         }
         if holds(&security::PROPERTIES) {
             return fault("properties", "must not hold what `security` says");
@@ -217,34 +217,62 @@ const MEMBER_TIME_MAX: Duration = Duration::from_secs(600);
 const PREFIX_BYTES_MAX: usize = 200;
 const RECORD_BYTES_CEILING: usize = 16 << 20;
 
-/// Properties that are ours alone.
-const OWN_PROPERTIES: [&str; 25] = [
+/// Properties that are ours alone: every client of the log is given them after `properties`, so that a
+/// value there would have no effect, or no client could be made with it.
+const OWN_PROPERTIES: [&str; 46] = [
     "acks",
     "request.required.acks",
     "allow.auto.create.topics",
+    "auto.commit.enable",
     "auto.offset.reset",
     "bootstrap.servers",
     "metadata.broker.list",
+    "check.crcs",
+    "client.id",
+    "compression.codec",
+    "compression.type",
+    "delivery.report.only.error",
+    "delivery.timeout.ms",
+    "message.timeout.ms",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
     "enable.partition.eof",
-    "check.crcs",
+    "fetch.error.backoff.ms",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "max.partition.fetch.bytes",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
     "group.id",
     "group.instance.id",
-    "session.timeout.ms",
-    "heartbeat.interval.ms",
-    "max.poll.interval.ms",
     "group.protocol",
     "group.remote.assignor",
-    "partition.assignment.strategy",
+    "heartbeat.interval.ms",
     "isolation.level",
-    "message.timeout.ms",
-    "delivery.timeout.ms",
-    "transactional.id",
+    "linger.ms",
+    "queue.buffering.max.ms",
     "log.queue",
-    "delivery.report.only.error",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "max.poll.interval.ms",
+    "message.max.bytes",
+    "message.send.max.retries",
+    "retries",
+    "partition.assignment.strategy",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queued.max.messages.kbytes",
+    "queuing.strategy",
+    "session.timeout.ms",
+    "transactional.id",
 ];
+
+/// Every property that `KafkaConfig::properties` must not hold: what the log's guarantees rest on, what
+/// it sets itself, and what `security` says.
+pub fn own_properties() -> impl Iterator<Item = &'static str> {
+    OWN_PROPERTIES.into_iter().chain(security::PROPERTIES)
+}
 
 #[cfg(test)]
 mod tests {
@@ -283,6 +311,33 @@ mod tests {
                 matches!(fault, KafkaOpenError::Config { key, .. } if key == expected),
                 "{fault}"
             );
+        }
+    }
+
+    /// Names of the properties that a file sets, in order.
+    fn set_in(source: &'static str) -> impl Iterator<Item = &'static str> {
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        code.split(".set(\"").skip(1).filter_map(|rest| rest.split('"').next())
+    }
+
+    #[test]
+    fn what_a_client_is_given_after_the_users_properties_is_refused_there() {
+        let base = include_str!("client.rs").split_once("for (key, value) in &config.properties");
+        let (before, after) = base.unwrap();
+        let defaults: Vec<_> = set_in(before).collect();
+        assert_eq!(defaults.len(), 5, "{defaults:?}");
+        let own: Vec<_> = own_properties().collect();
+        assert!(defaults.iter().all(|name| !own.contains(name)), "a default may be changed");
+        let others = [
+            include_str!("appender.rs"),
+            include_str!("identity.rs"),
+            include_str!("security.rs"),
+            include_str!("foreign/member.rs"),
+        ];
+        for source in std::iter::once(after).chain(others) {
+            for name in set_in(source) {
+                assert!(own.contains(&name), "{name} is set and not refused");
+            }
         }
     }
 

@@ -14,6 +14,7 @@ pub use super::groups::GroupKind;
 use super::groups::read_groups;
 use super::home::default_data_dir;
 use super::listen::{ConnectionLimits, Listeners, TelemetryConfig, read_limits, read_telemetry};
+use super::profile_notes::note_profile;
 use super::section::Section;
 use super::setting::{Bytes, ServiceUrl};
 
@@ -78,15 +79,6 @@ impl Profile {
             Self::Startup | Self::Growth | Self::Scale | Self::Hyperscale => {
                 Duration::from_secs(30 * 86_400)
             }
-        }
-    }
-
-    /// What it stands for and this build does not serve yet.
-    const fn unserved(self) -> &'static [&'static str] {
-        match self {
-            Self::Embedded | Self::Startup | Self::Growth => &[],
-            Self::Scale => &["tail sampling"],
-            Self::Hyperscale => &["tail sampling", "adaptive sampling with a budget"],
         }
     }
 }
@@ -233,12 +225,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<CellConfig> {
     };
     let stores = read_stores(root, profile, retention);
     let cold = read_cold(root, stores.as_ref(), retention);
-    for unserved in profile.unserved() {
-        root.note(format!(
-            "profile {}: {unserved} is not served yet; every trace that passes the head is kept",
-            profile.name()
-        ));
-    }
+    note_profile(root, profile, stores.as_ref(), cold.as_ref().is_none_or(Option::is_some));
     let retention_bytes =
         root.within("retention_bytes", Bytes(20 * GIB), Bytes(64 * MIB)..=Bytes(1 << 50));
     let log = read_log(root, retention);

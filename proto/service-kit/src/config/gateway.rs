@@ -85,7 +85,8 @@ pub struct RateLimitConfig {
     pub per_second: u32,
     /// Requests at once on top.
     pub burst: u32,
-    /// Gateways of the region that share the limit: while Redis is away each allows its part.
+    /// Gateways of the region that share the limit: while Redis is away each allows its part. Must be
+    /// written where Redis is named: a wrong guess would let each allow the whole.
     pub gateways: u32,
 }
 
@@ -206,8 +207,14 @@ fn read_query(root: &mut Section<'_>) -> QueryConfig {
 
 fn read_rate_limit(root: &mut Section<'_>, is_alone: bool) -> RateLimitConfig {
     let mut section = root.section("rate_limit");
-    if is_alone && section.has("gateways") {
-        section.refuse("gateways", "has no effect without `redis`");
+    match (is_alone, section.has("gateways")) {
+        (true, true) => section.refuse("gateways", "has no effect without `redis`"),
+        (false, false) => root.refuse(
+            "redis",
+            "needs `rate_limit.gateways`: how many gateways of the region share the limits; while Redis is \
+             away each gives its share",
+        ),
+        (true, false) | (false, true) => {}
     }
     let limit = RateLimitConfig {
         per_second: section.within("per_second", 200, 1..=1_000_000),

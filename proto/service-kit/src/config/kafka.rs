@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::credentials::{Credentials, Encryption, read_credentials};
 use super::engines::hosts;
 use super::foreign::{ForeignConfig, read_foreign};
+use super::kafka_properties::refusal;
 use super::section::Section;
 use super::setting::{Bytes, Properties};
 
@@ -52,22 +53,6 @@ pub struct KafkaConfig {
     pub foreign: Option<ForeignConfig>,
 }
 
-/// Properties that a key of this section says, and the key.
-const SAID_BY: [(&str, &str); 8] = [
-    ("security.protocol", "`tls`, and `user` for SASL"),
-    ("sasl.mechanism", "`sasl_mechanism`"),
-    ("sasl.mechanisms", "`sasl_mechanism`"),
-    ("sasl.username", "`user`"),
-    ("sasl.password", "`password_file`"),
-    ("ssl.ca.location", "`ca_file`"),
-    ("ssl.certificate.location", "`certificate_file`"),
-    ("ssl.key.location", "`key_file`"),
-];
-
-/// Properties that are secrets, and would be shown.
-const SECRETS: [&str; 4] =
-    ["ssl.key.pem", "ssl.key.password", "ssl.keystore.password", "sasl.oauthbearer.client.secret"];
-
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -106,14 +91,8 @@ pub(super) fn read_kafka(section: &mut Section<'_>) -> Option<KafkaConfig> {
 
 fn read_properties(section: &mut Section<'_>) -> Properties {
     let properties = section.value("properties", Properties::default());
-    for (name, _) in &properties.0 {
-        if let Some((_, key)) = SAID_BY.iter().find(|(property, _)| property == name) {
-            section.refuse("properties", &format!("{name}: is said by {key}"));
-        }
-        if SECRETS.contains(&name.as_str()) {
-            let message = format!("{name}: is a secret, which this file is no place for");
-            section.refuse("properties", &message);
-        }
+    for refusal in properties.0.iter().filter_map(|(name, _)| refusal(name)) {
+        section.refuse("properties", &refusal);
     }
     properties
 }
@@ -179,6 +158,15 @@ mod tests {
             ("properties: {security.protocol: ssl}", "security.protocol: is said by `tls`"),
             ("properties: {sasl.password: x}", "sasl.password: is said by `password_file`"),
             ("properties: {ssl.key.password: x}", "ssl.key.password: is a secret"),
+            (
+                "properties: {acks: 1}",
+                "acks: is the span log's own: a span is acknowledged when all",
+            ),
+            ("properties: {compression.codec: zstd}", "are compressed with lz4"),
+            ("properties: {linger.ms: 5}", "linger.ms: is the span log's own"),
+            ("properties: {fetch.wait.max.ms: 5}", "fetch.wait.max.ms: is the span log's own"),
+            ("properties: {client.id: me}", "client.id: is said by `region`"),
+            ("properties: {session.timeout.ms: 9000}", "is said by `session_timeout`"),
             (
                 "user: me\n  password_file: p\n  sasl_mechanism: gssapi",
                 "kafka.sasl_mechanism: `gssapi` is not one of plain",

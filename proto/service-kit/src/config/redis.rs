@@ -115,8 +115,9 @@ cells: [{region: eu, address: h:2}]
     }
 
     #[test]
-    fn an_address_is_enough() {
-        let redis = gateway("redis: {url: 'redis://[::1]:6379/'}\n").redis.unwrap();
+    fn an_address_and_the_number_of_gateways_are_enough() {
+        let text = "redis: {url: 'redis://[::1]:6379/'}\nrate_limit: {gateways: 1}\n";
+        let redis = gateway(text).redis.unwrap();
         assert_eq!((redis.host.as_str(), redis.port), ("::1", 6_379));
         assert_eq!((redis.prefix.as_str(), redis.timeout.as_millis()), ("farspan", 100));
         assert_eq!(redis.credentials, Credentials::default());
@@ -164,7 +165,12 @@ rate_limit: {gateways: 3}
         assert!(has(9, "redis.prefix"), "{found:?}");
         assert!(has(10, "redis.timeout: 1ms is not within 5ms to 2s"), "{found:?}");
         assert!(has(11, "redis.lists: is not known"), "{found:?}");
-        let one = |text: &str| faults(text).pop().unwrap().1;
+        let shared = |text: &str| faults(&format!("{text}rate_limit: {{gateways: 2}}\n"));
+        let one = |text: &str| {
+            let found = shared(text);
+            assert_eq!(found.len(), 1, "{found:?}");
+            found[0].1.clone()
+        };
         assert!(one("redis: {url: 'rediss://h:1'}\n").contains("redis.ca_file: is missing"));
         let plain = one("redis: {url: 'redis://h:1', ca_file: x}\n");
         assert!(plain.contains("redis.ca_file: has no effect"), "{plain}");
@@ -172,7 +178,21 @@ rate_limit: {gateways: 3}
         assert!(one("redis: {url: 'redis://h:1/3'}\n").contains("databases by number"));
         assert!(one("redis: {url: 'redis://h'}\n").contains("is not redis://host:port"));
         assert!(one("redis: {}\n").contains("redis.url: is missing"));
-        let alone = one("rate_limit: {gateways: 3}\n");
+    }
+
+    #[test]
+    fn gateways_that_share_a_redis_say_how_many_they_are_and_one_alone_does_not() {
+        for more in ["", "rate_limit: {per_second: 10}\n"] {
+            let found = faults(&format!("redis: {{url: 'redis://h:1'}}\n{more}"));
+            assert_eq!(found.len(), 1, "{found:?}");
+            let (line, words) = &found[0];
+            assert_eq!(*line, 5, "{words}");
+            assert!(
+                words.contains("redis: needs `rate_limit.gateways`: how many gateways"),
+                "{words}"
+            );
+        }
+        let alone = faults("rate_limit: {gateways: 3}\n").pop().unwrap().1;
         assert!(alone.contains("rate_limit.gateways: has no effect without `redis`"), "{alone}");
     }
 }

@@ -272,7 +272,7 @@ fn what_a_profile_stands_for_and_is_not_served_is_said_and_no_fault() {
     let notes = |text: &str| parse("cell.yaml", text).unwrap().effective.notes().to_vec();
     assert!(notes(GROWTH).is_empty());
     let notes = notes(&GROWTH.replace("growth", "hyperscale"));
-    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert_eq!(notes.len(), 6, "{notes:?}");
     assert!(notes[0].contains("tail sampling is not served yet"), "{notes:?}");
 }
 
