@@ -49,6 +49,11 @@ struct Left {
     refused: Option<String>,
 }
 
+/// Why late documents have no place now: the engine's own words.
+fn both_closed(late: &str, words: &str) -> StoreError {
+    unavailable(format!("neither a day nor its companion {late} takes writes: {words}"))
+}
+
 impl Outcome {
     /// Why an item is not there.
     pub(super) fn failure(&self) -> Option<&str> {
@@ -235,31 +240,30 @@ impl ElasticsearchStore {
                 }
             }
         }
-        let (moved, busy) = self.move_to_late(chunk, read_only).await?;
-        left.moved.extend(moved);
-        left.busy.extend(busy);
-        Ok(())
+        self.move_to_late(chunk, read_only, left).await
     }
 
     /// Takes items to the companion of their day, but for those that the day has already; those whose
-    /// companion is being merged into its day wait, and then try the day again.
+    /// companion takes nothing either (it is being merged into its day, or somebody has blocked it) wait,
+    /// and then try the day again.
     async fn move_to_late(
         &self,
         chunk: &mut Chunk,
         items: Vec<(usize, String)>,
-    ) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
-        let (mut moved, mut busy) = (Vec::new(), Vec::new());
-        let mut docs = Vec::new();
+        left: &mut Left,
+    ) -> Result<(), StoreError> {
+        let (mut moved, mut docs) = (Vec::new(), Vec::new());
         for (item, words) in items {
             let target = chunk.target_of(item).cloned();
             let (Some(target), Some(found)) = (target, chunk.items.get(item)) else { continue };
             let day = match target.shelf {
                 Shelf::Day(day) => day,
                 Shelf::Late(day) => {
-                    // It is gone in a moment, and then made anew.
+                    // One that is merged is gone in a moment, and then made anew.
                     self.state.forget_index(&target.index);
                     Self::back_to_day(chunk, item, &target, day);
-                    busy.push(item);
+                    left.reason.get_or_insert_with(|| both_closed(&target.index, &words));
+                    left.busy.push(item);
                     continue;
                 }
                 Shelf::Outlying => return Err(unavailable(words)),
@@ -268,7 +272,7 @@ impl ElasticsearchStore {
             moved.push((item, target, Shelf::Late(day)));
         }
         if moved.is_empty() {
-            return Ok((vec![], busy));
+            return Ok(());
         }
         let known: ManyDocuments = self.client.ask("/_mget", &[], &json!({ "docs": docs })).await?;
         if known.docs.len() != moved.len() {
@@ -276,7 +280,7 @@ impl ElasticsearchStore {
                 "half an answer about the documents of a day that is read-only",
             ));
         }
-        let (mut late, mut made) = (Vec::new(), BTreeSet::new());
+        let mut made = BTreeSet::new();
         for ((item, target, shelf), _) in
             moved.into_iter().zip(known.docs).filter(|(_, document)| !document.found)
         {
@@ -291,9 +295,9 @@ impl ElasticsearchStore {
                 item.target = place;
             }
             self.metrics.late_documents.inc();
-            late.push(item);
+            left.moved.push(item);
         }
-        Ok((late, busy))
+        Ok(())
     }
 
     fn back_to_day(chunk: &mut Chunk, item: usize, target: &Target, day: Day) {
