@@ -18,12 +18,11 @@ use serde_json::json;
 use trace_model::Coverage;
 
 use super::bulk::{ANSWER_FILTER, Chunk, Outcome, Target, outcomes};
-use super::client::{json as body, unavailable};
+use super::client::unavailable;
 use super::encode::{Encoder, erased_traces};
 use super::names::{Day, Shelf};
 use super::state::Erased;
 use super::store::ElasticsearchStore;
-use super::templates::is_there_already;
 use crate::port::StoreError;
 
 #[derive(Deserialize)]
@@ -141,7 +140,7 @@ impl ElasticsearchStore {
     /// Sends a chunk until each item is there or refused for good; says why one is.
     pub(super) async fn send(&self, mut chunk: Chunk) -> Result<Option<String>, StoreError> {
         for target in &chunk.targets {
-            self.make_index(&target.index, &target.names.read_alias()).await?;
+            self.make_index(&target.names, target.shelf).await?;
         }
         let mut pending: Vec<usize> = (0..chunk.items.len()).collect();
         let (mut refused, mut tries) = (None, 0);
@@ -289,7 +288,7 @@ impl ElasticsearchStore {
             // It comes and goes with each merge: what this process remembers of it is worth nothing.
             if made.insert(index.clone()) {
                 self.state.forget_index(&index);
-                self.make_index(&index, &target.names.read_alias()).await?;
+                self.make_index(&target.names, shelf).await?;
             }
             if let Some(item) = chunk.items.get_mut(item) {
                 item.target = place;
@@ -305,39 +304,6 @@ impl ElasticsearchStore {
         if let Some(item) = chunk.items.get_mut(item) {
             item.target = place;
         }
-    }
-
-    /// Makes an index, with the alias by which it is read; one that is there gets the alias.
-    async fn make_index(&self, index: &str, alias: &str) -> Result<(), StoreError> {
-        let now = self.clock.monotonic();
-        if self.state.knows_index(index, now) {
-            return Ok(());
-        }
-        let wanted = json!({ "aliases": { (alias): {} } });
-        let path = format!("/{index}");
-        let answer = self.client.write(Method::Put, &path, &[], body(&wanted)).await?;
-        if !answer.is_success() {
-            if !is_there_already(&answer) {
-                let words = answer.error().words();
-                return Err(unavailable(format!("{index} was not made: {words}")));
-            }
-            if answer.error().words().contains("already exists as alias") {
-                // A copy of the day has its name, and all that goes with it.
-                self.state.know_index(index, now);
-                return Ok(());
-            }
-            let action = json!({ "actions": [{ "add": { "index": index, "alias": alias } }] });
-            let answer = self.client.write(Method::Post, "/_aliases", &[], body(&action)).await?;
-            if !answer.is_success() {
-                tracing::warn!(
-                    index,
-                    reason = answer.error().words(),
-                    "an index has no read alias"
-                );
-            }
-        }
-        self.state.know_index(index, now);
-        Ok(())
     }
 
     async fn post_bulk(&self, body: Bytes) -> Result<super::client::Answer, StoreError> {

@@ -281,6 +281,25 @@ fn moving(blocked: &'static [&'static str]) -> impl Fn(&Asked) -> Option<(u16, S
 }
 
 #[tokio::test]
+async fn a_day_is_made_with_its_date_where_the_engine_moves_days_and_a_companion_is_not() {
+    let engine = FakeEngine::new(moving(&[DAY])).await;
+    let store = engine.connect().await.unwrap();
+    index(&store, 2).await.unwrap();
+    let made = |index: &str| {
+        let asked = engine.asked(&format!("PUT /{index} "));
+        assert_eq!(asked.len(), 1, "{index}");
+        asked[0].body.clone()
+    };
+    let date = r#""settings":{"index":{"lifecycle":{"origination_date":1789948800000}}}"#;
+    assert!(made(DAY).contains(date), "{}", made(DAY));
+    assert_eq!(made(LATE), r#"{"aliases":{"fake.default-jaeger-span-read":{}}}"#);
+    let plain = FakeEngine::new(well).await;
+    index(&plain.connect().await.unwrap(), 2).await.unwrap();
+    assert!(!plain.asked("PUT ").is_empty());
+    assert!(plain.asked("PUT ").iter().all(|asked| !asked.body.contains("lifecycle")));
+}
+
+#[tokio::test]
 async fn a_late_span_that_neither_its_day_nor_the_companion_takes_is_told_in_the_engines_words() {
     let engine = FakeEngine::new(moving(&[DAY, LATE])).await;
     let store = engine.connect().await.unwrap();
