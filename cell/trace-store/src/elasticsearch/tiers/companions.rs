@@ -21,8 +21,8 @@ struct Named {
     aliases: BTreeMap<String, IgnoredAny>,
 }
 
-/// The day whose companion an index is. One that lifecycle management has shrunk, while it still knew
-/// companions, has the companion's name as an alias.
+/// The day whose companion an index is. What lifecycle management has shrunk has the name of what it was
+/// as an alias.
 fn day_of(names: &Names, index: &str, found: &Named) -> Option<DayKey> {
     let called = std::iter::once(index).chain(found.aliases.keys().map(String::as_str));
     called.filter_map(|name| role_of(names, name)).find_map(|(key, role)| match role {
