@@ -266,6 +266,7 @@ pub(super) mod elasticsearch {
             replicas: elasticsearch.replicas,
             search_timeout: elasticsearch.timeout,
             tiers: tiers(&elasticsearch.tiers),
+            jaeger_tags_are_nested: elasticsearch.jaeger_tags_are_nested,
             ..ElasticsearchConfig::at(String::new(), elasticsearch.prefix.clone())
         }
     }

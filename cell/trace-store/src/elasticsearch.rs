@@ -23,6 +23,7 @@ mod expunge;
 mod figures;
 mod hits;
 mod identity;
+mod indices;
 mod json;
 mod names;
 mod plan;

@@ -140,6 +140,11 @@ impl Names {
         format!("{}.*-{}-{}*", self.prefix, kind.word(), Shelf::Outlying)
     }
 
+    /// The companions of a kind, of all days and every tenant, as a pattern.
+    pub(super) fn late_pattern(&self, kind: Kind) -> String {
+        format!("{}.*-{}-*-late", self.prefix, kind.word())
+    }
+
     /// The index prefix under which a stock Jaeger reads a tenant.
     pub(super) fn jaeger_prefix(&self, tenant: &TenantId) -> String {
         format!("{}.{}", self.prefix, tenant_part(tenant.as_str()))

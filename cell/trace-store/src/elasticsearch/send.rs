@@ -18,12 +18,11 @@ use serde_json::json;
 use trace_model::Coverage;
 
 use super::bulk::{ANSWER_FILTER, Chunk, Outcome, Target, outcomes};
-use super::client::{json as body, unavailable};
+use super::client::unavailable;
 use super::encode::{Encoder, erased_traces};
 use super::names::{Day, Shelf};
 use super::state::Erased;
 use super::store::ElasticsearchStore;
-use super::templates::is_there_already;
 use crate::port::StoreError;
 
 #[derive(Deserialize)]
@@ -47,6 +46,11 @@ struct Left {
     /// Why the last of them was not taken.
     reason: Option<StoreError>,
     refused: Option<String>,
+}
+
+/// Why late documents have no place now: the engine's own words.
+fn both_closed(late: &str, words: &str) -> StoreError {
+    unavailable(format!("neither a day nor its companion {late} takes writes: {words}"))
 }
 
 impl Outcome {
@@ -136,7 +140,7 @@ impl ElasticsearchStore {
     /// Sends a chunk until each item is there or refused for good; says why one is.
     pub(super) async fn send(&self, mut chunk: Chunk) -> Result<Option<String>, StoreError> {
         for target in &chunk.targets {
-            self.make_index(&target.index, &target.names.read_alias()).await?;
+            self.make_index(&target.names, target.shelf).await?;
         }
         let mut pending: Vec<usize> = (0..chunk.items.len()).collect();
         let (mut refused, mut tries) = (None, 0);
@@ -235,31 +239,30 @@ impl ElasticsearchStore {
                 }
             }
         }
-        let (moved, busy) = self.move_to_late(chunk, read_only).await?;
-        left.moved.extend(moved);
-        left.busy.extend(busy);
-        Ok(())
+        self.move_to_late(chunk, read_only, left).await
     }
 
     /// Takes items to the companion of their day, but for those that the day has already; those whose
-    /// companion is being merged into its day wait, and then try the day again.
+    /// companion takes nothing either (it is being merged into its day, or somebody has blocked it) wait,
+    /// and then try the day again.
     async fn move_to_late(
         &self,
         chunk: &mut Chunk,
         items: Vec<(usize, String)>,
-    ) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
-        let (mut moved, mut busy) = (Vec::new(), Vec::new());
-        let mut docs = Vec::new();
+        left: &mut Left,
+    ) -> Result<(), StoreError> {
+        let (mut moved, mut docs) = (Vec::new(), Vec::new());
         for (item, words) in items {
             let target = chunk.target_of(item).cloned();
             let (Some(target), Some(found)) = (target, chunk.items.get(item)) else { continue };
             let day = match target.shelf {
                 Shelf::Day(day) => day,
                 Shelf::Late(day) => {
-                    // It is gone in a moment, and then made anew.
+                    // One that is merged is gone in a moment, and then made anew.
                     self.state.forget_index(&target.index);
                     Self::back_to_day(chunk, item, &target, day);
-                    busy.push(item);
+                    left.reason.get_or_insert_with(|| both_closed(&target.index, &words));
+                    left.busy.push(item);
                     continue;
                 }
                 Shelf::Outlying => return Err(unavailable(words)),
@@ -268,7 +271,7 @@ impl ElasticsearchStore {
             moved.push((item, target, Shelf::Late(day)));
         }
         if moved.is_empty() {
-            return Ok((vec![], busy));
+            return Ok(());
         }
         let known: ManyDocuments = self.client.ask("/_mget", &[], &json!({ "docs": docs })).await?;
         if known.docs.len() != moved.len() {
@@ -276,7 +279,7 @@ impl ElasticsearchStore {
                 "half an answer about the documents of a day that is read-only",
             ));
         }
-        let (mut late, mut made) = (Vec::new(), BTreeSet::new());
+        let mut made = BTreeSet::new();
         for ((item, target, shelf), _) in
             moved.into_iter().zip(known.docs).filter(|(_, document)| !document.found)
         {
@@ -285,15 +288,15 @@ impl ElasticsearchStore {
             // It comes and goes with each merge: what this process remembers of it is worth nothing.
             if made.insert(index.clone()) {
                 self.state.forget_index(&index);
-                self.make_index(&index, &target.names.read_alias()).await?;
+                self.make_index(&target.names, shelf).await?;
             }
             if let Some(item) = chunk.items.get_mut(item) {
                 item.target = place;
             }
             self.metrics.late_documents.inc();
-            late.push(item);
+            left.moved.push(item);
         }
-        Ok((late, busy))
+        Ok(())
     }
 
     fn back_to_day(chunk: &mut Chunk, item: usize, target: &Target, day: Day) {
@@ -301,39 +304,6 @@ impl ElasticsearchStore {
         if let Some(item) = chunk.items.get_mut(item) {
             item.target = place;
         }
-    }
-
-    /// Makes an index, with the alias by which it is read; one that is there gets the alias.
-    async fn make_index(&self, index: &str, alias: &str) -> Result<(), StoreError> {
-        let now = self.clock.monotonic();
-        if self.state.knows_index(index, now) {
-            return Ok(());
-        }
-        let wanted = json!({ "aliases": { (alias): {} } });
-        let path = format!("/{index}");
-        let answer = self.client.write(Method::Put, &path, &[], body(&wanted)).await?;
-        if !answer.is_success() {
-            if !is_there_already(&answer) {
-                let words = answer.error().words();
-                return Err(unavailable(format!("{index} was not made: {words}")));
-            }
-            if answer.error().words().contains("already exists as alias") {
-                // A copy of the day has its name, and all that goes with it.
-                self.state.know_index(index, now);
-                return Ok(());
-            }
-            let action = json!({ "actions": [{ "add": { "index": index, "alias": alias } }] });
-            let answer = self.client.write(Method::Post, "/_aliases", &[], body(&action)).await?;
-            if !answer.is_success() {
-                tracing::warn!(
-                    index,
-                    reason = answer.error().words(),
-                    "an index has no read alias"
-                );
-            }
-        }
-        self.state.know_index(index, now);
-        Ok(())
     }
 
     async fn post_bulk(&self, body: Bytes) -> Result<super::client::Answer, StoreError> {

@@ -33,6 +33,8 @@ pub struct ElasticsearchStore {
     /// One refresh at a time: who waits finds nothing left to do.
     pub(super) refreshing: Mutex<()>,
     engine: EngineInfo,
+    /// The engine's lifecycle management moves the days, as the templates said at the start.
+    pub(super) has_lifecycle: bool,
 }
 
 impl ElasticsearchStore {
@@ -56,6 +58,9 @@ impl ElasticsearchStore {
         let names = Names::new(config.index_prefix.clone());
         let engine = templates::engine(&client).await?;
         templates::check(&client, &names).await?;
+        // OpenSearch has none.
+        let has_lifecycle =
+            !engine.is_opensearch && templates::has_lifecycle(&client, &names).await?;
         let store = Self {
             client,
             config,
@@ -66,6 +71,7 @@ impl ElasticsearchStore {
             gate: RwLock::new(()),
             refreshing: Mutex::new(()),
             engine,
+            has_lifecycle,
         };
         store.load_progress().await?;
         store.current_tombstones().await?;

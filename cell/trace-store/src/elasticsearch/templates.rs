@@ -12,13 +12,22 @@ use super::config::ElasticsearchConfig;
 use super::names::{Kind, Names};
 use super::standing::lacking;
 use super::tiers::{self, Tier, TierDriver};
-use crate::migration::{Schema, expect};
+use crate::migration::{Migration, Schema, expect};
 use crate::port::StoreError;
 
 /// Version of the templates and of the documents.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The same, and the steps from older ones.
-pub static SCHEMA: Schema = Schema { version: VERSION, steps: &[] };
+pub static SCHEMA: Schema = Schema { version: VERSION, steps: &STEPS };
+/// Companions that the templates of version 1 have put into the lifecycle leave it. A setting that an
+/// engine may not know is named by a pattern: a name would be refused. One that is being merged is
+/// blocked again before its day is switched.
+static STEPS: [Migration; 1] = [Migration {
+    to: 2,
+    what: "companions of closed days are in no lifecycle and take writes",
+    statements: &["PUT /{store}.*-jaeger-*-late/_settings\n\
+                   {\"index.lifecycle.*\":null,\"index.blocks.write\":null}"],
+}];
 /// Above Jaeger's own (500): a day that a Jaeger begins has our fields as well. Patterns that might
 /// meet need priorities of their own.
 const PRIORITY: u32 = 700;
@@ -192,7 +201,22 @@ async fn replicas(client: &Client, config: &ElasticsearchConfig) -> Result<u32, 
     Ok(config.replicas.unwrap_or(u32::from(!is_alone)))
 }
 
-/// Component templates that are missing, or lack what this configuration puts into them.
+/// Whether the engine's lifecycle management moves the days: what they are made of says so.
+pub(super) async fn has_lifecycle(client: &Client, names: &Names) -> Result<bool, StoreError> {
+    let path = format!("/_component_template/{}", names.own("days"));
+    let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
+    if answer.status == 404 {
+        return Ok(false);
+    }
+    let found: Value = answer.json()?;
+    Ok(found.pointer("/component_templates/0/component_template").is_some_and(names_a_policy))
+}
+
+fn names_a_policy(component: &Value) -> bool {
+    component.pointer("/template/settings/index/lifecycle/name").is_some()
+}
+
+/// Templates that are missing, or lack what this configuration puts into them.
 pub(super) async fn differences(
     client: &Client,
     config: &ElasticsearchConfig,
@@ -203,19 +227,31 @@ pub(super) async fn differences(
     let mut differences = Vec::new();
     for (name, component) in components(config, names, replicas, &days, VERSION) {
         let name = names.own(name);
-        let path = format!("/_component_template/{name}");
-        let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
-        if answer.status == 404 {
-            differences.push(format!("the component template {name} is missing"));
-            continue;
-        }
-        let found: Value = answer.json()?;
-        let found = found.pointer("/component_templates/0/component_template");
-        if let Some(path) = found.and_then(|found| lacking(&component, found)) {
-            differences.push(format!("the component template {name} differs at {path}"));
-        }
+        differences.extend(difference(client, "component", &name, &component).await?);
+    }
+    for (name, template) in index_templates(names, VERSION) {
+        let name = names.own(name);
+        differences.extend(difference(client, "index", &name, &template).await?);
     }
     Ok(differences)
+}
+
+/// Of one template, of the kind `component` or `index`.
+async fn difference(
+    client: &Client,
+    kind: &str,
+    name: &str,
+    wanted: &Value,
+) -> Result<Option<String>, StoreError> {
+    let path = format!("/_{kind}_template/{name}");
+    let answer = client.read(Method::Get, &path, &[], body_of_none()).await?;
+    if answer.status == 404 {
+        return Ok(Some(format!("the {kind} template {name} is missing")));
+    }
+    let found: Value = answer.json()?;
+    let found = found.pointer(&format!("/{kind}_templates/0/{kind}_template"));
+    let path = found.and_then(|found| lacking(wanted, found));
+    Ok(path.map(|path| format!("the {kind} template {name} differs at {path}")))
 }
 
 fn components(
@@ -258,13 +294,17 @@ fn index_templates(names: &Names, version: u32) -> Vec<(&'static str, Value)> {
     }
     let spans = names.pattern(Kind::Spans);
     let services = names.pattern(Kind::Services);
-    // No lifecycle: these take writes for ever, and the store empties them itself.
+    // No lifecycle: these take writes for as long as they are there, and the store empties or removes
+    // them itself.
     let outlying = |kind| names.outlying_pattern(kind);
+    let late = |kind| names.late_pattern(kind);
     vec![
         ("service", template(1, services, &["settings", "days", "service"])),
         ("state", of_state),
         ("outlying-span", template(3, outlying(Kind::Spans), &["settings", "span"])),
         ("outlying-service", template(4, outlying(Kind::Services), &["settings", "service"])),
+        ("late-span", template(5, late(Kind::Spans), &["settings", "span"])),
+        ("late-service", template(6, late(Kind::Services), &["settings", "service"])),
         // The last one: its version says that all are there.
         ("span", template(0, spans, &["settings", "days", "span"])),
     ]
@@ -356,12 +396,33 @@ mod tests {
         let both = settings(TierDriver::Own, &["hot", "warm"]);
         let hot = json!({ "routing": { "allocation": { "require": { "data": "hot" } } } });
         assert_eq!(both, json!({ "settings": { "index": hot } }));
-        let outlying = index_templates(&names, VERSION);
-        let of =
-            |wanted: &str| outlying.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
-        for name in ["outlying-span", "outlying-service"] {
-            assert!(!of(name)["composed_of"].to_string().contains("days"), "{name}");
+        for (driver, named) in
+            [(TierDriver::Ilm, true), (TierDriver::Own, false), (TierDriver::Off, false)]
+        {
+            let component = json!({ "template": settings(driver, &["hot", "warm"]) });
+            assert_eq!(names_a_policy(&component), named, "{driver:?}");
         }
-        assert!(of("span")["composed_of"].to_string().contains("days"));
+    }
+
+    #[test]
+    fn days_alone_are_in_the_lifecycle_and_no_two_templates_of_an_index_are_equal() {
+        let names = Names::new("eu".to_owned());
+        let templates = index_templates(&names, VERSION);
+        let of =
+            |wanted: &str| templates.iter().find(|(name, _)| *name == wanted).unwrap().1.clone();
+        let priority = |name: &str| of(name)["priority"].as_u64().unwrap();
+        for kind in ["span", "service"] {
+            assert!(of(kind)["composed_of"].to_string().contains("days"), "{kind}");
+            for apart in ["outlying", "late"].map(|apart| format!("{apart}-{kind}")) {
+                assert!(!of(&apart)["composed_of"].to_string().contains("days"), "{apart}");
+                assert!(priority(&apart) > priority(kind), "{apart}");
+            }
+        }
+        let late = of("late-span");
+        assert_eq!(late["index_patterns"], json!(["eu.*-jaeger-span-*-late"]));
+        assert_eq!(late["composed_of"], json!(["eu-farspan-settings", "eu-farspan-span"]));
+        let priorities: BTreeSet<u64> = templates.iter().map(|(name, _)| priority(name)).collect();
+        assert_eq!(priorities.len(), templates.len());
+        assert_eq!(templates.last().unwrap().0, "span");
     }
 }

@@ -4,12 +4,13 @@
 //! ```text
 //! days     what there is          plan   the next step        steps    makes it
 //! copy     late documents in      frozen snapshots, mounts    erasing  what is read-only
-//! lock     one process at a time
+//! lock     one process at a time  companions of days that the engine moves
 //! ```
 //!
 //! **Never**: a document that searches see twice or not at all, a step that needs what a process
 //! remembers, a copy that outlives an erasure in what it was made of.
 
+mod companions;
 mod copy;
 mod days;
 mod erasing;
@@ -241,7 +242,8 @@ impl ElasticsearchStore {
         match driver {
             TierDriver::Own | TierDriver::Auto => {}
             TierDriver::Ilm => notes.push(
-                "the cluster's lifecycle management moves the days; -late companions stay beside them"
+                "the cluster's lifecycle management moves the days; -late companions stay beside them, \
+                 and go when their day does"
                     .to_owned(),
             ),
             TierDriver::Off => notes.push("nobody moves the days (`driver: off`)".to_owned()),

@@ -1,4 +1,5 @@
-//! What nobody else empties: the outlying indices take spans of any date and have no day to go with.
+//! What nobody else empties: the outlying indices take spans of any date and have no day to go with,
+//! and lifecycle management that moves the days knows nothing of their companions.
 
 use serde::de::IgnoredAny;
 use serde_json::json;
@@ -14,11 +15,18 @@ const PAGE: usize = 1_000;
 const PAGES_MAX: usize = 100;
 
 impl ElasticsearchStore {
-    /// One round of upkeep: removes from the outlying indices, of all tenants, what arrived longer
-    /// ago than the retention. Says how many documents went. Its owner calls it from a task, every
-    /// hour or so; one process of a cell is enough, and more do no harm. Dropping the future is harmless.
+    /// One round of upkeep, for all tenants: removes from the outlying indices what arrived longer ago
+    /// than the retention, and says how many documents went; where the engine's lifecycle management
+    /// moves the days, removes the companions of those that have passed their retention. Its owner calls
+    /// it from a task, every hour or so; one process of a cell is enough, and more do no harm. Dropping
+    /// the future is harmless.
     pub async fn maintain(&self) -> Result<u64, StoreError> {
-        let removed = self.remove_expired().await;
+        let removed = async {
+            let removed = self.remove_expired().await?;
+            self.remove_companions().await?;
+            Ok(removed)
+        };
+        let removed = removed.await;
         match &removed {
             Ok(_) => self.metrics.upkeep_rounds.inc(),
             Err(_) => self.metrics.failed_upkeep_rounds.inc(),

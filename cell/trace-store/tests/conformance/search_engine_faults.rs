@@ -11,7 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use trace_model::Filter;
-use trace_store::elasticsearch::{ElasticsearchConfig, ElasticsearchStore, EngineCredentials};
+use trace_store::elasticsearch::{
+    ElasticsearchConfig, ElasticsearchStore, EngineCredentials, SCHEMA,
+};
 use trace_store::{SearchIndexer, StoreError, TraceSearch};
 
 use crate::fixture::{INCARNATION, Log, NOW, Request, span};
@@ -115,7 +117,8 @@ fn well(asked: &Asked) -> Option<(u16, String)> {
     let body = if line.starts_with("GET / ") {
         r#"{"version":{"number":"8.19.0"}}"#.to_owned()
     } else if line.starts_with("GET /_index_template") {
-        r#"{"index_templates":[{"index_template":{"version":1}}]}"#.to_owned()
+        let version = SCHEMA.version;
+        format!(r#"{{"index_templates":[{{"index_template":{{"version":{version}}}}}]}}"#)
     } else if line.contains("/_doc/") {
         return Some((404, r#"{"found":false}"#.to_owned()));
     } else if line.contains("/_refresh") {
@@ -233,6 +236,106 @@ async fn an_engine_that_stays_busy_full_or_silent_is_away_and_nothing_counts_as_
         assert!(!is_covered(&store), "{name}");
         assert!(engine.asked("POST /_bulk").len() <= 4, "{name}");
     }
+}
+
+/// The day of [`NOW`] and its companion.
+const DAY: &str = "fake.default-jaeger-span-2026-09-21";
+const LATE: &str = "fake.default-jaeger-span-2026-09-21-late";
+
+/// An engine that moves the days by itself, and in which some indices take no writes.
+fn moving(blocked: &'static [&'static str]) -> impl Fn(&Asked) -> Option<(u16, String)> {
+    move |asked| {
+        if asked.line.starts_with("GET /_component_template/fake-farspan-days") {
+            let template = r#"{"settings":{"index":{"lifecycle":{"name":"fake-farspan-days"}}}}"#;
+            let component = format!(r#"{{"component_template":{{"template":{template}}}}}"#);
+            return Some((200, format!(r#"{{"component_templates":[{component}]}}"#)));
+        }
+        if asked.line.contains("/_mget") {
+            let unknown = vec![r#"{"found":false}"#; asked.body.matches("\"_id\":").count()];
+            return Some((200, format!(r#"{{"docs":[{}]}}"#, unknown.join(","))));
+        }
+        if asked.items() == 0 {
+            return well(asked);
+        }
+        let index_of = |line: &str| {
+            let rest = line.strip_prefix("{\"create\":{\"_index\":\"")?;
+            rest.split_once('"').map(|(index, _)| index.to_owned())
+        };
+        let items: Vec<String> = asked
+            .body
+            .lines()
+            .filter_map(index_of)
+            .map(|index| {
+                let reason =
+                    format!("index [{index}] blocked by: [FORBIDDEN/8/index write (api)];");
+                let is_blocked = blocked.contains(&index.as_str());
+                if is_blocked {
+                    failed(403, "cluster_block_exception", &reason)
+                } else {
+                    CREATED.to_owned()
+                }
+            })
+            .collect();
+        Some((200, bulk(&items)))
+    }
+}
+
+#[tokio::test]
+async fn a_day_is_made_with_its_date_where_the_engine_moves_days_and_a_companion_is_not() {
+    let engine = FakeEngine::new(moving(&[DAY])).await;
+    let store = engine.connect().await.unwrap();
+    index(&store, 2).await.unwrap();
+    let made = |index: &str| {
+        let asked = engine.asked(&format!("PUT /{index} "));
+        assert_eq!(asked.len(), 1, "{index}");
+        asked[0].body.clone()
+    };
+    let date = r#""settings":{"index":{"lifecycle":{"origination_date":1789948800000}}}"#;
+    assert!(made(DAY).contains(date), "{}", made(DAY));
+    assert_eq!(made(LATE), r#"{"aliases":{"fake.default-jaeger-span-read":{}}}"#);
+    let plain = FakeEngine::new(well).await;
+    index(&plain.connect().await.unwrap(), 2).await.unwrap();
+    assert!(!plain.asked("PUT ").is_empty());
+    assert!(plain.asked("PUT ").iter().all(|asked| !asked.body.contains("lifecycle")));
+}
+
+#[tokio::test]
+async fn a_late_span_that_neither_its_day_nor_the_companion_takes_is_told_in_the_engines_words() {
+    let engine = FakeEngine::new(moving(&[DAY, LATE])).await;
+    let store = engine.connect().await.unwrap();
+    let error = index(&store, 2).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    let words = error.to_string();
+    for word in [LATE, "403", "FORBIDDEN/8/index write (api)"] {
+        assert!(words.contains(word), "{words}");
+    }
+    SearchIndexer::flush(&*store, NOW, true).await.unwrap();
+    assert!(!is_covered(&store));
+}
+
+#[tokio::test]
+async fn companions_go_with_their_day_where_the_engine_moves_days() {
+    const LISTED: &str = "GET /fake.*-jaeger-span-*-late,fake.*-jaeger-service-*-late?";
+    let (gone, kept) = ("fake.a-jaeger-span-2026-08-21-late", "fake.a-jaeger-span-2026-08-22-late");
+    let play = move |asked: &Asked| {
+        if !asked.line.starts_with(LISTED) {
+            return moving(&[])(asked);
+        }
+        let one =
+            |index: &str, alias: &str| format!(r#""{index}":{{"aliases":{{"{alias}":{{}}}}}}"#);
+        let (read, shrunk) = ("fake.a-jaeger-span-read", format!("shrink-x1y2-{gone}"));
+        Some((200, format!("{{{},{}}}", one(&shrunk, gone), one(kept, read))))
+    };
+    let engine = FakeEngine::new(play).await;
+    let store = engine.connect().await.unwrap();
+    assert_eq!(store.maintain().await.unwrap(), 0);
+    let removed: Vec<String> =
+        engine.asked("DELETE ").into_iter().map(|asked| asked.line).collect();
+    assert_eq!(removed, [format!("DELETE /shrink-x1y2-{gone} HTTP/1.1")]);
+    // Where the cell moves the days, its own steps do it.
+    let plain = FakeEngine::new(well).await;
+    plain.connect().await.unwrap().maintain().await.unwrap();
+    assert!(plain.asked(LISTED).is_empty() && plain.asked("DELETE ").is_empty());
 }
 
 #[tokio::test]

@@ -136,6 +136,9 @@ pub struct ElasticsearchConfig {
     pub api_key_file: Option<PathBuf>,
     /// Other programs write to the same indices: every search is asked here first.
     pub is_written_by_others: bool,
+    /// No Jaeger beside us writes tags as fields (`es.tags-as-fields`): searches by tag leave the tags of
+    /// its documents to the engine, where they would fetch each of them otherwise.
+    pub jaeger_tags_are_nested: bool,
     /// How its days grow old.
     pub tiers: TiersConfig,
 }

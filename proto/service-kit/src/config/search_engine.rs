@@ -80,6 +80,7 @@ pub(super) fn read_elasticsearch(
         credentials,
         api_key_file,
         is_written_by_others: section.value("written_by_others", false),
+        jaeger_tags_are_nested: section.value("jaeger_tags_are_nested", false),
         tiers: read_tiers(&mut section.section("tiers"), shards, retention),
     };
     Some(ElasticsearchConfig { urls: urls?, ..config })

@@ -211,6 +211,17 @@ fn a_search_engine_that_others_write_to_is_named_so() {
 }
 
 #[test]
+fn how_a_jaeger_beside_us_writes_tags_is_asked_for_and_shown() {
+    let nested = |text: &str| cell(text).stores.elasticsearch.unwrap().jaeger_tags_are_nested;
+    assert!(!nested(GROWTH));
+    let told = "{urls: ['http://e1:9200'], jaeger_tags_are_nested: true}";
+    let told = GROWTH.replace("{urls: ['http://e1:9200']}", told);
+    assert!(nested(&told));
+    let shown = parse("c.yaml", &told).unwrap().effective.to_string();
+    assert!(shown.contains("jaeger_tags_are_nested: true"), "{shown}");
+}
+
+#[test]
 fn the_tables_of_the_trace_store_search_where_there_is_no_search_engine() {
     let config = cell(
         "kind: cell\nregion: a\nprofile: startup\nstores: {search: cassandra}\ncassandra: {nodes: \

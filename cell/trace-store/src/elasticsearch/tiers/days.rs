@@ -11,11 +11,13 @@
 //! one index to the next in one action. No tenant's part holds an `@`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use elasticsearch::http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use trace_model::UnixNanos;
 
 use super::super::client::json as body;
 use super::super::names::{Day, Kind, Names, Shelf};
@@ -61,6 +63,11 @@ impl DayKey {
     /// The name by which all the world knows the day.
     pub(super) fn day_name(&self, names: &Names) -> String {
         names.of_part(&self.part, self.kind).index(Shelf::Day(self.day))
+    }
+
+    /// How old it is: days age from their beginning.
+    pub(super) fn age(&self, now: UnixNanos) -> Duration {
+        Duration::from_nanos(now.0.saturating_sub(self.day.start().0))
     }
 
     pub(super) fn late_name(&self, names: &Names) -> String {

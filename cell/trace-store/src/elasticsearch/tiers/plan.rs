@@ -98,8 +98,7 @@ pub(super) struct Rules<'a> {
 impl Rules<'_> {
     /// The tier in which a day should be.
     pub(super) fn due(&self, key: &DayKey) -> Tier {
-        let age = Duration::from_nanos(self.now.0.saturating_sub(key.day.start().0));
-        self.policy.due(age, self.retention)
+        self.policy.due(key.age(self.now), self.retention)
     }
 
     /// The next step of a day; `None`: it is where it should be.

@@ -1,8 +1,10 @@
 //! Days that no longer take writes, spans that lie outside of every day, and setting up.
 
+use std::time::Duration;
+
 use serde_json::{Value, json as value};
 use trace_model::{Filter, SearchQuery, TenantId, TimeRange};
-use trace_store::elasticsearch::ElasticsearchStore;
+use trace_store::elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
 use trace_store::{Eraser, SearchIndexer, ServiceCatalog, StoreError, TraceSearch};
 
 use super::documents::{Bench, TODAY, ids};
@@ -11,6 +13,7 @@ use crate::fixture::{NOW, Request, span, trace_id};
 use crate::harness::query;
 
 const DAY: u64 = 24 * 3_600 * 1_000_000_000;
+const ENGINES: [&str; 2] = ["FARSPAN_TEST_ELASTICSEARCH", "FARSPAN_TEST_OPENSEARCH"];
 
 #[tokio::test]
 async fn a_late_span_of_a_read_only_day_goes_to_its_companion_and_nothing_is_there_twice() {
@@ -43,6 +46,73 @@ async fn a_late_span_of_a_read_only_day_goes_to_its_companion_and_nothing_is_the
     let settings =
         json(&bench.url, "GET", &format!("/{}/_settings", bench.name(TODAY)), &Value::Null);
     assert!(settings.to_string().contains(r#""write":"true""#), "{settings}");
+}
+
+fn block(bench: &Bench, index: &str, is_blocked: bool) {
+    let path = format!("/{}/_settings", bench.name(index));
+    json(&bench.url, "PUT", &path, &value!({ "index.blocks.write": is_blocked }));
+}
+
+#[tokio::test]
+async fn a_late_span_that_neither_its_day_nor_the_companion_takes_is_told_in_the_engines_words() {
+    for engine in ENGINES {
+        let mut bench = Bench::on(engine, |config| ElasticsearchConfig {
+            bulk_tries_max: 3,
+            backoff_min: Duration::from_millis(1),
+            ..config
+        })
+        .await;
+        let late = format!("{TODAY}-late");
+        bench.index(&Request::of("web", &[span(1, 0, "a")])).await;
+        block(&bench, TODAY, true);
+        bench.index(&Request::of("web", &[span(2, 0, "a")])).await;
+        block(&bench, &late, true);
+        let third = bench.log.append(&Request::of("web", &[span(3, 0, "a")]));
+        let error = bench.store.index(std::slice::from_ref(&third)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        let words = error.to_string();
+        for word in [bench.name(&late).as_str(), "cluster_block_exception", "index write"] {
+            assert!(words.contains(word), "{words}");
+        }
+        block(&bench, &late, false);
+        bench.store.index(&[third]).await.unwrap();
+        SearchIndexer::flush(&*bench.store, NOW, true).await.unwrap();
+        assert_eq!((bench.count(TODAY), bench.count(&late)), (1, 2));
+        assert_eq!(bench.find(Filter::All).await.len(), 3);
+    }
+}
+
+/// Whatever makes days read-only by their template leaves their companions alone.
+#[tokio::test]
+async fn a_companion_that_is_there_for_days_takes_what_comes_late_and_is_no_day_to_the_engine() {
+    for engine in ENGINES {
+        let mut bench = Bench::on(engine, |config| config).await;
+        let prefix = &bench.config.index_prefix;
+        let days = format!("/_component_template/{prefix}-farspan-days");
+        let marked = value!({ "template": { "settings": { "index.priority": 77 } } });
+        json(&bench.url, "PUT", &days, &marked);
+        let late = format!("{TODAY}-late");
+        bench.index(&Request::of("web", &[span(1, 0, "a")])).await;
+        for index in [TODAY, "service-2026-09-21"] {
+            block(&bench, index, true);
+        }
+        bench.index(&Request::of("web", &[span(2, 0, "a")])).await;
+        bench.clock.set_wall(NOW.plus(20 * DAY));
+        bench.store = bench.another().await;
+        let later =
+            Request { receive_time: NOW.plus(20 * DAY), ..Request::of("web", &[span(3, 0, "b")]) };
+        bench.index(&later).await;
+        assert_eq!((bench.count(TODAY), bench.count(&late)), (1, 2));
+        assert_eq!(bench.count("service-2026-09-21-late"), 1);
+        assert_eq!(bench.find(Filter::All).await.len(), 3);
+        for (index, is_marked) in
+            [(TODAY, true), (&late, false), ("service-2026-09-21-late", false)]
+        {
+            let path = format!("/{}/_settings", bench.name(index));
+            let settings = json(&bench.url, "GET", &path, &Value::Null).to_string();
+            assert_eq!(settings.contains(r#""priority":"77""#), is_marked, "{index}: {settings}");
+        }
+    }
 }
 
 #[tokio::test]
