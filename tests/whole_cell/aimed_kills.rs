@@ -2,8 +2,8 @@
 //! store holds and Kafka has not committed is watched, and the moment is taken.
 
 use crate::counts::{
-    Names, assert_no_record_was_inserted_twice, cassandra, clickhouse, committed, elasticsearch,
-    until_each_holds,
+    DISTINCT, Names, assert_no_record_was_inserted_twice, cassandra, clickhouse, committed,
+    elasticsearch, until_each_holds_after_kills,
 };
 use crate::federation::{Federation, PATIENCE};
 use crate::fixture::{encode, now_nanos, random_trace_id, request, span};
@@ -39,7 +39,7 @@ fn kills() -> usize {
 /// Spans in the store of a group, each once.
 async fn stored(engines: &Engines, names: &Names, group: &str) -> Result<u64, String> {
     let name = &names.name;
-    let distinct = format!("SELECT uniqExact(TraceId, SpanId) FROM {name}.otel_traces");
+    let distinct = format!("SELECT {DISTINCT} FROM {name}.otel_traces");
     let seen = format!("SELECT sum(seen) FROM {name}.red_services");
     let rows = format!("SELECT count(*) FROM {name}.spans WHERE part = 2 ALLOW FILTERING");
     match group {
@@ -128,7 +128,7 @@ async fn kills_between_a_stores_write_and_the_commit_count_every_span_and_every_
         assert!(missed <= 10 + kills() / 2, "{missed} kills came too late");
     }
     let (traces, spans) = (ledger.len() as u64, (ledger.len() * SPANS.len()) as u64);
-    until_each_holds(&turn.engines, &names, spans).await;
+    until_each_holds_after_kills(&turn.engines, &names, spans).await;
     until_all_is_read_back(&federation, &ledger, since).await;
     let edges = format!("SELECT sum(seen) FROM {}.edges", names.name);
     eventually("every call is counted once", PATIENCE, || async {

@@ -30,6 +30,19 @@ impl Names {
 /// two sessions of 15 s, for what was asked of them while they stood may have begun another one.
 const COUNTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// Raw spans, each once.
+pub(crate) const DISTINCT: &str = "uniqExact(TraceId, SpanId)";
+
+/// What may have become of the process that writes raw spans.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum AnalyticsWriter {
+    /// It knows what senders repeat: every span is a row.
+    Lives,
+    /// It was killed, and what it knew with it: a request whose first try was stored before the kill and that
+    /// is repeated behind it has its rows twice.
+    WasKilled,
+}
+
 /// Waits until every store holds exactly so many spans, each once.
 pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u64) {
     until_all_hold(engines, &[engines.address(Engine::Cassandra)], names, spans).await;
@@ -37,19 +50,40 @@ pub(crate) async fn until_each_holds(engines: &Engines, names: &Names, spans: u6
 
 /// The same where Cassandra's nodes are these, each of which has every row.
 pub(crate) async fn until_all_hold(engines: &Engines, nodes: &[String], names: &Names, spans: u64) {
+    until_counted(engines, names, (spans, AnalyticsWriter::Lives)).await;
+    until_stored(engines, nodes, names, spans).await;
+}
+
+/// The same where the cell was killed while senders repeated, or it took records of others again: raw spans
+/// are compared as distinct ones.
+pub(crate) async fn until_each_holds_after_kills(engines: &Engines, names: &Names, spans: u64) {
+    until_counted(engines, names, (spans, AnalyticsWriter::WasKilled)).await;
+    until_stored(engines, &[engines.address(Engine::Cassandra)], names, spans).await;
+}
+
+/// Waits until ClickHouse holds exactly so many spans.
+async fn until_counted(engines: &Engines, names: &Names, (spans, writer): (u64, AnalyticsWriter)) {
     let name = &names.name;
-    let distinct = "uniqExact(TraceId, SpanId)";
-    for (what, sql) in [
-        ("distinct otel_traces", format!("SELECT {distinct} FROM {name}.otel_traces")),
+    let mut questions = vec![
+        ("distinct otel_traces", format!("SELECT {DISTINCT} FROM {name}.otel_traces")),
         ("red_services", format!("SELECT sum(seen) FROM {name}.red_services")),
         ("red_operations", format!("SELECT sum(seen) FROM {name}.red_operations")),
-    ] {
+    ];
+    if writer == AnalyticsWriter::Lives {
+        questions.push(("otel_traces", format!("SELECT count() FROM {name}.otel_traces")));
+    }
+    for (what, sql) in questions {
         eventually(what, COUNTED_WITHIN, || async {
             let found = clickhouse(engines, &sql).await?;
             if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
         })
         .await;
     }
+}
+
+/// Waits until Cassandra and Elasticsearch hold exactly so many spans.
+async fn until_stored(engines: &Engines, nodes: &[String], names: &Names, spans: u64) {
+    let name = &names.name;
     for node in nodes {
         eventually("Cassandra's rows", PATIENCE, || async {
             let cql = format!("SELECT count(*) FROM {name}.spans WHERE part = 2 ALLOW FILTERING");
@@ -65,7 +99,7 @@ pub(crate) async fn until_all_hold(engines: &Engines, nodes: &[String], names: &
     .await;
 }
 
-/// Dashboards see a span twice that its sender repeated, and never one record of the log twice: where
+/// Dashboards never see one record of the log twice, and what a sender repeats around a kill they may: where
 /// senders repeat seconds later at the earliest, the time of the append tells them apart.
 pub(crate) async fn assert_no_record_was_inserted_twice(engines: &Engines, names: &Names) {
     let sql = format!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::counts::{Names, until_each_holds};
+use crate::counts::{Names, until_each_holds_after_kills};
 use crate::federation::{Federation, PATIENCE};
 use crate::fixture::{hex, now_nanos, random_trace_id};
 use crate::http::{eventually, get};
@@ -80,7 +80,7 @@ async fn foreign_records_are_in_every_store_once_though_the_cell_dies_while_it_t
     until_all_is_read_back(&federation, &ledger, since).await;
     let spans = (ledger.len() * SPANS.len()) as u64;
     assert_eq!(ledger.len(), (1 + RECORDS + RECORDS * KILLS) * TRACES);
-    until_each_holds(&turn.engines, &names, spans).await;
+    until_each_holds_after_kills(&turn.engines, &names, spans).await;
     let metrics = format!("http://127.0.0.1:{}/metrics", federation.regions[0].ports.cell_admin);
     eventually("nothing lags", PATIENCE, || async {
         let text = String::from_utf8_lossy(&get(&metrics).await?.body).into_owned();

@@ -207,6 +207,8 @@ pub struct ClickhouseSpansMetrics {
     pub stored_spans: Counter,
     /// Spans refused since their trace is erased.
     pub erased_spans: Counter,
+    /// Spans left out since their sender had sent them before.
+    pub repeated_spans: Counter,
     /// Tries to store that failed and will be repeated.
     pub failed_stores: Counter,
     /// Runs that were looked for before they were sent again.
@@ -220,6 +222,7 @@ impl ClickhouseSpansMetrics {
         let counters = [
             ("stored_spans", "Raw spans stored in ClickHouse", &self.stored_spans),
             ("erased_spans", "Spans refused since their trace is erased", &self.erased_spans),
+            ("repeated_spans", "Raw spans not written a second time", &self.repeated_spans),
             (
                 "failed_stores",
                 "Tries to store that failed and will be repeated",

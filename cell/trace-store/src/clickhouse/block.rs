@@ -49,7 +49,7 @@ pub(super) fn seconds(time: UnixNanos) -> u32 {
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     pub(super) table: &'static Table,
-    /// Its number: one content alone ever has it, in its table and day.
+    /// Its number: in its table and day one content alone is stored under it.
     pub(super) number: u64,
     pub(super) day: Day,
     /// The rows, as [`super::row_binary`] writes them.

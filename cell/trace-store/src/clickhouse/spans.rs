@@ -7,6 +7,13 @@
 //!
 //! While blocks are inserted more is taken, up to a limit of bytes.
 //!
+//! The log holds what a sender repeats as a record of its own, and the table has no key: a trace of a
+//! request that was taken within the last minutes is not written again. What is remembered for that lies
+//! in memory, so a run in doubt may be cut with rows that its first try had left out, or without some
+//! that it had. That is harmless: what a try leaves out stands in a run that was stored before this one
+//! was begun, or in every try of this one; and of two tries of a block one alone is stored, since its
+//! number and its token are those of the run.
+//!
 //! **Never** takes more once an insert has failed: the group then waits, and the log keeps.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +34,7 @@ mod flight;
 mod progress;
 mod row;
 mod run;
+mod window;
 mod writer;
 
 use writer::Writer;
@@ -99,10 +107,9 @@ impl SpanWriter for ClickhouseSpans {
         let mut writer = self.writer.lock().await;
         // What still arrives must not arrive behind the look at what is begun and done.
         writer.land_all().await;
-        let metrics = writer.metrics.clone();
-        *writer = Writer::open(&self.engine).await?;
-        // What is shown of it goes on.
-        writer.metrics = metrics;
+        let mut opened = Writer::open(&self.engine).await?;
+        opened.go_on_from(&mut writer);
+        *writer = opened;
         self.publish(&writer);
         Ok(())
     }

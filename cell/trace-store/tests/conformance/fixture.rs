@@ -11,6 +11,7 @@ use prost::Message;
 use proto::{BatchSource, LoggedBatch, SpanBatch, SpanBatchBuilder};
 use trace_model::sampling_threshold::Threshold;
 use trace_model::{LogRange, Region, TenantId, TraceId, UnixNanos};
+use xxhash_rust::xxh3::Xxh3;
 
 /// A moment to count from.
 pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_400_000_000_000);
@@ -112,9 +113,18 @@ impl Request {
             region: Region::new(self.region).unwrap(),
             collector: "collector-1".into(),
             receive_time: self.receive_time,
-            digest: 1,
+            digest: self.digest(),
         };
         builder.finish(source).unwrap()
+    }
+
+    /// Of what was sent, as a collector makes it.
+    fn digest(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        for (resource, scope, spans) in &self.groups {
+            [resource, scope].into_iter().chain(spans).for_each(|bytes| hasher.update(bytes));
+        }
+        hasher.digest()
     }
 }
 

@@ -19,6 +19,7 @@ mod crashes;
 mod faults;
 mod figures;
 mod proxy;
+mod repeats;
 mod schema;
 mod span_runs;
 mod spans;

@@ -10,6 +10,7 @@ use super::flight::Flight;
 use super::progress::{self, Known, Range};
 use super::row::{BatchRows, ContextRows};
 use super::run::{CutRun, OpenRun};
+use super::window::{self, RequestKey, Window};
 use crate::clickhouse::block::Day;
 use crate::clickhouse::client::Engine;
 use crate::clickhouse::config::ClickhouseConfig;
@@ -30,12 +31,19 @@ pub(super) struct Partition {
     open: Option<OpenRun>,
     /// Bytes of the last run.
     last_bytes: usize,
+    /// What was taken, to know a sender's repeats.
+    window: Window,
 }
+
+/// Windows of another turn, each with the offset behind all that it knows.
+type Windows = BTreeMap<u32, (u64, Window)>;
 
 /// What was taken and what is stored.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) partitions: BTreeMap<u32, Partition>,
+    /// Of partitions that were not entered yet.
+    windows: Windows,
     /// Runs that are cut and not stored yet, oldest first.
     pub(super) cut: VecDeque<CutRun>,
     /// Those of them that are being stored.
@@ -54,19 +62,35 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) async fn open(engine: &Engine) -> Result<Self, StoreError> {
         let incarnation = progress::incarnation(engine).await?;
-        let mut writer = Self {
+        let mut writer = Self::of_log(incarnation, Erased::read(engine).await?);
+        writer.learn(&progress::known(engine, incarnation).await?);
+        Ok(writer)
+    }
+
+    /// A writer that has taken nothing of a log.
+    fn of_log(incarnation: u64, erased: Erased) -> Self {
+        Self {
             partitions: BTreeMap::new(),
+            windows: BTreeMap::new(),
             cut: VecDeque::new(),
             flight: Flight::default(),
             contexts: ContextRows::default(),
             durable: Coverage::none(incarnation),
-            erased: Erased::read(engine).await?,
+            erased,
             lost: BTreeMap::new(),
             scrub_later: Vec::new(),
             metrics: ClickhouseSpansMetrics::default(),
-        };
-        writer.learn(&progress::known(engine, incarnation).await?);
-        Ok(writer)
+        }
+    }
+
+    /// Takes over what a new turn needs of the last one: what is shown of it, and what was taken.
+    pub(super) fn go_on_from(&mut self, last: &mut Self) {
+        self.metrics = last.metrics.clone();
+        if self.durable.incarnation == last.durable.incarnation {
+            let entered = std::mem::take(&mut last.partitions).into_iter();
+            self.windows = std::mem::take(&mut last.windows);
+            self.windows.extend(entered.map(|(place, held)| (place, (held.next, held.window))));
+        }
     }
 
     pub(super) const fn durable(&self) -> &Coverage {
@@ -169,6 +193,7 @@ impl Writer {
         self.store(engine, now).await?;
         let known = progress::known(engine, incarnation).await?;
         self.partitions.clear();
+        self.windows.clear();
         self.lost.clear();
         self.durable.join(&Coverage::none(incarnation));
         self.learn(&known);
@@ -204,8 +229,31 @@ impl Writer {
             doubt = None;
         }
         let next = doubt.map_or(known.done, |doubt| doubt.first);
-        self.partitions.insert(partition, Partition { next, doubt, open: None, last_bytes: 0 });
+        let window = self.window_of(partition, known.done);
+        let held = Partition { next, doubt, open: None, last_bytes: 0, window };
+        self.partitions.insert(partition, held);
+        self.share_windows();
         Ok(())
+    }
+
+    /// What is known of a partition that is entered. All of it is stored, by this process or another;
+    /// else what was taken comes again, and must not be taken for its own repeat.
+    fn window_of(&mut self, partition: u32, done: u64) -> Window {
+        let held = self.partitions.remove(&partition).map(|held| (held.next, held.window));
+        let known = held.or_else(|| self.windows.remove(&partition));
+        known.filter(|(next, _)| *next <= done).map(|(_, window)| window).unwrap_or_default()
+    }
+
+    /// Each window keeps to its share of the memory, which is less with each partition more.
+    fn share_windows(&mut self) {
+        let share = self.window_share();
+        let entered = self.partitions.values_mut().map(|held| &mut held.window);
+        let others = self.windows.values_mut().map(|(_, window)| window);
+        entered.chain(others).for_each(|window| window.fit(share));
+    }
+
+    fn window_share(&self) -> usize {
+        window::entries_max(self.partitions.len().saturating_add(self.windows.len()))
     }
 
     /// Records that were given up must come again, from this process's group or another's.
@@ -236,6 +284,8 @@ impl Writer {
 
     fn take(&mut self, config: &ClickhouseConfig, logged: &LoggedBatch, now: UnixNanos) {
         let rows = BatchRows::of(logged, &mut self.contexts);
+        let request = RequestKey::of(logged.batch.source());
+        let share = self.window_share();
         let partition = logged.range.partition;
         for (offset, trace) in (logged.range.first..).zip(logged.batch.traces()) {
             let Some(held) = self.partitions.get_mut(&partition) else { return };
@@ -245,10 +295,13 @@ impl Writer {
             let first = held.doubt.map_or(offset, |doubt| doubt.first);
             let run = held.open.get_or_insert_with(|| OpenRun::new(first, now, held.last_bytes));
             let tenant = &logged.batch.source().tenant;
+            let spans = u64::from(trace.span_count);
             if self.erased.holds(tenant, trace.trace_id) {
-                self.metrics.erased_spans.inc_by(u64::from(trace.span_count));
-            } else {
+                self.metrics.erased_spans.inc_by(spans);
+            } else if held.window.note(request.of_trace(trace), logged.append_time, share) {
                 put(run, &rows, logged, trace);
+            } else {
+                self.metrics.repeated_spans.inc_by(spans);
             }
             let next = offset.saturating_add(1);
             run.reach(next);
@@ -283,3 +336,6 @@ fn put(run: &mut OpenRun, rows: &BatchRows<'_>, logged: &LoggedBatch, trace: &Tr
         run.add(day, |row| rows.put(row, trace.trace_id, slice, day.is_outlying));
     }
 }
+
+#[cfg(test)]
+mod tests;
