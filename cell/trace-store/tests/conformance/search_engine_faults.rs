@@ -128,7 +128,9 @@ fn well(asked: &Asked) -> Option<(u16, String)> {
         bulk(&vec![CREATED.to_owned(); actions])
     } else if line.starts_with("POST /_msearch") {
         let empty = r#"{"_shards":{"failed":0},"timed_out":false,"hits":{"hits":[]}}"#;
-        format!(r#"{{"responses":[{empty},{empty}]}}"#)
+        // Each question has a line before it.
+        let questions = asked.body.lines().count() / 2;
+        format!(r#"{{"responses":[{}]}}"#, vec![empty; questions].join(","))
     } else if line.contains("/_search") {
         r#"{"_shards":{"failed":0},"timed_out":false,"hits":{"hits":[]}}"#.to_owned()
     } else {
