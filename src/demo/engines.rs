@@ -41,12 +41,14 @@ pub(crate) struct DemoEngines {
 
 impl DemoEngines {
     /// What a region's cell adds to its configuration. One node of each engine: one copy. The demo
-    /// keeps every trace.
+    /// keeps every trace. Each profile has stores of its own: a store that has seen another log says that
+    /// this one may have lost what came after.
     pub(crate) fn yaml(&self, region: &Region) -> String {
         let name = region.as_str().replace('-', "_");
+        let apart = if self.profile == DemoProfile::Startup { "startup" } else { "growth" };
         let stores = format!(
-            "cassandra:\n  nodes: [{}]\n  datacenter: {dc}\n  keyspace: farspan_{name}\n  \
-             replication: {{{dc}: 1}}\nelasticsearch:\n  urls: [{}]\n  prefix: farspan-{region}\n  \
+            "cassandra:\n  nodes: [{}]\n  datacenter: {dc}\n  keyspace: farspan_{apart}_{name}\n  \
+             replication: {{{dc}: 1}}\nelasticsearch:\n  urls: [{}]\n  prefix: farspan-{apart}-{region}\n  \
              shards: 1\n",
             quoted(&self.cassandra),
             quoted(&self.elasticsearch),

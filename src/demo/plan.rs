@@ -277,6 +277,7 @@ mod tests {
     #[test]
     fn on_engines_each_region_has_a_keyspace_topics_indices_and_a_database_of_its_own() {
         let names = regions(&["eu-west-1", "us-east-1"]);
+        let mut keyspaces = std::collections::HashSet::new();
         for (profile, has_kafka) in [("startup", false), ("growth", true)] {
             let engines = engines(&["--profile", profile]);
             let plan = DemoPlan::new(&names, "/d".into(), None, &engines).unwrap();
@@ -289,10 +290,13 @@ mod tests {
             });
             let stores: Vec<_> = stores.collect();
             let [one, other] = stores.as_slice() else { panic!("two regions") };
-            assert_ne!(
-                one.cassandra.as_ref().unwrap().keyspace,
-                other.cassandra.as_ref().unwrap().keyspace
-            );
+            for region in [one, other] {
+                let keyspace = &region.cassandra.as_ref().unwrap().keyspace;
+                assert!(
+                    keyspaces.insert(keyspace.clone()),
+                    "{keyspace} is another region's or profile's"
+                );
+            }
             let prefix = |stores: &service_kit::config::engines::StoresConfig| {
                 stores.elasticsearch.as_ref().unwrap().prefix.clone()
             };
