@@ -48,10 +48,10 @@ impl Held {
         }
     }
 
-    fn keys(&self) -> Vec<TraceKey> {
+    fn for_each_key(&self, visit: impl FnMut(TraceKey)) {
         match self {
-            Self::InMemory(logged) => keys_of(logged).collect(),
-            Self::OnDisk(_, keys) => keys.to_vec(),
+            Self::InMemory(logged) => keys_of(logged).for_each(visit),
+            Self::OnDisk(_, keys) => keys.iter().cloned().for_each(visit),
         }
     }
 }
@@ -149,9 +149,8 @@ impl TailMemory {
     }
 
     fn hold(&mut self, held: Held) {
-        for key in held.keys() {
-            self.by_trace.entry(key).or_default().push_back(held.range().first);
-        }
+        let first = held.range().first;
+        held.for_each_key(|key| self.by_trace.entry(key).or_default().push_back(first));
         let weight = held.weight();
         let bytes = self.bytes.of(&held);
         *bytes = bytes.saturating_add(weight);
@@ -198,7 +197,7 @@ impl TailMemory {
             self.damaged.pop_front();
         }
         while let Some(oldest) = self.records.pop_front_if(|oldest| oldest.range().next <= floor) {
-            for key in oldest.keys() {
+            oldest.for_each_key(|key| {
                 let offsets = self.by_trace.get_mut(&key);
                 let is_last = offsets.is_none_or(|offsets| {
                     offsets.pop_front();
@@ -207,7 +206,7 @@ impl TailMemory {
                 if is_last {
                     self.by_trace.remove(&key);
                 }
-            }
+            });
             let bytes = self.bytes.of(&oldest);
             *bytes = bytes.saturating_sub(oldest.weight());
         }

@@ -164,9 +164,14 @@ async fn a_tail_without_room_says_how_far_it_covers_and_goes_on_after_commits() 
     assert!((5..90).contains(&reached), "{reached}");
     assert_eq!(log.tail(&tenant("default"), trace(0)).await.unwrap().spans.len(), 1);
     log.commit(STORAGE_WRITER, 0, 95).await.unwrap();
+    until_tail_has(&log, 99, 100).await;
+}
+
+/// Waits until the tail has the one span of a trace, and the partition up to here.
+async fn until_tail_has(log: &KafkaLog, number: u64, end: u64) {
     at_last("the tail goes on", || async {
-        let tail = log.tail(&tenant("default"), trace(99)).await.unwrap();
-        !tail.is_behind && tail.spans.len() == 1 && tail.covered.next[&0] == 100
+        let tail = log.tail(&tenant("default"), trace(number)).await.unwrap();
+        !tail.is_behind && tail.spans.len() == 1 && tail.covered.next[&0] == end
     })
     .await;
 }
@@ -200,11 +205,7 @@ async fn what_memory_has_no_room_for_is_found_on_disk_until_that_is_full_too() {
     assert!(behind.is_behind && behind.spans.is_empty());
     assert!((150..249).contains(&reached), "{reached}");
     log.commit(STORAGE_WRITER, 0, 245).await.unwrap();
-    at_last("the tail goes on", || async {
-        let tail = log.tail(&tenant("default"), trace(199)).await.unwrap();
-        !tail.is_behind && tail.spans.len() == 1 && tail.covered.next[&0] == 250
-    })
-    .await;
+    until_tail_has(&log, 199, 250).await;
     assert!(log.tail(&tenant("default"), trace(1)).await.unwrap().spans.is_empty());
 }
 
