@@ -17,7 +17,7 @@ use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::port::{CellError, IndexError};
 use crate::region_read::SharedClient;
-use crate::room::Held;
+use crate::room::{Held, Share};
 
 /// How much more memory a message takes than its bytes on the wire, about.
 pub(crate) const DECODED_FACTOR: u64 = 2;
@@ -30,8 +30,10 @@ pub(crate) struct Part<T> {
     pub(crate) items: Vec<T>,
     /// How far into its log the region looked.
     pub(crate) reach: Option<v1::Reach>,
-    /// About how much memory it takes.
+    /// About how much memory it takes, beside what has been taken.
     pub(crate) bytes: u64,
+    /// What has been taken for it.
+    pub(crate) taken: Option<Share>,
 }
 
 /// What all regions gave.
@@ -88,6 +90,10 @@ impl Gateway {
         while let Some((region, answer)) = running.next().await {
             let kept = answer
                 .and_then(|part| share.grow(part.bytes).map(|()| part).map_err(CellError::from));
+            let kept = kept.map(|part| {
+                part.taken.into_iter().for_each(|taken| share.absorb(taken));
+                Part { taken: None, ..part }
+            });
             match kept {
                 Ok(part) => {
                     let state = states.iter().find(|state| state.region == *region);

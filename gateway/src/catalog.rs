@@ -7,23 +7,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use proto::DurationSketch;
 use proto::convert::index::{OTHER_SERVICE, index_name};
 use proto::v1;
 use trace_model::location::{Contribution, RegionState, SummaryQuery};
 use trace_model::{
-    Certificate, Region, RegionOutcome, RegionReport, Sought, SpanKind, TimeRange, TraceEntry,
-    TraceId,
+    Certificate, Region, RegionOutcome, RegionReport, Sought, SpanKind, TraceEntry, TraceId,
 };
 
-use crate::ask_all::{
-    DECODED_FACTOR, Gathered, Part, SKETCH_FACTOR, check, check_name, decoded_bytes, in_time,
-};
+use crate::ask_all::{DECODED_FACTOR, Gathered, Part, check, check_name, decoded_bytes, in_time};
 use crate::config::QueryContext;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::port::{CellError, IndexError, SummaryPage};
-use crate::red::uncounted;
 use crate::region_read::SharedClient;
 use crate::room::Held;
 
@@ -41,23 +36,6 @@ pub struct CatalogAnswer<T> {
     pub certificate: Certificate,
     /// The room that it takes.
     pub held: Held,
-}
-
-/// Calls from one service to another.
-#[derive(Clone, Debug, Default)]
-pub struct DependencyLink {
-    /// The calling service.
-    pub caller: String,
-    /// The service called.
-    pub callee: String,
-    /// Calls seen.
-    pub calls: u64,
-    /// Those that failed.
-    pub errors: u64,
-    /// Calls estimated from head sampling.
-    pub calls_estimated: f64,
-    /// Durations, merged over regions.
-    pub durations: DurationSketch,
 }
 
 /// Traces from the index alone.
@@ -87,7 +65,7 @@ pub struct RegionHealth {
 }
 
 impl<T> CatalogAnswer<T> {
-    fn new(found: Vec<T>, gathered: Gathered<impl Sized>) -> Result<Self, GatewayError> {
+    pub(crate) fn new(found: Vec<T>, gathered: Gathered<impl Sized>) -> Result<Self, GatewayError> {
         gathered.found_or_unproven(found.is_empty())?;
         Ok(Self { found, certificate: gathered.certificate, held: gathered.held })
     }
@@ -112,7 +90,13 @@ impl Gateway {
                 let answer = client.services(&caller, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part { outcome, items: answer.services, reach: answer.reach, bytes })
+                Ok(Part {
+                    outcome,
+                    items: answer.services,
+                    reach: answer.reach,
+                    bytes,
+                    taken: None,
+                })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -136,7 +120,13 @@ impl Gateway {
                 let answer = client.operations(&caller, &service, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part { outcome, items: answer.operations, reach: answer.reach, bytes })
+                Ok(Part {
+                    outcome,
+                    items: answer.operations,
+                    reach: answer.reach,
+                    bytes,
+                    taken: None,
+                })
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -146,29 +136,6 @@ impl Gateway {
         let found: BTreeSet<(String, SpanKind)> =
             operations.map(|operation| (operation.name, kind(operation.kind))).collect();
         CatalogAnswer::new(found.into_iter().collect(), gathered)
-    }
-
-    /// Which services call which, over all regions.
-    pub async fn dependencies(
-        &self,
-        context: &QueryContext,
-        range: TimeRange,
-    ) -> Result<CatalogAnswer<DependencyLink>, GatewayError> {
-        let caller = self.caller(context);
-        let ask = |client: SharedClient, time: Duration| {
-            let caller = caller.clone();
-            async move {
-                let answer = client.edges(&caller, range, time).await?;
-                let outcome = check(client.region(), &answer.region, answer.outcome())?;
-                let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
-                let links: Result<Vec<_>, _> = answer.edges.into_iter().map(read_edge).collect();
-                Ok(Part { outcome, items: links?, reach: answer.reach, bytes })
-            }
-        };
-        let mut gathered = self.ask_all(context, ask).await?;
-        gathered.say_of_cut(&uncounted());
-        let links = join_links(gathered.take_items());
-        CatalogAnswer::new(links, gathered)
     }
 
     /// Traces by their summaries: the index alone, no other region is asked.
@@ -350,36 +317,6 @@ fn cut_if(report: RegionReport, is_cut: bool) -> RegionReport {
     }
     let reason = format!("services beyond those that it names are under {OTHER_SERVICE}");
     RegionReport { is_cut, reason: Some(reason), ..report }
-}
-
-fn read_edge(edge: v1::Edge) -> Result<DependencyLink, CellError> {
-    let sketch = edge.durations.map(|sketch| DurationSketch::from_bytes(&sketch.ddsketch));
-    let durations = sketch.transpose().map_err(|error| CellError::Invalid(error.to_string()))?;
-    Ok(DependencyLink {
-        caller: edge.caller,
-        callee: edge.callee,
-        calls: edge.calls,
-        errors: edge.errors,
-        calls_estimated: edge.calls_estimated,
-        durations: durations.unwrap_or_default(),
-    })
-}
-
-fn join_links(links: impl Iterator<Item = DependencyLink>) -> Vec<DependencyLink> {
-    let mut joined: BTreeMap<(String, String), DependencyLink> = BTreeMap::new();
-    for link in links {
-        let key = (link.caller.clone(), link.callee.clone());
-        let slot = joined.entry(key).or_insert_with(|| DependencyLink {
-            caller: link.caller.clone(),
-            callee: link.callee.clone(),
-            ..DependencyLink::default()
-        });
-        slot.calls = slot.calls.saturating_add(link.calls);
-        slot.errors = slot.errors.saturating_add(link.errors);
-        slot.calls_estimated += link.calls_estimated;
-        slot.durations.merge(&link.durations);
-    }
-    joined.into_values().collect()
 }
 
 #[cfg(test)]

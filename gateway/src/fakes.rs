@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::config::{CellEndpoint, GatewayConfig};
 use crate::gateway::Gateway;
+use crate::pages::Place;
 use crate::port::{
     Caller, CellClient, CellError, EdgeTraceAsk, FrameStream, MetadataIndex, RedAsk, TraceAsk,
 };
@@ -60,6 +61,8 @@ pub(crate) enum Manner {
     Hanging,
     HangingAfterAFrame,
     Unreachable,
+    /// Its pages never end.
+    Stuck,
     ResetAfterAFrame,
     EndingWithoutSummary,
     OtherTrace,
@@ -89,6 +92,10 @@ pub(crate) struct FakeCell {
     pub(crate) edges: Mutex<Vec<v1::Edge>>,
     pub(crate) red: Mutex<Vec<v1::RedPoint>>,
     pub(crate) edge_traces: Mutex<Vec<TraceId>>,
+    /// Rows of a page of rates or edges.
+    pub(crate) page_rows: AtomicUsize,
+    /// Pages that it has given.
+    pub(crate) pages: AtomicUsize,
 }
 
 impl FakeCell {
@@ -105,6 +112,8 @@ impl FakeCell {
             edges: Mutex::default(),
             red: Mutex::default(),
             edge_traces: Mutex::default(),
+            page_rows: AtomicUsize::new(usize::MAX),
+            pages: AtomicUsize::new(0),
         })
     }
 
@@ -153,6 +162,31 @@ impl FakeCell {
             is_cut: matches!(self.manner(), Manner::Cutting | Manner::Missing),
             missed_by: self.missed_by("metrics-aggregator"),
         })
+    }
+
+    /// Of pages the first alone is told that something is missing.
+    fn reach_of_page(&self, is_first: bool) -> Option<v1::Reach> {
+        let reach = self.reach()?;
+        let missed_by = if is_first { reach.missed_by } else { String::new() };
+        Some(v1::Reach { is_cut: reach.is_cut && is_first, missed_by, ..reach })
+    }
+
+    /// The rows behind this one, as many as a page of this cell has.
+    fn page<R: Clone, P: Place>(
+        &self,
+        rows: &Mutex<Vec<R>>,
+        after: Option<&P>,
+        place: impl Fn(&R) -> P,
+    ) -> (Vec<R>, Option<P>) {
+        self.pages.fetch_add(1, Ordering::SeqCst);
+        let rows = rows.lock().unwrap();
+        let is_behind = |row: &&R| after.is_none_or(|after| place(row).is_behind(after));
+        let behind: Vec<&R> = rows.iter().filter(is_behind).collect();
+        let size = self.page_rows.load(Ordering::SeqCst).max(1);
+        let page: Vec<R> = behind.iter().take(size).copied().cloned().collect();
+        let next = (behind.len() > size).then(|| place(page.last().unwrap()));
+        let stuck = after.filter(|_| self.manner() == Manner::Stuck).cloned();
+        (page, stuck.or(next))
     }
 
     fn missed_by(&self, group: &str) -> String {
@@ -276,14 +310,21 @@ impl CellClient for FakeCell {
         &self,
         _: &Caller,
         _: TimeRange,
+        after: Option<v1::EdgePlace>,
         _: Duration,
     ) -> Result<v1::ListEdgesResponse, CellError> {
         self.fail()?;
+        let place = |edge: &v1::Edge| v1::EdgePlace {
+            caller: edge.caller.clone(),
+            callee: edge.callee.clone(),
+        };
+        let (edges, next) = self.page(&self.edges, after.as_ref(), place);
         Ok(v1::ListEdgesResponse {
             outcome: v1::CellOutcome::Answered.into(),
-            edges: self.edges.lock().unwrap().clone(),
+            edges,
             region: self.region.as_str().to_owned(),
-            reach: self.reach(),
+            reach: self.reach_of_page(after.is_none()),
+            next,
         })
     }
 
@@ -291,14 +332,24 @@ impl CellClient for FakeCell {
         &self,
         _: &Caller,
         _: &RedAsk,
+        after: Option<v1::RedPlace>,
         _: Duration,
     ) -> Result<v1::QueryRedResponse, CellError> {
         self.fail()?;
+        let place = |point: &v1::RedPoint| v1::RedPlace {
+            minute_unix_nano: point.minute_unix_nano,
+            service: point.service.clone(),
+            operation: point.operation.clone(),
+            kind: point.kind,
+            status: point.status,
+        };
+        let (points, next) = self.page(&self.red, after.as_ref(), place);
         Ok(v1::QueryRedResponse {
             outcome: v1::CellOutcome::Answered.into(),
-            points: self.red.lock().unwrap().clone(),
+            points,
             region: self.region.as_str().to_owned(),
-            reach: self.reach(),
+            reach: self.reach_of_page(after.is_none()),
+            next,
         })
     }
 

@@ -12,6 +12,7 @@ mod catalog;
 mod certify;
 mod config;
 mod cursor;
+mod dependencies;
 mod error;
 mod examples;
 mod fan_out;
@@ -20,6 +21,7 @@ pub mod grpc;
 pub mod http;
 mod metrics;
 mod miss_rounds;
+mod pages;
 pub mod port;
 mod red;
 mod region_read;
@@ -40,12 +42,13 @@ mod oracle_tests;
 mod room_tests;
 
 pub use assembled::{Standing, TraceAnswer};
-pub use catalog::{CatalogAnswer, DependencyLink, RegionHealth, SummaryAnswer};
+pub use catalog::{CatalogAnswer, RegionHealth, SummaryAnswer};
 pub use certify::certify;
 pub use config::{
     CellEndpoint, CollectorEndpoint, Freshness, GatewayConfig, Patience, QueryContext,
 };
 pub use cursor::SearchCursor;
+pub use dependencies::DependencyLink;
 pub use error::GatewayError;
 pub use fan_out::RegionAsk;
 pub use gateway::Gateway;

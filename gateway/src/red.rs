@@ -15,7 +15,8 @@ use crate::ask_all::{DECODED_FACTOR, Part, SKETCH_FACTOR, check, decoded_bytes};
 use crate::config::QueryContext;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::port::{CellError, EdgeTraceAsk, RedAsk};
+use crate::pages::{Page, all_pages};
+use crate::port::{Caller, CellError, EdgeTraceAsk, RedAsk};
 use crate::region_read::SharedClient;
 use crate::room::Held;
 
@@ -116,17 +117,12 @@ impl Gateway {
         let minutes = range.end.since(range.start).div_ceil(MINUTE_NANOS);
         check_limit("the minutes of the range", minutes, MINUTES_MAX)?;
         check_limit("the minutes of a step", request.step_minutes, MINUTES_MAX)?;
-        let caller = self.caller(context);
+        let (caller, room) = (self.caller(context), &self.config.answer_room);
         let ask = |client: SharedClient, time: Duration| {
             let caller = caller.clone();
             async move {
-                let answer = client.red(&caller, &request.ask, time).await?;
-                let outcome = check(client.region(), &answer.region, answer.outcome())?;
-                let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
-                let points = answer.points.into_iter();
-                let items = points.map(|point| read_point(point, &request.ask));
-                let items = items.collect::<Result<_, _>>()?;
-                Ok(Part { outcome, items, reach: answer.reach, bytes })
+                let page = |after, time| ask_page(&client, &caller, &request.ask, after, time);
+                all_pages(room, time, page).await
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -156,7 +152,7 @@ impl Gateway {
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
                 let items = read_ids(&answer, ask.limit)?;
-                Ok(Part { outcome, items, reach: answer.reach, bytes })
+                Ok(Part { outcome, items, reach: answer.reach, bytes, taken: None })
             }
         };
         // What the index knows of the traces is looked up behind it.
@@ -214,6 +210,23 @@ fn check_limit(what: &'static str, number: u64, max: u64) -> Result<(), GatewayE
         return Ok(());
     }
     Err(GatewayError::OutOfLimits { what, min: 1, max })
+}
+
+/// A page of points, checked.
+async fn ask_page(
+    client: &SharedClient,
+    caller: &Caller,
+    ask: &RedAsk,
+    after: Option<v1::RedPlace>,
+    time: Duration,
+) -> Result<Page<(RedSeries, UnixNanos, RedPoint), v1::RedPlace>, CellError> {
+    let answer = client.red(caller, ask, after, time).await?;
+    let outcome = check(client.region(), &answer.region, answer.outcome())?;
+    let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
+    let items = answer.points.into_iter().map(|point| read_point(point, ask));
+    let items = items.collect::<Result<_, _>>()?;
+    let part = Part { outcome, items, reach: answer.reach, bytes, taken: None };
+    Ok(Page { part, next: answer.next })
 }
 
 /// A point, if it answers the question.

@@ -105,6 +105,11 @@ impl Share {
         Ok(())
     }
 
+    /// Takes over what another share of the same room has.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.bytes = self.bytes.saturating_add(std::mem::take(&mut other.bytes));
+    }
+
     /// Gives back, at most all.
     pub fn shrink(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);
@@ -174,6 +179,16 @@ mod tests {
         drop(held);
         assert_eq!(room.used(), 30);
         drop(other);
+        assert_eq!(room.used(), 0);
+    }
+
+    #[test]
+    fn what_is_absorbed_is_given_back_once() {
+        let room = AnswerRoom::new(100);
+        let mut share = room.take(30).unwrap();
+        share.absorb(room.take(20).unwrap());
+        assert_eq!((share.bytes(), room.used()), (50, 50));
+        drop(share);
         assert_eq!(room.used(), 0);
     }
 

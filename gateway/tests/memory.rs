@@ -156,6 +156,7 @@ impl CellClient for LargeTrace {
         &self,
         _: &Caller,
         _: TimeRange,
+        _: Option<v1::EdgePlace>,
         _: Duration,
     ) -> Result<v1::ListEdgesResponse, CellError> {
         Err(unused())
@@ -165,6 +166,7 @@ impl CellClient for LargeTrace {
         &self,
         _: &Caller,
         _: &RedAsk,
+        _: Option<v1::RedPlace>,
         _: Duration,
     ) -> Result<v1::QueryRedResponse, CellError> {
         Err(unused())

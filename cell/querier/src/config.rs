@@ -31,6 +31,9 @@ pub struct QuerierConfig {
     pub traces_per_request_max: usize,
     /// Matches in one `SearchTraces`, and traces in one `FindEdgeTraces`.
     pub matches_max: usize,
+    /// Rows of one page of rates or edges, whatever is asked for: at some hundred bytes each they fit into
+    /// a message.
+    pub page_rows_max: usize,
     /// Largest request message, in bytes.
     pub request_bytes_max: usize,
 }
@@ -50,6 +53,7 @@ impl QuerierConfig {
             pace_bytes_per_second: 64 << 10,
             traces_per_request_max: 2_000,
             matches_max: 2_000,
+            page_rows_max: 10_000,
             request_bytes_max: 1 << 20,
         }
     }

@@ -16,10 +16,11 @@ use crate::status::QuerierError;
 impl Querier {
     /// Whether rates lack names: of the service that is asked for, which may be counted, in full or in
     /// part, among those that have no counts of their own; of services, where all are asked for; of
-    /// operations.
+    /// operations. What holds of the whole answer is looked for with its first page alone.
     pub(crate) async fn cuts_red(
         &self,
         query: &RedQuery,
+        is_first: bool,
         rows: &[(RedKey, RedRow)],
     ) -> Result<bool, QuerierError> {
         if query.service.as_ref().is_some_and(is_other) {
@@ -31,7 +32,9 @@ impl Querier {
         if rows.iter().any(lacks_names) {
             return Ok(true);
         }
-        Ok(query.service.is_some() && self.counts_others(&query.tenant, query.range).await?)
+        Ok(is_first
+            && query.service.is_some()
+            && self.counts_others(&query.tenant, query.range).await?)
     }
 
     /// Whether edges lack names. What is asked for are whole buckets, so that spans anywhere in one may
@@ -40,11 +43,13 @@ impl Querier {
         &self,
         tenant: &TenantId,
         range: TimeRange,
+        is_first: bool,
         rows: &[(EdgeKey, EdgeRow)],
     ) -> Result<bool, QuerierError> {
         let has_other =
             |(key, _): &(EdgeKey, EdgeRow)| is_other(&key.caller) || is_other(&key.callee);
-        Ok(rows.iter().any(has_other) || self.counts_others(tenant, whole_buckets(range)).await?)
+        let is_cut = rows.iter().any(has_other);
+        Ok(is_cut || (is_first && self.counts_others(tenant, whole_buckets(range)).await?))
     }
 
     /// Whether spans of the tenant are counted under services that have no counts of their own.
@@ -55,7 +60,7 @@ impl Querier {
     ) -> Result<bool, QuerierError> {
         let (tenant, service) = (tenant.clone(), Some(OTHER_SERVICE.into()));
         let others = RedQuery { tenant, service, by_operation: false, range };
-        Ok(!self.ports.metrics.red(&others).await?.is_empty())
+        Ok(!self.ports.metrics.red_page(&others, None, 1).await?.rows.is_empty())
     }
 
     /// Whether calls between the two services may be counted, in full or in part, as those of services

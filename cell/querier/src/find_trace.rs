@@ -16,22 +16,26 @@
 //! **A store that is away** hides nothing of what the tail has: the tail is given, and the answer says
 //! that it lacks the store. It is never a whole one, whatever the covers say: also where the tail
 //! begins with the log, the store may have spans of an earlier log.
+//!
+//! **A long trace** goes through in pieces: the tail with the first of the store's, then the others, each
+//! read when its reader has taken the one before. The argument holds for each: they are all read after
+//! the tail, and the cover is the first one's.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use trace_model::{Coverage, TenantId, TimeRange, TraceId, TraceSpans, UnixNanos};
+use trace_model::{Coverage, StoredSpan, TenantId, TimeRange, TraceId, TraceSpans, UnixNanos};
+use trace_store::port::{RestOfTrace, StoreError, TracePieces, TraceRead};
 
 use crate::losses::may_miss_spans;
-use crate::port::{QuerierPorts, TailRead};
+use crate::port::{Lost, QuerierPorts, TailRead};
 use crate::status::QuerierError;
-use trace_store::port::{StoreError, TraceRead};
 
-/// What the cell holds of a trace.
+/// What the cell has said of a trace, beside its spans.
 #[derive(Clone, Debug)]
 pub struct CellTrace {
-    /// The spans, each once.
-    pub spans: TraceSpans,
+    /// How many spans were given.
+    pub spans: u64,
     /// How far the log is covered without a gap.
     pub covered: Coverage,
     /// A record or file that may belong to the trace could not be read.
@@ -43,8 +47,6 @@ pub struct CellTrace {
     pub lacks_store: bool,
     /// Collectors that did not answer, by number.
     pub away: Vec<u32>,
-    /// All of the store was silent: no use in asking it for the next trace of the same answer.
-    pub is_store_silent: bool,
 }
 
 /// How long the store is waited for.
@@ -58,8 +60,24 @@ pub(crate) enum StoreWait {
     Never,
 }
 
-/// Reads a trace: the tail first, the store behind it. `placed`: between which times the asker knows
-/// its spans to be.
+/// A trace whose reading has begun: the tail, and as much of the store as makes a piece.
+#[derive(Debug)]
+pub(crate) struct ReadingTrace {
+    trace_id: TraceId,
+    placed: Option<TimeRange>,
+    tail: TailRead,
+    lost: Lost,
+    /// What the store has said so far, without the spans.
+    stored: TraceRead,
+    rest: Option<Box<dyn RestOfTrace>>,
+    spans: u64,
+    /// When the spans so far were received: the first and the last of them.
+    received: Option<(UnixNanos, UnixNanos)>,
+    is_store_silent: bool,
+}
+
+/// Reads a trace: the tail first, the store behind it. Gives the spans of the first piece; most traces
+/// have no other. `placed`: between which times the asker knows its spans to be.
 ///
 /// A store that is away, or does not answer in time, is no error: the answer says that it lacks it.
 pub(crate) async fn find_trace(
@@ -68,44 +86,113 @@ pub(crate) async fn find_trace(
     trace_id: TraceId,
     placed: Option<TimeRange>,
     store_wait: StoreWait,
-) -> Result<CellTrace, QuerierError> {
-    let tail = ports.tail.read_tail(tenant, trace_id).await?;
+) -> Result<(TraceSpans, ReadingTrace), QuerierError> {
+    let mut tail = ports.tail.read_tail(tenant, trace_id).await?;
     let lost = ports.tail.lost();
-    let stored = read_store(ports, tenant, trace_id, store_wait).await?;
-    let is_store_silent = stored.is_none();
-    let stored = stored.unwrap_or_else(|| nothing_of(tail.covered.incarnation));
-    let lacks_store = stored.is_away;
-    let covered = join_covers(&tail, &stored.covered);
-    let is_damaged = tail.is_damaged || stored.is_damaged;
-    // Asked behind the read: what was removed before that is known by now.
-    let expired_until = stored.expired_until.and_then(|until| match placed {
-        Some(range) => ports.traces.expired_within(range, until),
-        None => Some(until),
-    });
-    let mut spans = TraceSpans::new(trace_id);
-    for span in stored.spans.into_iter().chain(tail.spans) {
-        spans.insert(span);
-    }
-    let is_damaged = is_damaged || may_miss_spans(&lost.runs, &spans);
-    let expired_until = expired_until.max(lost.expired_until);
-    let away = tail.away;
-    Ok(CellTrace { spans, covered, is_damaged, expired_until, lacks_store, away, is_store_silent })
+    let pieces = from_store(store_wait, ports.traces.read_pieces(tenant, trace_id)).await?;
+    let is_store_silent = pieces.is_none();
+    let incarnation = tail.covered.incarnation;
+    let pieces =
+        pieces.unwrap_or_else(|| TracePieces { first: nothing_of(incarnation), rest: None });
+    let TracePieces { first: mut stored, rest } = pieces;
+    let mut spans = std::mem::take(&mut stored.spans);
+    spans.append(&mut tail.spans);
+    let (received, given) = (None, 0);
+    let mut reading = ReadingTrace {
+        trace_id,
+        placed,
+        tail,
+        lost,
+        stored,
+        rest,
+        spans: given,
+        received,
+        is_store_silent,
+    };
+    Ok((reading.take(spans), reading))
 }
 
-/// What the store holds; `None` where it is away.
-async fn read_store(
-    ports: &QuerierPorts,
-    tenant: &TenantId,
-    trace_id: TraceId,
+impl ReadingTrace {
+    /// Whether the store has given all that it has.
+    pub(crate) const fn is_done(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    /// Whether all of the store was silent: no use in asking it for the next trace of the same answer.
+    pub(crate) const fn is_store_silent(&self) -> bool {
+        self.is_store_silent
+    }
+
+    /// The spans of the next piece; none where all was read. One that the tail has as well comes again.
+    pub(crate) async fn next_piece(
+        &mut self,
+        store_wait: StoreWait,
+    ) -> Result<TraceSpans, QuerierError> {
+        let Some(mut rest) = self.rest.take() else { return Ok(TraceSpans::new(self.trace_id)) };
+        let piece = match from_store(store_wait, rest.next_piece()).await? {
+            Some(Some(piece)) => piece,
+            Some(None) => return Ok(TraceSpans::new(self.trace_id)),
+            None => {
+                self.is_store_silent = true;
+                nothing_of(self.tail.covered.incarnation)
+            }
+        };
+        if !self.is_store_silent {
+            self.rest = Some(rest);
+        }
+        self.stored.is_damaged |= piece.is_damaged;
+        self.stored.is_away |= piece.is_away;
+        self.stored.expired_until = piece.expired_until.max(self.stored.expired_until);
+        Ok(self.take(piece.spans))
+    }
+
+    /// Notes what is given.
+    fn take(&mut self, found: Vec<StoredSpan>) -> TraceSpans {
+        let mut spans = TraceSpans::new(self.trace_id);
+        for span in found {
+            spans.insert(span);
+        }
+        for span in spans.iter() {
+            let at = span.envelope.receive_time;
+            let (first, last) = self.received.unwrap_or((at, at));
+            self.received = Some((first.min(at), last.max(at)));
+        }
+        self.spans = self.spans.saturating_add(spans.len() as u64);
+        spans
+    }
+
+    /// What is said of the whole.
+    pub(crate) fn said(&self, ports: &QuerierPorts) -> CellTrace {
+        let Self { placed, tail, lost, stored, received, spans, .. } = self;
+        // Asked behind the read: what was removed before that is known by now.
+        let expired_until = stored.expired_until.and_then(|until| match placed {
+            Some(range) => ports.traces.expired_within(*range, until),
+            None => Some(until),
+        });
+        let is_damaged = tail.is_damaged || stored.is_damaged;
+        CellTrace {
+            spans: *spans,
+            covered: join_covers(tail, &stored.covered),
+            is_damaged: is_damaged || may_miss_spans(&lost.runs, *received),
+            expired_until: expired_until.max(lost.expired_until),
+            lacks_store: stored.is_away,
+            away: tail.away.clone(),
+        }
+    }
+}
+
+/// What the store gives in its time; `None` where it is away.
+async fn from_store<T>(
     wait: StoreWait,
-) -> Result<Option<TraceRead>, QuerierError> {
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<Option<T>, QuerierError> {
     let until = match wait {
         StoreWait::Until(until) => until,
         StoreWait::For(time) => Instant::now() + time,
         StoreWait::Never => return Ok(None),
     };
-    let away = match timeout_at(until, ports.traces.read_trace(tenant, trace_id)).await {
-        Ok(Ok(stored)) => return Ok(Some(stored)),
+    let away = match timeout_at(until, asked).await {
+        Ok(Ok(given)) => return Ok(Some(given)),
         Ok(Err(StoreError::Unavailable(reason))) => reason,
         Ok(Err(error)) => return Err(error.into()),
         Err(_) => "it did not answer in time".to_owned(),

@@ -9,6 +9,7 @@
 mod answers;
 mod caller;
 mod config;
+mod counts;
 mod cuts;
 mod deadline;
 mod find_trace;

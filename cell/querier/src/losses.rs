@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use proto::convert::query::{METRICS_AGGREGATOR, SEARCH_INDEXER};
 use proto::v1;
-use trace_model::{SearchQuery, TenantId, TimeRange, TraceSpans, UnixNanos};
+use trace_model::{SearchQuery, TenantId, TimeRange, UnixNanos};
 use trace_store::port::{SearchAnswer, StoreError, TraceSearch};
 
 use crate::port::LiveTail;
@@ -26,10 +26,10 @@ fn may_touch(lost: &[TimeRange], seen: Option<(UnixNanos, UnixNanos)>) -> bool {
     lost.iter().any(|run| run.overlaps(first, last))
 }
 
-/// Whether spans of the trace may have been lost, by when those that are left were received.
-pub(crate) fn may_miss_spans(lost: &[TimeRange], spans: &TraceSpans) -> bool {
-    let received = || spans.iter().map(|span| span.envelope.receive_time);
-    may_touch(lost, received().min().zip(received().max()))
+/// Whether spans of the trace may have been lost, by when those that are left were received: the first
+/// and the last of them.
+pub(crate) fn may_miss_spans(lost: &[TimeRange], received: Option<(UnixNanos, UnixNanos)>) -> bool {
+    may_touch(lost, received)
 }
 
 /// The group where one of these runs may belong into an answer about these times, else empty.

@@ -7,7 +7,7 @@ use proto::v1::cell_query_server::CellQuery;
 use tonic::{Request, Response, Status};
 use trace_model::Coverage;
 use trace_model::query::SearchStats;
-use trace_store::port::{EdgeKey, EdgeRow, EdgeTraceQuery, RedKey, RedQuery, RedRow};
+use trace_store::port::EdgeTraceQuery;
 
 use crate::caller::{Access, Caller};
 use crate::cuts::cut_if;
@@ -186,54 +186,6 @@ impl Querier {
         Ok((access, v1::ListOperationsResponse { outcome, operations, region, reach }))
     }
 
-    async fn edges(
-        &self,
-        request: v1::ListEdgesRequest,
-    ) -> Result<(Access, v1::ListEdgesResponse), QuerierError> {
-        let caller = Caller::identify(request.caller)?;
-        let range = required_range(request.range)?;
-        let access = caller.access(&self.config);
-        let (reach, rows) = match access {
-            Access::Granted => {
-                let reach = self.reach_of_counts().await;
-                let rows = self.ports.metrics.edges(&caller.tenant, range).await?;
-                let is_cut = self.cuts_edges(&caller.tenant, range, &rows).await?;
-                let reach = cut_if(reach, is_cut);
-                (self.with_uncounted(reach, range), rows)
-            }
-            Access::Forbidden => (None, Vec::new()),
-        };
-        let edges = rows.into_iter().map(edge_message).collect();
-        let (outcome, region) = (Self::outcome_of(access), self.region_name());
-        Ok((access, v1::ListEdgesResponse { outcome, edges, region, reach }))
-    }
-
-    async fn red(
-        &self,
-        request: v1::QueryRedRequest,
-    ) -> Result<(Access, v1::QueryRedResponse), QuerierError> {
-        let caller = Caller::identify(request.caller)?;
-        let access = caller.access(&self.config);
-        let query = RedQuery {
-            tenant: caller.tenant,
-            service: (!request.service.is_empty()).then(|| request.service.into()),
-            by_operation: request.by_operation,
-            range: required_range(request.range)?,
-        };
-        let (reach, rows) = match access {
-            Access::Granted => {
-                let reach = self.reach_of_counts().await;
-                let rows = self.ports.metrics.red(&query).await?;
-                let reach = cut_if(reach, self.cuts_red(&query, &rows).await?);
-                (self.with_uncounted(reach, query.range), rows)
-            }
-            Access::Forbidden => (None, Vec::new()),
-        };
-        let points = rows.into_iter().map(red_message).collect();
-        let (outcome, region) = (Self::outcome_of(access), self.region_name());
-        Ok((access, v1::QueryRedResponse { outcome, points, region, reach }))
-    }
-
     async fn edge_traces(
         &self,
         request: v1::FindEdgeTracesRequest,
@@ -299,31 +251,5 @@ impl Querier {
             return Ok(limit);
         }
         Err(QuerierError::OutOfLimits { what: "limit", min: 1, max })
-    }
-}
-
-/// Calls with and without errors are two rows of the store; the gateway adds them up.
-fn edge_message((key, row): (EdgeKey, EdgeRow)) -> v1::Edge {
-    v1::Edge {
-        caller: (*key.caller).to_owned(),
-        callee: (*key.callee).to_owned(),
-        calls: row.seen,
-        errors: if key.is_error { row.seen } else { 0 },
-        calls_estimated: row.estimated,
-        durations: Some(v1::Sketch { ddsketch: row.durations.to_bytes().into() }),
-    }
-}
-
-fn red_message((key, row): (RedKey, RedRow)) -> v1::RedPoint {
-    v1::RedPoint {
-        service: (*key.service).to_owned(),
-        operation: key.operation.map(|name| (*name).to_owned()).unwrap_or_default(),
-        kind: key.kind as u32,
-        status: key.status as u32,
-        minute_unix_nano: key.minute.0,
-        seen: row.seen,
-        estimated: row.estimated,
-        durations: Some(v1::Sketch { ddsketch: row.durations.to_bytes().into() }),
-        exemplar_trace_id: row.exemplar.map(|(_, trace_id)| id_bytes(trace_id)).unwrap_or_default(),
     }
 }

@@ -8,11 +8,11 @@ use proto::convert::query::{FramePacker, InvalidMessage, id_bytes};
 use proto::v1::{self, CellOutcome};
 use tokio::time::Instant;
 use tonic::Status;
-use trace_model::{TimeRange, TraceId};
+use trace_model::{TimeRange, TraceId, TraceSpans};
 
 use crate::answers::{Answer, Frames, bytes_of};
 use crate::caller::{Access, Caller};
-use crate::find_trace::{CellTrace, StoreWait, find_trace};
+use crate::find_trace::{CellTrace, ReadingTrace, StoreWait, find_trace};
 use crate::metrics::Query;
 use crate::querier::Querier;
 use crate::status::QuerierError;
@@ -23,7 +23,7 @@ pub(crate) type FrameStream =
 
 /// At most so long before the asker gives up, the store is no longer waited for.
 const ANSWER_MARGIN_MAX: Duration = Duration::from_secs(1);
-/// The second and later traces of an answer wait for the store so long: readers keep a pace.
+/// The second and later traces of an answer, and pieces of a trace, wait for the store so long: readers keep a pace.
 const NEXT_STORE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A trace that is asked for, and between which times the asker knows its spans to be.
@@ -47,6 +47,8 @@ struct Reading {
     caller: Caller,
     query: Query,
     answer: Answer,
+    /// A trace of which pieces are to come, before the next one.
+    begun: Option<ReadingTrace>,
     asked: std::vec::IntoIter<Asked>,
     limits: Limits,
 }
@@ -69,10 +71,11 @@ impl Limits {
         Self { deadline, store_wait: StoreWait::Until(begun + patience.saturating_sub(margin)) }
     }
 
-    /// What holds for the next trace of the same answer.
-    fn after(self, lacked_store: bool) -> Self {
+    /// What holds for what comes next in the same answer.
+    fn after(self, read: Option<&ReadingTrace>) -> Self {
         let next = StoreWait::For(NEXT_STORE_WAIT_MAX);
-        let is_given_up = lacked_store || self.store_wait == StoreWait::Never;
+        let is_silent = read.is_some_and(ReadingTrace::is_store_silent);
+        let is_given_up = is_silent || self.store_wait == StoreWait::Never;
         Self { store_wait: if is_given_up { StoreWait::Never } else { next }, ..self }
     }
 }
@@ -89,12 +92,13 @@ impl Querier {
         let admitted = self.admit(time, request.is_miss_round)?;
         let limits = Limits::new(admitted.deadline, time, request.first_frame_millis);
         let answer = self.answers.begin(limits.deadline)?;
-        let limits = self.read(&caller, asked, &answer, limits).await?;
+        let begun = self.begin_trace(&caller, asked, &answer, limits).await?;
+        let limits = limits.after(begun.as_ref());
         self.count_answer(Query::FindTrace, caller.access(&self.config), &admitted);
         drop(admitted);
         let (querier, query) = (self.clone(), Query::FindTrace);
         let asked = Vec::new().into_iter();
-        Ok(Reading { querier, caller, query, answer, asked, limits }.into_stream())
+        Ok(Reading { querier, caller, query, answer, begun, asked, limits }.into_stream())
     }
 
     /// Several traces, one after the other: the next is read when the one before is out. Between
@@ -121,42 +125,73 @@ impl Querier {
         let answer = self.answers.begin(limits.deadline)?;
         self.count_answer(Query::FindTraces, caller.access(&self.config), &admitted);
         drop(admitted);
-        let (querier, query, asked) = (self.clone(), Query::FindTraces, asked.into_iter());
-        Ok(Reading { querier, caller, query, answer, asked, limits }.into_stream())
+        let (querier, query, begun) = (self.clone(), Query::FindTraces, None);
+        let asked = asked.into_iter();
+        Ok(Reading { querier, caller, query, answer, begun, asked, limits }.into_stream())
     }
 
-    /// Reads one trace and puts it out, unless the policy lets nothing out: then nothing is read
-    /// either. The caller holds a place among the questions at work. Gives the limits of the answer's
-    /// next trace.
-    async fn read(
+    /// Reads a trace, or the first piece of a long one, and puts it out, unless the policy lets nothing
+    /// out: then nothing is read either. The caller holds a place among the questions at work.
+    async fn begin_trace(
         &self,
         caller: &Caller,
         asked: Asked,
         answer: &Answer,
         limits: Limits,
-    ) -> Result<Limits, QuerierError> {
+    ) -> Result<Option<ReadingTrace>, QuerierError> {
         let Asked { trace_id, placed } = asked;
         answer.begin_work();
         if caller.access(&self.config) == Access::Forbidden {
-            answer.offer(pack(trace_id, None, self.forbidden()), 0)?;
-            return Ok(limits);
+            answer.offer(last_frame(trace_id, self.forbidden()), 0)?;
+            return Ok(None);
         }
         let read = find_trace(&self.ports, &caller.tenant, trace_id, placed, limits.store_wait);
         let timed = tokio::time::timeout_at(limits.deadline, read).await;
-        let found = timed.unwrap_or(Err(QuerierError::Deadline))?;
-        self.metrics.spans.inc_by(found.spans.len() as u64);
-        let is_store_silent = found.is_store_silent;
-        self.metrics.answers_without_store.inc_by(found.lacks_store.into());
-        let (summary, bytes) = (self.summary_of(&found), bytes_of(&found.spans));
-        answer.offer(pack(trace_id, Some(found), summary), bytes)?;
-        Ok(limits.after(is_store_silent))
+        let (spans, begun) = timed.unwrap_or(Err(QuerierError::Deadline))?;
+        self.put_out(answer, spans, begun).map(Some)
+    }
+
+    /// Reads the next piece of a trace and puts it out. The caller holds a place among the questions at
+    /// work.
+    async fn go_on_with_trace(
+        &self,
+        mut begun: ReadingTrace,
+        answer: &Answer,
+        limits: Limits,
+    ) -> Result<ReadingTrace, QuerierError> {
+        answer.begin_work();
+        let read = begun.next_piece(limits.store_wait);
+        let timed = tokio::time::timeout_at(limits.deadline, read).await;
+        let spans = timed.unwrap_or(Err(QuerierError::Deadline))?;
+        self.put_out(answer, spans, begun)
+    }
+
+    /// Puts a piece out; with the last one goes what is said of the whole.
+    fn put_out(
+        &self,
+        answer: &Answer,
+        spans: TraceSpans,
+        begun: ReadingTrace,
+    ) -> Result<ReadingTrace, QuerierError> {
+        let trace_id = spans.trace_id();
+        self.metrics.spans.inc_by(spans.len() as u64);
+        let bytes = bytes_of(&spans);
+        let spans: Vec<_> = spans.into_spans().collect();
+        let mut frames: Frames = Box::new(FramePacker::new(trace_id, spans.into_iter()));
+        if begun.is_done() {
+            let found = begun.said(&self.ports);
+            self.metrics.answers_without_store.inc_by(found.lacks_store.into());
+            frames = Box::new(frames.chain(last_frame(trace_id, self.summary_of(&found))));
+        }
+        answer.offer(frames, bytes)?;
+        Ok(begun)
     }
 
     fn summary_of(&self, found: &CellTrace) -> v1::FindTraceSummary {
         v1::FindTraceSummary {
             outcome: CellOutcome::Answered.into(),
             coverage: Some((&found.covered).into()),
-            span_count: found.spans.len() as u64,
+            span_count: found.spans,
             is_damaged: found.is_damaged || found.lacks_store,
             region: self.region_name(),
             expired_until_unix_nano: found.expired_until.map_or(0, |until| until.0),
@@ -190,20 +225,26 @@ impl Reading {
             if let Some(frame) = self.answer.next_frame()? {
                 return Ok(Some(frame));
             }
-            let Some(asked) = self.asked.next() else { return Ok(None) };
-            let _place = self.querier.wait_for_place(self.limits.deadline).await?;
-            let read = self.querier.read(&self.caller, asked, &self.answer, self.limits);
-            self.limits = read.await?;
+            if let Some(begun) = self.begun.take().filter(|begun| !begun.is_done()) {
+                let _place = self.querier.wait_for_place(self.limits.deadline).await?;
+                let read = self.querier.go_on_with_trace(begun, &self.answer, self.limits);
+                self.begun = Some(read.await?);
+            } else {
+                let Some(asked) = self.asked.next() else { return Ok(None) };
+                let _place = self.querier.wait_for_place(self.limits.deadline).await?;
+                let read = self.querier.begin_trace(&self.caller, asked, &self.answer, self.limits);
+                self.begun = read.await?;
+            }
+            self.limits = self.limits.after(self.begun.as_ref());
         }
     }
 }
 
-fn pack(trace_id: TraceId, found: Option<CellTrace>, summary: v1::FindTraceSummary) -> Frames {
-    let last = v1::FindTraceResponse {
+/// The frame that ends a trace.
+fn last_frame(trace_id: TraceId, summary: v1::FindTraceSummary) -> Frames {
+    Box::new(std::iter::once(v1::FindTraceResponse {
         trace_id: id_bytes(trace_id),
         summary: Some(summary),
         ..v1::FindTraceResponse::default()
-    };
-    let spans: Vec<_> = found.map(|found| found.spans.into_spans().collect()).unwrap_or_default();
-    Box::new(FramePacker::new(trace_id, spans.into_iter()).chain(std::iter::once(last)))
+    }))
 }

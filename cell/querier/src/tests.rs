@@ -1,5 +1,7 @@
 //! The service over fake ports: order of reads, policy, limits, deadlines.
 
+mod long_traces;
+mod pages;
 mod slow_readers;
 mod store_away;
 
@@ -26,8 +28,8 @@ use trace_model::{
 };
 use trace_store::port::{
     EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, NameList, Operation,
-    RedKey, RedQuery, RedRow, SearchAnswer, ServiceCatalog, StoreError, StoreFigures, TraceRead,
-    TraceReader, TraceSearch,
+    RedKey, RedQuery, RedRow, RestOfTrace, SearchAnswer, ServiceCatalog, StoreError, StoreFigures,
+    TracePieces, TraceRead, TraceReader, TraceSearch,
 };
 
 use crate::{
@@ -42,6 +44,10 @@ struct Cell {
     /// How long the store alone takes to answer.
     store_delay_millis: AtomicU64,
     store_reads: AtomicUsize,
+    /// Spans in a piece of a trace; 0: a trace is not given in pieces.
+    piece_spans: AtomicUsize,
+    /// The piece at which the store fails, and how.
+    breaks: Mutex<Option<(usize, StoreError)>>,
     /// Spans of the only partition, one a record.
     records: Mutex<Vec<StoredSpan>>,
     committed: AtomicU64,
@@ -111,6 +117,16 @@ impl LiveTail for Cell {
     }
 }
 
+#[derive(Debug)]
+struct Pieces(std::vec::IntoIter<Result<TraceRead, StoreError>>);
+
+#[async_trait]
+impl RestOfTrace for Pieces {
+    async fn next_piece(&mut self) -> Result<Option<TraceRead>, StoreError> {
+        self.0.next().transpose()
+    }
+}
+
 #[async_trait]
 impl TraceReader for Cell {
     async fn read_trace(&self, _: &TenantId, _: TraceId) -> Result<TraceRead, StoreError> {
@@ -125,6 +141,26 @@ impl TraceReader for Cell {
         let expired_until = *self.expired_until.lock().unwrap();
         let (is_damaged, is_away) = (false, self.is_partly_away.load(Ordering::SeqCst));
         Ok(TraceRead { spans, covered: cover(committed), is_damaged, is_away, expired_until })
+    }
+
+    async fn read_pieces(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<TracePieces, StoreError> {
+        let whole = self.read_trace(tenant, trace_id).await?;
+        let size = self.piece_spans.load(Ordering::SeqCst);
+        if size == 0 {
+            return Ok(TracePieces { first: whole, rest: None });
+        }
+        let piece = |spans: &[StoredSpan]| TraceRead { spans: spans.to_vec(), ..whole.clone() };
+        let mut pieces: Vec<_> = whole.spans.chunks(size).map(piece).map(Ok).collect();
+        if let Some((at, error)) = self.breaks.lock().unwrap().clone() {
+            pieces[at] = Err(error);
+        }
+        let mut pieces = pieces.into_iter();
+        let first = pieces.next().unwrap()?;
+        Ok(TracePieces { first, rest: Some(Box::new(Pieces(pieces))) })
     }
 
     fn figures(&self) -> StoreFigures {
@@ -421,7 +457,7 @@ async fn reaches(querier: &Querier, region: &str) -> [Option<v1::Reach>; 5] {
     let services = v1::ListServicesRequest { caller: caller.clone(), range };
     let operations =
         v1::ListOperationsRequest { caller: caller.clone(), range, ..Default::default() };
-    let edges = v1::ListEdgesRequest { caller: caller.clone(), range };
+    let edges = v1::ListEdgesRequest { caller: caller.clone(), range, ..Default::default() };
     let red = v1::QueryRedRequest { caller: caller.clone(), range, ..Default::default() };
     let traces = v1::FindEdgeTracesRequest { caller, range, limit: 5, ..Default::default() };
     [
@@ -576,7 +612,8 @@ async fn edges_are_cut_where_their_buckets_have_counts_among_others() {
     let cut = async |minutes: std::ops::Range<u64>| {
         let (start, end) = (minutes.start * minute, minutes.end * minute);
         let range = v1::TimeRange { start_unix_nano: start, end_unix_nano: end };
-        let edges = v1::ListEdgesRequest { caller: caller("us"), range: Some(range) };
+        let (caller, range) = (caller("us"), Some(range));
+        let edges = v1::ListEdgesRequest { caller, range, ..Default::default() };
         querier.list_edges(Request::new(edges)).await.unwrap().into_inner().reach.unwrap().is_cut
     };
     assert!(!cut(0..1).await);
@@ -669,7 +706,7 @@ async fn a_closed_cell_lets_one_word_out_and_reads_nothing_for_it() {
         v1::ListOperationsRequest { caller: caller("us"), service: "web".into(), range };
     let operations = querier.list_operations(Request::new(operations)).await.unwrap().into_inner();
     assert_eq!(operations.outcome(), v1::CellOutcome::Forbidden);
-    let edges = v1::ListEdgesRequest { caller: caller("us"), range };
+    let edges = v1::ListEdgesRequest { caller: caller("us"), range, ..Default::default() };
     let edges = querier.list_edges(Request::new(edges)).await.unwrap().into_inner();
     assert_eq!(edges.outcome(), v1::CellOutcome::Forbidden);
     let red = v1::QueryRedRequest { caller: caller("us"), range, ..Default::default() };

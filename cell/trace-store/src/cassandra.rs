@@ -27,6 +27,7 @@ mod gather;
 mod hours;
 mod init;
 mod overflow;
+mod pieces;
 mod places;
 mod plan;
 mod progress;

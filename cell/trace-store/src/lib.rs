@@ -51,10 +51,10 @@ pub use metrics::{ColdMetrics, QuestionMetrics, StoreMetrics};
 pub use metrics::{SearchEngineMetrics, TierLabels};
 pub use migration::{Migration, MigrationReport, Schema};
 pub use port::{
-    ColdObjects, EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, Eraser, ErasureReceipt,
-    MetricsDelta, MetricsStore, NameList, ObjectFound, Operation, PartSize, RedKey, RedQuery,
-    RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError, StoreFigures,
-    StoreStatus, TraceRead, TraceReader, TraceSearch,
+    ColdObjects, EdgeKey, EdgePlace, EdgeRow, EdgeTraceQuery, EdgeTraces, Eraser, ErasureReceipt,
+    MetricsDelta, MetricsStore, NameList, ObjectFound, Operation, Page, PartSize, RedKey, RedQuery,
+    RedRow, RestOfTrace, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError,
+    StoreFigures, StoreStatus, TracePieces, TraceRead, TraceReader, TraceSearch,
 };
 pub use questions::QuestionLimits;
 pub use stand_in::{Searcher, StandIn, StandInMetrics};

@@ -8,14 +8,19 @@ mod spans;
 mod status;
 
 pub use cold_objects::{ColdObjects, ObjectFound};
+#[cfg(feature = "clickhouse")]
+pub(crate) use metrics_store::first_edges;
 pub use metrics_store::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, RedKey, RedQuery,
-    RedRow,
+    EdgeKey, EdgePlace, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, Page,
+    RedKey, RedQuery, RedRow,
 };
 pub(crate) use names::NamesFound;
 pub use names::{NAME_BYTES_MAX, NAMES_MAX, NameList};
 pub use search::{Operation, SearchAnswer, SearchIndexer, ServiceCatalog, TraceSearch};
-pub use spans::{Eraser, ErasureReceipt, SpanWriter, StoreFigures, TraceRead, TraceReader};
+pub use spans::{
+    Eraser, ErasureReceipt, RestOfTrace, SpanWriter, StoreFigures, TracePieces, TraceRead,
+    TraceReader,
+};
 pub use status::{PartSize, StoreStatus};
 
 /// Why a store did not do what was asked.

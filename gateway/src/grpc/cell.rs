@@ -15,6 +15,7 @@ use trace_model::{Region, SearchQuery, TimeRange};
 
 use super::MESSAGE_BYTES_MAX;
 use super::counted::{Arriving, CountedChannel, had_no_room};
+use crate::pages::PAGE_ROWS;
 use crate::port::{Caller, CellClient, CellError, EdgeTraceAsk, FrameStream, RedAsk, TraceAsk};
 use crate::room::AnswerRoom;
 
@@ -207,10 +208,11 @@ impl CellClient for GrpcCellClient {
         &self,
         caller: &Caller,
         range: TimeRange,
+        after: Option<v1::EdgePlace>,
         time: Duration,
     ) -> Result<v1::ListEdgesResponse, CellError> {
-        let caller = Some(caller_message(caller));
-        let message = v1::ListEdgesRequest { caller, range: Some(range.into()) };
+        let (caller, range) = (Some(caller_message(caller)), Some(range.into()));
+        let message = v1::ListEdgesRequest { caller, range, page_edges: PAGE_ROWS, after };
         let response = self.client.clone().list_edges(timed(message, time)).await;
         response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
     }
@@ -219,6 +221,7 @@ impl CellClient for GrpcCellClient {
         &self,
         caller: &Caller,
         ask: &RedAsk,
+        after: Option<v1::RedPlace>,
         time: Duration,
     ) -> Result<v1::QueryRedResponse, CellError> {
         let message = v1::QueryRedRequest {
@@ -226,6 +229,8 @@ impl CellClient for GrpcCellClient {
             service: ask.service.as_deref().unwrap_or_default().to_owned(),
             by_operation: ask.by_operation,
             range: Some(ask.range.into()),
+            page_points: PAGE_ROWS,
+            after,
         };
         let response = self.client.clone().query_red(timed(message, time)).await;
         response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))

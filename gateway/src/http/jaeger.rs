@@ -23,7 +23,8 @@ use super::question::Question;
 use super::render::{Form, render};
 use super::reply::{ApiError, Jaegers, json, put_completeness, put_range};
 use crate::assembled::{Standing, TraceAnswer};
-use crate::catalog::{CatalogAnswer, DependencyLink};
+use crate::catalog::CatalogAnswer;
+use crate::dependencies::DependencyLink;
 use crate::error::GatewayError;
 use crate::search::SearchRequest;
 

@@ -13,7 +13,7 @@ use super::certificate_json::CertificateJson;
 use super::farspan_json::{RangeJson, SummaryJson, summary_json};
 use super::question::Question;
 use super::reply::{ApiError, Ours, json, put_completeness};
-use crate::catalog::DependencyLink;
+use crate::dependencies::DependencyLink;
 use crate::port::{EdgeTraceAsk, RedAsk};
 use crate::red::{EdgeTrace, MINUTE_NANOS, RedPoint, RedRequest, RedSeries};
 

@@ -150,19 +150,21 @@ pub trait CellClient: Send + Sync + fmt::Debug {
         time: Duration,
     ) -> Result<v1::ListOperationsResponse, CellError>;
 
-    /// Caller→callee edges.
+    /// Caller→callee edges, in order: a page of them, behind this one.
     async fn edges(
         &self,
         caller: &Caller,
         range: TimeRange,
+        after: Option<v1::EdgePlace>,
         time: Duration,
     ) -> Result<v1::ListEdgesResponse, CellError>;
 
-    /// Rates, errors and durations by minute.
+    /// Rates, errors and durations by minute, in order: a page of them, behind this one.
     async fn red(
         &self,
         caller: &Caller,
         ask: &RedAsk,
+        after: Option<v1::RedPlace>,
         time: Duration,
     ) -> Result<v1::QueryRedResponse, CellError>;
 

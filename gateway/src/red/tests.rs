@@ -1,11 +1,15 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use proto::convert::query::id_bytes;
+use proto::convert::query::{FRAME_BYTES_TARGET, id_bytes};
 use trace_model::{TimeRange, Verdict};
 
 use super::*;
 use crate::config::Freshness;
-use crate::fakes::{FakeCell, FakeIndex, Manner, NOW, context, gateway, id, level, region};
+use crate::fakes::{
+    FakeCell, FakeIndex, Manner, NOW, context, gateway, gateway_with, id, level, region,
+};
+use crate::room::AnswerRoom;
 
 /// A whole minute.
 const MINUTE: UnixNanos = UnixNanos(NOW.0 - NOW.0 % MINUTE_NANOS);
@@ -72,6 +76,73 @@ async fn minutes_are_merged_into_steps() {
     let points = by_hour.series.values().next().unwrap();
     assert!(points.keys().all(|start| start.0.is_multiple_of(60 * MINUTE_NANOS)), "{points:?}");
     assert_eq!(points.values().map(|point| point.seen).sum::<u64>(), 100);
+}
+
+/// Points of each of so many minutes.
+fn many(minutes: u64) -> Vec<v1::RedPoint> {
+    (0..minutes).map(|minute| point(minute, 1..=10, 1)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_that_come_by_pages_are_taken_to_the_last() {
+    for (page_rows, pages) in [(1, 10), (3, 4), (10, 1), (11, 1)] {
+        let (cells, index) = cells();
+        *cells[0].red.lock().unwrap() = many(10);
+        cells[0].page_rows.store(page_rows, Ordering::SeqCst);
+        let gateway = gateway(&cells, &index);
+        let answer = gateway.red(&context(Freshness::Auto), &request(1)).await.unwrap();
+        assert_eq!(answer.certificate.verdict(), Verdict::Complete);
+        assert_eq!(answer.series.values().map(BTreeMap::len).sum::<usize>(), 10);
+        assert_eq!(cells[0].pages.load(Ordering::SeqCst), pages);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_first_page_lacks_the_answer_lacks() {
+    let (cells, index) = cells();
+    cells[0].behave(Manner::Cutting);
+    *cells[0].red.lock().unwrap() = many(10);
+    cells[0].page_rows.store(4, Ordering::SeqCst);
+    let gateway = gateway(&cells, &index);
+    let answer = gateway.red(&context(Freshness::Auto), &request(1)).await.unwrap();
+    assert!(answer.certificate.regions[&region("eu")].is_cut);
+    assert_eq!(answer.series.values().map(BTreeMap::len).sum::<usize>(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_that_do_not_go_on_are_nonsense() {
+    let (cells, index) = cells();
+    cells[0].behave(Manner::Stuck);
+    *cells[0].red.lock().unwrap() = many(10);
+    cells[0].page_rows.store(4, Ordering::SeqCst);
+    let gateway = gateway(&cells, &index);
+    let answer = gateway.red(&context(Freshness::Auto), &request(1)).await;
+    let Err(GatewayError::Unproven(certificate)) = answer else { panic!("{answer:?}") };
+    assert!(certificate.to_string().contains("missing eu (invalid)"), "{certificate}");
+    assert_eq!(cells[0].pages.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_take_room_as_they_come_and_give_it_back() {
+    let (cells, index) = cells();
+    *cells[0].red.lock().unwrap() = many(10);
+    cells[0].page_rows.store(1, Ordering::SeqCst);
+    let room = AnswerRoom::new(1 << 20);
+    let gateway = gateway_with(&cells, &index, |config| config.answer_room = room.clone());
+    let answer = gateway.red(&context(Freshness::Auto), &request(1)).await.unwrap();
+    let one = decoded_bytes(&point(0, 1..=10, 1), SKETCH_FACTOR);
+    assert!(room.used() >= 10 * one, "{} of {one}", room.used());
+    drop(answer);
+    assert_eq!(room.used(), 0);
+    // What is left has no room for all of them: the region is cut off and named.
+    let frames = 2 * FRAME_BYTES_TARGET as u64;
+    let rest = room.take(room.bytes_max() - frames - 5 * one).unwrap();
+    let answer = gateway.red(&context(Freshness::Auto), &request(1)).await;
+    let Err(GatewayError::Unproven(certificate)) = answer else { panic!("{answer:?}") };
+    let report = &certificate.regions[&region("eu")];
+    assert!(report.reason.as_ref().unwrap().starts_with("cut off"), "{report:?}");
+    drop(rest);
+    assert_eq!(room.used(), 0);
 }
 
 #[tokio::test(start_paused = true)]

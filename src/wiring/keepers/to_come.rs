@@ -19,9 +19,9 @@ use service_kit::{BackOff, Readiness};
 use span_log::SpanLog;
 use trace_model::{Coverage, SearchQuery, TenantId, TimeRange, UnixNanos};
 use trace_store::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, NameList, Operation,
-    RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog, SpanWriter, StoreError,
-    TraceSearch,
+    EdgeKey, EdgePlace, EdgeRow, EdgeTraceQuery, EdgeTraces, MetricsDelta, MetricsStore, NameList,
+    Operation, Page, RedKey, RedQuery, RedRow, SearchAnswer, SearchIndexer, ServiceCatalog,
+    SpanWriter, StoreError, TraceSearch,
 };
 
 use super::Searching;
@@ -193,6 +193,25 @@ impl MetricsStore for ToCome<Counts> {
         range: TimeRange,
     ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
         self.here()?.metrics.edges(tenant, range).await
+    }
+
+    async fn red_page(
+        &self,
+        query: &RedQuery,
+        after: Option<&RedKey>,
+        rows_max: usize,
+    ) -> Result<Page<(RedKey, RedRow)>, StoreError> {
+        self.here()?.metrics.red_page(query, after, rows_max).await
+    }
+
+    async fn edges_page(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+        after: Option<&EdgePlace>,
+        edges_max: usize,
+    ) -> Result<Page<(EdgeKey, EdgeRow)>, StoreError> {
+        self.here()?.metrics.edges_page(tenant, range, after, edges_max).await
     }
 
     async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {

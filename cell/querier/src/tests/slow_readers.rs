@@ -10,12 +10,12 @@ use crate::server;
 use crate::stream::FrameStream;
 
 /// Bytes of a large span.
-const SPAN_BYTES: usize = 64 << 10;
+pub(super) const SPAN_BYTES: usize = 64 << 10;
 /// Spans of a large trace: ten frames.
-const SPANS: u8 = 40;
+pub(super) const SPANS: u8 = 40;
 
 /// A trace that takes ten frames, read out of the store.
-fn large(cell: &Cell) {
+pub(super) fn large(cell: &Cell) {
     let mut records = cell.records.lock().unwrap();
     *records = (1..=SPANS)
         .map(|number| {
@@ -30,12 +30,12 @@ fn large(cell: &Cell) {
     cell.committed.store(u64::from(SPANS), Ordering::SeqCst);
 }
 
-async fn find_stream(querier: &Querier) -> Result<FrameStream, Status> {
+pub(super) async fn find_stream(querier: &Querier) -> Result<FrameStream, Status> {
     querier.find_trace(ask("us", false)).await.map(Response::into_inner)
 }
 
 /// Takes an answer to its end: its spans, or why it ended early.
-async fn take(
+pub(super) async fn take(
     mut frames: impl Stream<Item = Result<v1::FindTraceResponse, Status>> + Unpin,
 ) -> Result<usize, Code> {
     let mut spans = 0;

@@ -96,8 +96,10 @@ pub struct CassandraConfig {
     /// that do not see each other may each add what no account shows yet (1 MiB) and the run that
     /// they are writing (8 MiB): at 32 MiB seven of them stay below 100 MB.
     pub partition_bytes_max: u64,
-    /// A trace of more bytes than this is not read into memory at once
-    /// ([`super::CassandraStore::pages`] reads it piece by piece).
+    /// A piece of a trace has so many bytes, and up to a page (4 MiB) more.
+    pub piece_bytes: u64,
+    /// A trace whose spans have more bytes than this is not read into memory at once
+    /// ([`crate::TraceReader::read_pieces`] reads it piece by piece).
     pub read_bytes_max: u64,
     /// Most index rows that one search looks at.
     pub search_rows_max: u64,
@@ -132,6 +134,7 @@ impl CassandraConfig {
             tls: None,
             compress_frames: false,
             partition_bytes_max: 32 << 20,
+            piece_bytes: 16 << 20,
             read_bytes_max: 512 << 20,
             search_rows_max: 1_000_000,
             search_traces_max: 1_000,

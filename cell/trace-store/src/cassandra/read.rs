@@ -97,6 +97,11 @@ impl TracePages {
         self
     }
 
+    /// Whether all was read.
+    pub(super) const fn is_done(&self) -> bool {
+        self.state.is_none()
+    }
+
     /// The shards that were met.
     pub(super) const fn shards(&self) -> &BTreeSet<i32> {
         &self.shards

@@ -71,7 +71,7 @@ impl TraceSearch for CassandraStore {
         }
         let (stats, is_damaged) = (search.stats, search.is_damaged);
         let matches = search.gather.into_matches();
-        let expired_until = self.expired_until();
+        let expired_until = self.retention().expired_until();
         Ok(SearchAnswer { matches, stats, covered, is_damaged, is_away: false, expired_until })
     }
 }

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use async_trait::async_trait;
-use trace_model::{Clock, TenantId, TraceId, UnixNanos};
+use trace_model::{Clock, TenantId, TraceId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::announce::Announced;
 use super::config::CassandraConfig;
 use super::engine::{Engine, Repeats};
-use super::erased::{ErasedList, SKEW};
+use super::erased::ErasedList;
 use super::fault::Disconnected;
 use super::overflow::Fills;
+use super::pieces::Retention;
 use super::progress::Progress;
 use super::read::TracePages;
 use super::{init, session, statements, upkeep};
 use crate::metrics::CassandraMetrics;
 use crate::migration::{MigrationReport, Schema};
-use crate::port::{StoreError, StoreFigures, StoreStatus, TraceRead, TraceReader};
+use crate::port::{StoreError, StoreStatus};
 
 /// A connection that failed is tried again after this time, by whoever needs it then.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -240,48 +240,8 @@ impl CassandraStore {
         Ok(engine)
     }
 
-    /// Spans that were appended until then may be gone. Their TTL counts from their receipt, which
-    /// is before the append by less than clocks may differ.
-    pub(super) fn expired_until(&self) -> Option<UnixNanos> {
-        let skew = u64::try_from(SKEW.as_nanos()).unwrap_or(0);
-        Some(self.clock.now().plus(skew).minus(self.retention_nanos))
-    }
-}
-
-#[async_trait]
-impl TraceReader for CassandraStore {
-    async fn read_trace(
-        &self,
-        tenant: &TenantId,
-        trace_id: TraceId,
-    ) -> Result<TraceRead, StoreError> {
-        let engine = self.engine().await?;
-        // Before the rows: what is covered is then in them.
-        let covered = self.progress.covered(&engine).await?;
-        let mut read = TraceRead {
-            spans: Vec::new(),
-            covered,
-            is_damaged: false,
-            is_away: false,
-            expired_until: self.expired_until(),
-        };
-        let Some(mut pages) = self.pages(tenant, trace_id).await? else { return Ok(read) };
-        let mut bytes = 0_u64;
-        while let Some(page) = pages.next_page().await? {
-            bytes = bytes.saturating_add(page.bytes);
-            if bytes > self.config.read_bytes_max {
-                let most = self.config.read_bytes_max;
-                let words = format!("a trace of more than {most} bytes is not read at once");
-                return Err(StoreError::Unsupported(words));
-            }
-            read.is_damaged |= page.is_damaged;
-            read.spans.extend(page.spans);
-        }
-        read.expired_until = self.expired_until();
-        Ok(read)
-    }
-
-    fn figures(&self) -> StoreFigures {
-        self.progress.figures(self.clock.now())
+    /// Tells what retention has removed.
+    pub(super) fn retention(&self) -> Retention {
+        Retention { clock: Arc::clone(&self.clock), nanos: self.retention_nanos }
     }
 }

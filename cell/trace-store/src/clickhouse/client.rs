@@ -179,11 +179,21 @@ impl Engine {
 
 /// A text that is asked for, if the engine takes it as a parameter.
 pub(super) fn parameter<'a>(text: &'a str, what: &str) -> Result<&'a str, StoreError> {
-    if text.len() > PARAMETER_BYTES_MAX {
+    if !is_parameter(text) {
         let length = text.len();
         return Err(StoreError::Unsupported(format!("a question for a {what} of {length} bytes")));
     }
     Ok(text)
+}
+
+/// Whether the engine takes a text as a parameter.
+pub(super) const fn is_parameter(text: &str) -> bool {
+    text.len() <= PARAMETER_BYTES_MAX
+}
+
+/// As much of a text as the engine takes as a parameter.
+pub(super) fn longest_parameter(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(PARAMETER_BYTES_MAX)).unwrap_or_default()
 }
 
 fn late(after: Duration) -> StoreError {

@@ -10,13 +10,14 @@ use super::client::Engine;
 use super::config::ClickhouseConfig;
 use super::schema;
 use crate::port::{
-    EdgeKey, EdgeRow, EdgeTraceQuery, EdgeTraces, Eraser, ErasureReceipt, MetricsDelta,
-    MetricsStore, RedKey, RedQuery, RedRow, StoreError,
+    EdgeKey, EdgePlace, EdgeRow, EdgeTraceQuery, EdgeTraces, Eraser, ErasureReceipt, MetricsDelta,
+    MetricsStore, Page, RedKey, RedQuery, RedRow, StoreError,
 };
 
 mod encode;
 mod erased;
 mod journal;
+mod pages;
 mod progress;
 mod question;
 mod writer;
@@ -92,6 +93,25 @@ impl MetricsStore for ClickhouseMetricsStore {
         range: TimeRange,
     ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
         question::edges(&self.engine, tenant, range).await
+    }
+
+    async fn red_page(
+        &self,
+        query: &RedQuery,
+        after: Option<&RedKey>,
+        rows_max: usize,
+    ) -> Result<Page<(RedKey, RedRow)>, StoreError> {
+        pages::red_page(&self.engine, query, after, rows_max).await
+    }
+
+    async fn edges_page(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+        after: Option<&EdgePlace>,
+        edges_max: usize,
+    ) -> Result<Page<(EdgeKey, EdgeRow)>, StoreError> {
+        pages::edges_page(&self.engine, (tenant, range), after, edges_max).await
     }
 
     async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError> {

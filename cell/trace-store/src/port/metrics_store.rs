@@ -139,6 +139,24 @@ pub struct RedQuery {
     pub range: TimeRange,
 }
 
+/// A part of an answer that is in order.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// What is next.
+    pub rows: Vec<T>,
+    /// Whether there is more behind it.
+    pub has_more: bool,
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), has_more: false }
+    }
+}
+
+/// An edge's place among the edges of a range: caller, then callee.
+pub type EdgePlace = (Arc<str>, Arc<str>);
+
 /// Which edges' traces.
 #[derive(Clone, Debug)]
 pub struct EdgeTraceQuery {
@@ -164,6 +182,29 @@ pub struct EdgeTraces {
     /// Whether there are less than were asked for and a bucket holds as many as are kept of one: it
     /// may have had more.
     pub is_cut: bool,
+}
+
+/// So many edges, each with all its rows.
+pub(crate) fn first_edges(
+    rows: impl Iterator<Item = (EdgeKey, EdgeRow)>,
+    edges_max: usize,
+) -> Page<(EdgeKey, EdgeRow)> {
+    let mut page = Page::default();
+    let mut last: Option<EdgePlace> = None;
+    let mut edges = 0_usize;
+    for (key, row) in rows {
+        let place = (Arc::clone(&key.caller), Arc::clone(&key.callee));
+        if last.as_ref() != Some(&place) {
+            if edges >= edges_max.max(1) {
+                page.has_more = true;
+                break;
+            }
+            edges = edges.saturating_add(1);
+            last = Some(place);
+        }
+        page.rows.push((key, row));
+    }
+    page
 }
 
 /// Keeps the counts.
@@ -196,6 +237,39 @@ pub trait MetricsStore: Send + Sync + fmt::Debug {
         tenant: &TenantId,
         range: TimeRange,
     ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError>;
+
+    /// [`Self::red`] by pages: at least one series behind this one and at most so many, where there are
+    /// any; fewer do not mean that it was the last page. Each page is a question of its own: what is counted
+    /// between two may be in the later one alone. A store that holds its counts in memory asks itself for
+    /// all.
+    async fn red_page(
+        &self,
+        query: &RedQuery,
+        after: Option<&RedKey>,
+        rows_max: usize,
+    ) -> Result<Page<(RedKey, RedRow)>, StoreError> {
+        let rows = self.red(query).await?;
+        let first = rows.partition_point(|(key, _)| after.is_some_and(|after| key <= after));
+        let mut rows = rows.into_iter().skip(first);
+        let page = rows.by_ref().take(rows_max.max(1)).collect();
+        Ok(Page { rows: page, has_more: rows.next().is_some() })
+    }
+
+    /// [`Self::edges`] by pages, as [`Self::red_page`]: at most so many edges. Calls with errors and calls
+    /// without are two rows of one edge, and on one page.
+    async fn edges_page(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+        after: Option<&EdgePlace>,
+        edges_max: usize,
+    ) -> Result<Page<(EdgeKey, EdgeRow)>, StoreError> {
+        let is_behind = |key: &EdgeKey| {
+            after.is_none_or(|(caller, callee)| (&key.caller, &key.callee) > (caller, callee))
+        };
+        let rows = self.edges(tenant, range).await?.into_iter();
+        Ok(first_edges(rows.filter(|(key, _)| is_behind(key)), edges_max))
+    }
 
     /// Traces with such a call in the buckets that touch the range.
     async fn edge_traces(&self, query: &EdgeTraceQuery) -> Result<EdgeTraces, StoreError>;

@@ -25,6 +25,26 @@ pub struct TraceRead {
     pub expired_until: Option<UnixNanos>,
 }
 
+/// A trace in pieces of bounded size: what is long need not be in memory at once.
+///
+/// The cover of the first piece holds for all of them. What any piece says of damage, and of parts that
+/// are away, is so of the trace; what it says of retention holds from then on.
+#[derive(Debug)]
+pub struct TracePieces {
+    /// The first piece.
+    pub first: TraceRead,
+    /// The others; `None` where the first is the whole trace.
+    pub rest: Option<Box<dyn RestOfTrace>>,
+}
+
+/// The pieces of a trace behind the first.
+#[async_trait]
+pub trait RestOfTrace: Send + fmt::Debug {
+    /// The next piece; `None` where all was given. After an error no more may be asked for: the trace is
+    /// not whole then.
+    async fn next_piece(&mut self) -> Result<Option<TraceRead>, StoreError>;
+}
+
 /// Figures for status pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreFigures {
@@ -87,6 +107,16 @@ pub trait TraceReader: Send + Sync + fmt::Debug {
         tenant: &TenantId,
         trace_id: TraceId,
     ) -> Result<TraceRead, StoreError>;
+
+    /// The same in pieces, for whoever passes them on. A store that has no pieces gives the trace whole.
+    async fn read_pieces(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<TracePieces, StoreError> {
+        let first = self.read_trace(tenant, trace_id).await?;
+        Ok(TracePieces { first, rest: None })
+    }
 
     /// Figures for status pages.
     fn figures(&self) -> StoreFigures;

@@ -246,6 +246,89 @@ pub(crate) async fn a_query_gives_its_tenant_service_level_and_minutes_alone(ope
     assert_eq!(series(store, &query(Some("web"), false, half)).await.len(), 1);
 }
 
+/// All series that a question is for, page by page.
+pub(crate) async fn red_in_pages(
+    store: &dyn MetricsStore,
+    query: &RedQuery,
+    rows_max: usize,
+) -> Vec<(RedKey, RedRow)> {
+    let mut found: Vec<(RedKey, RedRow)> = Vec::new();
+    loop {
+        let after = found.last().map(|(key, _)| key.clone());
+        let page = store.red_page(query, after.as_ref(), rows_max).await.unwrap();
+        assert!(page.rows.len() <= rows_max);
+        let has_ended = page.rows.is_empty();
+        assert!(!(has_ended && page.has_more), "a page of nothing before the end");
+        found.extend(page.rows);
+        if !page.has_more {
+            return found;
+        }
+    }
+}
+
+/// All edges of a range, page by page.
+pub(crate) async fn edges_in_pages(
+    store: &dyn MetricsStore,
+    tenant: &TenantId,
+    range: TimeRange,
+    edges_max: usize,
+) -> Vec<(EdgeKey, EdgeRow)> {
+    let mut found: Vec<(EdgeKey, EdgeRow)> = Vec::new();
+    loop {
+        let place = |(key, _): &(EdgeKey, EdgeRow)| (key.caller.clone(), key.callee.clone());
+        let after = found.last().map(place);
+        let page = store.edges_page(tenant, range, after.as_ref(), edges_max).await.unwrap();
+        assert!(page.rows.len() <= 2 * edges_max);
+        assert!(!(page.rows.is_empty() && page.has_more), "a page of nothing before the end");
+        found.extend(page.rows);
+        if !page.has_more {
+            return found;
+        }
+    }
+}
+
+pub(crate) async fn pages_put_together_are_the_whole(open: Open) {
+    let bench = open().await;
+    let store = &*bench.store;
+    for next in 1..=12 {
+        let mut rows = Vec::new();
+        for service in ["cart", "web", "x'y", "ü"] {
+            for minute in [next, next / 2] {
+                let mut failed = red(minute, service, None, &[next]);
+                failed.0.status = StatusCode::Error;
+                let mut called = red(minute, service, Some("GET /"), &[next, 3]);
+                called.0.kind = SpanKind::Client;
+                rows.extend([red(minute, service, None, &[1, next]), failed, called]);
+                rows.push(red(minute, service, Some("GET /a"), &[next]));
+            }
+        }
+        let edges = ["cart", "fraud", "ü"].map(|callee| {
+            let is_error = next.is_multiple_of(3);
+            edge(next / 4, callee, is_error, &[next])
+        });
+        store.apply(delta(next, rows, edges.into())).await.unwrap();
+    }
+    let range = minutes(1, 9);
+    for (service, by_operation) in [(None, false), (None, true), (Some("web"), true)] {
+        let query = query(service, by_operation, range);
+        let whole = store.red(&query).await.unwrap();
+        assert!(whole.len() >= 16, "{}", whole.len());
+        for rows_max in [1, 2, 5, whole.len(), 10_000] {
+            let pages = red_in_pages(store, &query, rows_max).await;
+            assert_eq!(format!("{pages:?}"), format!("{whole:?}"), "{rows_max} {query:?}");
+        }
+        let past = store.red_page(&query, whole.last().map(|(key, _)| key), 5).await.unwrap();
+        assert!(past.rows.is_empty() && !past.has_more);
+    }
+    let tenant = tenant("default");
+    let whole = store.edges(&tenant, minutes(0, 60)).await.unwrap();
+    assert_eq!(whole.len(), 6, "{whole:?}");
+    for edges_max in [1, 2, 3, 10_000] {
+        let pages = edges_in_pages(store, &tenant, minutes(0, 60), edges_max).await;
+        assert_eq!(format!("{pages:?}"), format!("{whole:?}"), "{edges_max}");
+    }
+}
+
 pub(crate) async fn edges_are_summed_over_the_buckets_of_a_range(open: Open) {
     let bench = open().await;
     let store = &*bench.store;
@@ -361,6 +444,7 @@ macro_rules! every_fact {
             a_delta_that_covers_nothing_new_is_not_counted_again,
             a_query_gives_its_tenant_service_level_and_minutes_alone,
             edges_are_summed_over_the_buckets_of_a_range,
+            pages_put_together_are_the_whole,
             traces_of_an_edge_come_newest_first_each_once_and_bounded,
             traces_of_an_edge_are_cut_where_a_bucket_may_have_had_more,
             the_checkpoint_is_replaced_or_extended,

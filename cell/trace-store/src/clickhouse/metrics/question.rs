@@ -56,19 +56,38 @@ struct SeriesRow {
     slowest: (u64, [u8; 16]),
 }
 
-/// The statement of a question for series.
-pub(super) fn red_sql(query: &RedQuery) -> String {
-    let (table, operation) =
-        if query.by_operation { ("red_operations", "operation") } else { ("red_services", "''") };
+/// The table of a question for series.
+pub(super) const fn table_of(query: &RedQuery) -> &'static str {
+    if query.by_operation { "red_operations" } else { "red_services" }
+}
+
+/// Which rows a question for series asks for.
+pub(super) fn red_condition(query: &RedQuery) -> String {
     let service = if query.service.is_some() { "AND service = {service:String}" } else { "" };
+    format!("tenant = {{tenant:String}} {service} AND {}", time_condition("minute"))
+}
+
+/// The statement of a question for series, of rows for which `also` is true as well.
+pub(super) fn red_sql(query: &RedQuery, also: &str) -> String {
+    let operation = if query.by_operation { "operation" } else { "''" };
     let by = if query.by_operation { ", operation" } else { "" };
     format!(
         "SELECT minute, service, CAST({operation}, 'String') AS operation, kind, status, {SUMS}, \
-         CAST(max(exemplar), 'Tuple(UInt64, FixedString(16))') AS slowest FROM {table} \
-         WHERE tenant = {{tenant:String}} {service} AND {} \
-         GROUP BY minute, service{by}, kind, status",
-        time_condition("minute")
+         CAST(max(exemplar), 'Tuple(UInt64, FixedString(16))') AS slowest FROM {} \
+         WHERE {} {also} GROUP BY minute, service{by}, kind, status",
+        table_of(query),
+        red_condition(query),
     )
+}
+
+/// A question for series, with what it asks for.
+pub(super) fn ask_red(engine: &Engine, sql: &str, query: &RedQuery) -> Result<Query, StoreError> {
+    let question = engine.question(sql).param("tenant", query.tenant.as_str());
+    let question = bind_time(question, touching(query.range, MINUTE_NANOS));
+    Ok(match &query.service {
+        Some(service) => question.param("service", parameter(service, "service")?),
+        None => question,
+    })
 }
 
 /// Series of the minutes that touch the range, by key.
@@ -76,13 +95,15 @@ pub(super) async fn red(
     engine: &Engine,
     query: &RedQuery,
 ) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
-    let mut question = bind_time(
-        engine.question(&red_sql(query)).param("tenant", query.tenant.as_str()),
-        touching(query.range, MINUTE_NANOS),
-    );
-    if let Some(service) = &query.service {
-        question = question.param("service", parameter(service, "service")?);
-    }
+    red_rows(engine, ask_red(engine, &red_sql(query, ""), query)?, query).await
+}
+
+/// The series that a question gives, by key.
+pub(super) async fn red_rows(
+    engine: &Engine,
+    question: Query,
+    query: &RedQuery,
+) -> Result<Vec<(RedKey, RedRow)>, StoreError> {
     let mut found = Vec::new();
     for row in engine.rows::<SeriesRow>(question).await? {
         found.push(series(row, query)?);
@@ -147,17 +168,36 @@ struct EdgeList {
     newest: Vec<[u8; 16]>,
 }
 
+/// Which rows a question for edges asks for.
+pub(super) fn edge_condition() -> String {
+    format!("tenant = {{tenant:String}} AND {}", time_condition("bucket"))
+}
+
+/// A question for edges of the buckets that touch the range.
+pub(super) fn ask_edges(engine: &Engine, sql: &str, tenant: &TenantId, range: TimeRange) -> Query {
+    bind_time(engine.question(sql).param("tenant", tenant.as_str()), touching(range, BUCKET_NANOS))
+}
+
 /// Edges of the buckets that touch the range, summed over them.
 pub(super) async fn edges(
     engine: &Engine,
     tenant: &TenantId,
     range: TimeRange,
 ) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
-    let range = touching(range, BUCKET_NANOS);
-    let time = time_condition("bucket");
+    edge_rows(engine, (tenant, range), "", |question| question).await
+}
+
+/// Edges for which `also` is true, whose parameters `bind` gives.
+pub(super) async fn edge_rows(
+    engine: &Engine,
+    (tenant, range): (&TenantId, TimeRange),
+    also: &str,
+    bind: impl Fn(Query) -> Query,
+) -> Result<Vec<(EdgeKey, EdgeRow)>, StoreError> {
+    let rows = edge_condition();
     let sums = format!(
         "SELECT caller, callee, is_error, {SUMS} FROM edges \
-         WHERE tenant = {{tenant:String}} AND {time} GROUP BY caller, callee, is_error"
+         WHERE {rows} {also} GROUP BY caller, callee, is_error"
     );
     // Lists of later buckets go before those of earlier ones.
     let lists = format!(
@@ -165,10 +205,11 @@ pub(super) async fn edges(
          list -> list.2, arrayReverseSort(list -> list.1, groupArray((bucket, held)))))), \
          1, {TRACES_PER_EDGE_MAX}) AS newest FROM \
          (SELECT caller, callee, is_error, bucket, argMax(traces, block) AS held FROM edge_traces \
-         WHERE tenant = {{tenant:String}} AND {time} \
+         WHERE {rows} {also} \
          GROUP BY caller, callee, is_error, bucket) GROUP BY caller, callee, is_error"
     );
-    let ask = |sql: &str| bind_time(engine.question(sql).param("tenant", tenant.as_str()), range);
+    let ask = |sql: &str| bind(ask_edges(engine, sql, tenant, range));
+    let range = touching(range, BUCKET_NANOS);
     let sums = engine.rows::<EdgeSums>(ask(&sums)).await?;
     let lists = engine.rows::<EdgeList>(ask(&lists)).await?;
     let key = |caller: String, callee: String, is_error: bool| EdgeKey {

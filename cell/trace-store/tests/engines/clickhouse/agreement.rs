@@ -15,7 +15,7 @@ use trace_store::{
 
 use super::proxy::Proxy;
 use super::{Database, clock, engine};
-use crate::metrics::{MINUTE, tenant};
+use crate::metrics::{MINUTE, edges_in_pages, red_in_pages, tenant};
 
 const HOUR: u64 = 60 * MINUTE;
 
@@ -154,6 +154,8 @@ async fn assert_equal_in(
                     rows.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>()
                 };
                 assert_eq!(keys(&wanted), keys(&found), "{what}: {query:?}");
+                let pages = red_in_pages(other, &query, 50).await;
+                assert_eq!(keys(&wanted), keys(&pages), "{what}: pages of {query:?}");
                 for ((key, wanted), (_, found)) in wanted.iter().zip(&found) {
                     let what = format!("{what}: {key:?}");
                     assert_eq!(wanted.seen, found.seen, "{what}");
@@ -178,6 +180,8 @@ async fn assert_edges_equal(
     let wanted = trusted.edges(tenant, range).await.unwrap();
     let found = other.edges(tenant, range).await.unwrap();
     assert_eq!(wanted.len(), found.len(), "{what}: edges of {tenant:?} in {range:?}");
+    let pages = edges_in_pages(other, tenant, range, 3).await;
+    assert_eq!(format!("{pages:?}"), format!("{found:?}"), "{what}: pages of edges");
     for ((key, wanted), (found_key, found)) in wanted.iter().zip(&found) {
         let what = format!("{what}: {key:?} in {range:?}");
         assert_eq!(key, found_key, "{what}");
@@ -337,6 +341,9 @@ async fn a_question_for_more_than_the_limits_is_refused_and_not_cut() {
     assert_eq!(store.red(&query(Some("web"), 1)).await.unwrap().len(), 60);
     let refused = store.red(&query(None, 18)).await;
     assert!(matches!(refused, Err(trace_store::StoreError::Unsupported(_))), "{refused:?}");
+    // By pages it is answered, also where a page may be larger than an answer.
+    assert_eq!(red_in_pages(&store, &query(None, 18), 40).await.len(), 6 * 3 * 180);
+    assert_eq!(red_in_pages(&store, &query(None, 18), 1_000).await.len(), 6 * 3 * 180);
     database.config.query_rows_max = 1_000_000;
     database.config.query_memory_bytes_max = 1 << 10;
     let refused = database.metrics().await.red(&query(None, 18)).await;

@@ -14,7 +14,7 @@ use trace_store::{
 use super::agreement::recent;
 use super::proxy::{Fault, Proxy};
 use super::{Database, clock, engine, is_unavailable};
-use crate::metrics::{MINUTE, tenant};
+use crate::metrics::{MINUTE, edges_in_pages, red_in_pages, tenant};
 
 fn everything_of(service: Option<&str>) -> RedQuery {
     RedQuery {
@@ -219,6 +219,9 @@ async fn hostile_names_are_names() {
     };
     assert_eq!(store.red(&query).await.unwrap().len(), names.len());
     assert_eq!(store.edges(&tenant, TimeRange::ALL).await.unwrap().len(), names.len());
+    // A page begins behind each of them.
+    assert_eq!(red_in_pages(&store, &query, 1).await.len(), names.len());
+    assert_eq!(edges_in_pages(&store, &tenant, TimeRange::ALL, 1).await.len(), names.len());
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trace_model::query::Field;
 use trace_model::{Filter, SearchQuery, TenantId, TimeRange, TraceMatch};
+use trace_store::cassandra::CassandraConfig;
 use trace_store::{ServiceCatalog, SpanWriter, StoreError, TraceReader, TraceSearch};
 
 use super::Bench;
@@ -50,19 +51,44 @@ async fn a_trace_of_50_000_spans_lies_in_bounded_shards_and_is_read_whole_in_bou
 }
 
 #[tokio::test]
-async fn a_trace_too_long_for_memory_is_refused_and_not_cut() {
-    let mut bench = Bench::with("too-long", |config| config.read_bytes_max = 100_000).await;
+async fn a_trace_too_long_for_memory_is_refused_at_once_and_whole_in_pieces() {
+    let small = |config: &mut CassandraConfig| {
+        (config.piece_bytes, config.read_bytes_max) = (1, 100_000);
+    };
+    let mut bench = Bench::with("too-long", small).await;
     let name = "step with a name of some length";
-    let spans: Vec<_> = (0..2_000).map(|id| span(1, id, name)).collect();
-    bench.write(&Request::of("web", &spans)).await;
-    let read = bench.store.read_trace(&TenantId::default(), trace_id(1)).await;
-    assert!(matches!(read, Err(StoreError::Unsupported(_))), "{read:?}");
-    let mut pages = bench.store.pages(&TenantId::default(), trace_id(1)).await.unwrap().unwrap();
-    let mut count = 0;
-    while let Some(page) = pages.next_page().await.unwrap() {
-        count += page.spans.len();
+    for part in 0..4 {
+        let ids = part * 3_000..(part + 1) * 3_000;
+        let spans: Vec<_> = ids.map(|id| span(1, id, name)).collect();
+        bench.write(&Request::of("web", &spans)).await;
     }
-    assert_eq!(count, 2_000);
+    let read = bench.store.read_trace(&TenantId::default(), trace_id(1)).await;
+    let read = read.map(|read| read.spans.len());
+    assert!(matches!(read, Err(StoreError::Unsupported(_))), "{read:?}");
+    let pieces = bench.store.read_pieces(&TenantId::default(), trace_id(1)).await.unwrap();
+    let covered = pieces.first.covered.clone();
+    assert_eq!(covered, bench.store.durable());
+    let (mut all, mut rest) = (vec![pieces.first], pieces.rest.unwrap());
+    while let Some(piece) = rest.next_piece().await.unwrap() {
+        assert_eq!(piece.covered, covered);
+        all.push(piece);
+    }
+    assert!(rest.next_piece().await.unwrap().is_none());
+    // A page each.
+    assert!(all.len() >= 4 && all.iter().all(|piece| piece.spans.len() <= 5_000), "{}", all.len());
+    assert!(all.iter().all(|piece| !piece.is_damaged && piece.expired_until.is_some()));
+    let keys: BTreeSet<_> =
+        all.iter().flat_map(|piece| piece.spans.iter().map(|span| span.key)).collect();
+    assert_eq!(keys.len(), 12_000);
+    assert_eq!(all.iter().map(|piece| piece.spans.len()).sum::<usize>(), 12_000);
+    // One that fits into a piece has no others, and one that is not there is a piece of nothing.
+    let mut bench = Bench::new("fits").await;
+    bench.write(&Request::of("web", &[span(2, 0, name)])).await;
+    for (id, expected) in [(2, 1), (3, 0)] {
+        let pieces = bench.store.read_pieces(&TenantId::default(), trace_id(id)).await.unwrap();
+        assert!(pieces.rest.is_none());
+        assert_eq!(pieces.first.spans.len(), expected);
+    }
 }
 
 #[tokio::test]

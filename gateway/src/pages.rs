@@ -1,0 +1,79 @@
+//! Answers that a region gives by pages, taken one after the other.
+
+use std::time::Duration;
+
+use proto::v1;
+use tokio::time::Instant;
+
+use crate::ask_all::Part;
+use crate::port::CellError;
+use crate::room::AnswerRoom;
+
+/// Rows that are asked for at once: with their sketches some megabytes.
+pub(crate) const PAGE_ROWS: u32 = 10_000;
+
+/// Where a page begins: behind this row.
+pub(crate) trait Place: Clone {
+    /// Whether it comes later than the other.
+    fn is_behind(&self, other: &Self) -> bool;
+}
+
+impl Place for v1::RedPlace {
+    fn is_behind(&self, other: &Self) -> bool {
+        (self.minute_unix_nano, &self.service, &self.operation, self.kind, self.status)
+            > (other.minute_unix_nano, &other.service, &other.operation, other.kind, other.status)
+    }
+}
+
+impl Place for v1::EdgePlace {
+    fn is_behind(&self, other: &Self) -> bool {
+        (&self.caller, &self.callee) > (&other.caller, &other.callee)
+    }
+}
+
+/// One page of a region.
+pub(crate) struct Page<T, P> {
+    pub(crate) part: Part<T>,
+    /// Where the next one begins, if there is one.
+    pub(crate) next: Option<P>,
+}
+
+/// All pages of a region within this time, as one part. They take room as they come; what they take is in
+/// [`Part::taken`].
+pub(crate) async fn all_pages<T, P: Place, F>(
+    room: &AnswerRoom,
+    time: Duration,
+    ask: impl Fn(Option<P>, Duration) -> F,
+) -> Result<Part<T>, CellError>
+where
+    F: Future<Output = Result<Page<T, P>, CellError>>,
+{
+    let until = Instant::now() + time;
+    let mut taken = room.share();
+    let Page { part: mut whole, mut next } = ask(None, time).await?;
+    taken.grow(whole.bytes)?;
+    while let Some(after) = next {
+        let left = until.saturating_duration_since(Instant::now());
+        let page = ask(Some(after.clone()), left).await?;
+        taken.grow(page.part.bytes)?;
+        let goes_on = page.next.as_ref().is_none_or(|next| next.is_behind(&after));
+        if !goes_on || page.part.outcome != whole.outcome {
+            return Err(CellError::Invalid("pages that do not belong together".to_owned()));
+        }
+        whole.items.extend(page.part.items);
+        whole.reach = joined(whole.reach, page.part.reach);
+        next = page.next;
+    }
+    Ok(Part { bytes: 0, taken: Some(taken), ..whole })
+}
+
+/// How far all pages reach: as far as the first, which was asked for before the others. What one lacks all
+/// lack.
+fn joined(first: Option<v1::Reach>, later: Option<v1::Reach>) -> Option<v1::Reach> {
+    let (mut first, later) = (first?, later?);
+    first.is_cut |= later.is_cut;
+    if first.missed_by.is_empty() {
+        first.missed_by = later.missed_by;
+    }
+    Some(first)
+}
