@@ -27,7 +27,7 @@ mod tiers;
 pub(crate) use cell::{start_cell, start_receiver};
 pub(crate) use engines::{SetUp, set_up};
 pub(crate) use gateway::start_gateway;
-pub(crate) use replay::{PreparedReplay, is_swap_begun, prepare_replay, swap_counts};
+pub(crate) use replay::{PreparedReplay, is_swap_begun, prepare_replay, swap};
 pub(crate) use replicator::start_replicator;
 pub(crate) use standing::{Migrated, Standing, look, migrate};
 #[cfg(test)]

@@ -55,11 +55,11 @@ pub(super) struct ReplayArguments {
     /// At most so many records in a second.
     #[arg(long, value_name = "RECORDS_PER_S")]
     rate: Option<NonZeroU64>,
-    /// When the counts of the view are whole, put them in the place of the cell's. No metrics-aggregator may
-    /// be running then.
+    /// When the view is whole, put it in the place of what the cell has: counts or raw spans. No process of
+    /// the group may be running then.
     #[arg(long)]
     swap: bool,
-    /// With --swap: also where the view begins later than the cell's counts.
+    /// With --swap: also where the view begins later than what the cell has.
     #[arg(long, requires = "swap")]
     yes: bool,
 }
@@ -75,8 +75,12 @@ impl From<ReplayRefusal> for Failure {
 
 impl ReplayArguments {
     fn request(&self) -> Result<ReplayRequest, Failure> {
-        if self.swap && self.group != ReplayGroup::MetricsAggregator {
-            let text = format!("--swap: counts alone are swapped, not what {} writes", self.group);
+        let is_swapped =
+            matches!(self.group, ReplayGroup::MetricsAggregator | ReplayGroup::AnalyticsWriter);
+        if self.swap && !is_swapped {
+            let group = self.group;
+            let text =
+                format!("--swap: counts and raw spans alone are swapped, not what {group} writes");
             return Err(Failure::Usage(text));
         }
         if self.from.is_none() && self.into.is_none() {
@@ -114,9 +118,9 @@ pub(super) async fn run(
     let request = arguments.request()?;
     let config = arguments.cell()?;
     if let (true, Some(into)) = (arguments.swap, &arguments.into)
-        && wiring::is_swap_begun(&config, into).await?
+        && wiring::is_swap_begun(&config, request.group, into).await?
     {
-        return swap(&config, into, arguments.yes, output).await;
+        return swap(&config, (request.group, into), arguments.yes, output).await;
     }
     let (signals, stop) = (Signals::install()?, CancellationToken::new());
     let preparing = Box::pin(wiring::prepare_replay(&config, &request, stop.clone()));
@@ -138,7 +142,7 @@ pub(super) async fn run(
     if !is_whole || !arguments.swap {
         return Ok(if is_whole { Outcome::Done } else { Outcome::Partial });
     }
-    swap(&config, &shown.into, arguments.yes, output).await
+    swap(&config, (request.group, &shown.into), arguments.yes, output).await
 }
 
 /// Runs it and shows how far it is. The first signal stops it in order, the second at once.
@@ -172,11 +176,11 @@ async fn watch(
 
 async fn swap(
     config: &CellConfig,
-    into: &str,
+    (group, into): (ReplayGroup, &str),
     is_confirmed: bool,
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
-    let swapped = wiring::swap_counts(config, into, is_confirmed).await?;
+    let swapped = wiring::swap(config, group, into, is_confirmed).await?;
     match output.is_json {
         true => output.line(&json!({ "swapped": true, "notes": swapped }).to_string())?,
         false => swapped.iter().try_for_each(|line| output.line(line))?,

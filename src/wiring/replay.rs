@@ -16,7 +16,7 @@ mod ranges;
 mod swap;
 mod targets;
 
-pub(crate) use swap::{is_swap_begun, swap_counts};
+pub(crate) use swap::{is_swap_begun, swap};
 
 use ranges::resolve;
 use targets::Target;

@@ -30,4 +30,4 @@ pub use metrics::ClickhouseMetricsStore;
 pub use schema::{SCHEMA, SCHEMA_VERSION, ddl, init, migrate, schema_version};
 pub use spans::ClickhouseSpans;
 pub use status::status;
-pub use swap::{CountsCompared, SwapState, compare_counts, copy_erasures, swap_counts, swap_state};
+pub use swap::{Compared, SwapState, Swapped, compare, copy_erasures, swap, swap_state};

@@ -144,7 +144,10 @@ async fn search_indexer(_: Place<'_>) -> Result<Target, ReplayRefusal> {
 
 /// A database beside the cell's, made where it is missing. What was erased does not come back by it.
 #[cfg(feature = "clickhouse")]
-async fn database(place: &Place<'_>) -> Result<trace_store::ClickhouseConfig, ReplayRefusal> {
+async fn database(
+    place: &Place<'_>,
+    group: ReplayGroup,
+) -> Result<trace_store::ClickhouseConfig, ReplayRefusal> {
     use anyhow::Context as _;
     use trace_store::clickhouse::{copy_erasures, init};
 
@@ -154,7 +157,7 @@ async fn database(place: &Place<'_>) -> Result<trace_store::ClickhouseConfig, Re
     let own = engines::clickhouse::settings(place.config, clickhouse);
     let mut settings = own.clone();
     settings.database = place.view_or_new(&own.database, "database")?;
-    if Box::pin(super::is_swap_begun(place.config, &settings.database)).await? {
+    if Box::pin(super::is_swap_begun(place.config, group, &settings.database)).await? {
         let words = "its swap was begun and is not done: with --swap it is finished";
         return Err(ReplayRefusal::Usage(format!("--into {}: {words}", settings.database)));
     }
@@ -172,7 +175,7 @@ async fn analytics_writer(place: Place<'_>) -> Result<Target, ReplayRefusal> {
     use trace_store::SpanWriter;
     use trace_store::clickhouse::ClickhouseSpans;
 
-    let settings = database(&place).await?;
+    let settings = database(&place, ReplayGroup::AnalyticsWriter).await?;
     let into = settings.database.clone();
     let spans = ClickhouseSpans::connect(settings, Arc::clone(&place.clock)).await;
     let writer: Arc<dyn SpanWriter> = Arc::new(spans.context("opening ClickHouse")?);
@@ -193,7 +196,7 @@ async fn metrics_aggregator(place: Place<'_>) -> Result<Target, ReplayRefusal> {
     use trace_store::MetricsStore;
     use trace_store::clickhouse::ClickhouseMetricsStore;
 
-    let settings = database(&place).await?;
+    let settings = database(&place, ReplayGroup::MetricsAggregator).await?;
     let into = settings.database.clone();
     let store = ClickhouseMetricsStore::connect(settings, Arc::clone(&place.clock)).await;
     let store: Arc<dyn MetricsStore> = Arc::new(store.context("opening ClickHouse")?);

@@ -78,6 +78,11 @@ impl ClickhouseSpans {
     }
 }
 
+/// Lets nobody write raw spans into a database from its next turn on.
+pub(super) async fn close_spans(engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
+    progress::close(engine, now).await
+}
+
 /// How far a database holds the raw spans of the log.
 pub(super) async fn stored(engine: &Engine) -> Result<Coverage, StoreError> {
     Ok(Writer::open(engine).await?.durable().clone())

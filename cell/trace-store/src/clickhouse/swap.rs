@@ -1,9 +1,14 @@
-//! Counts that were filled anew take the place of a cell's: their tables are exchanged, one by one.
+//! What was filled anew takes the place of a cell's: counts, or raw spans. Their tables are exchanged, one by
+//! one.
 //!
-//! Nobody may count meanwhile: the cell's counts are closed first, for whoever counts and whoever opens
-//! them, and open again with the last table, which is the one that says who counts. Which tables are to
-//! be exchanged is written down before the first, by what the engine itself calls them: a swap that was
+//! Nobody may write meanwhile: the cell's side is closed first, for whoever writes and whoever opens it, and
+//! opens again with the last table, which is the one that says how far the log is taken in. Which tables are
+//! to be exchanged is written down before the first, by what the engine itself calls them: a swap that was
 //! cut off at any point is finished by doing it again. The closed side stays in the other database.
+//!
+//! What was erased in the cell since the fill began is erased in what was filled, before and after.
+
+use std::sync::Arc;
 
 use clickhouse::Row;
 use serde::Deserialize;
@@ -11,16 +16,67 @@ use trace_model::{Clock, Coverage, UnixNanos};
 
 use super::client::Engine;
 use super::config::ClickhouseConfig;
-use super::metrics::{close_counts, counted};
+use super::metrics::{ClickhouseMetricsStore, Erased, close_counts, counted};
+use super::spans::{ClickhouseSpans, close_spans, stored};
 use super::table::Table;
 use super::tables::{
-    EDGE_TRACES, EDGES, METRICS_DELTAS, METRICS_PROGRESS, RED_OPERATIONS, RED_SERVICES,
+    EDGE_TRACES, EDGES, METRICS_DELTAS, METRICS_PROGRESS, OTEL_TRACES, OTEL_TRACES_TRACE_ID_TS,
+    RED_OPERATIONS, RED_SERVICES, SPAN_BLOCKS,
 };
-use crate::port::StoreError;
+use crate::port::{Eraser, StoreError};
 
-/// What is exchanged, in order: who counts comes last.
-static EXCHANGED: [&Table; 6] =
+/// What is exchanged, in order: what says how far the log is in comes last.
+static COUNTS: [&Table; 6] =
     [&RED_SERVICES, &RED_OPERATIONS, &EDGES, &EDGE_TRACES, &METRICS_DELTAS, &METRICS_PROGRESS];
+static SPANS: [&Table; 3] = [&OTEL_TRACES, &OTEL_TRACES_TRACE_ID_TS, &SPAN_BLOCKS];
+
+/// What takes the place of a cell's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swapped {
+    /// What metrics-aggregator counts.
+    Counts,
+    /// What analytics-writer writes: `otel_traces`.
+    Spans,
+}
+
+impl Swapped {
+    fn tables(self) -> &'static [&'static Table] {
+        match self {
+            Self::Counts => &COUNTS,
+            Self::Spans => &SPANS,
+        }
+    }
+
+    fn has(self, name: &str) -> bool {
+        self.tables().iter().any(|table| table.name == name)
+    }
+
+    async fn covered(self, engine: &Engine) -> Result<Coverage, StoreError> {
+        match self {
+            Self::Counts => counted(engine).await,
+            Self::Spans => stored(engine).await,
+        }
+    }
+
+    async fn close(self, engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
+        match self {
+            Self::Counts => close_counts(engine, now).await,
+            Self::Spans => close_spans(engine, now).await,
+        }
+    }
+
+    async fn eraser(
+        self,
+        config: &ClickhouseConfig,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Box<dyn Eraser>, StoreError> {
+        let (config, clock) = (config.clone(), Arc::clone(clock));
+        Ok(match self {
+            Self::Counts => Box::new(ClickhouseMetricsStore::connect(config, clock).await?),
+            Self::Spans => Box::new(ClickhouseSpans::connect(config, clock).await?),
+        })
+    }
+}
 
 /// How far a swap out of a database is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +89,14 @@ pub enum SwapState {
     Done,
 }
 
-/// What counts are like beside others.
+/// What was filled, beside the cell's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CountsCompared {
-    /// Partitions of which less is counted than of the cell's: partition, counted, counted in the cell's.
+pub struct Compared {
+    /// Partitions of which less is in than in the cell's: partition, offset, the cell's offset.
     pub behind: Vec<(u32, u64, u64)>,
-    /// The first minute that is counted; `None` where nothing is.
+    /// The first minute that is counted, or the first time of an append; `None` where there is nothing.
     pub begins: Option<UnixNanos>,
-    /// The first minute of the cell's.
+    /// The same of the cell's.
     pub cell_begins: Option<UnixNanos>,
 }
 
@@ -73,11 +129,12 @@ pub async fn copy_erasures(
 /// # Errors
 /// [`StoreError::Unavailable`] while the engine is away.
 pub async fn swap_state(
+    what: Swapped,
     cell: &ClickhouseConfig,
     filled: &ClickhouseConfig,
 ) -> Result<SwapState, StoreError> {
     let engine = Engine::open(filled.clone())?;
-    let planned = plan(&engine).await?;
+    let planned = plan(what, &engine).await?;
     if planned.is_empty() {
         return Ok(SwapState::Open);
     }
@@ -86,19 +143,20 @@ pub async fn swap_state(
     Ok(if is_done { SwapState::Done } else { SwapState::Begun })
 }
 
-/// Compares counts that were filled with the cell's.
+/// Compares what was filled with the cell's.
 ///
 /// # Errors
-/// [`StoreError::Unsupported`] where they count different logs; [`StoreError::Unavailable`] while the
+/// [`StoreError::Unsupported`] where they are of different logs; [`StoreError::Unavailable`] while the
 /// engine is away.
-pub async fn compare_counts(
+pub async fn compare(
+    what: Swapped,
     cell: &ClickhouseConfig,
     filled: &ClickhouseConfig,
-) -> Result<CountsCompared, StoreError> {
+) -> Result<Compared, StoreError> {
     let (cell, filled) = (Engine::open(cell.clone())?, Engine::open(filled.clone())?);
-    let (theirs, ours): (Coverage, Coverage) = (counted(&cell).await?, counted(&filled).await?);
+    let (theirs, ours) = (what.covered(&cell).await?, what.covered(&filled).await?);
     if !theirs.next.is_empty() && theirs.incarnation != ours.incarnation {
-        let words = "the databases count different logs: the topic was made anew in between";
+        let words = "the databases are of different logs: the topic was made anew in between";
         return Err(StoreError::Unsupported(words.to_owned()));
     }
     let mut behind = Vec::new();
@@ -109,28 +167,37 @@ pub async fn compare_counts(
             behind.push((*partition, held, *wanted));
         }
     }
-    let (begins, cell_begins) = (begins(&filled).await?, begins(&cell).await?);
-    Ok(CountsCompared { behind, begins, cell_begins })
+    let (begins, cell_begins) = (begins(what, &filled).await?, begins(what, &cell).await?);
+    Ok(Compared { behind, begins, cell_begins })
 }
 
-async fn begins(engine: &Engine) -> Result<Option<UnixNanos>, StoreError> {
-    let sql = "SELECT count(), toInt64(toUnixTimestamp(min(minute))) FROM red_services";
+async fn begins(what: Swapped, engine: &Engine) -> Result<Option<UnixNanos>, StoreError> {
+    let sql = match what {
+        Swapped::Counts => {
+            "SELECT count(), toInt64(toUnixTimestamp(min(minute))) FROM red_services"
+        }
+        Swapped::Spans => {
+            "SELECT count(), toInt64(toUnixTimestamp(min(AppendTime))) FROM otel_traces"
+        }
+    };
     let rows: Vec<(u64, i64)> = engine.rows(engine.books(sql)).await?;
     let counted = rows.into_iter().find(|(rows, _)| *rows > 0);
     let seconds = counted.and_then(|(_, seconds)| u64::try_from(seconds).ok());
     Ok(seconds.map(|seconds| UnixNanos(seconds.saturating_mul(1_000_000_000))))
 }
 
-/// Exchanges the counts of a cell with those that were filled into another database of the engine, or
-/// finishes that. The caller has made sure that nobody counts, and has compared them.
+/// Exchanges what a cell has with what was filled into another database of the engine, or finishes that.
+/// The caller has made sure that nobody writes it, and has compared them. Takes about a minute for each
+/// trace that was erased since the fill began.
 ///
 /// # Errors
 /// [`StoreError::Unsupported`] on a cluster; [`StoreError::Unavailable`] while the engine is away: to be
 /// done again.
-pub async fn swap_counts(
+pub async fn swap(
+    what: Swapped,
     cell: &ClickhouseConfig,
     filled: &ClickhouseConfig,
-    clock: &dyn Clock,
+    clock: Arc<dyn Clock>,
 ) -> Result<(), StoreError> {
     if cell.cluster.is_some() {
         let words = "tables of a cluster are not swapped: name the filled database in \
@@ -138,12 +205,13 @@ pub async fn swap_counts(
         return Err(StoreError::Unsupported(words.to_owned()));
     }
     let (theirs, ours) = (Engine::open(cell.clone())?, Engine::open(filled.clone())?);
-    let mut planned = plan(&ours).await?;
+    let mut planned = plan(what, &ours).await?;
     if planned.is_empty() {
-        close_counts(&theirs, clock.now()).await?;
-        planned = make_plan(&ours).await?;
+        forget(what, (&theirs, &ours), filled, &clock).await?;
+        what.close(&theirs, clock.now()).await?;
+        planned = make_plan(what, &ours).await?;
     }
-    for table in EXCHANGED {
+    for table in what.tables() {
         let there = ids(&theirs, &cell.database).await?;
         let id_in = |rows: &[NamedRow]| {
             rows.iter().find(|row| row.name == table.name).map(|row| row.id.clone())
@@ -156,6 +224,27 @@ pub async fn swap_counts(
             ours.define(&format!("EXCHANGE TABLES {cell}.{name} AND {filled}.{name}")).await?;
         }
     }
+    // What was filled is the cell's now.
+    forget(what, (&theirs, &ours), cell, &clock).await
+}
+
+/// Erases what was erased in the cell and not yet in what was filled, which lies in this database now.
+async fn forget(
+    what: Swapped,
+    (theirs, ours): (&Engine, &Engine),
+    lies_in: &ClickhouseConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<(), StoreError> {
+    let (wanted, done) = (Erased::read(theirs).await?, Erased::read(ours).await?);
+    let mut rest = wanted.since(&done).peekable();
+    if rest.peek().is_none() {
+        return Ok(());
+    }
+    let eraser = what.eraser(lies_in, clock).await?;
+    for (tenant, trace_id) in rest {
+        eraser.erase(tenant, *trace_id).await?;
+        Erased::note(ours, tenant, *trace_id, clock.now()).await?;
+    }
     Ok(())
 }
 
@@ -167,16 +256,18 @@ async fn ids(engine: &Engine, database: &str) -> Result<Vec<NamedRow>, StoreErro
 }
 
 /// What is to be exchanged out of a database; empty where no swap was begun.
-async fn plan(engine: &Engine) -> Result<Vec<NamedRow>, StoreError> {
+async fn plan(what: Swapped, engine: &Engine) -> Result<Vec<NamedRow>, StoreError> {
     let tables = ids(engine, &engine.config.database).await?;
     if !tables.iter().any(|table| table.name == "swap") {
         return Ok(Vec::new());
     }
-    engine.rows(engine.books("SELECT name, id FROM swap")).await
+    let mut planned: Vec<NamedRow> = engine.rows(engine.books("SELECT name, id FROM swap")).await?;
+    planned.retain(|row| what.has(&row.name));
+    Ok(planned)
 }
 
 /// Writes down what is to be exchanged: all of it in one part, or nothing.
-async fn make_plan(engine: &Engine) -> Result<Vec<NamedRow>, StoreError> {
+async fn make_plan(what: Swapped, engine: &Engine) -> Result<Vec<NamedRow>, StoreError> {
     let database = &engine.config.database;
     engine
         .define(&format!(
@@ -184,12 +275,13 @@ async fn make_plan(engine: &Engine) -> Result<Vec<NamedRow>, StoreError> {
              ENGINE = MergeTree ORDER BY name SETTINGS fsync_after_insert = 1"
         ))
         .await?;
-    let names = EXCHANGED.map(|table| format!("'{}'", table.name)).join(", ");
+    let names = what.tables().iter().map(|table| format!("'{}'", table.name));
+    let names = names.collect::<Vec<_>>().join(", ");
     engine
         .define(&format!(
             "INSERT INTO {database}.swap SELECT name, toString(uuid) FROM system.tables \
              WHERE database = '{database}' AND name IN ({names})"
         ))
         .await?;
-    plan(engine).await
+    plan(what, engine).await
 }

@@ -49,11 +49,27 @@ struct KnownRow {
     end: u64,
 }
 
+/// The incarnation of no log: what is known of it closes the table.
+const CLOSED: u64 = u64::MAX;
+
 /// The newest incarnation of the log of which something is known; 0 for none.
 pub(super) async fn incarnation(engine: &Engine) -> Result<u64, StoreError> {
     let newest: Vec<u64> =
         engine.rows(engine.books("SELECT max(incarnation) FROM span_blocks")).await?;
-    Ok(newest.into_iter().max().unwrap_or(0))
+    match newest.into_iter().max().unwrap_or(0) {
+        CLOSED => Err(StoreError::Unavailable(
+            "the raw spans of this database are being swapped, or were swapped away: `farspan replay \
+             --group analytics-writer --swap` finishes it"
+                .to_owned(),
+        )),
+        incarnation => Ok(incarnation),
+    }
+}
+
+/// Lets nobody open the table any more.
+pub(super) async fn close(engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
+    let run = (u32::MAX, Range { first: 0, next: 1 });
+    note(engine, CLOSED, Step::Begun, &[run], now).await
 }
 
 /// What is known of an incarnation's partitions.

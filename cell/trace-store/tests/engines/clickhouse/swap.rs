@@ -1,12 +1,16 @@
 //! Schemas led forward, and counts that take the place of others.
 
+use proto::LoggedBatch;
 use trace_store::clickhouse::{
-    SCHEMA, SwapState, compare_counts, copy_erasures, init, migrate, status, swap_counts,
-    swap_state,
+    SCHEMA, SwapState, Swapped, compare, copy_erasures, init, migrate, status, swap, swap_state,
 };
-use trace_store::{Eraser, MetricsStore, Migration, Schema, StoreError};
+use trace_store::{
+    ClickhouseSpans, Eraser, MetricsStore, Migration, Schema, SpanWriter, StoreError,
+};
 
+use super::spans::{logged, today};
 use super::{Database, clock, is_fenced, is_unavailable};
+use crate::fixture::{Request, trace_id};
 use crate::metrics::{everything, some_delta, tenant, trace};
 
 static STEPS: [Migration; 2] = [
@@ -94,15 +98,15 @@ async fn counts_are_swapped_whole_also_where_a_swap_was_cut_off() {
     let fill = filled.metrics().await;
     fill.checkpoint().await.unwrap();
     fill.apply(some_delta(3, 3, 1)).await.unwrap();
-    let compared = compare_counts(&cell.config, &filled.config).await.unwrap();
+    let compared = compare(Swapped::Counts, &cell.config, &filled.config).await.unwrap();
     assert_eq!(compared.behind, [(0, 3, 4)]);
     assert!(compared.begins > compared.cell_begins);
     fill.apply(some_delta(5, 5, 1)).await.unwrap();
-    assert_eq!(compare_counts(&cell.config, &filled.config).await.unwrap().behind, []);
+    assert_eq!(compare(Swapped::Counts, &cell.config, &filled.config).await.unwrap().behind, []);
     let wanted = everything(&fill).await;
-    let state = || swap_state(&cell.config, &filled.config);
+    let state = || swap_state(Swapped::Counts, &cell.config, &filled.config);
     assert_eq!(state().await.unwrap(), SwapState::Open);
-    swap_counts(&cell.config, &filled.config, &*clock()).await.unwrap();
+    swap(Swapped::Counts, &cell.config, &filled.config, clock()).await.unwrap();
     // As if it had been cut off behind the third table.
     for table in ["edge_traces", "metrics_deltas", "metrics_progress"] {
         let (cell_name, filled_name) = (&cell.config.database, &filled.config.database);
@@ -111,7 +115,7 @@ async fn counts_are_swapped_whole_also_where_a_swap_was_cut_off() {
     assert_eq!(state().await.unwrap(), SwapState::Begun);
     assert!(is_fenced(&store.apply(some_delta(6, 6, 0)).await), "the old writer is refused");
     assert!(is_unavailable(&cell.metrics().await.checkpoint().await), "nobody opens half of it");
-    swap_counts(&cell.config, &filled.config, &*clock()).await.unwrap();
+    swap(Swapped::Counts, &cell.config, &filled.config, clock()).await.unwrap();
     assert_eq!(state().await.unwrap(), SwapState::Done);
     // It goes on from what was filled, in tables that are the cell's; the old one stays refused.
     let next = cell.metrics().await;
@@ -125,4 +129,77 @@ async fn counts_are_swapped_whole_also_where_a_swap_was_cut_off() {
         "the old counts are closed"
     );
     assert_ne!(before, wanted);
+}
+
+/// Spans of these traces, one a record, from an offset on.
+fn spans_of(first: u64, traces: std::ops::Range<u64>) -> LoggedBatch {
+    let spans: Vec<_> = traces.map(|trace| today(trace, 1, "work")).collect();
+    logged(0, first, Request::of("web", &spans).batch())
+}
+
+async fn trace_ids(database: &Database, table: &str) -> Vec<u128> {
+    let sql = format!("SELECT TraceId FROM {table} ORDER BY TraceId");
+    let ids = database.ask::<String>(&sql).await;
+    ids.iter().map(|id| u128::from_str_radix(id, 16).unwrap()).collect()
+}
+
+fn ids(traces: impl IntoIterator<Item = u64>) -> Vec<u128> {
+    let mut ids: Vec<_> =
+        traces.into_iter().map(|id| u128::from_be_bytes(*trace_id(id).as_bytes())).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn raw_spans_are_swapped_whole_also_where_a_swap_was_cut_off() {
+    let (cell, filled) = (Database::new().await, Database::new().await);
+    let writer = cell.spans().await;
+    writer.write(&[spans_of(0, 0..4)]).await.unwrap();
+    writer.flush(clock().now(), true).await.unwrap();
+    copy_erasures(&cell.config, &filled.config).await.unwrap();
+    // What the cell has, but for trace 0, which no log has any more.
+    let fill = filled.spans().await;
+    fill.write(&[spans_of(1, 1..3)]).await.unwrap();
+    fill.flush(clock().now(), true).await.unwrap();
+    let what = Swapped::Spans;
+    let compared = compare(what, &cell.config, &filled.config).await.unwrap();
+    assert_eq!(compared.behind, [(0, 3, 4)]);
+    fill.write(&[spans_of(3, 3..6)]).await.unwrap();
+    fill.flush(clock().now(), true).await.unwrap();
+    let compared = compare(what, &cell.config, &filled.config).await.unwrap();
+    assert!(compared.behind.is_empty() && compared.begins.is_some());
+    // Erased in the cell while the other was filled.
+    writer.erase(&tenant("default"), trace_id(2)).await.unwrap();
+    let state = || swap_state(what, &cell.config, &filled.config);
+    assert_eq!(state().await.unwrap(), SwapState::Open);
+    swap(what, &cell.config, &filled.config, clock()).await.unwrap();
+    assert_eq!(state().await.unwrap(), SwapState::Done);
+    // As if it had been cut off behind the first table; and another trace was erased meanwhile.
+    for table in ["otel_traces_trace_id_ts", "span_blocks"] {
+        let (cell_name, filled_name) = (&cell.config.database, &filled.config.database);
+        cell.run(&format!("EXCHANGE TABLES {cell_name}.{table} AND {filled_name}.{table}")).await;
+    }
+    assert_eq!(state().await.unwrap(), SwapState::Begun);
+    let refused = ClickhouseSpans::connect(cell.config.clone(), clock()).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("being swapped") && refused.contains("--swap"), "{refused}");
+    assert!(is_unavailable(&writer.begin_turn().await), "nobody begins on half of it");
+    let erased = "INSERT INTO erased_traces (tenant, trace_id, at) SELECT 'default', \
+                  unhex('{id}'), now()";
+    let id: String = trace_id(4).as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    cell.run(&erased.replace("{id}", &id)).await;
+    swap(what, &cell.config, &filled.config, clock()).await.unwrap();
+    assert_eq!(state().await.unwrap(), SwapState::Done);
+    // The cell goes on behind what was filled, in tables that are its own.
+    writer.begin_turn().await.unwrap();
+    writer.write(&[spans_of(5, 5..8)]).await.unwrap();
+    writer.flush(clock().now(), true).await.unwrap();
+    for table in ["otel_traces", "otel_traces_trace_id_ts"] {
+        assert_eq!(trace_ids(&cell, table).await, ids([1, 3, 5, 6, 7]), "{table}");
+        assert_eq!(trace_ids(&filled, table).await, ids([0, 1, 3]), "{table}");
+    }
+    assert!(is_unavailable(&fill.begin_turn().await), "what was swapped away is closed");
+    // The counts of the two are another matter.
+    let counts = swap_state(Swapped::Counts, &cell.config, &filled.config).await;
+    assert_eq!(counts.unwrap(), SwapState::Open);
 }
