@@ -34,6 +34,8 @@ mod elasticsearch;
 mod fixture;
 #[path = "../conformance/harness.rs"]
 mod harness;
+mod hostile_texts;
+mod http_proxy;
 mod killed;
 #[path = "../conformance/metrics.rs"]
 mod metrics;
