@@ -4,6 +4,7 @@
 mod documents;
 mod engine;
 mod figures;
+mod half_answers;
 mod hostile;
 mod kills;
 mod moves;
