@@ -16,6 +16,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::differential::{any_filter, any_request, check};
+pub(crate) use engine::indexing;
 use engine::{ELASTICSEARCH, OPENSEARCH};
 
 mod on_elasticsearch {

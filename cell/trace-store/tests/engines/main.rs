@@ -41,6 +41,8 @@ mod killed;
 mod metrics;
 #[cfg(feature = "object-storage")]
 mod objects;
+#[cfg(feature = "elasticsearch")]
+mod pair;
 #[path = "../conformance/suite.rs"]
 mod suite;
 #[path = "../../../../tests/engines/tls_front.rs"]
