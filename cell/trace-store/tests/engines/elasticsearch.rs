@@ -8,6 +8,7 @@ mod half_answers;
 mod hostile;
 mod kills;
 mod moves;
+mod nodes;
 mod schema;
 mod tiers;
 mod tls;
