@@ -11,11 +11,11 @@ use trace_store::elasticsearch::{ElasticsearchConfig, ElasticsearchStore};
 use trace_store::{Eraser, ErasureReceipt, SearchIndexer, ServiceCatalog, StoreError, TraceSearch};
 
 use super::documents::{Bench, TODAY, ids};
+use super::moves::on_each;
 use crate::fixture::{Log, NOW, Request, attribute, span, text, trace_id};
 use crate::harness::{equals, query, tag};
 use crate::http_proxy::{Fault, Meets, Proxy};
 
-const ENGINES: [&str; 2] = ["FARSPAN_TEST_ELASTICSEARCH", "FARSPAN_TEST_OPENSEARCH"];
 const TRACES: u64 = 5;
 
 /// A store behind the proxy, and beside it one that is not, which holds [`TRACES`] traces.
@@ -190,10 +190,6 @@ fn first_item(status: u16) -> Fault {
 
 const IS_SEARCH: Meets = |head| head.contains("search");
 const IS_BULK: Meets = |head| head.contains("/_bulk");
-
-async fn on_each(law: impl AsyncFn(&'static str)) {
-    tokio::join!(Box::pin(law(ENGINES[0])), Box::pin(law(ENGINES[1])));
-}
 
 #[tokio::test]
 async fn whichever_request_of_a_question_is_spoilt_the_answer_is_whole_or_an_error() {
