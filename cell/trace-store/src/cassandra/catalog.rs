@@ -104,6 +104,10 @@ impl ServiceCatalog for CassandraStore {
             services.cut();
         }
         let found = || parts.iter().flat_map(|part| &part.found);
+        // What is shown in part may be several.
+        if found().any(|one| !is_whole(&one.name)) {
+            services.cut();
+        }
         for one in found().filter(|one| one.is_certain) {
             services.insert_text(&one.name);
         }
@@ -137,7 +141,7 @@ impl ServiceCatalog for CassandraStore {
             };
             let values = (tenant.as_str(), service, day);
             engine.each(&engine.statements.read_operations, values, see).await?;
-            if part.is_cut {
+            if part.is_cut || part.found.iter().any(|one| !is_whole(&one.name)) {
                 operations.cut();
             }
             for one in part.found {

@@ -18,18 +18,17 @@ pub(super) struct Hits<T> {
     #[serde(default)]
     error: Option<EngineError>,
     #[serde(default)]
-    timed_out: bool,
+    timed_out: Option<bool>,
     #[serde(rename = "_shards", default)]
-    shards: Shards,
+    shards: Option<Shards>,
     #[serde(default = "Option::default")]
     hits: Option<HitList<T>>,
     #[serde(default)]
     aggregations: Value,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Shards {
-    #[serde(default)]
     failed: u64,
 }
 
@@ -69,7 +68,9 @@ impl<T> Hits<T> {
                 unavailable(words)
             });
         }
-        if self.timed_out || self.shards.failed > 0 {
+        // An answer that does not say that it is whole is not.
+        let has_all = self.shards.is_some_and(|shards| shards.failed == 0);
+        if !has_all || self.timed_out != Some(false) {
             return Err(unavailable(NOT_EVERY_SHARD));
         }
         let Some(list) = self.hits else {

@@ -365,6 +365,9 @@ async fn an_answer_that_lacks_a_shard_is_no_answer() {
         format!(r#"{{"_shards":{{"failed":0}},"timed_out":true,{hits}}}"#),
         r#"{"status":503,"error":{"type":"no_shard_available_action_exception"}}"#.to_owned(),
         r#"{"_shards":{"failed":0}}"#.to_owned(),
+        format!(r#"{{"timed_out":false,{hits}}}"#),
+        format!(r#"{{"_shards":{{}},"timed_out":false,{hits}}}"#),
+        format!(r#"{{"_shards":{{"failed":0}},{hits}}}"#),
     ] {
         let answer = format!(r#"{{"responses":[{body},{body}]}}"#);
         let engine = FakeEngine::new(move |asked| {

@@ -1,6 +1,6 @@
 //! The store over Cassandra: the whole suite, and what only such a store has.
 
-mod cluster;
+pub(crate) mod cluster;
 mod facts;
 mod node;
 mod proxy;

@@ -12,13 +12,14 @@ use trace_model::Clock;
 use trace_store::clickhouse::init;
 use trace_store::{ClickhouseConfig, ClickhouseMetricsStore, ClickhouseSpans, StoreError};
 
+use crate::http_proxy as proxy;
 use crate::metrics::Bench;
 
 mod agreement;
 mod crashes;
 mod faults;
 mod figures;
-mod proxy;
+mod hostile;
 mod repeats;
 mod schema;
 mod span_runs;

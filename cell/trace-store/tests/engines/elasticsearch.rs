@@ -4,9 +4,11 @@
 mod documents;
 mod engine;
 mod figures;
+mod half_answers;
 mod hostile;
 mod kills;
 mod moves;
+mod nodes;
 mod schema;
 mod tiers;
 mod tls;
@@ -15,6 +17,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::differential::{any_filter, any_request, check};
+pub(crate) use engine::indexing;
 use engine::{ELASTICSEARCH, OPENSEARCH};
 
 mod on_elasticsearch {

@@ -34,11 +34,15 @@ mod elasticsearch;
 mod fixture;
 #[path = "../conformance/harness.rs"]
 mod harness;
+mod hostile_texts;
+mod http_proxy;
 mod killed;
 #[path = "../conformance/metrics.rs"]
 mod metrics;
 #[cfg(feature = "object-storage")]
 mod objects;
+#[cfg(feature = "elasticsearch")]
+mod pair;
 #[path = "../conformance/suite.rs"]
 mod suite;
 #[path = "../../../../tests/engines/tls_front.rs"]

@@ -1,6 +1,9 @@
 //! Cold spans on an S3 server: the suites with everything moved, and what only a server has. Each test
 //! has a bucket of its own.
 
+mod killed;
+mod spoilt;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -52,6 +55,38 @@ fn ask(address: &str, request: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// A bucket of a test's own, and what anybody else sees in it.
+struct Bucket {
+    server: String,
+    name: String,
+}
+
+impl Bucket {
+    fn new() -> Self {
+        let server = server();
+        let name = bucket(&server);
+        Self { server, name }
+    }
+
+    fn ask(&self, what: &str) -> String {
+        let address = self.server.strip_prefix("http://").unwrap();
+        let answer = ask(address, &format!("GET /{}?{what} HTTP/1.1", self.name));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
+    }
+
+    /// Objects beside the owner's mark.
+    fn objects(&self) -> usize {
+        let listed = self.ask("list-type=2");
+        listed.matches("<Key>").count() - listed.matches("/owner</Key>").count()
+    }
+
+    /// Uploads in parts that are neither complete nor given up.
+    fn uploads(&self) -> usize {
+        self.ask("uploads").matches("<UploadId>").count()
+    }
 }
 
 /// A file with a secret, in the directory.
@@ -119,11 +154,20 @@ fn noise(trace: u64, at: u64) -> u8 {
     u8::try_from((mixed ^ (mixed >> 27)) % 26).unwrap()
 }
 
+/// So many traces make an object of more than one part of 5 MiB.
+const LARGE: u64 = 30_000;
+
 /// Seals one segment with so many traces.
 async fn filled(store: &EmbeddedStore, traces: u64) {
-    let mut log = Log::new();
-    for first in (0..traces).step_by(1_000) {
-        let batch = log.append(&request(first, (traces - first).min(1_000)));
+    filled_from(store, 0, traces).await;
+}
+
+/// … from this one on.
+async fn filled_from(store: &EmbeddedStore, start: u64, traces: u64) {
+    let mut log = Log { next: start, ..Log::new() };
+    let end = start + traces;
+    for first in (start..end).step_by(1_000) {
+        let batch = log.append(&request(first, (end - first).min(1_000)));
         store.write(&[batch]).await.unwrap();
     }
     SpanWriter::flush(store, NOW, true).await.unwrap();
@@ -139,7 +183,7 @@ async fn a_large_segment_moves_in_parts_and_is_read_by_ranges() {
     let tier = tier(&settings, &clock);
     let config = EmbeddedStoreConfig::at(directory.path().join("store"));
     let store = EmbeddedStore::open_tiered(config, tier, clock).unwrap();
-    filled(&store, 30_000).await;
+    filled(&store, LARGE).await;
     assert_eq!(store.move_cold().await.unwrap(), 1);
     let cold = &store.metrics().cold;
     let bytes = cold.moved_bytes.get();

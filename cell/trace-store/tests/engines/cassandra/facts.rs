@@ -4,6 +4,7 @@ mod away;
 mod bounds;
 mod erasing;
 mod figures;
+mod hostile;
 mod rows;
 mod schema;
 mod search;

@@ -41,7 +41,14 @@ impl Bench {
         variable: &str,
         change: impl FnOnce(ElasticsearchConfig) -> ElasticsearchConfig,
     ) -> Self {
-        let url = url(variable);
+        Self::at(url(variable), change).await
+    }
+
+    /// On the engine at this address.
+    pub(super) async fn at(
+        url: String,
+        change: impl FnOnce(ElasticsearchConfig) -> ElasticsearchConfig,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = change(config(&url, directory.path()));
         let tidy = Tidy {

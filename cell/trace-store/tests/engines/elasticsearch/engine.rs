@@ -69,14 +69,11 @@ fn open(
     clock: Arc<dyn Clock>,
 ) -> BoxFuture<'static, Arc<dyn Store>> {
     Box::pin(async move {
-        let config = config(&url, &directory);
-        let tidy = Tidy { url, prefix: config.index_prefix.clone(), directory: directory.clone() };
-        let store = connect(config, clock).await;
+        let (store, indexer) = indexing_at(url, directory.clone(), clock).await;
         let memory = {
             let mut memories = MEMORIES.lock().unwrap();
             Arc::clone(memories.get_or_insert_default().entry(directory).or_default())
         };
-        let indexer = Arc::new(Tidied { store: store.clone(), _tidy: tidy });
         let assembled = Assembled {
             erasers: vec![store.clone(), memory.clone()],
             indexer,
@@ -86,6 +83,26 @@ fn open(
         };
         Arc::new(assembled) as Arc<dyn Store>
     })
+}
+
+/// A store of the indices of this directory's test, and its indexer, with which they go.
+async fn indexing_at(
+    url: String,
+    directory: PathBuf,
+    clock: Arc<dyn Clock>,
+) -> (Arc<ElasticsearchStore>, Arc<dyn SearchIndexer>) {
+    let config = config(&url, &directory);
+    let tidy = Tidy { url, prefix: config.index_prefix.clone(), directory };
+    let store = connect(config, clock).await;
+    (store.clone(), Arc::new(Tidied { store, _tidy: tidy }))
+}
+
+/// … on Elasticsearch.
+pub(crate) async fn indexing(
+    directory: PathBuf,
+    clock: Arc<dyn Clock>,
+) -> (Arc<ElasticsearchStore>, Arc<dyn SearchIndexer>) {
+    indexing_at(url("FARSPAN_TEST_ELASTICSEARCH"), directory, clock).await
 }
 
 /// The indexer of a store whose indices go with its test.

@@ -113,7 +113,7 @@ impl Drop for Moving {
 }
 
 /// The same on both engines, side by side: most of the time is theirs.
-async fn on_each(law: impl AsyncFn(&'static str)) {
+pub(super) async fn on_each(law: impl AsyncFn(&'static str)) {
     tokio::join!(Box::pin(law(ENGINES[0])), Box::pin(law(ENGINES[1])));
 }
 
