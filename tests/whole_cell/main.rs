@@ -19,6 +19,7 @@ mod away_at_the_start;
 mod clusters;
 mod counts;
 mod direct;
+mod direct_cell;
 mod drain;
 #[path = "../system/federation.rs"]
 mod federation;
