@@ -33,6 +33,7 @@ mod killed_cell;
 mod ledger;
 mod load;
 mod loses_one;
+mod outage;
 mod parts;
 mod poison;
 #[path = "../system/process.rs"]
@@ -41,4 +42,5 @@ mod processes;
 mod replay;
 mod running_engines;
 mod stopped_engines;
+mod stopped_log;
 mod whole_cell;
