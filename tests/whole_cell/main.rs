@@ -40,6 +40,7 @@ mod poison;
 mod process;
 mod processes;
 mod replay;
+mod replay_beside;
 mod running_engines;
 mod stopped_engines;
 mod stopped_log;
