@@ -16,6 +16,7 @@
 
 mod aimed_kills;
 mod away_at_the_start;
+mod beside;
 mod clusters;
 mod counts;
 mod direct;
