@@ -43,6 +43,7 @@ mod processes;
 mod replay;
 mod replay_beside;
 mod running_engines;
+mod set_aside;
 mod stopped_engines;
 mod stopped_log;
 mod whole_cell;
