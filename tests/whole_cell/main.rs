@@ -43,6 +43,7 @@ mod processes;
 mod replay;
 mod replay_beside;
 mod running_engines;
+mod searched_by_tables;
 mod set_aside;
 mod stopped_engines;
 mod stopped_log;
