@@ -87,7 +87,8 @@ impl Federation {
         federation
     }
 
-    fn file(&self, index: usize, kind: &str) -> PathBuf {
+    /// Where the configuration of a process stands.
+    pub(crate) fn file(&self, index: usize, kind: &str) -> PathBuf {
         self.directory.path().join(format!("{}-{kind}.yaml", self.regions[index].name))
     }
 

@@ -82,7 +82,7 @@ async fn until_counted(engines: &Engines, names: &Names, (spans, writer): (u64, 
 }
 
 /// Waits until Cassandra and Elasticsearch hold exactly so many spans.
-async fn until_stored(engines: &Engines, nodes: &[String], names: &Names, spans: u64) {
+pub(crate) async fn until_stored(engines: &Engines, nodes: &[String], names: &Names, spans: u64) {
     let name = &names.name;
     for node in nodes {
         eventually("Cassandra's rows", PATIENCE, || async {
@@ -112,13 +112,29 @@ pub(crate) async fn assert_no_record_was_inserted_twice(engines: &Engines, names
 
 /// A statement, or a question with one number for an answer (0 where there is none).
 pub(crate) async fn clickhouse(engines: &Engines, sql: &str) -> Result<u64, String> {
-    let url = format!("http://{}/", engines.address(Engine::Clickhouse));
-    let answer = send(Method::POST, &url, &[], Bytes::from(sql.to_owned())).await?;
+    let url = format!("http://{}", engines.address(Engine::Clickhouse));
+    Ok(clickhouse_text(&url, sql).await?.trim().parse().unwrap_or(0))
+}
+
+/// An answer of ClickHouse as it is.
+pub(crate) async fn clickhouse_text(url: &str, sql: &str) -> Result<String, String> {
+    let answer = send(Method::POST, &format!("{url}/"), &[], Bytes::from(sql.to_owned())).await?;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
-    if !answer.status.is_success() {
-        return Err(text);
-    }
-    Ok(text.trim().parse().unwrap_or(0))
+    if answer.status.is_success() { Ok(text) } else { Err(format!("{sql}: {text}")) }
+}
+
+/// All series and all edges of a database, as ClickHouse at this address says them. Of slowest spans that
+/// are equally slow, either may be named.
+pub(crate) async fn all_counts(url: &str, database: &str) -> [String; 2] {
+    let red = format!(
+        "SELECT tenant, service, operation, minute, kind, status, sum(seen), sum(estimated), \
+         sumMap(buckets), max(exemplar.nanos) FROM {database}.red_operations GROUP BY ALL ORDER BY ALL"
+    );
+    let edges = format!(
+        "SELECT tenant, bucket, caller, callee, is_error, sum(seen), sumMap(buckets) \
+         FROM {database}.edges GROUP BY ALL ORDER BY ALL"
+    );
+    [clickhouse_text(url, &red).await.unwrap(), clickhouse_text(url, &edges).await.unwrap()]
 }
 
 /// Documents of a cell's spans, after a refresh.

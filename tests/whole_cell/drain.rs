@@ -14,12 +14,10 @@ use std::time::{Duration, Instant};
 use crate::counts::{Names, until_each_holds};
 use crate::federation::Federation;
 use crate::http::{eventually, get};
+use crate::outage::lasts;
 use crate::running_engines::{Engine, Engines, have_engines_alone};
 use crate::whole_cell::start;
 
-/// How long an engine stands; `FARSPAN_TEST_OUTAGE` says another number of seconds, lets all four stand
-/// (or the one that `FARSPAN_TEST_OUTAGE_OF` names) and asks for the whole rate.
-const STANDS: Duration = Duration::from_secs(30);
 /// By how many times the arrival a backlog drains, on a machine that does nothing else; and where others
 /// may have taken a part of it since the peak was measured.
 const TIMES: f64 = 3.0;
@@ -45,16 +43,18 @@ struct Outages {
     times: f64,
 }
 
+/// Where `FARSPAN_TEST_OUTAGE` says how long engines stand, all four do (or the one that
+/// `FARSPAN_TEST_OUTAGE_OF` names), and the whole rate is asked for.
 fn outages() -> Outages {
-    let Ok(seconds) = std::env::var("FARSPAN_TEST_OUTAGE") else {
-        return Outages { stands: STANDS, engines: vec![Engine::Cassandra], times: TIMES_ANYWHERE };
-    };
+    let stands = lasts();
+    if std::env::var("FARSPAN_TEST_OUTAGE").is_err() {
+        return Outages { stands, engines: vec![Engine::Cassandra], times: TIMES_ANYWHERE };
+    }
     let mut all = vec![Engine::Cassandra, Engine::Elasticsearch, Engine::Clickhouse, Engine::Kafka];
     if let Ok(name) = std::env::var("FARSPAN_TEST_OUTAGE_OF") {
         all.retain(|engine| format!("{engine:?}").eq_ignore_ascii_case(&name));
         assert!(!all.is_empty(), "FARSPAN_TEST_OUTAGE_OF: no engine is called {name}");
     }
-    let stands = Duration::from_secs(seconds.parse().unwrap());
     Outages { stands, engines: all, times: TIMES }
 }
 

@@ -1,5 +1,6 @@
 //! A small load whose senders repeat what was not acknowledged, byte by byte, as SDKs do.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -79,9 +80,10 @@ impl Load {
 
     /// A trace that is acknowledged from now on.
     pub(crate) async fn next_acknowledged(&self) -> [u8; 16] {
-        let before: Vec<_> = self.ledger.entries();
+        let before: HashSet<_> =
+            self.ledger.entries().into_iter().map(|(trace, _)| trace).collect();
         eventually("a trace is acknowledged", PATIENCE, || async {
-            let is_new = |trace: &[u8; 16]| before.iter().all(|(known, _)| known != trace);
+            let is_new = |trace: &[u8; 16]| !before.contains(trace);
             let entries = self.ledger.entries();
             let new = entries.into_iter().map(|(trace, _)| trace).find(is_new);
             new.ok_or_else(|| format!("{:?}", self.refusals.lock().unwrap().last()))

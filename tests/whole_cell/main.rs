@@ -16,9 +16,11 @@
 
 mod aimed_kills;
 mod away_at_the_start;
+mod beside;
 mod clusters;
 mod counts;
 mod direct;
+mod direct_cell;
 mod drain;
 #[path = "../system/federation.rs"]
 mod federation;
@@ -32,12 +34,17 @@ mod killed_cell;
 mod ledger;
 mod load;
 mod loses_one;
+mod outage;
 mod parts;
 mod poison;
 #[path = "../system/process.rs"]
 mod process;
 mod processes;
 mod replay;
+mod replay_beside;
 mod running_engines;
+mod searched_by_tables;
+mod set_aside;
 mod stopped_engines;
+mod stopped_log;
 mod whole_cell;

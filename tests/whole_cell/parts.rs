@@ -13,7 +13,7 @@ use crate::http::{eventually, get, send};
 use crate::process::{Process, free_ports};
 
 /// Traces of a request, of one span each.
-const TRACES: usize = 20;
+pub(crate) const TRACES: usize = 20;
 const STARTUP: Duration = Duration::from_secs(120);
 
 /// Where an engine is.
@@ -96,6 +96,11 @@ impl Parts {
         let file = self.file("cell0");
         let arguments: Vec<&str> = arguments.iter().copied().chain(["--config", &file]).collect();
         Process::start(name, self.path(), &arguments)
+    }
+
+    /// The file of the cell that commands are given.
+    pub(crate) fn config(&self) -> String {
+        self.file("cell0")
     }
 
     fn file(&self, name: &str) -> String {
@@ -200,11 +205,22 @@ impl Parts {
     /// Sends so many requests, each until it is acknowledged.
     pub(crate) async fn send(&mut self, requests: usize) {
         for _ in 0..requests {
-            let ids: Vec<[u8; 16]> = (0..TRACES).map(|_| random_trace_id()).collect();
-            let spans = ids.iter().map(|id| span(*id, rand::random(), 0, "work"));
-            self.export(encode(&request("web", spans.collect()))).await;
-            self.trace_ids.extend(ids);
+            let ids = self.send_one().await;
+            self.note(ids);
         }
+    }
+
+    /// Sends a request until it is acknowledged; gives its traces, which are to be noted.
+    pub(crate) async fn send_one(&self) -> Vec<[u8; 16]> {
+        let ids: Vec<[u8; 16]> = (0..TRACES).map(|_| random_trace_id()).collect();
+        let spans = ids.iter().map(|id| span(*id, rand::random(), 0, "work"));
+        self.export(encode(&request("web", spans.collect()))).await;
+        ids
+    }
+
+    /// Takes traces as acknowledged.
+    pub(crate) fn note(&mut self, trace_ids: Vec<[u8; 16]>) {
+        self.trace_ids.extend(trace_ids);
     }
 
     /// Sends so many requests of one trace each: a service calls another.
@@ -233,6 +249,11 @@ impl Parts {
     /// Spans that were acknowledged.
     pub(crate) fn sent(&self) -> u64 {
         self.trace_ids.len() as u64 + 2 * self.calls
+    }
+
+    /// Records of the log that they are: one for each trace, unless a sender has repeated some.
+    pub(crate) fn records(&self) -> u64 {
+        self.trace_ids.len() as u64 + self.calls
     }
 
     pub(crate) fn trace_ids(&self) -> impl DoubleEndedIterator<Item = String> + '_ {

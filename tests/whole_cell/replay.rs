@@ -1,20 +1,21 @@
 //! The whole log replayed beside a running cell: into its own stores, into views beside them, and counts
 //! that take the place of the cell's.
 
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
-use crate::counts::cassandra;
-use crate::http::{eventually, get, send};
+use crate::counts::{all_counts, cassandra, clickhouse_text};
+use crate::http::{eventually, send};
 use crate::parts::{Parts, engine};
+use crate::replay_beside::{beside_a_sender, between_two_times};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-async fn documents(prefix: &str) -> Result<u64, String> {
+pub(crate) async fn documents(prefix: &str) -> Result<u64, String> {
     let indices = format!("{}/{prefix}.*-jaeger-span-*", engine("FARSPAN_TEST_ELASTICSEARCH"));
     send(Method::POST, &format!("{indices}/_refresh"), &[], Bytes::new()).await?;
     let counted = send(Method::GET, &format!("{indices}/_count"), &[], Bytes::new()).await?.json();
@@ -26,30 +27,16 @@ async fn rows(keyspace: &str) -> Result<u64, String> {
     cassandra(&engine("FARSPAN_TEST_CASSANDRA"), &cql).await
 }
 
-/// An answer of ClickHouse as it is.
 async fn clickhouse(sql: &str) -> String {
-    let url = format!("{}/", engine("FARSPAN_TEST_CLICKHOUSE"));
-    let answer = send(Method::POST, &url, &[], Bytes::from(sql.to_owned())).await.unwrap();
-    let text = String::from_utf8_lossy(&answer.body).into_owned();
-    assert!(answer.status.is_success(), "{sql}: {text}");
-    text
+    clickhouse_text(&engine("FARSPAN_TEST_CLICKHOUSE"), sql).await.unwrap()
 }
 
-/// All series and all edges of a database. Of slowest spans that are equally slow, either may be named.
 async fn counts(database: &str) -> [String; 2] {
-    let red = format!(
-        "SELECT tenant, service, operation, minute, kind, status, sum(seen), sum(estimated), \
-         sumMap(buckets), max(exemplar.nanos) FROM {database}.red_operations GROUP BY ALL ORDER BY ALL"
-    );
-    let edges = format!(
-        "SELECT tenant, bucket, caller, callee, is_error, sum(seen), sumMap(buckets) \
-         FROM {database}.edges GROUP BY ALL ORDER BY ALL"
-    );
-    [clickhouse(&red).await, clickhouse(&edges).await]
+    all_counts(&engine("FARSPAN_TEST_CLICKHOUSE"), database).await
 }
 
 /// Waits until the cell's own stores hold everything that was sent.
-async fn until_all_is_stored(parts: &Parts) {
+pub(crate) async fn until_all_is_stored(parts: &Parts) {
     let sent = parts.sent();
     eventually("everything is stored", 2 * MINUTE, || async {
         let found =
@@ -71,10 +58,15 @@ fn last_json(output: &Output) -> Value {
 }
 
 /// A whole replay; gives its summary.
-async fn replayed(parts: &Parts, arguments: &[&str]) -> Value {
-    let arguments: Vec<&str> =
-        ["replay", "--json", "--group"].into_iter().chain(arguments.iter().copied()).collect();
-    let output = parts.farspan(&arguments).await;
+pub(crate) async fn replayed(parts: &Parts, arguments: &[&str]) -> Value {
+    replay_of(&parts.config(), arguments).await
+}
+
+/// The same for a cell of this file.
+pub(crate) async fn replay_of(file: &str, arguments: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
+    command.args(["replay", "--json", "--config", file, "--group"]).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{arguments:?} {}", words(&output));
     let summary = last_json(&output);
     assert_eq!(summary["isWhole"], true, "{summary}");
@@ -104,21 +96,6 @@ async fn covers(parts: &Parts) -> Vec<(String, u64)> {
     covers
 }
 
-/// A trace stays whole and found while others write it again.
-async fn assert_answered(parts: &Parts) {
-    for id in [parts.trace_ids().next().unwrap(), parts.trace_ids().next_back().unwrap()] {
-        let answer = get(&format!("http://{}/api/traces/{id}", parts.gateway)).await.unwrap();
-        let spans = answer.json()["data"][0]["spans"].as_array().map_or(0, Vec::len);
-        assert_eq!((answer.status.as_u16(), spans), (200, 1), "{id}");
-    }
-    let url = format!(
-        "http://{}/api/farspan/v1/search?service=cart&tag=http.route:/cart/%7Bid%7D&limit=500",
-        parts.gateway
-    );
-    let found = get(&url).await.unwrap().json();
-    assert_eq!(found["traces"].as_array().map_or(0, Vec::len), 30, "{found}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_whole_log_is_replayed_beside_a_running_cell_and_no_answer_changes() {
     let mut parts = Parts::start().await;
@@ -131,25 +108,12 @@ async fn the_whole_log_is_replayed_beside_a_running_cell_and_no_answer_changes()
         groups,
         ["analytics-writer", "metrics-aggregator", "search-indexer", "storage-writer"]
     );
-    // Into the cell's own stores, while it takes more.
-    let records = 30 * 20 + 30;
-    for group in ["search-indexer", "storage-writer"] {
-        let (summary, ()) = {
-            let arguments = [group, "--from", "earliest"];
-            tokio::join!(replayed(&parts, &arguments), assert_answered(&parts))
-        };
-        assert_eq!(
-            (&summary["records"], &summary["spans"]),
-            (&records.into(), &(records + 30).into())
-        );
-    }
-    parts.send(5).await;
-    until_all_is_stored(&parts).await;
-    assert_answered(&parts).await;
+    beside_a_sender(&mut parts).await;
     let after = covers(&parts).await;
     for ((group, before), (_, after)) in before.iter().zip(&after) {
         assert!(after >= before, "{group}: {before} {after}");
     }
+    between_two_times(&mut parts).await;
     into_views(&parts).await;
     stopped_and_gone_on_with(&parts).await;
     what_cannot_be_replayed_is_refused(&parts).await;
@@ -197,7 +161,7 @@ async fn what_cannot_be_replayed_is_refused(parts: &Parts) {
     let replay = ["replay", "--from", "earliest", "--group"];
     let with = |more: &[&'static str]| [&replay[..], more].concat();
     refused(parts, &with(&["metadata-publisher"]), "no function of the log alone").await;
-    refused(parts, &with(&["search-indexer", "--swap"]), "counts alone are swapped").await;
+    refused(parts, &with(&["search-indexer", "--swap"]), "counts and raw spans alone").await;
     let own = [&replay[..], &["search-indexer", "--into", parts.name()]].concat();
     refused(parts, &own, "the prefix that the cell uses").await;
     let from = |place| ["replay", "--group", "search-indexer", "--from", place];
@@ -246,6 +210,7 @@ async fn swap_is_done_once_and_counted_on(parts: &mut Parts, view: &str, swap: &
     let found = [clickhouse(&marks(parts.name())).await, clickhouse(&marks(view)).await];
     assert_eq!(found, ["0\n", "1\n"]);
     refused(parts, swap, "in use since a swap").await;
+    raw_spans_are_swapped_beside_them(parts).await;
     for ingester in 0..2 {
         parts.start_again(ingester);
     }
@@ -254,4 +219,23 @@ async fn swap_is_done_once_and_counted_on(parts: &mut Parts, view: &str, swap: &
     until_all_is_stored(parts).await;
     let edges = format!("SELECT sum(seen) FROM {}.edges", parts.name());
     assert_eq!(clickhouse(&edges).await.trim(), "35");
+}
+
+/// Nobody writes the raw spans either.
+async fn raw_spans_are_swapped_beside_them(parts: &Parts) {
+    let (own, view) = (parts.name(), format!("{}r", parts.name()));
+    let marked = "otel_traces (ServiceName, Timestamp, AppendTime) SELECT 'marked', now(), now()";
+    clickhouse(&format!("INSERT INTO {own}.{marked}")).await;
+    let replay = ["replay", "--group", "analytics-writer", "--from", "earliest", "--into", &view];
+    let output = parts.farspan(&[&replay[..], &["--swap"]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{}", words(&output));
+    let marks = async |database: &str| {
+        let sql = format!("SELECT countIf(ServiceName = 'marked') FROM {database}.otel_traces");
+        clickhouse(&sql).await.trim().to_owned()
+    };
+    assert_eq!([marks(own).await, marks(&view).await], ["0", "1"]);
+    let rows = format!("SELECT uniqExact(TraceId, SpanId), count() FROM {own}.otel_traces");
+    let sent = parts.sent();
+    assert_eq!(clickhouse(&rows).await.trim(), format!("{sent}\t{sent}"));
+    refused(parts, &replay, "in use since a swap").await;
 }

@@ -1,5 +1,5 @@
 //! The four engines, one node each, shared by the tests of this program: those that stop or kill one have
-//! them alone, the others are beside each other.
+//! them alone, or one of their own in its place; the others are beside each other.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,6 +32,8 @@ struct Node {
     name: String,
     port: u16,
     settings: Vec<(String, String)>,
+    /// Another [`Engines`] has it as well, and ends it.
+    is_anothers: bool,
 }
 
 /// The engines; gone with their data when the last test has dropped them.
@@ -43,6 +45,8 @@ pub(crate) struct Engines {
 /// The engines, while they do what a test wants of them.
 pub(crate) struct Turn {
     pub(crate) engines: Arc<Engines>,
+    /// Those of which it has some.
+    _shared: Option<Arc<Engines>>,
     _guard: Guard,
 }
 
@@ -55,7 +59,7 @@ enum Guard {
 impl Drop for Turn {
     /// What a test that failed has left standing goes on.
     fn drop(&mut self) {
-        for node in &self.engines.nodes {
+        for node in self.engines.nodes.iter().filter(|node| !node.is_anothers) {
             if node.pid().is_some_and(is_alive) {
                 node.signal(Signal::CONT);
             }
@@ -69,13 +73,31 @@ static RUNNING: Mutex<Weak<Engines>> = Mutex::const_new(Weak::new());
 /// The engines for a test that stops or kills one of them.
 pub(crate) async fn have_engines_alone() -> Turn {
     let engines = running().await;
-    Turn { engines, _guard: Guard::Alone(TURN.write().await) }
+    Turn { engines, _shared: None, _guard: Guard::Alone(TURN.write().await) }
 }
 
 /// The engines for a test that leaves them standing.
 pub(crate) async fn share_engines() -> Turn {
     let engines = running().await;
-    Turn { engines, _guard: Guard::Beside(TURN.read().await) }
+    Turn { engines, _shared: None, _guard: Guard::Beside(TURN.read().await) }
+}
+
+/// The same, but for this one, of which the test has a node of its own.
+pub(crate) async fn share_engines_but(engine: Engine) -> Turn {
+    let shared = running().await;
+    let guard = Guard::Beside(TURN.read().await);
+    let nodes = shared.nodes.iter().cloned().map(|node| Node { is_anothers: true, ..node });
+    let mut nodes: Vec<Node> = nodes.collect();
+    nodes[engine as usize] = Node::new(engine, &format!("cell-{}-own", std::process::id()));
+    let start = move || {
+        let engines = Engines { nodes };
+        for verb in ["start", "wait"] {
+            engines.node(engine).run(verb);
+        }
+        engines
+    };
+    let engines = Arc::new(spawn_blocking(start).await.unwrap());
+    Turn { engines, _shared: Some(shared), _guard: guard }
 }
 
 /// Starts the engines where no other test has.
@@ -107,8 +129,8 @@ pub(crate) fn kept() -> PathBuf {
 }
 
 impl Node {
-    fn new(engine: Engine) -> Self {
-        let name = format!("cell-{}", std::process::id());
+    fn new(engine: Engine, name: &str) -> Self {
+        let name = name.to_owned();
         let ports = free_ports(3);
         let pair = |key: &str, value: String| (key.to_owned(), value);
         let settings = match engine {
@@ -138,7 +160,7 @@ impl Node {
             ],
             Engine::Clickhouse => vec![pair("HTTP_PORT", ports[0].to_string())],
         };
-        Self { engine, name, port: ports[0], settings }
+        Self { engine, name, port: ports[0], settings, is_anothers: false }
     }
 
     fn is_jvm_script(&self) -> bool {
@@ -184,7 +206,8 @@ impl Node {
 
 impl Engines {
     fn start() -> Self {
-        let engines = Self { nodes: ALL.map(Node::new).to_vec() };
+        let name = format!("cell-{}", std::process::id());
+        let engines = Self { nodes: ALL.map(|engine| Node::new(engine, &name)).to_vec() };
         for verb in ["start", "wait"] {
             for node in &engines.nodes {
                 node.run(verb);
@@ -308,7 +331,7 @@ pub(crate) fn is_alive(pid: Pid) -> bool {
 
 impl Drop for Engines {
     fn drop(&mut self) {
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| !node.is_anothers) {
             // Also a stopped one ends by this.
             if let Some(pid) = node.pid().filter(|pid| is_alive(*pid)) {
                 while is_alive(pid) && kill_process(pid, Signal::KILL).is_ok() {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use futures_util::future::join_all;
+
 use crate::counts::Names;
 use crate::federation::{Federation, PATIENCE};
 use crate::fixture::hex;
@@ -25,6 +27,18 @@ pub(crate) fn yaml(engines: &Engines, names: &Names) -> String {
         engines.address(Engine::Cassandra),
         engines.address(Engine::Elasticsearch),
         engines.address(Engine::Clickhouse),
+        name = names.name,
+    )
+}
+
+/// The same without Kafka: the log and the counts are files of the cell's process.
+pub(crate) fn yaml_without_kafka(engines: &Engines, names: &Names) -> String {
+    format!(
+        "profile: startup\nhead: {{rate: 1.0}}\ncassandra:\n  nodes: [\"{}\"]\n  datacenter: dc1\n  \
+         keyspace: {name}\n  replication: {{dc1: 1}}\nelasticsearch:\n  urls: [\"http://{}\"]\n  \
+         prefix: {name}\n  shards: 1\n",
+        engines.address(Engine::Cassandra),
+        engines.address(Engine::Elasticsearch),
         name = names.name,
     )
 }
@@ -56,16 +70,14 @@ pub(crate) async fn start(engines: &Engines, names: &Names) -> Federation {
     Federation::start(&[REGION], &[(REGION, &extra)]).await
 }
 
+/// Traces that are read back at once.
+const AT_ONCE: usize = 16;
+
 /// Waits until everything that was acknowledged is read back whole, by id and by search.
 pub(crate) async fn until_all_is_read_back(federation: &Federation, ledger: &Ledger, since: u64) {
-    for (trace, spans) in ledger.entries() {
-        let expected: Vec<_> = spans.iter().map(|id| hex(&id.to_be_bytes())).collect();
-        eventually("an acknowledged trace is read by id", PATIENCE, || async {
-            let (line, found) = federation.certified(0, &trace).await?;
-            let is_whole = line.starts_with("complete") && found == expected;
-            if is_whole { Ok(()) } else { Err(format!("{} {line} {found:?}", hex(&trace))) }
-        })
-        .await;
+    for entries in ledger.entries().chunks(AT_ONCE) {
+        let reads = entries.iter().map(|(trace, spans)| until_read(federation, trace, spans));
+        join_all(reads).await;
     }
     let wanted: BTreeSet<_> = ledger.entries().iter().map(|(trace, _)| hex(trace)).collect();
     eventually("every acknowledged trace is found by search", PATIENCE, || async {
@@ -73,6 +85,16 @@ pub(crate) async fn until_all_is_read_back(federation: &Federation, ledger: &Led
         let lacking: Vec<_> = wanted.difference(&found).take(3).collect();
         let words = || format!("{} found, lacking {lacking:?}", found.len());
         if lacking.is_empty() { Ok(()) } else { Err(words()) }
+    })
+    .await;
+}
+
+async fn until_read(federation: &Federation, trace: &[u8; 16], spans: &[u64]) {
+    let expected: Vec<_> = spans.iter().map(|id| hex(&id.to_be_bytes())).collect();
+    eventually("an acknowledged trace is read by id", PATIENCE, || async {
+        let (line, found) = federation.certified(0, trace).await?;
+        let is_whole = line.starts_with("complete") && found == expected;
+        if is_whole { Ok(()) } else { Err(format!("{} {line} {found:?}", hex(trace))) }
     })
     .await;
 }

@@ -11,7 +11,8 @@ use proto::v1;
 use proto::v1::cell_query_client::CellQueryClient;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, TimeoutExpired};
-use trace_model::{Region, SearchQuery, TimeRange};
+use trace_model::query::{CompareOp, Field};
+use trace_model::{Filter, Region, SearchQuery, TimeRange};
 
 use super::MESSAGE_BYTES_MAX;
 use super::counted::{Arriving, CountedChannel, had_no_room};
@@ -98,6 +99,41 @@ fn cell_error(status: &Status) -> CellError {
     }
 }
 
+/// The same of a search. A cell without a search engine finds traces by service alone, and says so by the
+/// code alone: what whoever asked may do about it is told by what was asked.
+fn search_error(filter: &Filter, status: &Status) -> CellError {
+    let refused = cell_error(status);
+    if status.code() != Code::Unimplemented {
+        return refused;
+    }
+    let way = match names_a_service(filter) {
+        true => {
+            "it cannot answer such a search: fewer hours, or a service and operation alone, \
+                 may be answered"
+        }
+        false => "it cannot answer such a search: one that names a service may be answered",
+    };
+    CellError::Refused(way.to_owned())
+}
+
+/// Whether every match is of one service.
+fn names_a_service(filter: &Filter) -> bool {
+    let mut parts = vec![filter];
+    while let Some(part) = parts.pop() {
+        match part {
+            Filter::And(more) => parts.extend(more),
+            Filter::Compare { field: Field::Service, op: CompareOp::Eq, .. } => return true,
+            Filter::All
+            | Filter::Or(_)
+            | Filter::Not(_)
+            | Filter::Compare { .. }
+            | Filter::Matches { .. }
+            | Filter::Exists(_) => {}
+        }
+    }
+    false
+}
+
 /// Whether the time that the request carried has passed. tonic cancels such a question: here, with a
 /// cause of its own, or at the peer, whose status then has none. A connection that breaks under a
 /// question cancels it as well; that cause is another, unless it was given up since nothing came over
@@ -176,7 +212,8 @@ impl CellClient for GrpcCellClient {
     ) -> Result<v1::SearchTracesResponse, CellError> {
         let message = search_request(query, caller_message(caller));
         let response = self.client.clone().search_traces(timed(message, time)).await;
-        response.map(tonic::Response::into_inner).map_err(|status| cell_error(&status))
+        let failed = |status| search_error(&query.filter, &status);
+        response.map(tonic::Response::into_inner).map_err(failed)
     }
 
     async fn services(
@@ -268,6 +305,7 @@ impl CellClient for GrpcCellClient {
 #[cfg(test)]
 mod tests {
     use trace_model::RegionOutcome;
+    use trace_model::query::Literal;
 
     use super::*;
 
@@ -290,5 +328,27 @@ mod tests {
             assert_eq!(error.outcome(), outcome, "{code:?}");
             assert!(!error.to_string().contains("10.1.2.3"), "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_search_that_a_cell_cannot_answer_is_told_what_it_lacks() {
+        let filter = |field| Filter::Compare {
+            field,
+            op: CompareOp::Eq,
+            literal: Literal::Text("cart".to_owned()),
+        };
+        let said = |code, filter: &Filter| {
+            let status = Status::new(code, "10.1.2.3:4317 refused");
+            search_error(filter, &status).to_string()
+        };
+        let by_operation = filter(Field::Operation);
+        for nameless in [Filter::All, Filter::Not(Box::new(filter(Field::Service)))] {
+            let words = said(Code::Unimplemented, &nameless);
+            assert!(words.ends_with("one that names a service may be answered"), "{words}");
+        }
+        let both = Filter::And(vec![by_operation, Filter::And(vec![filter(Field::Service)])]);
+        let words = said(Code::Unimplemented, &both);
+        assert!(words.contains("fewer hours"), "{words}");
+        assert_eq!(said(Code::DataLoss, &Filter::All), "its store is damaged");
     }
 }
