@@ -3,6 +3,7 @@
 
 mod frames;
 mod index;
+mod manner;
 mod spans;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::port::{
 };
 use async_trait::async_trait;
 pub(crate) use index::{FakeIndex, behind, contribution, holed, level, silent};
+pub(crate) use manner::Manner;
 use prometheus_client::registry::Registry;
 use proto::convert::query::id_bytes;
 use proto::v1;
@@ -33,50 +35,6 @@ pub(crate) const NOW: UnixNanos = UnixNanos(1_790_000_000_000_000_000);
 
 /// Records that each cell has published, as its watermark says.
 pub(crate) const PUBLISHED: u64 = 40;
-
-/// How a cell answers by trace id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Manner {
-    Honest,
-    /// Its stores and tail reach one record less than it published, and miss the last span; its
-    /// search reaches three records less.
-    Behind,
-    /// Its lists and counts are three records and five seconds behind.
-    InStep,
-    /// Its lists are cut.
-    Cutting,
-    /// Its lists and counts do not say how far they reach.
-    Speechless,
-    /// They say it by offsets alone.
-    Timeless,
-    Damaged,
-    /// Its trace store does not answer.
-    LackingStore,
-    /// Groups of it have missed records.
-    Missing,
-    Forbidding,
-    /// Its retention has taken all that came until now, but for one span.
-    Expiring,
-    Late(Duration),
-    Hanging,
-    HangingAfterAFrame,
-    Unreachable,
-    /// Its pages never end.
-    Stuck,
-    ResetAfterAFrame,
-    EndingWithoutSummary,
-    OtherTrace,
-    OtherTracesSpan,
-    Garbage,
-    OtherRegionsName,
-    OtherRegionsSpans,
-    Miscounting,
-    Endless,
-    EndlessEmptyFrames,
-    GoingOnAfterTheSummary,
-    /// All is said, and the stream does not end.
-    HangingAfterTheSummary,
-}
 
 /// A cell.
 #[derive(Debug)]
@@ -180,6 +138,9 @@ impl FakeCell {
     ) -> (Vec<R>, Option<P>) {
         self.pages.fetch_add(1, Ordering::SeqCst);
         let rows = rows.lock().unwrap();
+        if after.is_some() && self.manner() == Manner::Forgetful {
+            return (rows.clone(), None);
+        }
         let is_behind = |row: &&R| after.is_none_or(|after| place(row).is_behind(after));
         let behind: Vec<&R> = rows.iter().filter(is_behind).collect();
         let size = self.page_rows.load(Ordering::SeqCst).max(1);
@@ -314,11 +275,7 @@ impl CellClient for FakeCell {
         _: Duration,
     ) -> Result<v1::ListEdgesResponse, CellError> {
         self.fail()?;
-        let place = |edge: &v1::Edge| v1::EdgePlace {
-            caller: edge.caller.clone(),
-            callee: edge.callee.clone(),
-        };
-        let (edges, next) = self.page(&self.edges, after.as_ref(), place);
+        let (edges, next) = self.page(&self.edges, after.as_ref(), |edge| edge.into());
         Ok(v1::ListEdgesResponse {
             outcome: v1::CellOutcome::Answered.into(),
             edges,
@@ -336,14 +293,7 @@ impl CellClient for FakeCell {
         _: Duration,
     ) -> Result<v1::QueryRedResponse, CellError> {
         self.fail()?;
-        let place = |point: &v1::RedPoint| v1::RedPlace {
-            minute_unix_nano: point.minute_unix_nano,
-            service: point.service.clone(),
-            operation: point.operation.clone(),
-            kind: point.kind,
-            status: point.status,
-        };
-        let (points, next) = self.page(&self.red, after.as_ref(), place);
+        let (points, next) = self.page(&self.red, after.as_ref(), |point| point.into());
         Ok(v1::QueryRedResponse {
             outcome: v1::CellOutcome::Answered.into(),
             points,

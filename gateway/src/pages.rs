@@ -9,13 +9,41 @@ use crate::ask_all::Part;
 use crate::port::CellError;
 use crate::room::AnswerRoom;
 
-/// Rows that are asked for at once: with their sketches some megabytes.
-pub(crate) const PAGE_ROWS: u32 = 10_000;
+/// Rows that are asked for at once: with their sketches some megabytes. A cell gives fewer where they would
+/// not fit into a message.
+pub(crate) const PAGE_ROWS: u32 = 50_000;
 
 /// Where a page begins: behind this row.
-pub(crate) trait Place: Clone {
+pub(crate) trait Place: Clone + PartialEq {
     /// Whether it comes later than the other.
     fn is_behind(&self, other: &Self) -> bool;
+}
+
+/// Whether rows, by their places, are a page: behind where it begins, in order, and up to where the next
+/// one begins. What is given whole may be in any order.
+pub(crate) fn are_a_page<P: Place>(
+    places: impl Iterator<Item = P>,
+    after: Option<&P>,
+    next: Option<&P>,
+) -> bool {
+    if after.is_none() && next.is_none() {
+        return true;
+    }
+    let mut last: Option<P> = None;
+    for place in places {
+        let is_behind = after.is_none_or(|after| place.is_behind(after));
+        let is_in_order = last.is_none_or(|last| !last.is_behind(&place));
+        if !is_behind || !is_in_order {
+            return false;
+        }
+        last = Some(place);
+    }
+    next.is_none_or(|next| last.as_ref() == Some(next))
+}
+
+/// What is said of rows that are not.
+pub(crate) fn no_page() -> CellError {
+    CellError::Invalid("counts of another page than asked for".to_owned())
 }
 
 impl Place for v1::RedPlace {

@@ -15,7 +15,7 @@ use crate::ask_all::{DECODED_FACTOR, Part, SKETCH_FACTOR, check, decoded_bytes};
 use crate::config::QueryContext;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::pages::{Page, all_pages};
+use crate::pages::{Page, all_pages, are_a_page, no_page};
 use crate::port::{Caller, CellError, EdgeTraceAsk, RedAsk};
 use crate::region_read::SharedClient;
 use crate::room::Held;
@@ -220,7 +220,11 @@ async fn ask_page(
     after: Option<v1::RedPlace>,
     time: Duration,
 ) -> Result<Page<(RedSeries, UnixNanos, RedPoint), v1::RedPlace>, CellError> {
-    let answer = client.red(caller, ask, after, time).await?;
+    let answer = client.red(caller, ask, after.clone(), time).await?;
+    let places = answer.points.iter().map(v1::RedPlace::from);
+    if !are_a_page(places, after.as_ref(), answer.next.as_ref()) {
+        return Err(no_page());
+    }
     let outcome = check(client.region(), &answer.region, answer.outcome())?;
     let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
     let items = answer.points.into_iter().map(|point| read_point(point, ask));

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # What a cell on real engines uses under load: processor time a span and anonymous memory of its own
 # processes, together and each by itself. Prints the report of `farspan bench write`.
-#   cell_load.sh FARSPAN [roles|groups] [SPANS]
+#   cell_load.sh FARSPAN [roles|groups|collector] [SPANS] [what `farspan bench write` takes more]
 #     FARSPAN   the binary, a release build
 #     roles     a collector, a querier, and one ingester with all groups (this where nothing is said)
 #     groups    the same, but an ingester for each group: what each costs
+#     collector a collector alone, in front of 64 partitions
 #     SPANS     300000 where nothing is said; half a kilobyte each, ten attributes
 # With LOAD_SAMPLES=FOLDER perf samples each process meanwhile: FOLDER/NAME.perf. cell_stages.sh does so and folds them.
 # Engines: `eval $(all.sh env)` first. Everything is made under names of its own and removed, but for the
@@ -14,8 +15,9 @@ farspan=${1:?the farspan binary}; mode=${2:-roles}; spans=${3:-300000}
 : "${FARSPAN_TEST_KAFKA:?}" "${FARSPAN_TEST_CASSANDRA:?}" "${FARSPAN_TEST_ELASTICSEARCH:?}" "${FARSPAN_TEST_CLICKHOUSE:?}"
 case $mode in
   roles) ingesters=(all) ;;
+  collector) ingesters=() ;;
   groups) ingesters=(storage-writer search-indexer metrics-aggregator metadata-publisher analytics-writer) ;;
-  *) sed -n '2,11p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  *) sed -n '2,12p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac
 run=load-$(date +%s)
 home=$(mktemp -d)
@@ -52,7 +54,7 @@ listen:
   zipkin: 127.0.0.1:$((port + 2))
   internal: 127.0.0.1:$((port + 3))
   admin: 127.0.0.1:$((port + 4))
-kafka: {brokers: ["$FARSPAN_TEST_KAFKA"], prefix: $run., partitions: 8, replication: 1}
+kafka: {brokers: ["$FARSPAN_TEST_KAFKA"], prefix: $run., partitions: $([ "$mode" = collector ] && echo 64 || echo 8), replication: 1}
 cassandra: {nodes: ["$FARSPAN_TEST_CASSANDRA"], datacenter: dc1, keyspace: farspan_load, replication: {dc1: 1}}
 elasticsearch: {urls: ["$FARSPAN_TEST_ELASTICSEARCH"], prefix: $run, shards: 1}
 clickhouse: {url: "$FARSPAN_TEST_CLICKHOUSE", database: ${run//-/_}}
@@ -128,13 +130,14 @@ for name in "${ingesters[@]}"; do
   start "$name" ingester $place
   place=$((place + 10))
 done
-start querier querier $((port + 10))
+[ "$mode" = collector ] || start querier querier $((port + 10))
 start collector collector "$port"
 for name in "${!process[@]}"; do
   [ -z "${LOAD_SAMPLES:-}" ] || sample "$name" "${process[$name]}"
   before[$name]=$(cpu "${process[$name]}")
 done
-"$farspan" bench write --collector "http://127.0.0.1:$port" --spans "$spans" --settle 900 "${watched[@]}"
+"$farspan" bench write --collector "http://127.0.0.1:$port" --spans "$spans" \
+  $([ "$mode" = collector ] || echo --settle 900) "${watched[@]}" "${@:4}"
 # A group that waits for a busy engine looks settled to the bench. What a process has used until its group had
 # committed everything is in `whole` alone.
 deadline=$((SECONDS + 900))

@@ -53,7 +53,7 @@ impl QuerierConfig {
             pace_bytes_per_second: 64 << 10,
             traces_per_request_max: 2_000,
             matches_max: 2_000,
-            page_rows_max: 10_000,
+            page_rows_max: 50_000,
             request_bytes_max: 1 << 20,
         }
     }

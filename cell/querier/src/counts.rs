@@ -4,7 +4,7 @@ use prost::Message;
 use proto::convert::query::{id_bytes, required_range};
 use proto::v1;
 use trace_model::{SpanKind, StatusCode, TenantId, TimeRange, UnixNanos};
-use trace_store::port::{EdgeKey, EdgePlace, EdgeRow, Page, RedKey, RedQuery, RedRow};
+use trace_store::port::{EdgeKey, EdgePlace, EdgeRow, Page, RedKey, RedQuery, RedRow, StoreError};
 
 use crate::caller::{Access, Caller};
 use crate::cuts::cut_if;
@@ -12,7 +12,7 @@ use crate::querier::Querier;
 use crate::status::QuerierError;
 
 /// Most bytes of a page, unless one row has more.
-const PAGE_BYTES_MAX: usize = 8 << 20;
+const PAGE_BYTES_MAX: usize = 16 << 20;
 
 impl Querier {
     pub(crate) async fn edges(
@@ -37,7 +37,7 @@ impl Querier {
         let mut edges: Vec<_> = page.rows.into_iter().map(edge_message).collect();
         let is_cut = page_edges > 0 && cut_edges(&mut edges);
         let last = edges.last().filter(|_| is_cut || page.has_more);
-        let next = last.map(edge_place);
+        let next = last.map(v1::EdgePlace::from);
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
         Ok((access, v1::ListEdgesResponse { outcome, edges, region, reach, next }))
     }
@@ -68,7 +68,7 @@ impl Querier {
         let mut points: Vec<_> = page.rows.into_iter().map(red_message).collect();
         let is_cut = page_points > 0 && cut_points(&mut points);
         let last = points.last().filter(|_| is_cut || page.has_more);
-        let next = last.map(red_place);
+        let next = last.map(v1::RedPlace::from);
         let (outcome, region) = (Self::outcome_of(access), self.region_name());
         Ok((access, v1::QueryRedResponse { outcome, points, region, reach, next }))
     }
@@ -85,7 +85,7 @@ impl Querier {
             return Ok(Page { rows: metrics.red(query).await?, has_more: false });
         }
         let most = page_points.clamp(1, self.config.page_rows_max);
-        Ok(metrics.red_page(query, after, most).await?)
+        whole_page(metrics.red_page(query, after, most).await?)
     }
 
     /// The same of edges.
@@ -101,8 +101,17 @@ impl Querier {
             return Ok(Page { rows: metrics.edges(tenant, range).await?, has_more: false });
         }
         let most = page_edges.clamp(1, self.config.page_rows_max);
-        Ok(metrics.edges_page(tenant, range, after, most).await?)
+        whole_page(metrics.edges_page(tenant, range, after, most).await?)
     }
+}
+
+/// A page of nothing is the last: else nobody knows where the next one begins.
+fn whole_page<T>(page: Page<T>) -> Result<Page<T>, QuerierError> {
+    if page.rows.is_empty() && page.has_more {
+        let words = "a page of counts that were there is empty";
+        return Err(StoreError::Unavailable(words.to_owned()).into());
+    }
+    Ok(page)
 }
 
 /// How many of these messages fit into one page; one at least.
@@ -126,25 +135,11 @@ fn cut_points(points: &mut Vec<v1::RedPoint>) -> bool {
 fn cut_edges(edges: &mut Vec<v1::Edge>) -> bool {
     let before = edges.len();
     let most = fitting(edges);
-    let behind = edges.get(most).map(edge_place);
-    let is_split = |edge: &v1::Edge| Some(edge_place(edge)) == behind;
+    let behind = edges.get(most).map(v1::EdgePlace::from);
+    let is_split = |edge: &v1::Edge| Some(v1::EdgePlace::from(edge)) == behind;
     let whole = edges.iter().take(most).rposition(|edge| !is_split(edge));
     edges.truncate(whole.map_or(most.max(2), |last| last.saturating_add(1)));
     edges.len() < before
-}
-
-fn edge_place(edge: &v1::Edge) -> v1::EdgePlace {
-    v1::EdgePlace { caller: edge.caller.clone(), callee: edge.callee.clone() }
-}
-
-fn red_place(point: &v1::RedPoint) -> v1::RedPlace {
-    v1::RedPlace {
-        minute_unix_nano: point.minute_unix_nano,
-        service: point.service.clone(),
-        operation: point.operation.clone(),
-        kind: point.kind,
-        status: point.status,
-    }
 }
 
 fn red_key(place: v1::RedPlace, query: &RedQuery) -> RedKey {

@@ -23,7 +23,7 @@ pub(crate) type FrameStream =
 
 /// At most so long before the asker gives up, the store is no longer waited for.
 const ANSWER_MARGIN_MAX: Duration = Duration::from_secs(1);
-/// The second and later traces of an answer, and pieces of a trace, wait for the store so long: readers keep a pace.
+/// The second and later traces of an answer wait for the store so long: readers keep a pace.
 const NEXT_STORE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A trace that is asked for, and between which times the asker knows its spans to be.
@@ -73,7 +73,13 @@ impl Limits {
 
     /// What holds for what comes next in the same answer.
     fn after(self, read: Option<&ReadingTrace>) -> Self {
-        let next = StoreWait::For(NEXT_STORE_WAIT_MAX);
+        let next = match read.is_some_and(|read| !read.is_done()) {
+            // The asker has its first frame, and has been given enough to wait for more.
+            true => StoreWait::Until(
+                self.deadline.checked_sub(ANSWER_MARGIN_MAX).unwrap_or(self.deadline),
+            ),
+            false => StoreWait::For(NEXT_STORE_WAIT_MAX),
+        };
         let is_silent = read.is_some_and(ReadingTrace::is_store_silent);
         let is_given_up = is_silent || self.store_wait == StoreWait::Never;
         Self { store_wait: if is_given_up { StoreWait::Never } else { next }, ..self }

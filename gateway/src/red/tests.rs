@@ -110,16 +110,18 @@ async fn what_the_first_page_lacks_the_answer_lacks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_that_do_not_go_on_are_nonsense() {
-    let (cells, index) = cells();
-    cells[0].behave(Manner::Stuck);
-    *cells[0].red.lock().unwrap() = many(10);
-    cells[0].page_rows.store(4, Ordering::SeqCst);
-    let gateway = gateway(&cells, &index);
-    let answer = gateway.red(&context(Freshness::Auto), &request(1)).await;
-    let Err(GatewayError::Unproven(certificate)) = answer else { panic!("{answer:?}") };
-    assert!(certificate.to_string().contains("missing eu (invalid)"), "{certificate}");
-    assert_eq!(cells[0].pages.load(Ordering::SeqCst), 2);
+async fn pages_that_do_not_go_on_or_begin_anew_are_nonsense() {
+    for manner in [Manner::Stuck, Manner::Forgetful] {
+        let (cells, index) = cells();
+        cells[0].behave(manner);
+        *cells[0].red.lock().unwrap() = many(10);
+        cells[0].page_rows.store(4, Ordering::SeqCst);
+        let gateway = gateway(&cells, &index);
+        let answer = gateway.red(&context(Freshness::Auto), &request(1)).await;
+        let Err(GatewayError::Unproven(certificate)) = answer else { panic!("{answer:?}") };
+        assert!(certificate.to_string().contains("missing eu (invalid)"), "{certificate}");
+        assert_eq!(cells[0].pages.load(Ordering::SeqCst), 2, "{manner:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -236,6 +236,24 @@ pub fn id_bytes(trace_id: TraceId) -> Bytes {
     Bytes::copy_from_slice(trace_id.as_bytes())
 }
 
+impl From<&v1::RedPoint> for v1::RedPlace {
+    fn from(point: &v1::RedPoint) -> Self {
+        Self {
+            minute_unix_nano: point.minute_unix_nano,
+            service: point.service.clone(),
+            operation: point.operation.clone(),
+            kind: point.kind,
+            status: point.status,
+        }
+    }
+}
+
+impl From<&v1::Edge> for v1::EdgePlace {
+    fn from(edge: &v1::Edge) -> Self {
+        Self { caller: edge.caller.clone(), callee: edge.callee.clone() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

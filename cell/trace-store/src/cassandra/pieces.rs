@@ -32,11 +32,17 @@ struct Rest {
     covered: Coverage,
     retention: Retention,
     bytes_max: u64,
+    /// A piece was begun and did not come to its end.
+    is_broken: bool,
 }
 
 impl Rest {
     /// The next piece: pages until they have enough bytes, or all of them.
     async fn read(&mut self) -> Result<TraceRead, StoreError> {
+        if std::mem::replace(&mut self.is_broken, true) {
+            let words = "cassandra: a piece of the trace was not read to its end";
+            return Err(StoreError::Unavailable(words.to_owned()));
+        }
         let mut read = nothing(self.covered.clone());
         let mut bytes = 0_u64;
         while bytes < self.bytes_max
@@ -48,6 +54,7 @@ impl Rest {
         }
         // Behind the rows: what was removed before them is known by now.
         read.expired_until = self.retention.expired_until();
+        self.is_broken = false;
         Ok(read)
     }
 }
@@ -55,7 +62,7 @@ impl Rest {
 #[async_trait]
 impl RestOfTrace for Rest {
     async fn next_piece(&mut self) -> Result<Option<TraceRead>, StoreError> {
-        if self.pages.is_done() {
+        if self.pages.is_done() && !self.is_broken {
             return Ok(None);
         }
         self.read().await.map(Some)
@@ -108,7 +115,13 @@ impl TraceReader for CassandraStore {
             let first = TraceRead { expired_until, ..nothing(covered) };
             return Ok(TracePieces { first, rest: None });
         };
-        let mut rest = Rest { pages, covered, retention, bytes_max: self.config.piece_bytes };
+        let mut rest = Rest {
+            pages,
+            covered,
+            retention,
+            bytes_max: self.config.piece_bytes,
+            is_broken: false,
+        };
         let first = rest.read().await?;
         let is_whole = rest.pages.is_done();
         Ok(TracePieces { first, rest: (!is_whole).then(|| Box::new(rest) as _) })

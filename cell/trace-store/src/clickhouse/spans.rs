@@ -55,7 +55,7 @@ impl ClickhouseSpans {
     /// Connects to a database that [`super::init`] has made, and reads how far it holds the log.
     ///
     /// Fails where the settings have faults, the engine is away, or the database is missing or of a
-    /// newer release.
+    /// newer release. A table that is being swapped is opened all the same, and refuses what is written.
     pub async fn connect(
         config: ClickhouseConfig,
         clock: Arc<dyn Clock>,
@@ -92,6 +92,7 @@ pub(super) async fn stored(engine: &Engine) -> Result<Coverage, StoreError> {
 impl SpanWriter for ClickhouseSpans {
     async fn write(&self, batches: &[LoggedBatch]) -> Result<(), StoreError> {
         let mut writer = self.writer.lock().await;
+        writer.require_open(&self.engine).await?;
         let written = writer.write(&self.engine, batches, self.clock.now()).await;
         self.publish(&writer);
         written
@@ -112,6 +113,7 @@ impl SpanWriter for ClickhouseSpans {
         let mut writer = self.writer.lock().await;
         // What still arrives must not arrive behind the look at what is begun and done.
         writer.land_all().await;
+        progress::require_open(&self.engine).await?;
         let mut opened = Writer::open(&self.engine).await?;
         opened.go_on_from(&mut writer);
         *writer = opened;

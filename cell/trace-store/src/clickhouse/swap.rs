@@ -1,12 +1,14 @@
 //! What was filled anew takes the place of a cell's: counts, or raw spans. Their tables are exchanged, one by
 //! one.
 //!
-//! Nobody may write meanwhile: the cell's side is closed first, for whoever writes and whoever opens it, and
-//! opens again with the last table, which is the one that says how far the log is taken in. Which tables are
-//! to be exchanged is written down before the first, by what the engine itself calls them: a swap that was
-//! cut off at any point is finished by doing it again. The closed side stays in the other database.
+//! Nobody may write meanwhile. Which tables are to be exchanged is written down first, by what the engine
+//! itself calls them; then the cell's side is closed, for whoever writes and whoever opens it, and opens
+//! again with the last table, which is the one that says how far the log is taken in. In the end it is
+//! written down that it has ended. A swap that was cut off at any point is finished by doing it again. The
+//! closed side stays in the other database.
 //!
-//! What was erased in the cell since the fill began is erased in what was filled, before and after.
+//! What was erased in the cell is erased in what was filled before the first exchange, and looked for once
+//! more after the last: that a database has noted an erasure does not say that its rows are gone.
 
 use std::sync::Arc;
 
@@ -51,6 +53,14 @@ impl Swapped {
         self.tables().iter().any(|table| table.name == name)
     }
 
+    /// What stands in the plan when all is done.
+    const fn end(self) -> &'static str {
+        match self {
+            Self::Counts => "counts are swapped",
+            Self::Spans => "raw spans are swapped",
+        }
+    }
+
     async fn covered(self, engine: &Engine) -> Result<Coverage, StoreError> {
         match self {
             Self::Counts => counted(engine).await,
@@ -85,7 +95,7 @@ pub enum SwapState {
     Open,
     /// It was begun, and cut off.
     Begun,
-    /// It is done: the database holds what was swapped away.
+    /// It is over: the database holds what was swapped away.
     Done,
 }
 
@@ -100,7 +110,7 @@ pub struct Compared {
     pub cell_begins: Option<UnixNanos>,
 }
 
-#[derive(Debug, Deserialize, Row)]
+#[derive(Debug, Deserialize, Row, PartialEq, Eq)]
 struct NamedRow {
     name: String,
     id: String,
@@ -133,14 +143,15 @@ pub async fn swap_state(
     cell: &ClickhouseConfig,
     filled: &ClickhouseConfig,
 ) -> Result<SwapState, StoreError> {
-    let engine = Engine::open(filled.clone())?;
-    let planned = plan(what, &engine).await?;
-    if planned.is_empty() {
+    let (theirs, ours) = (Engine::open(cell.clone())?, Engine::open(filled.clone())?);
+    let Plan { tables, has_ended } = plan(what, &ours).await?;
+    if tables.is_empty() {
         return Ok(SwapState::Open);
     }
-    let there = ids(&engine, &cell.database).await?;
-    let is_done = planned.iter().all(|row| there.iter().any(|other| other.id == row.id));
-    Ok(if is_done { SwapState::Done } else { SwapState::Begun })
+    // Where another swap has followed, what was filled here is in use no more, and this one is over.
+    let places = Places::of(&theirs, &ours).await?;
+    let is_over = has_ended || !tables.iter().any(|row| places.have(row));
+    Ok(if is_over { SwapState::Done } else { SwapState::Begun })
 }
 
 /// Compares what was filled with the cell's.
@@ -206,46 +217,84 @@ pub async fn swap(
     }
     let (theirs, ours) = (Engine::open(cell.clone())?, Engine::open(filled.clone())?);
     let mut planned = plan(what, &ours).await?;
-    if planned.is_empty() {
-        forget(what, (&theirs, &ours), filled, &clock).await?;
-        what.close(&theirs, clock.now()).await?;
+    if planned.tables.is_empty() {
         planned = make_plan(what, &ours).await?;
     }
+    if planned.has_ended {
+        return Ok(());
+    }
+    let places = Places::of(&theirs, &ours).await?;
+    let has_begun = planned.tables.iter().any(|row| !places.ours.contains(row));
+    if !has_begun {
+        what.close(&theirs, clock.now()).await?;
+        forget(what, &theirs, filled, &clock).await?;
+    }
     for table in what.tables() {
-        let there = ids(&theirs, &cell.database).await?;
-        let id_in = |rows: &[NamedRow]| {
-            rows.iter().find(|row| row.name == table.name).map(|row| row.id.clone())
-        };
-        let (Some(wanted), Some(held)) = (id_in(&planned), id_in(&there)) else {
-            return Err(StoreError::Damaged(format!("the table {} is missing", table.name)));
-        };
-        if wanted != held {
-            let (cell, filled, name) = (&cell.database, &filled.database, table.name);
-            ours.define(&format!("EXCHANGE TABLES {cell}.{name} AND {filled}.{name}")).await?;
-        }
+        exchange(&planned.tables, table, &theirs, &ours).await?;
     }
     // What was filled is the cell's now.
-    forget(what, (&theirs, &ours), cell, &clock).await
+    forget(what, &theirs, cell, &clock).await?;
+    let (database, end) = (&filled.database, what.end());
+    ours.define(&format!("INSERT INTO {database}.swap SELECT '{end}', ''")).await
 }
 
-/// Erases what was erased in the cell and not yet in what was filled, which lies in this database now.
+/// Exchanges a table, unless that is done.
+async fn exchange(
+    planned: &[NamedRow],
+    table: &Table,
+    theirs: &Engine,
+    ours: &Engine,
+) -> Result<(), StoreError> {
+    let name = table.name;
+    let missing = || StoreError::Damaged(format!("the table {name} that was filled is missing"));
+    let row = planned.iter().find(|row| row.name == name).ok_or_else(missing)?;
+    let places = Places::of(theirs, ours).await?;
+    if places.theirs.contains(row) {
+        return Ok(());
+    }
+    if !places.ours.contains(row) {
+        return Err(missing());
+    }
+    let (cell, filled) = (&theirs.config.database, &ours.config.database);
+    ours.define(&format!("EXCHANGE TABLES {cell}.{name} AND {filled}.{name}")).await
+}
+
+/// Erases what was erased in the cell in what was filled, which lies in this database now. Where nothing of
+/// a trace is found that is a question a table.
 async fn forget(
     what: Swapped,
-    (theirs, ours): (&Engine, &Engine),
+    theirs: &Engine,
     lies_in: &ClickhouseConfig,
     clock: &Arc<dyn Clock>,
 ) -> Result<(), StoreError> {
-    let (wanted, done) = (Erased::read(theirs).await?, Erased::read(ours).await?);
-    let mut rest = wanted.since(&done).peekable();
-    if rest.peek().is_none() {
+    let erased = Erased::read(theirs).await?;
+    let nothing = Erased::default();
+    let mut wanted = erased.since(&nothing).peekable();
+    if wanted.peek().is_none() {
         return Ok(());
     }
     let eraser = what.eraser(lies_in, clock).await?;
-    for (tenant, trace_id) in rest {
+    for (tenant, trace_id) in wanted {
         eraser.erase(tenant, *trace_id).await?;
-        Erased::note(ours, tenant, *trace_id, clock.now()).await?;
     }
     Ok(())
+}
+
+/// Tables of both databases.
+struct Places {
+    theirs: Vec<NamedRow>,
+    ours: Vec<NamedRow>,
+}
+
+impl Places {
+    async fn of(theirs: &Engine, ours: &Engine) -> Result<Self, StoreError> {
+        let (cell, filled) = (&theirs.config.database, &ours.config.database);
+        Ok(Self { theirs: ids(theirs, cell).await?, ours: ids(ours, filled).await? })
+    }
+
+    fn have(&self, row: &NamedRow) -> bool {
+        self.theirs.contains(row) || self.ours.contains(row)
+    }
 }
 
 /// Tables of a database, and what the engine calls them wherever they are.
@@ -255,19 +304,26 @@ async fn ids(engine: &Engine, database: &str) -> Result<Vec<NamedRow>, StoreErro
     engine.rows(engine.books_of_all(sql).param("database", database)).await
 }
 
-/// What is to be exchanged out of a database; empty where no swap was begun.
-async fn plan(what: Swapped, engine: &Engine) -> Result<Vec<NamedRow>, StoreError> {
-    let tables = ids(engine, &engine.config.database).await?;
-    if !tables.iter().any(|table| table.name == "swap") {
-        return Ok(Vec::new());
+/// What is to be exchanged out of a database.
+struct Plan {
+    /// Empty where no swap was begun.
+    tables: Vec<NamedRow>,
+    has_ended: bool,
+}
+
+async fn plan(what: Swapped, engine: &Engine) -> Result<Plan, StoreError> {
+    let made = ids(engine, &engine.config.database).await?;
+    if !made.iter().any(|table| table.name == "swap") {
+        return Ok(Plan { tables: Vec::new(), has_ended: false });
     }
-    let mut planned: Vec<NamedRow> = engine.rows(engine.books("SELECT name, id FROM swap")).await?;
-    planned.retain(|row| what.has(&row.name));
-    Ok(planned)
+    let mut tables: Vec<NamedRow> = engine.rows(engine.books("SELECT name, id FROM swap")).await?;
+    let has_ended = tables.iter().any(|row| row.name == what.end());
+    tables.retain(|row| what.has(&row.name));
+    Ok(Plan { tables, has_ended })
 }
 
 /// Writes down what is to be exchanged: all of it in one part, or nothing.
-async fn make_plan(what: Swapped, engine: &Engine) -> Result<Vec<NamedRow>, StoreError> {
+async fn make_plan(what: Swapped, engine: &Engine) -> Result<Plan, StoreError> {
     let database = &engine.config.database;
     engine
         .define(&format!(

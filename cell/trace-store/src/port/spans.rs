@@ -40,8 +40,8 @@ pub struct TracePieces {
 /// The pieces of a trace behind the first.
 #[async_trait]
 pub trait RestOfTrace: Send + fmt::Debug {
-    /// The next piece; `None` where all was given. After an error no more may be asked for: the trace is
-    /// not whole then.
+    /// The next piece; `None` where all was given. After an error, or a call that was dropped, the next is
+    /// an error as well: the trace is not whole then.
     async fn next_piece(&mut self) -> Result<Option<TraceRead>, StoreError>;
 }
 

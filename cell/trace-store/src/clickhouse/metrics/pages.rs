@@ -1,8 +1,9 @@
 //! Questions about the counts that are answered page by page.
 //!
-//! The engine is first asked where a page ends, which it tells from the keys alone, and then for the rows
-//! up to there: it never sums more than a page, however many there are. A page of series ends with a minute
-//! or is cut within one.
+//! The engine is first asked where a page ends, which it tells from the keys alone (of all that is left),
+//! and then for the rows up to there: it sums no more than a page and the rest of its last minute, however
+//! many there are. Behind a name too long to be asked for whole it gives as many rows as a question may
+//! have.
 
 use clickhouse::Row;
 use clickhouse::query::Query;
@@ -72,7 +73,7 @@ fn bind_after(question: Query, after: Option<&RedKey>) -> Query {
 
 #[derive(Debug, Deserialize, Row)]
 struct End {
-    until: i64,
+    minute: i64,
 }
 
 /// A page of the series of the minutes that touch the range.
@@ -87,7 +88,7 @@ pub(super) async fn red_page(
     let ask = |sql: &str| ask_red(engine, sql, query).map(|question| bind_after(question, after));
     // Rows that are not merged yet count more than once: a page may be shorter for that.
     let ends = format!(
-        "SELECT toInt64(toUnixTimestamp(minute)) AS until FROM {} WHERE {} {} \
+        "SELECT minute FROM {} WHERE {} {} \
          ORDER BY minute LIMIT 1 OFFSET {limit}",
         table_of(query),
         red_condition(query),
@@ -100,7 +101,7 @@ pub(super) async fn red_page(
         "{} ORDER BY minute, service, operation, toInt8(kind), toInt8(status) LIMIT {limit}",
         red_sql(query, &format!("{} {until}", behind.condition))
     );
-    let question = ask(&page)?.param("until", end.as_ref().map_or(0, |end| end.until));
+    let question = ask(&page)?.param("until", end.as_ref().map_or(0, |end| end.minute));
     let mut rows = red_rows(engine, question, query).await?;
     let is_full = rows.len() as u64 >= limit;
     rows.retain(|(key, _)| after.is_none_or(|after| key > after));

@@ -86,11 +86,11 @@ impl Writer {
         self.erased = Erased::read(engine).await?;
         let newest = progress::newest_epoch(engine).await?;
         if newest == progress::CLOSED {
-            return Err(StoreError::Unavailable(
-                "the counts of this database are being swapped, or were swapped away: `farspan replay \
-                 --swap` finishes what it has begun"
-                    .to_owned(),
-            ));
+            return Err(StoreError::Unavailable(format!(
+                "the counts of the database {} are being swapped, or were swapped away: `farspan replay \
+                 --group metrics-aggregator --into NAME --swap` finishes what it has begun",
+                engine.config.database
+            )));
         }
         let epoch = newest.saturating_add(1).max(now.0);
         self.position = progress::position(engine).await?;

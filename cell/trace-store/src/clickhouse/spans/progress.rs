@@ -54,19 +54,28 @@ const CLOSED: u64 = u64::MAX;
 
 /// The newest incarnation of the log of which something is known; 0 for none.
 pub(super) async fn incarnation(engine: &Engine) -> Result<u64, StoreError> {
-    let newest: Vec<u64> =
-        engine.rows(engine.books("SELECT max(incarnation) FROM span_blocks")).await?;
-    match newest.into_iter().max().unwrap_or(0) {
-        CLOSED => Err(StoreError::Unavailable(
-            "the raw spans of this database are being swapped, or were swapped away: `farspan replay \
-             --group analytics-writer --swap` finishes it"
-                .to_owned(),
-        )),
-        incarnation => Ok(incarnation),
-    }
+    let newest = engine
+        .books("SELECT max(incarnation) FROM span_blocks WHERE incarnation < {closed:UInt64}")
+        .param("closed", CLOSED);
+    Ok(engine.rows(newest).await?.into_iter().max().unwrap_or(0))
 }
 
-/// Lets nobody open the table any more.
+/// Fails where nobody may write: the table is being swapped, or was swapped away.
+pub(super) async fn require_open(engine: &Engine) -> Result<(), StoreError> {
+    let closed = engine
+        .books("SELECT count() FROM span_blocks WHERE incarnation = {closed:UInt64}")
+        .param("closed", CLOSED);
+    if engine.rows::<u64>(closed).await?.into_iter().all(|rows| rows == 0) {
+        return Ok(());
+    }
+    Err(StoreError::Unavailable(format!(
+        "the raw spans of the database {} are being swapped, or were swapped away: `farspan replay \
+         --group analytics-writer --into NAME --swap` finishes what it has begun",
+        engine.config.database
+    )))
+}
+
+/// Lets nobody write any more who begins a turn.
 pub(super) async fn close(engine: &Engine, now: UnixNanos) -> Result<(), StoreError> {
     let run = (u32::MAX, Range { first: 0, next: 1 });
     note(engine, CLOSED, Step::Begun, &[run], now).await

@@ -56,6 +56,8 @@ pub(super) struct Writer {
     pub(super) lost: BTreeMap<u32, u64>,
     /// Traces that are erased and may be in a run that could not be cut when they were.
     pub(super) scrub_later: Vec<(TenantId, TraceId)>,
+    /// Whether it was seen that the table may be written.
+    is_open: bool,
     pub(super) metrics: ClickhouseSpansMetrics,
 }
 
@@ -79,6 +81,7 @@ impl Writer {
             erased,
             lost: BTreeMap::new(),
             scrub_later: Vec::new(),
+            is_open: false,
             metrics: ClickhouseSpansMetrics::default(),
         }
     }
@@ -91,6 +94,15 @@ impl Writer {
             self.windows = std::mem::take(&mut last.windows);
             self.windows.extend(entered.map(|(place, held)| (place, (held.next, held.window))));
         }
+    }
+
+    /// Fails where the table may not be written; asks once.
+    pub(super) async fn require_open(&mut self, engine: &Engine) -> Result<(), StoreError> {
+        if !self.is_open {
+            progress::require_open(engine).await?;
+            self.is_open = true;
+        }
+        Ok(())
     }
 
     pub(super) const fn durable(&self) -> &Coverage {

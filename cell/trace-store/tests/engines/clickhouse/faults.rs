@@ -243,6 +243,8 @@ async fn spans_of_hundreds_of_days_and_of_absurd_ones_open_few_partitions() {
     store.apply(delta).await.unwrap();
     let found = store.red(&everything_of(None)).await.unwrap();
     assert_eq!(found.len(), 1_503);
+    let pages = red_in_pages(&store, &everything_of(None), 100).await;
+    assert_eq!(format!("{pages:?}"), format!("{found:?}"));
     let partitions = database
         .number(
             "SELECT uniqExact(partition_id) FROM system.parts \

@@ -4,9 +4,7 @@ use proto::LoggedBatch;
 use trace_store::clickhouse::{
     SCHEMA, SwapState, Swapped, compare, copy_erasures, init, migrate, status, swap, swap_state,
 };
-use trace_store::{
-    ClickhouseSpans, Eraser, MetricsStore, Migration, Schema, SpanWriter, StoreError,
-};
+use trace_store::{Eraser, MetricsStore, Migration, Schema, SpanWriter, StoreError};
 
 use super::spans::{logged, today};
 use super::{Database, clock, is_fenced, is_unavailable};
@@ -108,6 +106,7 @@ async fn counts_are_swapped_whole_also_where_a_swap_was_cut_off() {
     assert_eq!(state().await.unwrap(), SwapState::Open);
     swap(Swapped::Counts, &cell.config, &filled.config, clock()).await.unwrap();
     // As if it had been cut off behind the third table.
+    filled.run("ALTER TABLE swap DELETE WHERE id = ''").await;
     for table in ["edge_traces", "metrics_deltas", "metrics_progress"] {
         let (cell_name, filled_name) = (&cell.config.database, &filled.config.database);
         cell.run(&format!("EXCHANGE TABLES {cell_name}.{table} AND {filled_name}.{table}")).await;
@@ -175,21 +174,27 @@ async fn raw_spans_are_swapped_whole_also_where_a_swap_was_cut_off() {
     fill.flush(clock().now(), true).await.unwrap();
     let compared = compare(what, &cell.config, &filled.config).await.unwrap();
     assert!(compared.behind.is_empty() && compared.begins.is_some());
-    // Erased in the cell while the other was filled.
+    // Erased in the cell while the other was filled, which only notes it when it is looked at again.
     erased_in(&cell, 2).await;
+    copy_erasures(&cell.config, &filled.config).await.unwrap();
+    // A try that ended before it had written down what to exchange.
+    filled.run("CREATE TABLE swap (name String, id String) ENGINE = MergeTree ORDER BY name").await;
     let state = || swap_state(what, &cell.config, &filled.config);
     assert_eq!(state().await.unwrap(), SwapState::Open);
     swap(what, &cell.config, &filled.config, clock()).await.unwrap();
     assert_eq!(state().await.unwrap(), SwapState::Done);
     // As if it had been cut off behind the first table; and another trace was erased meanwhile.
+    filled.run("ALTER TABLE swap DELETE WHERE id = ''").await;
     for table in ["otel_traces_trace_id_ts", "span_blocks"] {
         let (cell_name, filled_name) = (&cell.config.database, &filled.config.database);
         cell.run(&format!("EXCHANGE TABLES {cell_name}.{table} AND {filled_name}.{table}")).await;
     }
     assert_eq!(state().await.unwrap(), SwapState::Begun);
-    let refused = ClickhouseSpans::connect(cell.config.clone(), clock()).await;
-    let refused = refused.unwrap_err().to_string();
+    // What is there can be asked, and nobody writes to half of it.
+    let opened = cell.spans().await;
+    let refused = opened.write(&[spans_of(5, 5..8)]).await.unwrap_err().to_string();
     assert!(refused.contains("being swapped") && refused.contains("--swap"), "{refused}");
+    assert_eq!(status(&cell.config).await.unwrap().covered.len(), 2);
     assert!(is_unavailable(&writer.begin_turn().await), "nobody begins on half of it");
     erased_in(&cell, 4).await;
     swap(what, &cell.config, &filled.config, clock()).await.unwrap();
@@ -206,4 +211,30 @@ async fn raw_spans_are_swapped_whole_also_where_a_swap_was_cut_off() {
     // The counts of the two are another matter.
     let counts = swap_state(Swapped::Counts, &cell.config, &filled.config).await;
     assert_eq!(counts.unwrap(), SwapState::Open);
+}
+
+#[tokio::test]
+async fn what_a_later_swap_has_replaced_is_not_swapped_in_again() {
+    let (cell, first, second) =
+        (Database::new().await, Database::new().await, Database::new().await);
+    let what = Swapped::Spans;
+    for (filled, next) in [(&first, 2), (&second, 3)] {
+        let fill = filled.spans().await;
+        fill.write(&[spans_of(0, 0..next)]).await.unwrap();
+        fill.flush(clock().now(), true).await.unwrap();
+        swap(what, &cell.config, &filled.config, clock()).await.unwrap();
+    }
+    for filled in [&first, &second] {
+        let state = swap_state(what, &cell.config, &filled.config).await.unwrap();
+        assert_eq!(state, SwapState::Done);
+        swap(what, &cell.config, &filled.config, clock()).await.unwrap();
+        assert_eq!(trace_ids(&cell, "otel_traces").await, ids(0..3));
+    }
+    // As if the first had not got to its end: its tables are in use no more.
+    first.run("ALTER TABLE swap DELETE WHERE id = ''").await;
+    let state = swap_state(what, &cell.config, &first.config).await.unwrap();
+    assert_eq!(state, SwapState::Done);
+    assert!(swap(what, &cell.config, &first.config, clock()).await.is_err());
+    assert_eq!(trace_ids(&cell, "otel_traces").await, ids(0..3));
+    cell.spans().await.write(&[spans_of(3, 3..4)]).await.unwrap();
 }
