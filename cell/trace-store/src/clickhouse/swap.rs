@@ -91,9 +91,9 @@ impl Swapped {
 /// How far a swap out of a database is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SwapState {
-    /// None was begun.
+    /// Nothing is exchanged: the two may be compared, and more may be filled in.
     Open,
-    /// It was begun, and cut off.
+    /// It was begun, and cut off between two tables.
     Begun,
     /// It is over: the database holds what was swapped away.
     Done,
@@ -148,10 +148,12 @@ pub async fn swap_state(
     if tables.is_empty() {
         return Ok(SwapState::Open);
     }
-    // Where another swap has followed, what was filled here is in use no more, and this one is over.
     let places = Places::of(&theirs, &ours).await?;
-    let is_over = has_ended || !tables.iter().any(|row| places.have(row));
-    Ok(if is_over { SwapState::Done } else { SwapState::Begun })
+    // Where another swap has followed, what was filled here is in use no more, and this one is over.
+    if has_ended || !tables.iter().any(|row| places.have(row)) {
+        return Ok(SwapState::Done);
+    }
+    Ok(if places.has_begun(&tables) { SwapState::Begun } else { SwapState::Open })
 }
 
 /// Compares what was filled with the cell's.
@@ -224,8 +226,7 @@ pub async fn swap(
         return Ok(());
     }
     let places = Places::of(&theirs, &ours).await?;
-    let has_begun = planned.tables.iter().any(|row| !places.ours.contains(row));
-    if !has_begun {
+    if !places.has_begun(&planned.tables) {
         what.close(&theirs, clock.now()).await?;
         forget(what, &theirs, filled, &clock).await?;
     }
@@ -290,6 +291,11 @@ impl Places {
     async fn of(theirs: &Engine, ours: &Engine) -> Result<Self, StoreError> {
         let (cell, filled) = (&theirs.config.database, &ours.config.database);
         Ok(Self { theirs: ids(theirs, cell).await?, ours: ids(ours, filled).await? })
+    }
+
+    /// Whether a table is exchanged. Until then the cell may not be closed yet, and have gone on.
+    fn has_begun(&self, planned: &[NamedRow]) -> bool {
+        planned.iter().any(|row| !self.ours.contains(row))
     }
 
     fn have(&self, row: &NamedRow) -> bool {

@@ -181,6 +181,15 @@ async fn raw_spans_are_swapped_whole_also_where_a_swap_was_cut_off() {
     filled.run("CREATE TABLE swap (name String, id String) ENGINE = MergeTree ORDER BY name").await;
     let state = || swap_state(what, &cell.config, &filled.config);
     assert_eq!(state().await.unwrap(), SwapState::Open);
+    // A try that ended when it had written that down, and had not closed the cell.
+    filled
+        .run(
+            "INSERT INTO swap SELECT name, toString(uuid) FROM system.tables \
+             WHERE database = currentDatabase() \
+             AND name IN ('otel_traces', 'otel_traces_trace_id_ts', 'span_blocks')",
+        )
+        .await;
+    assert_eq!(state().await.unwrap(), SwapState::Open);
     swap(what, &cell.config, &filled.config, clock()).await.unwrap();
     assert_eq!(state().await.unwrap(), SwapState::Done);
     // As if it had been cut off behind the first table; and another trace was erased meanwhile.
