@@ -12,7 +12,7 @@ use trace_model::completeness::Promise;
 use trace_model::location::RegionState;
 use trace_model::{Certificate, Region, RegionOutcome, RegionReport, Watermark, WriterId};
 
-use crate::config::QueryContext;
+use crate::config::{Patience, QueryContext};
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::port::{CellError, IndexError};
@@ -77,14 +77,27 @@ impl Gateway {
     where
         F: Future<Output = Result<Part<T>, CellError>>,
     {
+        self.ask_all_within(context, |patience| patience.first_frame, ask).await
+    }
+
+    /// The same where an answer may take so long that begins in its time.
+    pub(crate) async fn ask_all_within<T, F>(
+        &self,
+        context: &QueryContext,
+        whole: fn(Patience) -> Duration,
+        ask: impl Fn(SharedClient, Duration) -> F,
+    ) -> Result<Gathered<T>, GatewayError>
+    where
+        F: Future<Output = Result<Part<T>, CellError>>,
+    {
         let states = self.index_states(context).await;
-        let time = context.left().first_frame;
+        let (time, whole) = (context.left().first_frame, whole(context.left()));
         let mut share = self.admit(self.reader.clients.len())?;
         let admitted = share.bytes();
         let mut running = FuturesUnordered::new();
         for (region, client) in self.reader.clients.iter() {
             let asked = ask(Arc::clone(client), time);
-            running.push(async move { (region, in_time(time, asked).await) });
+            running.push(async move { (region, in_time(whole, asked).await) });
         }
         let (mut parts, mut certificate) = (Vec::new(), Certificate::default());
         while let Some((region, answer)) = running.next().await {

@@ -46,10 +46,10 @@ impl Gateway {
             let caller = caller.clone();
             async move {
                 let page = |after, time| ask_page(&client, &caller, range, after, time);
-                all_pages(room, time, page).await
+                all_pages(room, (time, context.left().total), page).await
             }
         };
-        let mut gathered = self.ask_all(context, ask).await?;
+        let mut gathered = self.ask_all_within(context, |patience| patience.total, ask).await?;
         gathered.say_of_cut(&uncounted());
         let links = join_links(gathered.take_items());
         CatalogAnswer::new(links, gathered)

@@ -293,6 +293,9 @@ impl CellClient for FakeCell {
         _: Duration,
     ) -> Result<v1::QueryRedResponse, CellError> {
         self.fail()?;
+        if let Manner::Late(late) = self.manner() {
+            tokio::time::sleep(late).await;
+        }
         let (points, next) = self.page(&self.red, after.as_ref(), |point| point.into());
         Ok(v1::QueryRedResponse {
             outcome: v1::CellOutcome::Answered.into(),

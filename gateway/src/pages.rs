@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::v1;
 use tokio::time::Instant;
 
-use crate::ask_all::Part;
+use crate::ask_all::{Part, in_time};
 use crate::port::CellError;
 use crate::room::AnswerRoom;
 
@@ -66,19 +66,19 @@ pub(crate) struct Page<T, P> {
     pub(crate) next: Option<P>,
 }
 
-/// All pages of a region within this time, as one part. They take room as they come; what they take is in
-/// [`Part::taken`].
+/// All pages of a region as one part: the first within its time, all within that of the whole. They take
+/// room as they come; what they take is in [`Part::taken`].
 pub(crate) async fn all_pages<T, P: Place, F>(
     room: &AnswerRoom,
-    time: Duration,
+    (first, whole): (Duration, Duration),
     ask: impl Fn(Option<P>, Duration) -> F,
 ) -> Result<Part<T>, CellError>
 where
     F: Future<Output = Result<Page<T, P>, CellError>>,
 {
-    let until = Instant::now() + time;
+    let until = Instant::now() + whole;
     let mut taken = room.share();
-    let Page { part: mut whole, mut next } = ask(None, time).await?;
+    let Page { part: mut whole, mut next } = in_time(first, ask(None, first)).await?;
     taken.grow(whole.bytes)?;
     while let Some(after) = next {
         let left = until.saturating_duration_since(Instant::now());

@@ -122,10 +122,10 @@ impl Gateway {
             let caller = caller.clone();
             async move {
                 let page = |after, time| ask_page(&client, &caller, &request.ask, after, time);
-                all_pages(room, time, page).await
+                all_pages(room, (time, context.left().total), page).await
             }
         };
-        let mut gathered = self.ask_all(context, ask).await?;
+        let mut gathered = self.ask_all_within(context, |patience| patience.total, ask).await?;
         gathered.say_of_cut(&uncounted());
         let step = request.step_minutes.saturating_mul(MINUTE_NANOS).max(MINUTE_NANOS);
         let mut series: BTreeMap<RedSeries, BTreeMap<UnixNanos, RedPoint>> = BTreeMap::new();

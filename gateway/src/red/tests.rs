@@ -98,6 +98,29 @@ async fn counts_that_come_by_pages_are_taken_to_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_page_has_the_time_of_a_beginning_and_all_of_them_that_of_an_answer() {
+    let millis = Duration::from_millis;
+    // Two seconds until an answer begins, thirty for all of it.
+    for (a_page, is_whole) in [(1_900, true), (2_100, false)] {
+        let (cells, index) = cells();
+        cells[0].behave(Manner::Late(millis(a_page)));
+        *cells[0].red.lock().unwrap() = many(10);
+        cells[0].page_rows.store(1, Ordering::SeqCst);
+        let gateway = gateway(&cells, &index);
+        let answer = gateway.red(&context(Freshness::Auto), &request(1)).await;
+        assert_eq!(answer.is_ok(), is_whole, "{answer:?}");
+        // Each page in its time is not enough.
+        cells[0].behave(Manner::Late(millis(1_900)));
+        *cells[0].red.lock().unwrap() = many(20);
+        let mut request = request(1);
+        request.ask.range.end = request.ask.range.start.plus(20 * MINUTE_NANOS);
+        let answer = gateway.red(&context(Freshness::Auto), &request).await;
+        let Err(GatewayError::Unproven(certificate)) = answer else { panic!("{answer:?}") };
+        assert!(certificate.to_string().contains("missing eu (timed_out)"), "{certificate}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_first_page_lacks_the_answer_lacks() {
     let (cells, index) = cells();
     cells[0].behave(Manner::Cutting);
