@@ -36,6 +36,18 @@ pub(crate) struct Part<T> {
     pub(crate) taken: Option<Share>,
 }
 
+impl<T> Part<T> {
+    /// A part for which nothing has been taken yet.
+    pub(crate) const fn new(
+        outcome: RegionOutcome,
+        items: Vec<T>,
+        reach: Option<v1::Reach>,
+        bytes: u64,
+    ) -> Self {
+        Self { outcome, items, reach, bytes, taken: None }
+    }
+}
+
 /// What all regions gave.
 pub(crate) struct Gathered<T> {
     pub(crate) parts: Vec<(Region, Vec<T>)>,
@@ -103,12 +115,9 @@ impl Gateway {
         while let Some((region, answer)) = running.next().await {
             let kept = answer
                 .and_then(|part| share.grow(part.bytes).map(|()| part).map_err(CellError::from));
-            let kept = kept.map(|part| {
-                part.taken.into_iter().for_each(|taken| share.absorb(taken));
-                Part { taken: None, ..part }
-            });
             match kept {
                 Ok(part) => {
+                    part.taken.into_iter().for_each(|taken| share.absorb(taken));
                     let state = states.iter().find(|state| state.region == *region);
                     certificate.add(report_reach(region, part.outcome, part.reach, state));
                     parts.push((region.clone(), part.items));

@@ -90,13 +90,7 @@ impl Gateway {
                 let answer = client.services(&caller, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part {
-                    outcome,
-                    items: answer.services,
-                    reach: answer.reach,
-                    bytes,
-                    taken: None,
-                })
+                Ok(Part::new(outcome, answer.services, answer.reach, bytes))
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;
@@ -120,13 +114,7 @@ impl Gateway {
                 let answer = client.operations(&caller, &service, range, time).await?;
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
-                Ok(Part {
-                    outcome,
-                    items: answer.operations,
-                    reach: answer.reach,
-                    bytes,
-                    taken: None,
-                })
+                Ok(Part::new(outcome, answer.operations, answer.reach, bytes))
             }
         };
         let mut gathered = self.ask_all(context, ask).await?;

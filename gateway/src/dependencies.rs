@@ -12,7 +12,7 @@ use crate::catalog::CatalogAnswer;
 use crate::config::QueryContext;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::pages::{Page, all_pages, are_a_page, no_page};
+use crate::pages::{Page, all_pages, check_page};
 use crate::port::{Caller, CellError};
 use crate::red::uncounted;
 use crate::region_read::SharedClient;
@@ -66,13 +66,11 @@ async fn ask_page(
 ) -> Result<Page<DependencyLink, v1::EdgePlace>, CellError> {
     let answer = client.edges(caller, range, after.clone(), time).await?;
     let places = answer.edges.iter().map(v1::EdgePlace::from);
-    if !are_a_page(places, after.as_ref(), answer.next.as_ref()) {
-        return Err(no_page());
-    }
+    check_page(places, after.as_ref(), answer.next.as_ref())?;
     let outcome = check(client.region(), &answer.region, answer.outcome())?;
     let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
     let items = answer.edges.into_iter().map(read_edge).collect::<Result<_, _>>()?;
-    let part = Part { outcome, items, reach: answer.reach, bytes, taken: None };
+    let part = Part::new(outcome, items, answer.reach, bytes);
     Ok(Page { part, next: answer.next })
 }
 

@@ -19,31 +19,28 @@ pub(crate) trait Place: Clone + PartialEq {
     fn is_behind(&self, other: &Self) -> bool;
 }
 
-/// Whether rows, by their places, are a page: behind where it begins, in order, and up to where the next
-/// one begins. What is given whole may be in any order.
-pub(crate) fn are_a_page<P: Place>(
+/// Checks that rows, by their places, are a page: behind where it begins, in order, and up to where the next
+/// one begins, which then lies further on. What is given whole may be in any order.
+pub(crate) fn check_page<P: Place>(
     places: impl Iterator<Item = P>,
     after: Option<&P>,
     next: Option<&P>,
-) -> bool {
+) -> Result<(), CellError> {
     if after.is_none() && next.is_none() {
-        return true;
+        return Ok(());
     }
+    let another = || CellError::Invalid("counts of another page than asked for".to_owned());
     let mut last: Option<P> = None;
     for place in places {
         let is_behind = after.is_none_or(|after| place.is_behind(after));
         let is_in_order = last.is_none_or(|last| !last.is_behind(&place));
         if !is_behind || !is_in_order {
-            return false;
+            return Err(another());
         }
         last = Some(place);
     }
-    next.is_none_or(|next| last.as_ref() == Some(next))
-}
-
-/// What is said of rows that are not.
-pub(crate) fn no_page() -> CellError {
-    CellError::Invalid("counts of another page than asked for".to_owned())
+    let ends = next.is_none_or(|next| last.as_ref() == Some(next));
+    if ends { Ok(()) } else { Err(another()) }
 }
 
 impl Place for v1::RedPlace {
@@ -59,7 +56,7 @@ impl Place for v1::EdgePlace {
     }
 }
 
-/// One page of a region.
+/// One page of a region, checked by [`check_page`].
 pub(crate) struct Page<T, P> {
     pub(crate) part: Part<T>,
     /// Where the next one begins, if there is one.
@@ -82,10 +79,9 @@ where
     taken.grow(whole.bytes)?;
     while let Some(after) = next {
         let left = until.saturating_duration_since(Instant::now());
-        let page = ask(Some(after.clone()), left).await?;
+        let page = ask(Some(after), left).await?;
         taken.grow(page.part.bytes)?;
-        let goes_on = page.next.as_ref().is_none_or(|next| next.is_behind(&after));
-        if !goes_on || page.part.outcome != whole.outcome {
+        if page.part.outcome != whole.outcome {
             return Err(CellError::Invalid("pages that do not belong together".to_owned()));
         }
         whole.items.extend(page.part.items);

@@ -15,7 +15,7 @@ use crate::ask_all::{DECODED_FACTOR, Part, SKETCH_FACTOR, check, decoded_bytes};
 use crate::config::QueryContext;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::pages::{Page, all_pages, are_a_page, no_page};
+use crate::pages::{Page, all_pages, check_page};
 use crate::port::{Caller, CellError, EdgeTraceAsk, RedAsk};
 use crate::region_read::SharedClient;
 use crate::room::Held;
@@ -152,7 +152,7 @@ impl Gateway {
                 let outcome = check(client.region(), &answer.region, answer.outcome())?;
                 let bytes = decoded_bytes(&answer, DECODED_FACTOR);
                 let items = read_ids(&answer, ask.limit)?;
-                Ok(Part { outcome, items, reach: answer.reach, bytes, taken: None })
+                Ok(Part::new(outcome, items, answer.reach, bytes))
             }
         };
         // What the index knows of the traces is looked up behind it.
@@ -222,14 +222,12 @@ async fn ask_page(
 ) -> Result<Page<(RedSeries, UnixNanos, RedPoint), v1::RedPlace>, CellError> {
     let answer = client.red(caller, ask, after.clone(), time).await?;
     let places = answer.points.iter().map(v1::RedPlace::from);
-    if !are_a_page(places, after.as_ref(), answer.next.as_ref()) {
-        return Err(no_page());
-    }
+    check_page(places, after.as_ref(), answer.next.as_ref())?;
     let outcome = check(client.region(), &answer.region, answer.outcome())?;
     let bytes = decoded_bytes(&answer, SKETCH_FACTOR);
     let items = answer.points.into_iter().map(|point| read_point(point, ask));
     let items = items.collect::<Result<_, _>>()?;
-    let part = Part { outcome, items, reach: answer.reach, bytes, taken: None };
+    let part = Part::new(outcome, items, answer.reach, bytes);
     Ok(Page { part, next: answer.next })
 }
 

@@ -33,20 +33,20 @@ use crate::status::QuerierError;
 
 /// What the cell has said of a trace, beside its spans.
 #[derive(Clone, Debug)]
-pub struct CellTrace {
+pub(crate) struct CellTrace {
     /// How many spans were given.
-    pub spans: u64,
+    pub(crate) spans: u64,
     /// How far the log is covered without a gap.
-    pub covered: Coverage,
+    pub(crate) covered: Coverage,
     /// A record or file that may belong to the trace could not be read.
-    pub is_damaged: bool,
+    pub(crate) is_damaged: bool,
     /// Spans appended at or before this time may be gone by retention, of those that were asked
     /// about.
-    pub expired_until: Option<UnixNanos>,
+    pub(crate) expired_until: Option<UnixNanos>,
     /// The store, or a part of it, did not answer: these are the spans of the live tail and the rest.
-    pub lacks_store: bool,
+    pub(crate) lacks_store: bool,
     /// Collectors that did not answer, by number.
-    pub away: Vec<u32>,
+    pub(crate) away: Vec<u32>,
 }
 
 /// How long the store is waited for.
@@ -95,9 +95,8 @@ pub(crate) async fn find_trace(
     let pieces =
         pieces.unwrap_or_else(|| TracePieces { first: nothing_of(incarnation), rest: None });
     let TracePieces { first: mut stored, rest } = pieces;
-    let mut spans = std::mem::take(&mut stored.spans);
-    spans.append(&mut tail.spans);
-    let (received, given) = (None, 0);
+    let mut found = std::mem::take(&mut stored.spans);
+    found.append(&mut tail.spans);
     let mut reading = ReadingTrace {
         trace_id,
         placed,
@@ -105,11 +104,11 @@ pub(crate) async fn find_trace(
         lost,
         stored,
         rest,
-        spans: given,
-        received,
+        spans: 0,
+        received: None,
         is_store_silent,
     };
-    Ok((reading.take(spans), reading))
+    Ok((reading.take(found), reading))
 }
 
 impl ReadingTrace {

@@ -24,7 +24,6 @@ mod status;
 mod stream;
 
 pub use config::QuerierConfig;
-pub use find_trace::CellTrace;
 pub use port::{
     CellStatus, GroupLag, LiveTail, LogEnd, LogStatus, Lost, PortError, QuerierPorts, TailRead,
 };

@@ -113,8 +113,8 @@ impl SpanWriter for ClickhouseSpans {
         let mut writer = self.writer.lock().await;
         // What still arrives must not arrive behind the look at what is begun and done.
         writer.land_all().await;
-        progress::require_open(&self.engine).await?;
         let mut opened = Writer::open(&self.engine).await?;
+        opened.require_open(&self.engine).await?;
         opened.go_on_from(&mut writer);
         *writer = opened;
         self.publish(&writer);

@@ -37,8 +37,9 @@ fn limit(engine: &Engine, rows_max: usize, behind: &Behind) -> u64 {
 
 fn behind_series(query: &RedQuery, after: Option<&RedKey>) -> Behind {
     let Some(after) = after else { return EVERYTHING };
-    let is_whole = is_parameter(&after.service);
-    let condition = match (is_whole, after.operation.as_deref().is_none_or(is_parameter)) {
+    let has_service = is_parameter(&after.service);
+    let has_operation = after.operation.as_deref().is_none_or(is_parameter);
+    let condition = match (has_service, has_operation) {
         (false, _) => {
             "AND (minute, service) >= (toDateTime64({after:Int64}, 0, 'UTC'), {after_service:String})"
         }
@@ -57,7 +58,7 @@ fn behind_series(query: &RedQuery, after: Option<&RedKey>) -> Behind {
              {after_kind:Int8}, {after_status:Int8})"
         }
     };
-    Behind { condition, is_rough: condition.contains(">=") }
+    Behind { condition, is_rough: !(has_service && has_operation) }
 }
 
 fn bind_after(question: Query, after: Option<&RedKey>) -> Query {
@@ -112,12 +113,13 @@ pub(super) async fn red_page(
 
 fn behind_edges(after: Option<&EdgePlace>) -> Behind {
     let Some((caller, callee)) = after else { return EVERYTHING };
-    let condition = match (is_parameter(caller), is_parameter(callee)) {
+    let (has_caller, has_callee) = (is_parameter(caller), is_parameter(callee));
+    let condition = match (has_caller, has_callee) {
         (false, _) => "AND caller >= {after_caller:String}",
         (true, false) => "AND (caller, callee) >= ({after_caller:String}, {after_callee:String})",
         (true, true) => "AND (caller, callee) > ({after_caller:String}, {after_callee:String})",
     };
-    Behind { condition, is_rough: condition.contains(">=") }
+    Behind { condition, is_rough: !(has_caller && has_callee) }
 }
 
 #[derive(Debug, Deserialize, Row)]
