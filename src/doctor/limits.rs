@@ -210,7 +210,7 @@ limits! {
         up_to(0.25),
         (
             "the issue of the doctor: 25 % of the topic's retention",
-            "records are lost at 100 %: add ingesters, or lengthen retention.ms meanwhile",
+            "add ingesters, or lengthen retention.ms meanwhile: from 90 % on required groups stop senders, others lose records at 100 %",
         ),
     );
     // No metric: brokers never tell it, so that an alert on it would never fire.

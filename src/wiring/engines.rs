@@ -55,6 +55,7 @@ pub(super) fn lacking(key: &str, feature: &str) -> anyhow::Error {
 pub(super) mod kafka {
     use anyhow::Context as _;
     use ingester::ANALYTICS_WRITER;
+    use service_kit::config::cell::WhenFull;
     use span_log::kafka::{
         KafkaConfig, KafkaLog, KafkaLogin, KafkaSecurity, KafkaTailConfig, KafkaTailDisk, KafkaTls,
         SaslMechanism, TopicSettings,
@@ -74,8 +75,14 @@ pub(super) mod kafka {
         if config.stores.clickhouse.as_ref().is_some_and(|engine| engine.is_keeping_spans) {
             groups.push(ANALYTICS_WRITER);
         }
+        let required_groups = match config.log.when_full {
+            WhenFull::Refuse => plain.required_groups.clone(),
+            WhenFull::DropOldest => Vec::new(),
+        };
         Ok(KafkaConfig {
             groups,
+            required_groups,
+            retention: Some(config.log.retention),
             open_timeout: OPEN_TIMEOUT,
             prefix: kafka.prefix.clone(),
             client_id: format!("farspan-{}", config.region),
@@ -150,7 +157,29 @@ pub(super) mod kafka {
 
     #[cfg(test)]
     mod tests {
-        use service_kit::config::parse;
+        use service_kit::config::{Config, parse};
+        use span_log::port::{METADATA_PUBLISHER, STORAGE_WRITER};
+
+        use super::*;
+
+        #[test]
+        fn groups_are_waited_for_by_the_retention_of_the_file_unless_it_says_otherwise() {
+            let required = |when_full: &str| {
+                let text = format!(
+                    "kind: cell\nregion: a\nstores: {{log: kafka}}\nkafka: {{brokers: ['k:1']}}\n\
+                     log: {{retention: 2h, when_full: {when_full}}}\n"
+                );
+                let Config::Cell(config) = parse("c.yaml", &text).unwrap().config else {
+                    panic!("not a cell")
+                };
+                let kafka = config.stores.kafka.clone().unwrap();
+                let settings = settings(&config, &kafka).unwrap();
+                (settings.required_groups, settings.retention)
+            };
+            let retention = Some(Duration::from_secs(7_200));
+            assert_eq!(required("refuse"), (vec![STORAGE_WRITER, METADATA_PUBLISHER], retention));
+            assert_eq!(required("drop_oldest"), (vec![], retention));
+        }
 
         #[test]
         fn every_property_that_the_log_refuses_is_refused_by_a_check_of_the_file() {

@@ -163,6 +163,7 @@ async fn open_log(
     let settings = super::engines::kafka::settings(config, kafka)?;
     let settings = KafkaConfig {
         groups: vec![STORAGE_WRITER],
+        required_groups: Vec::new(),
         client_id: format!("farspan-replay-{}", config.region),
         member: None,
         tail: None,

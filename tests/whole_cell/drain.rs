@@ -166,9 +166,14 @@ async fn stand(
     let group = match engine {
         Engine::Cassandra => "storage-writer",
         Engine::Elasticsearch => "search-indexer",
-        Engine::Clickhouse => "metrics-aggregator",
-        // Without a log nothing gathers here: the senders hold it.
-        Engine::Kafka => return load.await.unwrap().spans,
+        // The aggregator counts in memory while it waits: the backlog is this one's.
+        Engine::Clickhouse => "analytics-writer",
+        // Without a log nothing gathers here: the senders hold it, and repeat what was refused.
+        Engine::Kafka => {
+            let written = load.await.unwrap();
+            assert!(written.refusals > 0, "senders hold what the log does not take");
+            return written.spans;
+        }
     };
     let records = arrival / TRACE_SPANS as f64;
     let rate = drained(federation, group, records).await;

@@ -47,4 +47,5 @@ mod searched_by_tables;
 mod set_aside;
 mod stopped_engines;
 mod stopped_log;
+mod too_far_behind;
 mod whole_cell;

@@ -111,6 +111,7 @@ const fn reason(error: &LogError) -> &'static str {
         LogError::Disk(_) => "its disk failed",
         LogError::NoDescriptors => "the process has too many open files",
         LogError::Unavailable(_) => "who keeps it is away",
+        LogError::Behind { .. } => "a group of readers is too far behind",
         LogError::Closed => "it is closing",
         LogError::TooLarge { .. } => "a batch is larger than it takes",
         LogError::Expired { .. } | LogError::NoPartition(_) | LogError::Damaged(_) => {

@@ -123,7 +123,11 @@ const fn log_refusal(error: &LogError) -> Refusal {
             retryable(StatusCode::TOO_MANY_REQUESTS, SOON, RefuseReason::Overloaded)
         }
         LogError::Closed => retryable(StatusCode::SERVICE_UNAVAILABLE, SOON, RefuseReason::Log),
-        LogError::Full | LogError::Disk(_) | LogError::NoDescriptors | LogError::Unavailable(_) => {
+        LogError::Full
+        | LogError::Behind { .. }
+        | LogError::Disk(_)
+        | LogError::NoDescriptors
+        | LogError::Unavailable(_) => {
             retryable(StatusCode::SERVICE_UNAVAILABLE, LATER, RefuseReason::Log)
         }
         LogError::TooLarge { .. } => permanent(
@@ -150,6 +154,7 @@ const fn retryable(http: StatusCode, after: Duration, reason: RefuseReason) -> R
 #[cfg(test)]
 mod tests {
     use proto::wire::WireError;
+    use span_log::GroupId;
     use trace_model::names::InvalidName;
 
     use super::*;
@@ -181,6 +186,11 @@ mod tests {
         matches!(refusal.http.as_u16(), 429 | 502 | 503 | 504)
     }
 
+    fn behind() -> LogError {
+        let [age_max, retention] = [36, 40].map(Duration::from_secs);
+        LogError::Behind { group: GroupId("storage-writer"), age_max, retention }
+    }
+
     fn table() -> Vec<(ExportError, u16, Code)> {
         let unknown = || "x".into();
         vec![
@@ -205,6 +215,7 @@ mod tests {
             (ExportError::Overloaded, 429, Code::Unavailable),
             (ExportError::Unacknowledged, 503, Code::Unavailable),
             (ExportError::Log(LogError::Full), 503, Code::Unavailable),
+            (ExportError::Log(behind()), 503, Code::Unavailable),
             (ExportError::Log(LogError::Overloaded), 429, Code::Unavailable),
             (ExportError::Log(LogError::Disk(unknown())), 503, Code::Unavailable),
             (ExportError::Log(LogError::NoDescriptors), 503, Code::Unavailable),
@@ -235,6 +246,7 @@ mod tests {
         let disk = LogError::Disk("/secret/place: it broke".into());
         for (error, word) in [
             (LogError::Full, "full"),
+            (behind(), "too far behind"),
             (disk, "disk failed"),
             (LogError::NoDescriptors, "too many open files"),
             (LogError::Unavailable("broker-7.secret:9092".into()), "away"),

@@ -33,6 +33,7 @@ mod open;
 mod pending;
 mod questions;
 mod record;
+mod required;
 mod security;
 mod succession;
 mod tail;
@@ -59,8 +60,9 @@ use self::membership::Membership;
 use self::open::upkeep;
 use self::questions::ask;
 use self::record::span_bytes_max;
+use self::required::Required;
 use self::tail::{Tail, read_from_disk};
-use self::upkeep::{HEARD_WITHIN, Upkeep, forget_lost};
+use self::upkeep::{HEARD_WITHIN, Upkeep, forget_lost, shut};
 use crate::assignment::{Assignment, Hold, Sharing};
 use crate::metrics::LogMetrics;
 use crate::port::{
@@ -80,6 +82,7 @@ pub use self::security::{KafkaLogin, KafkaSecurity, KafkaTls, SaslMechanism};
 pub struct KafkaLog {
     core: Arc<Core>,
     appender: Arc<Appender>,
+    required: Arc<Required>,
     tail: Option<Arc<Tail>>,
     tasks: Mutex<JoinSet<()>>,
     threads: Mutex<Vec<Upkeep>>,
@@ -116,6 +119,7 @@ impl KafkaLog {
         if bytes > bytes_max {
             return Err(LogError::TooLarge { bytes, bytes_max });
         }
+        self.required.check()?;
         let records = batch.traces().len() as u64;
         let appended = self.appender.append(batch).await;
         let queued = i64::try_from(self.appender.queued_bytes()).unwrap_or(i64::MAX);
@@ -158,24 +162,6 @@ impl KafkaLog {
             tracing::warn!(%group, partition, next, end, "a commit beyond the end was held there");
         }
         self.core.commits.commit(group, (partition, hold), next, end)
-    }
-
-    fn shut(core: &Core, appender: &Appender, threads: Vec<Upkeep>) -> Result<(), LogError> {
-        // All are told before any is waited for: members leave their groups side by side.
-        let (threads, stops): (Vec<_>, Vec<_>) =
-            threads.into_iter().map(|one| (one.thread, one.stop)).unzip();
-        drop(stops);
-        let mut has_panicked = false;
-        for thread in threads {
-            has_panicked |= thread.join().is_err();
-        }
-        let flushed = appender.close();
-        let committed = core.commits.flush();
-        if has_panicked {
-            return Err(LogError::Unavailable("a thread of the span log has panicked".to_owned()));
-        }
-        flushed?;
-        committed.map_err(|error| LogError::Unavailable(error.to_string()))
     }
 }
 
@@ -394,7 +380,7 @@ impl SpanLog for KafkaLog {
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let (core, appender) = (Arc::clone(&self.core), Arc::clone(&self.appender));
-        let shut = tokio::task::spawn_blocking(move || Self::shut(&core, &appender, threads)).await;
+        let shut = tokio::task::spawn_blocking(move || shut(&core, &appender, threads)).await;
         shut.map_err(|error| LogError::Unavailable(error.to_string()))?
     }
 }

@@ -20,6 +20,8 @@ pub enum Refusal {
     Disk,
     /// Nobody there who keeps the log.
     Unavailable,
+    /// A group that must have every record is too far behind.
+    Behind,
     /// The log is closing.
     Closed,
     /// The batch is too large.
@@ -34,6 +36,7 @@ impl Refusal {
             LogError::Overloaded => Some(Self::Overloaded),
             LogError::Disk(_) | LogError::NoDescriptors => Some(Self::Disk),
             LogError::Unavailable(_) => Some(Self::Unavailable),
+            LogError::Behind { .. } => Some(Self::Behind),
             LogError::Closed => Some(Self::Closed),
             LogError::TooLarge { .. } => Some(Self::TooLarge),
             LogError::Expired { .. } | LogError::NoPartition(_) | LogError::Damaged(_) => None,
@@ -84,6 +87,7 @@ pub struct LogMetrics {
     pub abandoned_segments: Counter,
     refused_batches: Family<RefusalLabel, Counter>,
     lag_records: Family<GroupLabel, Gauge>,
+    behind_groups: Family<GroupLabel, Gauge>,
     assigned_partitions: Family<GroupLabel, Gauge>,
     rebalances: Family<GroupLabel, Counter>,
 }
@@ -108,6 +112,7 @@ impl Default for LogMetrics {
             abandoned_segments: Counter::default(),
             refused_batches: Family::default(),
             lag_records: Family::default(),
+            behind_groups: Family::default(),
             assigned_partitions: Family::default(),
             rebalances: Family::default(),
         }
@@ -136,6 +141,8 @@ impl LogMetrics {
         registry.register("abandoned_segments", "Segments left", this.abandoned_segments);
         registry.register("refused_batches", "Batches refused", this.refused_batches);
         registry.register("lag_records", "Records a group has to handle", this.lag_records);
+        let what = "1 where no spans are taken because the group is too near the log's retention";
+        registry.register("behind_groups", what, this.behind_groups);
         let assigned = this.assigned_partitions;
         registry.register("assigned_partitions", "Partitions that are read here", assigned);
         registry.register("rebalances", "Partitions given or taken", this.rebalances);
@@ -158,6 +165,12 @@ impl LogMetrics {
     pub fn observe_lag(&self, group: GroupId, records: u64) {
         let records = i64::try_from(records).unwrap_or(i64::MAX);
         self.lag_records.get_or_create(&GroupLabel { group: group.0 }).set(records);
+    }
+
+    /// Notes whether appends are refused because this group is too far behind.
+    pub fn observe_behind(&self, group: GroupId, is_behind: bool) {
+        let label = GroupLabel { group: group.0 };
+        self.behind_groups.get_or_create(&label).set(i64::from(is_behind));
     }
 
     /// Notes how many of a group's partitions this process reads.

@@ -131,6 +131,20 @@ pub enum LogError {
     /// batch is acknowledged. Passes.
     #[error("the span log is not available: {0}")]
     Unavailable(String),
+    /// A group that must have every record is so far behind that the log would let go what it has not
+    /// committed. Nothing of the batch is acknowledged. Passes when the group has caught up.
+    #[error(
+        "{group} has not committed what was appended {} s ago, and the span log keeps {} s",
+        .age_max.as_secs(), .retention.as_secs()
+    )]
+    Behind {
+        /// The group.
+        group: GroupId,
+        /// How old a record may be that it has not committed.
+        age_max: Duration,
+        /// How long records are kept.
+        retention: Duration,
+    },
     /// The log is closing.
     #[error("the span log is closing")]
     Closed,
@@ -164,7 +178,7 @@ impl LogError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Full | Self::Overloaded | Self::Closed => true,
+            Self::Full | Self::Overloaded | Self::Closed | Self::Behind { .. } => true,
             Self::Disk(_) | Self::NoDescriptors | Self::Unavailable(_) => true,
             Self::TooLarge { .. }
             | Self::Expired { .. }

@@ -145,6 +145,7 @@ impl Desk {
             }
             Err(
                 error @ (LogError::Full
+                | LogError::Behind { .. }
                 | LogError::Overloaded
                 | LogError::Disk(_)
                 | LogError::NoDescriptors

@@ -105,6 +105,12 @@ pub struct KafkaConfig {
     /// Groups whose commits are known from the start; others are asked for at their first call,
     /// which blocks for that long.
     pub groups: Vec<GroupId>,
+    /// Groups that must have every record: appends are refused before what one of them has not committed
+    /// is as old as the topic's retention (default storage-writer and metadata-publisher; none: what a
+    /// group has not read in time is gone).
+    pub required_groups: Vec<GroupId>,
+    /// How long the topic keeps its records where brokers do not say (default 4 h; `None`: for ever).
+    pub retention: Option<Duration>,
     /// How far a broker's clock may lag ours, and how long a deposed leader may answer: an end
     /// vouches for the moment it was asked for, less this (default 1 s).
     pub clock_error_max: Duration,
@@ -149,6 +155,8 @@ impl KafkaConfig {
             ends_every: Duration::from_millis(100),
             commit_every: Duration::from_millis(250),
             groups: vec![STORAGE_WRITER, SEARCH_INDEXER, METRICS_AGGREGATOR, METADATA_PUBLISHER],
+            required_groups: vec![STORAGE_WRITER, METADATA_PUBLISHER],
+            retention: Some(Duration::from_secs(4 * 3_600)),
             clock_error_max: Duration::from_secs(1),
             lanes_max: 4,
             lane_bytes_max: 1 << 20,

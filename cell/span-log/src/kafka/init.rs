@@ -62,6 +62,8 @@ impl TopicSettings {
         let wanted = |key, value: &dyn ToString| Wanted { key, value: value.to_string() };
         vec![
             wanted("retention.ms", &self.retention.as_millis()),
+            // By size it would let go what a group has not read, whatever its age.
+            wanted("retention.bytes", &-1),
             wanted("segment.bytes", &self.segment_bytes),
             wanted("cleanup.policy", &"delete"),
             wanted("compression.type", &"lz4"),
@@ -175,6 +177,14 @@ fn differences(found: &Settings, wanted: &[Wanted]) -> Vec<String> {
         }
     }
     differences
+}
+
+/// The settings of the log's topic.
+pub(super) async fn settings_of(
+    config: &KafkaConfig,
+    voice: &Voice,
+) -> Result<Settings, KafkaOpenError> {
+    Admin::open(config, voice)?.settings(&config.topic_name()).await
 }
 
 /// Refuses a topic on which the log's promises would not hold. A cluster that does not tell is

@@ -29,6 +29,7 @@ use super::losses::Losses;
 use super::lost::LostBoard;
 use super::missed::MissedKeeper;
 use super::questions::{EndKeeper, Questions, TopicShape};
+use super::required::Watch;
 use super::tail::{Tail, follow};
 use super::upkeep::{Upkeep, keep_commits, keep_ends};
 use crate::metrics::LogMetrics;
@@ -75,7 +76,8 @@ impl KafkaLog {
         let opened = tokio::task::spawn_blocking(blocking).await;
         let (core, appender, end_keeper) =
             opened.map_err(|error| KafkaOpenError::Client(error.to_string()))??;
-        start(core, appender, end_keeper)
+        let watch = Watch::begin(&core).await;
+        start(core, appender, end_keeper, watch)
     }
 }
 
@@ -195,7 +197,7 @@ fn core_of(
 
 /// Learns what the groups have committed. Blocks.
 fn load_commits(core: &Core) -> Result<(), KafkaOpenError> {
-    let mut groups = core.config.groups.clone();
+    let mut groups = [&core.config.groups[..], &core.config.required_groups].concat();
     if core.config.tail.is_some() {
         groups.push(STORAGE_WRITER);
     }
@@ -210,6 +212,7 @@ fn start(
     core: Arc<Core>,
     appender: Appender,
     end_keeper: EndKeeper,
+    watch: Watch,
 ) -> Result<Arc<KafkaLog>, KafkaOpenError> {
     let failed = |error: &dyn ToString| KafkaOpenError::Client(error.to_string());
     let tail = tail_of(&core).map_err(|error| failed(&error))?;
@@ -227,8 +230,11 @@ fn start(
     });
     let threads =
         vec![ends.map_err(|error| failed(&error))?, commits.map_err(|error| failed(&error))?];
+    let required = Arc::clone(watch.required());
+    tasks.spawn(watch.go_on(Arc::clone(&core)));
     Ok(Arc::new(KafkaLog {
         core,
+        required,
         appender: Arc::new(appender),
         tail,
         tasks: Mutex::new(tasks),

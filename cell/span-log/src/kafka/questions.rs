@@ -109,10 +109,20 @@ impl Questions {
         partition: u32,
         time: UnixNanos,
     ) -> Result<Option<u64>, KafkaError> {
+        let answered = self.offsets_at(&[partition], time)?;
+        Ok(answered.first().and_then(|(_, offset)| *offset))
+    }
+
+    /// The same of several partitions at once.
+    pub(crate) fn offsets_at(
+        &self,
+        partitions: &[u32],
+        time: UnixNanos,
+    ) -> Result<Vec<(u32, Option<u64>)>, KafkaError> {
         // Brokers count in milliseconds.
         let millis = i64::try_from(time.0.div_ceil(1_000_000)).unwrap_or(i64::MAX);
-        let answered = self.known_offsets(&[partition], Offset::Offset(millis))?;
-        Ok(answered.first().map(|(_, offset)| *offset))
+        let answered = self.offsets(partitions, Offset::Offset(millis))?.into_iter();
+        Ok(answered.map(|(partition, offset)| (partition, offset_from(offset))).collect())
     }
 
     /// How many members a consumer group has.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 
+use super::appender::Appender;
 use super::core::Core;
 use super::questions::EndKeeper;
 use super::tail::Tail;
-use crate::port::ForgetLost;
+use crate::port::{ForgetLost, LogError};
 
 /// The oldest offsets are asked for, and lanes looked after, so often.
 const FIRSTS_EVERY: Duration = Duration::from_secs(5);
@@ -152,4 +153,23 @@ pub(crate) fn forget_lost(core: &Core, which: ForgetLost) -> Result<Option<usize
     core.lost().drop_pending(&pending);
     let missed = core.missed.forget(which, &core.ends)?;
     Ok(Some(forgotten.saturating_add(missed)))
+}
+
+/// Ends the threads, and brings what was appended and committed to the brokers. Blocks.
+pub(super) fn shut(core: &Core, appender: &Appender, threads: Vec<Upkeep>) -> Result<(), LogError> {
+    // All are told before any is waited for: members leave their groups side by side.
+    let (threads, stops): (Vec<_>, Vec<_>) =
+        threads.into_iter().map(|one| (one.thread, one.stop)).unzip();
+    drop(stops);
+    let mut has_panicked = false;
+    for thread in threads {
+        has_panicked |= thread.join().is_err();
+    }
+    let flushed = appender.close();
+    let committed = core.commits.flush();
+    if has_panicked {
+        return Err(LogError::Unavailable("a thread of the span log has panicked".to_owned()));
+    }
+    flushed?;
+    committed.map_err(|error| LogError::Unavailable(error.to_string()))
 }

@@ -9,6 +9,7 @@ mod lost;
 mod lost_members;
 mod members;
 mod records;
+mod required;
 mod restart;
 mod security;
 
