@@ -47,5 +47,6 @@ mod searched_by_tables;
 mod set_aside;
 mod stopped_engines;
 mod stopped_log;
+mod stopped_others;
 mod too_far_behind;
 mod whole_cell;
