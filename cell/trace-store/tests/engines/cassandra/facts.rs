@@ -5,6 +5,7 @@ mod bounds;
 mod erasing;
 mod figures;
 mod hostile;
+mod long;
 mod rows;
 mod schema;
 mod search;
