@@ -6,6 +6,7 @@
 #   cassandra.sh stop [NODE]         TERM (drains), then KILL after 30 s
 #   cassandra.sh status | wipe
 #   cassandra.sh nodetool NODE ARGS  e.g. nodetool 1 status
+#   cassandra.sh sstableloader NODE DIRECTORY/KEYSPACE/TABLE   load a table's files
 # Settings (environment):
 #   CASS_NAME=c1                         instance
 #   CASS_NODES="127.0.0.1:dc1"           list of ip:dc[:rack]; two DCs: "127.0.0.1:dc1 127.0.0.2:dc2"
@@ -268,5 +269,10 @@ case ${1:-} in
     exec "$JAVA" -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 $JPMS -Duser.home="$run/n$n" -Dlogback.configurationFile="$run/n$n/conf/logback.xml" -cp "$libs/*" \
       -Dcassandra.config="file://$run/n$n/conf/cassandra.yaml" -Dcassandra.storagedir="$run/n$n/data" \
       org.apache.cassandra.tools.NodeTool -h 127.0.0.1 -p $((CASS_JMX + n - 1)) "$@" ;;
-  *) sed -n '2,21p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  sstableloader) n=$2; shift 2
+    # shellcheck disable=SC2086
+    exec "$JAVA" -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 $JPMS -Dlogback.configurationFile="$run/n$n/conf/logback.xml" -cp "$libs/*" \
+      -Dcassandra.config="file://$run/n$n/conf/cassandra.yaml" -Dcassandra.storagedir="$run/n$n/loader" \
+      org.apache.cassandra.tools.BulkLoader -f "$run/n$n/conf/cassandra.yaml" -d "$(field "$n" ip)" -p "$CASS_PORT" "$@" ;;
+  *) sed -n '2,22p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

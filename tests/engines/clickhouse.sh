@@ -22,9 +22,9 @@ start) install; alive && { echo "$NODE already runs"; exit 0; }
   mkdir -p "$N/data" "$N/warm"
   cfg=${CH_CONFIG:-$N/config.xml}
   [ -n "${CH_CONFIG:-}" ] || cat > "$cfg" <<XML
-<clickhouse><storage_configuration><disks><warm><type>local</type><path>$N/warm/</path></warm></disks>
+<clickhouse><storage_configuration><disks><warm><type>local</type><path>$N/warm/</path></warm><backups><type>local</type><path>$N/backups/</path></backups></disks>
 <policies><tiered><volumes><hot><disk>default</disk></hot><warm><disk>warm</disk></warm></volumes></tiered></policies></storage_configuration>
-<backups><allowed_path>$N/backups/</allowed_path></backups></clickhouse>
+<backups><allowed_disk>backups</allowed_disk><allowed_path>$N/backups/</allowed_path></backups></clickhouse>
 XML
   setsid "$VENV/bin/python" "$HERE/ch/ch_http.py" "$N/data" "$HOST" "$HTTP_PORT" "${CONNECTIONS:-8}" "$cfg" > "$N/out.log" 2>&1 < /dev/null & echo $! > "$PIDF";;
 wait) for _ in $(seq $((${3:-60} * 10))); do alive || { tail -20 "$N/out.log" >&2; echo "$NODE died" >&2; exit 1; }

@@ -30,20 +30,23 @@ struct Needed<'a> {
     timestamp: i64,
 }
 
-/// The batches of a trace for one shard.
+/// Batches of these spans of a trace for one shard, until they have so many bytes; the last may reach
+/// beyond. Gives the spans that are left.
 pub(super) fn span_batches<'r>(
     trace: &'r TraceItems<'r>,
-    shard: i32,
-) -> Vec<RowBatch<SpanRow<'r>>> {
-    let mut batches = Vec::with_capacity(trace.items.len() / BATCH_ROWS_MAX + 1);
-    let mut rest = trace.items.as_slice();
-    while !rest.is_empty() {
+    items: &'r [Item<'r>],
+    (shard, bytes_max): (i32, u64),
+) -> (Vec<RowBatch<SpanRow<'r>>>, &'r [Item<'r>]) {
+    let mut batches = Vec::with_capacity(items.len() / BATCH_ROWS_MAX + 1);
+    let (mut rest, mut written) = (items, 0_u64);
+    while !rest.is_empty() && written < bytes_max {
         let (needed, count, bytes) = fill(rest);
         let (chunk, after) = rest.split_at(count);
         rest = after;
+        written = written.saturating_add(bytes as u64);
         batches.push(RowBatch { rows: rows_of(trace, shard, chunk, &needed), bytes });
     }
-    batches
+    (batches, rest)
 }
 
 /// How many of the items fit into a batch, at least one, and the contexts that they need.
@@ -132,7 +135,8 @@ mod tests {
     proptest! {
         #[test]
         fn every_batch_is_bounded_and_holds_what_its_spans_need(
-            spans in vec((0_usize..8, 0_usize..40_000), 1..150)
+            spans in vec((0_usize..8, 0_usize..40_000), 1..150),
+            bytes_max in 1_u64..3_000_000
         ) {
             let named = |(service, length): &(usize, usize)| (SERVICES[*service], "n".repeat(*length));
             let names: Vec<_> = spans.iter().map(named).collect();
@@ -140,7 +144,14 @@ mod tests {
             let (sources, expired) = sources(&logged, 1_000_000_000, NOW);
             let plan = Plan::of(&sources, |_, _| false);
             prop_assert_eq!((expired, plan.traces.len()), (0, 1));
-            let batches = span_batches(&plan.traces[0], 3);
+            let (mut batches, mut rest) = (Vec::new(), plan.traces[0].items.as_slice());
+            while !rest.is_empty() {
+                let (some, after) = span_batches(&plan.traces[0], rest, (3, bytes_max));
+                let all_but_one = some.iter().rev().skip(1).map(|batch| batch.bytes as u64);
+                prop_assert!(!some.is_empty() && all_but_one.sum::<u64>() < bytes_max);
+                batches.extend(some);
+                rest = after;
+            }
             let mut seen = BTreeSet::new();
             for batch in &batches {
                 prop_assert!(batch.rows.len() <= BATCH_ROWS_MAX);

@@ -92,9 +92,9 @@ pub struct CassandraConfig {
     pub tls: Option<ClientTls>,
     /// Whether frames are compressed (LZ4): saves traffic between zones, costs processor time.
     pub compress_frames: bool,
-    /// From so many bytes on a partition is closed and its next shard or bucket opened. Writers
-    /// that do not see each other may each add what no account shows yet (1 MiB) and the run that
-    /// they are writing (8 MiB): at 32 MiB seven of them stay below 100 MB.
+    /// From so many bytes on a partition is closed and its next shard or bucket opened. Each writer
+    /// may add what no account shows yet, up to 4 MiB and a batch: at 24 MiB sixteen writers of one
+    /// trace at once stay below 100 MB.
     pub partition_bytes_max: u64,
     /// A piece of a trace has so many bytes, and up to a page (4 MiB) more.
     pub piece_bytes: u64,
@@ -133,7 +133,7 @@ impl CassandraConfig {
             credentials: None,
             tls: None,
             compress_frames: false,
-            partition_bytes_max: 32 << 20,
+            partition_bytes_max: 24 << 20,
             piece_bytes: 16 << 20,
             read_bytes_max: 512 << 20,
             search_rows_max: 1_000_000,

@@ -1,4 +1,4 @@
-//! Writes batches: announce → spans → index → accounts → progress. What fails on the way is written
+//! Writes batches: announce → spans → index → progress, spans and index with their accounts. What fails on the way is written
 //! again whole: every row is the same the second time.
 
 use async_trait::async_trait;
@@ -12,14 +12,17 @@ use super::engine::Engine;
 use super::entries::encode;
 use super::overflow::{hour_key, settle_hour, settle_trace, trace_key};
 use super::places::{bigint, bucket_in, hour_of, key_of};
-use super::plan::{IndexGroup, Plan, sources};
-use super::rows::{IndexRow, SpanRow};
+use super::plan::{IndexGroup, Item, Plan, TraceItems, sources};
+use super::rows::IndexRow;
 use super::store::CassandraStore;
 use crate::port::{SpanWriter, StoreError};
 
-/// So many bytes are planned and written at once: bounds memory, and what goes into one partition
-/// before its accounts are looked at.
+/// So many bytes are planned and written at once: bounds memory, and what goes into the index before
+/// its accounts are looked at.
 const RUN_BYTES_MAX: usize = 8 << 20;
+
+/// A trace, and its spans that are not written yet.
+type Unwritten<'a> = (&'a TraceItems<'a>, &'a [Item<'a>]);
 
 /// The rows of one index partition.
 type IndexKey<'a> = (&'a str, &'a str, i32, i32);
@@ -79,7 +82,8 @@ fn runs(mut batches: &[LoggedBatch]) -> impl Iterator<Item = &[LoggedBatch]> {
 fn run_length(batches: &[LoggedBatch]) -> usize {
     let mut bytes = 0_usize;
     let fitting = batches.iter().take_while(|logged| {
-        bytes = bytes.saturating_add(logged.batch.encoded().len());
+        let rows = logged.batch.spans().len().saturating_mul(ROW_BYTES);
+        bytes = bytes.saturating_add(logged.batch.encoded().len()).saturating_add(rows);
         bytes <= RUN_BYTES_MAX
     });
     fitting.count().max(1)
@@ -95,14 +99,13 @@ impl CassandraStore {
             notices.write(engine).await?;
             self.announced.remember(&notices);
         }
-        let spans = self.span_rows(&plan);
-        engine.write_all(&engine.statements.write_span, &spans).await?;
+        self.write_spans(engine, &plan).await?;
         let listed = plan.groups.iter().zip(&levels).enumerate();
         let listed =
             listed.filter(|(at, _)| !notices.unlisted.contains(at)).map(|(_, group)| group);
         let index = index_rows(listed);
         engine.write_all(&engine.statements.write_index, &index).await?;
-        self.settle(engine, &plan, &spans, &index).await?;
+        self.settle_hours(engine, &index).await?;
         let unlisted = plan.groups.iter().enumerate();
         let unlisted = unlisted.filter(|(at, _)| notices.unlisted.contains(at));
         let unlisted = unlisted.map(|(_, group)| group.entries.len() as u64).sum();
@@ -122,41 +125,40 @@ impl CassandraStore {
         groups.iter().map(level).collect()
     }
 
-    fn span_rows<'r>(&self, plan: &'r Plan<'r>) -> Vec<RowBatch<SpanRow<'r>>> {
-        let mut batches = Vec::with_capacity(plan.traces.len());
-        for trace in &plan.traces {
-            let shard = self.shards.place(trace_key(self.seed, trace.tenant, trace.trace_id));
-            batches.extend(span_batches(trace, shard));
+    /// Writes the spans of all traces; of a heavy one in rounds, between which its accounts are settled.
+    async fn write_spans(&self, engine: &Engine, plan: &Plan<'_>) -> Result<(), StoreError> {
+        let whole = |trace| -> Unwritten<'_> { (trace, trace.items.as_slice()) };
+        let mut left: Vec<Unwritten<'_>> = plan.traces.iter().map(whole).collect();
+        while !left.is_empty() {
+            let mut rows = Vec::with_capacity(left.len());
+            let mut wrote = Vec::with_capacity(left.len());
+            for (trace, items) in &mut left {
+                let key = trace_key(self.seed, trace.tenant, trace.trace_id);
+                let room = (self.shards.place(key), self.shards.room(key));
+                let (batches, rest) = span_batches(trace, items, room);
+                let bytes: usize = batches.iter().map(|batch| batch.bytes).sum();
+                wrote.push((key, bytes as u64, (trace.tenant, trace.trace_id)));
+                rows.extend(batches);
+                *items = rest;
+            }
+            engine.write_all(&engine.statements.write_span, &rows).await?;
+            for (key, bytes, of) in wrote {
+                if self.shards.wrote(key, bytes, self.clock.now(), 1) {
+                    settle_trace(engine, &self.shards, key, of).await?;
+                }
+            }
+            left.retain(|(_, items)| !items.is_empty());
         }
-        batches
+        Ok(())
     }
 
-    /// Notes how much was written where, and settles what has grown by a chunk.
-    async fn settle(
+    /// Notes how much was written to which hours, and settles those that have grown by a chunk.
+    async fn settle_hours(
         &self,
         engine: &Engine,
-        plan: &Plan<'_>,
-        spans: &[RowBatch<SpanRow<'_>>],
         index: &[RowBatch<IndexRow<'_>>],
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
-        // The batches of a trace lie side by side, in the order of the traces.
-        let mut batches = spans.iter().peekable();
-        for trace in &plan.traces {
-            let of = (trace.tenant.as_str(), trace.trace_id.as_bytes().as_slice());
-            let is_of = |batch: &&RowBatch<SpanRow<'_>>| {
-                batch.rows.first().is_some_and(|row| (row.tenant, row.trace_id) == of)
-            };
-            let mut bytes = 0;
-            while let Some(batch) = batches.next_if(is_of) {
-                bytes += batch.bytes as u64;
-            }
-            let key = trace_key(self.seed, trace.tenant, trace.trace_id);
-            if self.shards.wrote(key, bytes, now, 1) {
-                let of = (trace.tenant, trace.trace_id);
-                settle_trace(engine, &self.shards, key, of).await?;
-            }
-        }
         let mut of_hour: HashMap<(&str, &str, i32), u64> = HashMap::new();
         // The rows of a batch are of one partition, and so of one hour.
         for rows in index.iter().map(|batch| &batch.rows) {

@@ -16,6 +16,7 @@ use crate::http_proxy as proxy;
 use crate::metrics::Bench;
 
 mod agreement;
+mod backup;
 mod crashes;
 mod faults;
 mod figures;

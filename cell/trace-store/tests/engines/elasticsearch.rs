@@ -1,6 +1,7 @@
 //! The store on Elasticsearch and on OpenSearch. Each test has an index prefix of its own, whose
 //! indices go when the test ends.
 
+mod backup;
 mod documents;
 mod engine;
 mod figures;

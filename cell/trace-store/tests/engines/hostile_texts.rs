@@ -71,6 +71,6 @@ pub(crate) fn texts() -> Vec<String> {
     texts
 }
 
-/// Bytes of a span's attribute whose key is no UTF-8: a collector lets them through, for the span's header
-/// can be read.
+/// Bytes of a span's attribute whose key is no UTF-8. A collector refuses such a span, which checks every
+/// text; a batch that was built by others may have it, for its header can be read.
 pub(crate) const NO_UTF_8: [u8; 6] = [0x4a, 4, 0x0a, 2, 0xff, 0xfe];

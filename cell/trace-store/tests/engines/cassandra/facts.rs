@@ -1,10 +1,12 @@
 //! What only a store over Cassandra has: what lies in its tables, what it refuses, what it survives.
 
 mod away;
+mod backup;
 mod bounds;
 mod erasing;
 mod figures;
 mod hostile;
+mod long;
 mod rows;
 mod schema;
 mod search;

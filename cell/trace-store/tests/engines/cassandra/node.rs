@@ -56,6 +56,26 @@ impl Node {
         self.ready().await;
     }
 
+    /// What `nodetool` says of it.
+    pub(crate) async fn nodetool(&self, arguments: &[&str]) -> String {
+        self.asked(&[&["nodetool", "1"], arguments].concat()).await
+    }
+
+    /// Loads the files of a table, whose directory is its name within its keyspace's.
+    pub(crate) async fn load(&self, table: &Path) {
+        self.asked(&["sstableloader", "1", table.to_str().unwrap()]).await;
+    }
+
+    async fn asked(&self, arguments: &[&str]) -> String {
+        let settings = self.settings.clone();
+        let all: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let asked = move || command(&settings, &[]).args(all).output().unwrap();
+        let output = spawn_blocking(asked);
+        let output = output.await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     async fn run(&self, arguments: &'static [&'static str]) {
         let settings = self.settings.clone();
         let status = spawn_blocking(move || call(&settings, arguments)).await.unwrap();

@@ -19,7 +19,7 @@ use super::{Database, clock, engine, is_fenced, is_unavailable};
 use crate::metrics::{MINUTE, tenant};
 
 /// A delta that has rows in every table, on two days in each.
-fn full_delta(next: u64) -> MetricsDelta {
+pub(super) fn full_delta(next: u64) -> MetricsDelta {
     let mut covered = Coverage::none(5);
     covered.extend(0, next);
     let (mut red, mut edges) = (Vec::new(), Vec::new());
@@ -59,7 +59,7 @@ fn full_delta(next: u64) -> MetricsDelta {
 }
 
 /// Also what dashboards read: the view's digests stand in the rows that count.
-async fn assert_counted_once(database: &Database, deltas: u64) {
+pub(super) async fn assert_counted_once(database: &Database, deltas: u64) {
     for table in ["red_services", "red_operations"] {
         let seen = database.number(&format!("SELECT sum(seen) FROM {table}")).await;
         assert_eq!(seen, deltas * 4, "{table}");
