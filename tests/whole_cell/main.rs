@@ -40,6 +40,7 @@ mod poison;
 #[path = "../system/process.rs"]
 mod process;
 mod processes;
+mod producer;
 mod replay;
 mod replay_beside;
 mod running_engines;
