@@ -46,6 +46,7 @@ mod replay_beside;
 mod running_engines;
 mod searched_by_tables;
 mod set_aside;
+mod stock_readers;
 mod stopped_engines;
 mod stopped_log;
 mod whole_cell;
