@@ -7,6 +7,7 @@
 #   cassandra.sh status | wipe
 #   cassandra.sh nodetool NODE ARGS  e.g. nodetool 1 status
 #   cassandra.sh sstableloader NODE DIRECTORY/KEYSPACE/TABLE   load a table's files
+#   cassandra.sh bin                 where the client is that readers have: cqlsh, of which `install` makes a Python environment
 # Settings (environment):
 #   CASS_NAME=c1                         instance
 #   CASS_NODES="127.0.0.1:dc1"           list of ip:dc[:rack]; two DCs: "127.0.0.1:dc1 127.0.0.2:dc2"
@@ -64,6 +65,16 @@ XML
   touch "$base/$CASSANDRA_VERSION/.done"
   train
   echo "cassandra $CASSANDRA_VERSION: $(ls "$libs" | wc -l) jars, $(du -sh "$libs" | cut -f1) in $libs"
+}
+
+# cqlsh is a program of its own: Cassandra's archive carries what PyPI has.
+client() {
+  local venv=$base/cqlsh pins=(cqlsh==6.2.2 cassandra-driver==3.30.1 click==8.5.1 Deprecated==1.3.1 geomet==1.1.0 pure-sasl==0.6.2 wcwidth==0.9.4 wrapt==2.5.2)
+  [ "$(cat "$venv/.ok" 2>/dev/null)" = "${pins[*]}" ] && return 0
+  rm -rf "$venv"
+  "${PYTHON:-python3}" -m venv "$venv"
+  "$venv/bin/pip" install -q --disable-pip-version-check --no-cache-dir --no-deps "${pins[@]}"
+  echo "${pins[*]}" >"$venv/.ok"
 }
 
 # one short run that writes a class-data archive (8.5 s CPU per start -> 6.5 s). The class path must hold no
@@ -257,7 +268,8 @@ stop() {
 }
 
 case ${1:-} in
-  install) install ;;
+  install) install; client ;;
+  bin) echo "$base/cqlsh/bin" ;;
   start) start "${2:-}" ;;
   wait) wait_ready "${2:-}" ;;
   stop) stop "${2:-}" ;;

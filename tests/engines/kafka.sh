@@ -7,6 +7,7 @@
 #   kafka.sh status                  pid, RSS, ready? per node
 #   kafka.sh wipe                    stop and delete the data of this instance
 #   kafka.sh tool CLASS [ARGS]       e.g. tool TopicCommand --list   (bootstrap server is added)
+#   kafka.sh bin                     where the clients are that readers have: kafka-console-consumer.sh, kafka-consumer-groups.sh
 # Settings (environment):
 #   KAFKA_NAME=k1          instance; several can run side by side, each with its own IP or port
 #   KAFKA_NODES=1          1, or 3 for RF 3 / min ISR 2
@@ -73,6 +74,21 @@ XML
   touch "$base/$KAFKA_VERSION/.done"
   train
   echo "kafka $KAFKA_VERSION: $(ls "$libs" | wc -l) jars, $(du -sh "$libs" | cut -f1) in $libs"
+}
+
+# The clients of Kafka's distribution by their names there, where each is such a line as well.
+clients() {
+  local bin=$base/$KAFKA_VERSION/bin name class
+  mkdir -p "$bin"
+  while read -r name class; do
+    printf '#!/bin/sh\nexec "%s" -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "%s/*" org.apache.kafka.tools.%s "$@"\n' \
+      "$JAVA" "$libs" "$class" >"$bin/$name.$$"
+    chmod +x "$bin/$name.$$"
+    mv "$bin/$name.$$" "$bin/$name"
+  done <<'LIST'
+kafka-console-consumer.sh consumer.ConsoleConsumer
+kafka-consumer-groups.sh consumer.group.ConsumerGroupCommand
+LIST
 }
 
 # one short run that writes a class-data archive: later starts need half the CPU (4.1 s -> 2.1 s)
@@ -218,7 +234,8 @@ stop() {
 }
 
 case ${1:-} in
-  install) install ;;
+  install) install; clients ;;
+  bin) echo "$base/$KAFKA_VERSION/bin" ;;
   start) start "${2:-}" ;;
   wait) wait_ready "${2:-}" ;;
   stop) stop "${2:-}" ;;
@@ -227,5 +244,5 @@ case ${1:-} in
   wipe) stop; rm -rf "$run" ;;
   tool) c=$2; shift 2; case $c in ConsumerGroupCommand) c=consumer.group.ConsumerGroupCommand ;; esac
         exec "$JAVA" -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$libs/*" "org.apache.kafka.tools.$c" --bootstrap-server "$(bootstrap)" "$@" ;;
-  *) sed -n '2,22p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  *) sed -n '2,23p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

@@ -153,7 +153,9 @@ impl Cell<'_> {
         self.federation.kill_cell(0);
         self.beside.kill();
         // A commit may have been on its way.
-        let has_struck = self.committed(group).await.unwrap() < stored;
+        let committed =
+            eventually("the commits are read", PATIENCE, || self.committed(group)).await;
+        let has_struck = committed < stored;
         self.federation.start_cell(0);
         if is_shared {
             self.beside.start();

@@ -77,7 +77,8 @@ async fn a_cell_that_starts_while_an_engine_is_away_waits_for_it_names_it_and_go
         turn.engines.go_on(engine);
         federation.wait_ready(0).await;
         if engine == Engine::Kafka {
-            assert!(export(&federation, body).await.unwrap().status.is_success());
+            eventually("exports are taken again", PATIENCE, || federation.export(0, body.clone()))
+                .await;
             sent += 1;
         }
         eventually("the trace is whole", PATIENCE, || async {

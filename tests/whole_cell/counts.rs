@@ -26,10 +26,6 @@ impl Names {
     }
 }
 
-/// Who counts joins its group again after brokers stood, once they have given its old membership up:
-/// two sessions of 15 s, for what was asked of them while they stood may have begun another one.
-const COUNTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(60);
-
 /// Raw spans, each once.
 pub(crate) const DISTINCT: &str = "uniqExact(TraceId, SpanId)";
 
@@ -73,7 +69,7 @@ async fn until_counted(engines: &Engines, names: &Names, (spans, writer): (u64, 
         questions.push(("otel_traces", format!("SELECT count() FROM {name}.otel_traces")));
     }
     for (what, sql) in questions {
-        eventually(what, COUNTED_WITHIN, || async {
+        eventually(what, PATIENCE, || async {
             let found = clickhouse(engines, &sql).await?;
             if found == spans { Ok(()) } else { Err(format!("{found} of {spans}")) }
         })

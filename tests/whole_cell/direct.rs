@@ -91,13 +91,11 @@ async fn the_front_is_killed_and_comes_back_with_one_more(cell: &mut Cell) -> [u
 
 async fn one_is_retired(cell: &mut Cell) -> [u8; 16] {
     // Gone for good: not while it answers, nor while it might run on unseen; then durably.
-    let words = cell.refuses_to_retire(1).await;
-    assert!(words.contains("stop it for good"), "{words}");
+    cell.until_it_is_not_retired(1, "stop it for good").await;
     cell.until_stored(1).await;
     cell.collectors[1].kill();
     let gone_at = now_nanos();
-    let words = cell.refuses_to_retire(1).await;
-    assert!(words.contains("may still run"), "{words}");
+    cell.until_it_is_not_retired(1, "may still run").await;
     let third = cell.send_alone().await;
     cell.until_found("the other goes on", &third, 1, "partial").await;
     eventually("it is retired when it can run no more", SOON, || async {
@@ -143,11 +141,15 @@ impl Cell {
         .await;
     }
 
-    /// What the front says that does not retire a collector.
-    async fn refuses_to_retire(&self, number: usize) -> String {
-        let refused = self.ask_front("collectors", &["retire", &number.to_string()]).await;
-        assert!(!refused.status.success(), "{refused:?}");
-        String::from_utf8_lossy(&refused.stderr).into_owned()
+    /// Until the front says for this reason that it does not retire a collector. Never does it.
+    async fn until_it_is_not_retired(&self, number: usize, why: &str) {
+        eventually(why, SOON, || async {
+            let refused = self.ask_front("collectors", &["retire", &number.to_string()]).await;
+            assert!(!refused.status.success(), "{refused:?}");
+            let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+            if words.contains(why) { Ok(()) } else { Err(words) }
+        })
+        .await;
     }
 
     /// Until an answer names the second collector as the one that is away.

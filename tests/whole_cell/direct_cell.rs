@@ -110,7 +110,7 @@ impl Cell {
     pub(crate) fn write_front(&self, collectors: usize) {
         let list = (0..collectors).map(|number| self.at(first_port(number) + 3).to_string());
         let own = format!(
-            "direct: {{collectors: ['{}'], lease: 10s}}\nreplicator: http://{}\nstores: {{metrics: \
+            "direct: {{collectors: ['{}'], lease: 20s}}\nreplicator: http://{}\nstores: {{metrics: \
              clickhouse}}\nclickhouse: {{url: '{}', database: {}}}\n",
             list.collect::<Vec<_>>().join("', '"),
             self.at(15),

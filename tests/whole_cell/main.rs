@@ -40,11 +40,13 @@ mod poison;
 #[path = "../system/process.rs"]
 mod process;
 mod processes;
+mod producer;
 mod replay;
 mod replay_beside;
 mod running_engines;
 mod searched_by_tables;
 mod set_aside;
+mod stock_readers;
 mod stopped_engines;
 mod stopped_log;
 mod stopped_others;

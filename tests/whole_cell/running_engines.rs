@@ -291,6 +291,8 @@ impl Engines {
         let produce = move || {
             let mut child = Command::new(scripts().join("kafka.sh"))
                 .args(["tool", "ConsoleProducer", "--topic", &topic])
+                // Its own limit is 1.5 s.
+                .args(["--request-timeout-ms", "60000"])
                 .args(more)
                 .envs(node.settings.iter().cloned())
                 .stdin(Stdio::piped())

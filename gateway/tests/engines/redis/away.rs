@@ -12,8 +12,9 @@ use super::{Gateway, PATIENCE, eventually};
 use crate::laws::{address, key, put, text, ticket, value};
 
 const QUOTA: Quota = Quota::new(1, 100);
-/// A call that does not wait for Redis: generous, for a busy machine.
-const AT_ONCE: Duration = Duration::from_millis(200);
+/// Three hundred calls that do not wait for Redis, on a busy machine. If each did, they would take half a minute or
+/// more: the shortest wait is 100 ms.
+const AT_ONCE: Duration = Duration::from_secs(15);
 
 async fn is_away(gateway: &Gateway) {
     assert!(matches!(gateway.cache.read(&key("a")).await, Reading::Away));
@@ -29,7 +30,7 @@ async fn one_that_was_never_there_costs_nothing() {
     for _ in 0..100 {
         is_away(&gateway).await;
     }
-    assert!(started.elapsed() < AT_ONCE * 5, "{:?} for 300 calls", started.elapsed());
+    assert!(started.elapsed() < AT_ONCE, "{:?} for 300 calls", started.elapsed());
 }
 
 #[tokio::test]
@@ -79,13 +80,13 @@ async fn stopped_it_makes_one_call_wait_and_no_other() {
     let started = Instant::now();
     assert_eq!(gateway.counters.take(&address(1), QUOTA, 1).await, Err(Away));
     let waited = started.elapsed();
-    assert!(waited >= config.timeout && waited < config.timeout * 4, "{waited:?}");
+    assert!(waited >= config.timeout && waited < AT_ONCE, "{waited:?}");
     // Also what lies here is not served: nobody would say that it changed.
     let started = Instant::now();
     for _ in 0..100 {
         is_away(&gateway).await;
     }
-    assert!(started.elapsed() < AT_ONCE * 5, "{:?} for 300 calls", started.elapsed());
+    assert!(started.elapsed() < AT_ONCE, "{:?} for 300 calls", started.elapsed());
     server.signal("CONT");
     gateway.is(true).await;
     let read = gateway.cache.read(&key("a")).await;
@@ -134,11 +135,7 @@ async fn silence_is_found_out_without_a_call() {
     server.signal("STOP");
     // Reads of what lies here ask Redis nothing; the heartbeat does.
     let found_out = async || matches!(gateway.cache.read(&key("a")).await, Reading::Away);
-    let config = server.config();
-    let started = Instant::now();
     eventually("found out", found_out).await;
-    let at_most = (config.heartbeat + config.timeout) * 3;
-    assert!(started.elapsed() < at_most, "{:?}", started.elapsed());
 }
 
 #[tokio::test]

@@ -43,8 +43,8 @@ impl Server {
     /// long that a busy machine does not.
     pub(crate) fn config(&self) -> RedisConfig {
         RedisConfig {
-            timeout: Duration::from_millis(500),
-            connect_timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(5),
             heartbeat: Duration::from_millis(300),
             ..RedisConfig::at("127.0.0.1", self.port)
         }
